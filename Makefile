@@ -1,0 +1,34 @@
+# `make demo` and `make test` need Python >= 3.11 and nothing else; both make the environment in .venv first.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+
+.PHONY: demo test check lint types bench clean
+
+demo: $(READY)
+	$(BIN)/python sweeps/digits.py
+
+test: $(READY)
+	$(BIN)/python -m pytest
+
+check: lint types test
+
+lint: $(READY)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: $(READY)
+	$(BIN)/mypy
+
+# uv installs in a fraction of pip's time; where it cannot (an index that only pip is configured for), pip does the same.
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -c "import sys; assert sys.version_info >= (3, 11), 'distsim needs Python 3.11 or newer, this is ' + sys.version.split()[0]"
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet uv -c constraints.txt
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -e '.[dev]' -c constraints.txt \
+	  || $(BIN)/python -m pip install --quiet -e '.[dev]' -c constraints.txt
+	touch $(READY)
+
+clean:
+	rm -rf $(VENV)

@@ -1,0 +1,171 @@
+"""The nine problems of the papers, the authors' demonstration included, and `digits`, which needs no download.
+
+Each value that a paper leaves open is a field here with our choice as its default; docs/architecture.md lists them.
+"""
+
+from distsim.specs import Problem, Pruning, Recipe
+
+CIFAR_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+CIFAR_NORMALISE = ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
+SVHN_NORMALISE = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+MNIST_NORMALISE = ((0.1307,), (0.3081,))
+
+P1_AUGMENT = ("crop", "flip", "affine")
+P2_AUGMENT = ("crop", "flip", "affine", "cutout")
+
+_CIFAR2 = ("automobile", "truck")
+_CIFAR4 = (*_CIFAR2, "airplane", "ship")
+_CIFAR6 = (*_CIFAR4, "cat", "dog")
+_CIFAR8 = (*_CIFAR6, "deer", "horse")
+_CIFAR10 = (*_CIFAR8, "bird", "frog")  # P1's Table 1 repeats "dog"; the tenth class is frog
+
+
+def _p1(name: str, classes: tuple[str, ...], epochs: int, conv_rate: float, patience: int | None = None) -> Problem:
+    """A row of P1: Adam, coupled L2, mixed pools over weights and biases, weight rewind to epoch 3."""
+    return Problem(
+        name=name,
+        source="cifar10",
+        classes=classes,
+        model="vgg_cifar8" if name == "cifar10" else f"vgg_{name}",
+        size=32,
+        channels=3,
+        recipe=Recipe(
+            epochs=epochs,
+            batch_size=128,
+            optimizer="adam",
+            lr=1e-3,
+            weight_decay=5e-4,
+            augment=P1_AUGMENT,
+            patience=patience,
+            normalise=CIFAR_NORMALISE,
+        ),
+        pruning=Pruning(
+            scope="mixed",
+            conv_rate=conv_rate,
+            fc_rate=0.2,
+            biases=True,
+            prune_output=False,
+            rewind="WR",
+            rewind_epoch=3,
+        ),
+        paper="P1",
+    )
+
+
+_P2_PRUNING = Pruning(scope="global", conv_rate=0.2, fc_rate=0.2, rewind="LRR")
+
+PROBLEMS: dict[str, Problem] = {
+    problem.name: problem
+    for problem in (
+        _p1("cifar2", _CIFAR2, epochs=50, conv_rate=0.1),
+        _p1("cifar4", _CIFAR4, epochs=50, conv_rate=0.1),
+        _p1("cifar6", _CIFAR6, epochs=100, conv_rate=0.1),
+        _p1("cifar8", _CIFAR8, epochs=200, conv_rate=0.2, patience=20),
+        _p1("cifar10", _CIFAR10, epochs=200, conv_rate=0.2, patience=20),
+        Problem(
+            name="vgg16_cifar10",
+            source="cifar10",
+            classes=CIFAR_CLASSES,
+            model="vgg16_bn",
+            size=32,
+            channels=3,
+            recipe=Recipe(
+                epochs=160,
+                batch_size=128,
+                lr=0.1,
+                weight_decay=1e-4,
+                schedule="step",
+                milestones=(80, 120),
+                augment=P2_AUGMENT,
+                normalise=CIFAR_NORMALISE,
+            ),
+            pruning=_P2_PRUNING,
+            paper="P2",
+        ),
+        Problem(
+            name="resnet_fast_cifar10",
+            source="cifar10",
+            classes=CIFAR_CLASSES,
+            model="resnet_fast",
+            size=32,
+            channels=3,
+            recipe=Recipe(
+                epochs=24,
+                batch_size=512,
+                optimizer="fast_sgd",
+                lr=0.4,
+                weight_decay=5e-4,
+                schedule="triangle",
+                peak=5.0,
+                augment=P2_AUGMENT,
+                normalise=CIFAR_NORMALISE,
+            ),
+            pruning=_P2_PRUNING,
+            runs=5,
+            paper="P2",
+        ),
+        Problem(
+            name="vgg_svhn",
+            source="svhn",
+            model="vgg_svhn",
+            size=32,
+            channels=3,
+            recipe=Recipe(
+                epochs=15,
+                batch_size=50,
+                lr=0.1,
+                weight_decay=1e-4,
+                schedule="step",
+                milestones=(7, 12),
+                normalise=SVHN_NORMALISE,
+            ),
+            pruning=_P2_PRUNING,
+            runs=5,
+            paper="P2",
+        ),
+        Problem(
+            name="lenet5_mnist",
+            source="mnist",
+            model="lenet5",
+            size=28,
+            channels=1,
+            recipe=Recipe(
+                epochs=15,
+                batch_size=128,
+                lr=0.1,
+                weight_decay=1e-4,
+                schedule="step",
+                milestones=(10, 12),
+                normalise=MNIST_NORMALISE,
+            ),
+            pruning=Pruning(
+                scope="global", conv_rate=0.5, fc_rate=0.5, biases=True, prune_output=False, rewind="LRR"
+            ),
+            probe=500,
+            probe_rule="first",
+            runs=1,
+            iterations=2,
+            paper="the authors' notebook",
+        ),
+        Problem(
+            name="digits",
+            source="digits",
+            model="vgg_digits",
+            size=8,
+            channels=1,
+            recipe=Recipe(epochs=15, batch_size=64, optimizer="adam", lr=2e-3, weight_decay=5e-4),
+            pruning=Pruning(
+                scope="mixed",
+                conv_rate=0.2,
+                fc_rate=0.2,
+                biases=True,
+                prune_output=False,
+                rewind="WR",
+                rewind_epoch=1,
+            ),
+            probe=1000,
+            runs=4,
+            iterations=6,
+        ),
+    )
+}

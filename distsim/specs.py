@@ -1,0 +1,259 @@
+"""What to do, as frozen data.
+
+A sweep's spec has two halves. The *identity* determines every number of the result and must agree with what a store
+already holds; the *extent* says how much of it is wanted and may grow.
+"""
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Any
+
+FORMAT = 1  # of the store; part of the identity
+
+OPTIMIZERS = ("adam", "sgd", "fast_sgd")
+SCHEDULES = ("constant", "step", "triangle")
+AUGMENTATIONS = ("crop", "flip", "affine", "cutout")
+REWINDS = ("WR", "LRR", "FT")
+SCOPES = ("global", "local", "mixed")
+METRICS = ("mean_cca", "svcca", "pwcca", "cka", "nbs", "cosine")
+
+
+def _check(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How one network is trained, from a fresh optimizer to its last epoch.
+
+    Learning rate in epoch e (0-based) under each schedule:
+        constant   lr
+        step       lr * factor ** (number of milestones <= e)
+        triangle   per step, linear from 0 to lr at epoch `peak`, then linear to 0 at epoch `epochs`
+    """
+
+    epochs: int
+    batch_size: int
+    optimizer: str = "sgd"
+    lr: float = 0.1
+    momentum: float = 0.9  # sgd and fast_sgd
+    weight_decay: float = 0.0
+    schedule: str = "constant"
+    milestones: tuple[int, ...] = ()
+    factor: float = 0.1
+    peak: float = 0.0
+    lars: bool = False  # fast_sgd: scale each filter's step by ||w|| / (512 ||g|| + 1e-2)
+    augment: tuple[str, ...] = ()
+    patience: int | None = None  # epochs without a smaller validation loss before training stops; None: no early stopping
+    validation: float = 0.1  # share of the training set held out, by class, where `patience` is set
+    normalise: tuple[tuple[float, ...], tuple[float, ...]] | None = None  # per-channel (means, sds) of pixels in [0, 1]
+    #                                                      None: computed from the training set
+
+    def __post_init__(self) -> None:
+        _check(self.epochs >= 1, f"epochs must be at least 1, got {self.epochs}")
+        _check(self.batch_size >= 1, f"batch_size must be at least 1, got {self.batch_size}")
+        _check(self.optimizer in OPTIMIZERS, f"optimizer must be one of {OPTIMIZERS}, got {self.optimizer!r}")
+        _check(self.schedule in SCHEDULES, f"schedule must be one of {SCHEDULES}, got {self.schedule!r}")
+        unknown = set(self.augment) - set(AUGMENTATIONS)
+        _check(not unknown, f"augment knows {AUGMENTATIONS}, not {sorted(unknown)}")
+        _check(self.lr > 0, f"lr must be positive, got {self.lr}")
+        _check(0 < self.validation < 1, f"validation must be in (0, 1), got {self.validation}")
+        _check(self.patience is None or self.patience >= 1, f"patience must be at least 1, got {self.patience}")
+
+    def shortened(self, epochs: int) -> "Recipe":
+        """The same recipe squeezed into (or stretched to) another number of epochs: the schedule keeps its shape."""
+        scale = epochs / self.epochs
+        milestones = tuple(round(m * scale) for m in self.milestones)
+        return dataclasses.replace(self, epochs=epochs, milestones=milestones, peak=self.peak * scale)
+
+
+@dataclass(frozen=True)
+class Pruning:
+    """One IMP iteration: which parameters compete with which, how many go, and where the survivors return to.
+
+    scope   global: one pool of everything prunable, at rate `rate`
+            local: one pool per layer, at the rate of its kind
+            mixed: a pool "conv" (all convolutions) and a pool "fc" (all linear layers), each at its own rate
+    rewind  WR: survivors, batch norm and its statistics return to the complete network's state after `rewind_epoch`
+            epochs, training covers the epochs after it. LRR: everything is kept, the whole schedule is replayed.
+            FT: everything is kept, `finetune_epochs` epochs at the schedule's last non-zero rate.
+    """
+
+    scope: str = "global"
+    conv_rate: float = 0.2
+    fc_rate: float = 0.2
+    biases: bool = False  # prune biases too (of the layers whose weights are pruned); never batch norm's
+    prune_output: bool = True
+    rewind: str = "LRR"
+    rewind_epoch: int = 0
+    finetune_epochs: int = 10
+
+    def __post_init__(self) -> None:
+        _check(self.scope in SCOPES, f"scope must be one of {SCOPES}, got {self.scope!r}")
+        _check(self.rewind in REWINDS, f"rewind must be one of {REWINDS}, got {self.rewind!r}")
+        for name in ("conv_rate", "fc_rate"):
+            _check(0 < getattr(self, name) < 1, f"{name} must be in (0, 1), got {getattr(self, name)}")
+        same = self.conv_rate == self.fc_rate
+        _check(self.scope != "global" or same, f"global pruning has one rate, got {self.conv_rate} and {self.fc_rate}")
+        _check(self.rewind_epoch >= 0, f"rewind_epoch must not be negative, got {self.rewind_epoch}")
+        _check(self.finetune_epochs >= 1, f"finetune_epochs must be at least 1, got {self.finetune_epochs}")
+
+
+def pruned_count(rate: float, survivors: int) -> int:
+    """floor(rate * survivors) with `rate` taken as the decimal it is written as, so 0.29 of 100 is 29, not 28."""
+    return int(Fraction(repr(rate)) * survivors)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Data, network, training and pruning: one row of the papers' tables, or a user's own."""
+
+    name: str
+    source: str  # digits | cifar10 | svhn | mnist | folder
+    model: str  # a key of distsim.models.MODELS
+    size: int  # height and width of the model's input
+    channels: int  # 1 grey, 3 RGB
+    recipe: Recipe
+    pruning: Pruning
+    classes: tuple[str, ...] = ()  # by name, in this order; () means all of the source's
+    probe: int = 5000  # training images on which representations are compared
+    probe_rule: str = "uniform"  # uniform without replacement | first
+    runs: int = 20
+    iterations: int = 20
+    train_limit: int | None = None  # this many training images, by class; None: all
+    paper: str = ""
+    reduced: bool = False  # something was made smaller by a flag: claims are judged as tendencies only
+
+    def __post_init__(self) -> None:
+        _check(self.probe >= 1, f"probe must be at least 1, got {self.probe}")
+        _check(self.probe_rule in ("uniform", "first"), f"probe_rule must be uniform or first, got {self.probe_rule!r}")
+        _check(self.channels in (1, 3), f"channels must be 1 or 3, got {self.channels}")
+        _check(len(set(self.classes)) == len(self.classes), f"classes are repeated: {self.classes}")
+        for name in ("runs", "iterations"):
+            _check(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
+        last = self.recipe.epochs - 1
+        if self.pruning.rewind == "WR":
+            _check(
+                self.pruning.rewind_epoch <= last,
+                f"rewind_epoch {self.pruning.rewind_epoch} leaves nothing to train in {self.recipe.epochs} epochs",
+            )
+
+    def reduced_to(
+        self, epochs: int | None = None, probe: int | None = None, train_limit: int | None = None
+    ) -> "Problem":
+        """The problem made smaller (or larger) by flags. The late reset moves before the last epoch if it must."""
+        changes: dict[str, Any] = {}
+        if epochs is not None and epochs != self.recipe.epochs:
+            changes["recipe"] = self.recipe.shortened(epochs)
+            rewind_epoch = min(self.pruning.rewind_epoch, epochs - 1)
+            changes["pruning"] = dataclasses.replace(self.pruning, rewind_epoch=rewind_epoch)
+        if probe is not None and probe != self.probe:
+            changes["probe"] = probe
+        if train_limit is not None and train_limit != self.train_limit:
+            changes["train_limit"] = train_limit
+        return dataclasses.replace(self, **changes, reduced=True) if changes else self
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Everything that determines the numbers of a sweep. Hashed; a store holds one per problem."""
+
+    problem: Problem
+    data_digest: str  # of the decoded training and test images, labels and class names
+    seed: int = 0
+    threads: int = 1  # of one trial and one comparison: thread counts change bits
+    precision: str = "float32"  # of training
+    storage: str = "auto"  # of activations: auto (float16 where it is safe) | float32
+    format: int = FORMAT
+
+    def __post_init__(self) -> None:
+        _check(self.threads >= 1, f"threads must be at least 1, got {self.threads}")
+        _check(self.precision == "float32", f"precision must be float32, got {self.precision!r}")
+        _check(self.storage in ("auto", "float32"), f"storage must be auto or float32, got {self.storage!r}")
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain JSON values. Runs and iterations are extent, not identity, so they are left out."""
+        tree: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
+        for name in ("runs", "iterations", "paper"):
+            del tree["problem"][name]
+        return tree
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 of the canonical JSON, hexadecimal."""
+        return hashlib.sha256(canonical_json(self.as_dict()).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Extent:
+    """How much of a sweep is wanted. May grow between calls; never changes a number."""
+
+    runs: int
+    iterations: int
+    metrics: tuple[str, ...] = METRICS
+    retention: str = "reference"  # reference: a network's activations are dropped once compared | all
+
+    def __post_init__(self) -> None:
+        unknown = [name for name in self.metrics if name not in METRICS]
+        _check(not unknown, f"unknown metrics {unknown}; there are {METRICS}")
+        _check(self.runs >= 1, f"runs must be at least 1, got {self.runs}")
+        _check(self.iterations >= 1, f"iterations must be at least 1, got {self.iterations}")
+        _check(self.retention in ("reference", "all"), f"retention must be reference or all, got {self.retention!r}")
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """One problem's sweep: its identity, its extent, and where the data lie (not part of either)."""
+
+    identity: Identity
+    extent: Extent
+    data: str = ""  # "folder:PATH", or the folder torchvision keeps its data sets in
+    device: str = "cpu"  # cpu | cuda
+    resources: tuple[tuple[str, float], ...] = field(default=())  # of one trial, for Ray
+
+    @property
+    def problem(self) -> Problem:
+        return self.identity.problem
+
+    @property
+    def name(self) -> str:
+        return self.identity.problem.name
+
+
+def canonical_json(value: Any) -> str:
+    """One text for one value: sorted keys, no spaces, floats by their shortest exact form."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def differences(ours: Any, theirs: Any, path: str = "") -> list[str]:
+    """The fields in which two JSON trees differ, as `a.b: x here, y there`."""
+    if isinstance(ours, dict) and isinstance(theirs, dict):
+        found = []
+        for key in sorted(ours.keys() | theirs.keys()):
+            inner = f"{path}.{key}" if path else str(key)
+            found += differences(ours.get(key, "(absent)"), theirs.get(key, "(absent)"), inner)
+        return found
+    return [] if ours == theirs else [f"{path}: {ours!r} asked for, {theirs!r} in the store"]
+
+
+def problem_from_dict(tree: dict[str, Any]) -> Problem:
+    """The Problem that `Identity.as_dict` wrote (runs and iterations at their defaults). TypeError: unknown field."""
+    tree = dict(tree)
+    recipe = dict(tree.pop("recipe"))
+    for name in ("milestones", "augment"):
+        recipe[name] = tuple(recipe[name])
+    if recipe["normalise"] is not None:
+        mean, sd = recipe["normalise"]
+        recipe["normalise"] = (tuple(mean), tuple(sd))
+    tree["classes"] = tuple(tree["classes"])
+    return Problem(recipe=Recipe(**recipe), pruning=Pruning(**tree.pop("pruning")), **tree)
+
+
+def identity_from_dict(tree: dict[str, Any]) -> Identity:
+    """The Identity that `Identity.as_dict` wrote."""
+    tree = dict(tree)
+    return Identity(problem=problem_from_dict(tree.pop("problem")), **tree)
