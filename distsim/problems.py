@@ -138,9 +138,7 @@ PROBLEMS: dict[str, Problem] = {
                 milestones=(10, 12),
                 normalise=MNIST_NORMALISE,
             ),
-            pruning=Pruning(
-                scope="global", conv_rate=0.5, fc_rate=0.5, biases=True, prune_output=False, rewind="LRR"
-            ),
+            pruning=Pruning(scope="global", conv_rate=0.5, fc_rate=0.5, biases=True, prune_output=False, rewind="LRR"),
             probe=500,
             probe_rule="first",
             runs=1,

@@ -48,7 +48,9 @@ class Recipe:
     peak: float = 0.0
     lars: bool = False  # fast_sgd: scale each filter's step by ||w|| / (512 ||g|| + 1e-2)
     augment: tuple[str, ...] = ()
-    patience: int | None = None  # epochs without a smaller validation loss before training stops; None: no early stopping
+    patience: int | None = (
+        None  # epochs without a smaller validation loss before training stops; None: no early stopping
+    )
     validation: float = 0.1  # share of the training set held out, by class, where `patience` is set
     normalise: tuple[tuple[float, ...], tuple[float, ...]] | None = None  # per-channel (means, sds) of pixels in [0, 1]
     #                                                      None: computed from the training set

@@ -1,0 +1,142 @@
+"""A network's responses to the probe: what each compared layer puts out for the same images.
+
+Blocks are channels last, (b, h, w, c) or (b, p). Nothing here knows where they go.
+"""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from distsim.data import Dataset, augment, probe_indices
+from distsim.models import Layer, Network
+from distsim.specs import Identity
+
+BATCH = 128  # examples per forward pass; fixed, since the batch size may change a convolution's last bits
+FLOAT16_LARGEST = 3e4  # float16 overflows at 65,504
+FLOAT16_NOISE = 1e-5  # variance of the rounding error, as a share of its channel's variance, that float16 may cost
+
+
+@dataclass(frozen=True)
+class Probe:
+    """The images on which networks are compared, never augmented: uint8 (n, c, h, w) and their indices."""
+
+    indices: NDArray[np.int64]
+    images: torch.Tensor
+    mean: torch.Tensor
+    sd: torch.Tensor
+
+
+def make_probe(identity: Identity, dataset: Dataset, device: torch.device | str = "cpu") -> Probe:
+    """The problem's probe, equal for all its networks. ValueError: larger than the training set."""
+    problem = identity.problem
+    indices = probe_indices(dataset, problem.probe, problem.probe_rule, identity.seed)
+    if problem.recipe.normalise is None:
+        raise ValueError("the recipe has no normalisation; make the spec with distsim.sweep.identify")
+    mean, sd = (torch.tensor(values, dtype=torch.float32, device=device) for values in problem.recipe.normalise)
+    return Probe(indices, torch.tensor(dataset.train_images[indices], device=device), mean, sd)
+
+
+@contextlib.contextmanager
+def captured(network: nn.Module, layers: Sequence[Layer]) -> Iterator[dict[str, torch.Tensor]]:
+    """Inside the block, each forward pass leaves the layers' outputs in the yielded dict, channels last.
+
+    They are copies, taken when the module ran: what later modules do in place does not reach them.
+    """
+    outputs: dict[str, torch.Tensor] = {}
+    modules = dict(network.named_modules())
+
+    def keep(name: str, output: torch.Tensor) -> None:
+        output = output.detach()
+        order = (0, 2, 3, 1) if output.ndim == 4 else tuple(range(output.ndim))
+        outputs[name] = output.permute(order).clone(memory_format=torch.contiguous_format)
+
+    handles = [
+        modules[layer.module].register_forward_hook(lambda module, inputs, output, name=layer.name: keep(name, output))
+        for layer in layers
+    ]
+    try:
+        yield outputs
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@torch.no_grad()
+def blocks(
+    network: Network, probe: Probe, layers: Sequence[Layer] | None = None, label: str = "network"
+) -> Iterator[dict[str, torch.Tensor]]:
+    """The layers' outputs, float32 and channels last, for `BATCH` examples at a time, in the probe's order.
+
+    FloatingPointError: an activation is not finite; the message names the network (`label`) and the layer.
+    """
+    layers = network.layers if layers is None else layers
+    network.eval()
+    with captured(network, layers) as outputs:
+        for images in probe.images.split(BATCH):
+            network(augment.normalise(images, probe.mean, probe.sd))
+            for layer in layers:
+                if not torch.isfinite(outputs[layer.name]).all():
+                    raise FloatingPointError(f"{label}: layer {layer.name} has activations that are not finite")
+            yield {layer.name: outputs[layer.name] for layer in layers}
+
+
+def layer_shapes(network: Network, channels: int, size: int) -> dict[str, tuple[int, ...]]:
+    """Each layer's output for one image: (h, w, c) or (p,)."""
+    training = network.training
+    network.eval()
+    with torch.no_grad(), captured(network, network.layers) as outputs:
+        device = next(network.parameters()).device
+        network(torch.zeros(1, channels, size, size, device=device))
+    network.train(training)
+    return {layer.name: tuple(outputs[layer.name].shape[1:]) for layer in network.layers}
+
+
+class Float16Check:
+    """Whether a layer may be stored in float16: no overflow, and rounding noise small beside each channel's variance.
+
+    Rounding a large mean, or values near float16's smallest, costs relatively more than the noise of 1e-7 that normal
+    values get; then the layer is kept in float32.
+    """
+
+    def __init__(self, channels: int, device: torch.device) -> None:
+        self._n = 0
+        self._largest = torch.zeros((), device=device)
+        self._sum, self._squares, self._noise = (
+            torch.zeros(channels, dtype=torch.float64, device=device) for _ in range(3)
+        )
+        self._shift: torch.Tensor | None = None
+
+    def add(self, block: torch.Tensor) -> None:
+        """Take a block (..., channels) into account."""
+        rows = block.reshape(-1, block.shape[-1])
+        if self._shift is None:
+            self._shift = rows.mean(dim=0)
+        self._n += len(rows)
+        self._largest = torch.maximum(self._largest, rows.abs().max())
+        noise = rows.to(torch.float16).to(torch.float32) - rows
+        centred = rows - self._shift
+        self._sum += centred.sum(dim=0).double()
+        self._squares += (centred * centred).sum(dim=0).double()
+        self._noise += (noise * noise).sum(dim=0).double()
+
+    def __bool__(self) -> bool:
+        variance = (self._squares - self._sum**2 / self._n).clamp_min(0)
+        constant = variance <= self._squares * 1e-12
+        # a constant channel stays constant whatever its rounding
+        safe = constant | (self._noise <= FLOAT16_NOISE * variance)
+        return bool(self._largest < FLOAT16_LARGEST) and bool(safe.all())
+
+
+def storage_dtype(layer: Layer, rule: str) -> str:
+    """The dtype a layer is first stored in: float16 for spatial layers under `auto`, float32 for fc and out."""
+    return "float32" if rule == "float32" or layer.kind in ("fc", "out") else "float16"
+
+
+def as_numpy(block: torch.Tensor, dtype: str) -> NDArray[Any]:
+    return block.to(getattr(torch, dtype)).cpu().numpy()

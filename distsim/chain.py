@@ -1,0 +1,146 @@
+"""The complete network, and chains of prunings and retrainings that start from it."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from distsim import optim
+from distsim.data import Dataset
+from distsim.models import Network, build
+from distsim.pruning import Masks, apply_masks, full_masks, prune, remaining
+from distsim.seeds import torch_stream
+from distsim.specs import Identity
+from distsim.training import (
+    AfterEpoch,
+    EarlyStopping,
+    EpochStreams,
+    State,
+    TrainingData,
+    evaluate,
+    train,
+    training_data,
+)
+
+
+@dataclass(frozen=True)
+class Step:
+    """A finished network: the complete one (iteration 0), or the one after an IMP iteration. Tensors are on the CPU."""
+
+    iteration: int
+    weights: State  # parameters and buffers, dead parameters exactly zero
+    masks: Masks
+    record: dict[str, Any] = field(default_factory=dict)  # JSON values that depend on the identity and the run only
+    rewind: State | None = None  # of the complete network: its state after `rewind_epoch` epochs
+
+
+class Trainer:
+    """A problem's data on a device, ready to train any of its networks."""
+
+    def __init__(
+        self,
+        identity: Identity,
+        dataset: Dataset,
+        device: torch.device | str = "cpu",
+        after_epoch: Sequence[AfterEpoch] = (),
+    ) -> None:
+        """`after_epoch`: called with each finished epoch's index and the network, for whoever watches."""
+        self.identity = identity
+        self.problem = identity.problem
+        self.device = torch.device(device)
+        self.after_epoch = tuple(after_epoch)
+        self.classes = len(dataset.classes)
+        self.data: TrainingData = training_data(dataset, self.problem.recipe, identity.seed, self.device)
+
+    def complete(self) -> Step:
+        """Train the network that every run starts from."""
+        generator = torch_stream(self.identity.seed, "initialisation")
+        network = build(self.problem, self.classes, generator).to(self.device)
+        masks = full_masks(network, self.problem.pruning)
+        rewind_epoch = self.problem.pruning.rewind_epoch
+        states = [] if rewind_epoch else [_on_cpu(network)]
+
+        def keep_rewind_state(epoch: int, network: Network) -> bool:
+            if epoch + 1 == rewind_epoch:
+                states.append(_on_cpu(network))
+            return False
+
+        record = self._train(network, masks, "complete", 0, first_epoch=0, extra=[keep_rewind_state])
+        return self._finished(network, masks, 0, record, rewind=states[0])
+
+    def chain(self, run: int, complete: Step, resume: Step | None = None, iterations: int = 20) -> Iterator[Step]:
+        """The run's networks after each IMP iteration, continuing after `resume` (one of them) if it is given."""
+        step = resume or complete
+        for iteration in range(step.iteration + 1, iterations + 1):
+            step = self.iterate(run, iteration, step, complete)
+            yield step
+
+    def iterate(self, run: int, iteration: int, before: Step, complete: Step) -> Step:
+        """One IMP iteration: prune `before`, return the survivors to where the recipe says, retrain."""
+        pruning = self.problem.pruning
+        if complete.rewind is None:
+            raise ValueError("chain: the complete network came without its rewind state")
+        network = build(self.problem, self.classes)
+        network.load_state_dict(before.weights)
+        masks = prune(network, before.masks, pruning)
+        if pruning.rewind == "WR":
+            network.load_state_dict(complete.rewind)
+        apply_masks(network, masks)
+        network.to(self.device)
+        first_epoch = pruning.rewind_epoch if pruning.rewind == "WR" else 0
+        record = self._train(network, masks, run, iteration, first_epoch, finetune=pruning.rewind == "FT")
+        return self._finished(network, masks, iteration, record)
+
+    def _train(
+        self,
+        network: Network,
+        masks: Masks,
+        run: int | str,
+        iteration: int,
+        first_epoch: int,
+        finetune: bool = False,
+        extra: list[AfterEpoch] | None = None,
+    ) -> dict[str, Any]:
+        """Train as the recipe says, keep the best epoch where it stops early; what there is to record of it."""
+        recipe, pruning = self.problem.recipe, self.problem.pruning
+        after_epoch = [*self.after_epoch, *(extra or [])]
+        stopping = None
+        if recipe.patience is not None and not finetune:
+            earliest = pruning.rewind_epoch if pruning.rewind == "WR" else 0
+            stopping = EarlyStopping(self.data, recipe.patience, earliest)
+            after_epoch.append(stopping)
+        epochs, rate = range(first_epoch, recipe.epochs), optim.schedule(recipe)
+        if finetune:
+            constant = optim.last_rate(recipe, max(len(self.data.images) // recipe.batch_size, 1))
+            epochs, rate = range(pruning.finetune_epochs), lambda epoch, step, steps: constant
+        streams = EpochStreams(self.identity.seed, run, iteration)
+        losses = train(network, self.data, recipe, streams, masks, epochs, rate, after_epoch)
+        record: dict[str, Any] = {"run": run, "train_loss": losses, "epochs": len(losses), "best_epoch": None}
+        if stopping is not None and stopping.best_state is not None:
+            network.load_state_dict(stopping.best_state)
+            record |= {"best_epoch": stopping.best_epoch + 1, "validation_loss": stopping.losses}
+        return record
+
+    def _finished(
+        self, network: Network, masks: Masks, iteration: int, record: dict[str, Any], rewind: State | None = None
+    ) -> Step:
+        accuracy, loss = evaluate(network, *self.data.test, self.data.mean, self.data.sd)
+        of_all, of_pool = remaining(network, masks)
+        record = record | {
+            "iteration": iteration,
+            "accuracy": accuracy,
+            "loss": loss,
+            "remaining": of_all,
+            "remaining_pool": of_pool,
+            "reduced": self.problem.reduced,
+        }
+        weights = _on_cpu(network)
+        for name, mask in masks.items():
+            if weights[name][~mask].any():
+                raise AssertionError(f"a dead parameter of {name} is not zero after iteration {iteration}")
+        return Step(iteration, weights, masks, record, rewind)
+
+
+def _on_cpu(network: Network) -> State:
+    return {name: tensor.detach().cpu().clone() for name, tensor in network.state_dict().items()}

@@ -1,0 +1,33 @@
+"""Data sets as bytes on the host, and what becomes of a batch of them on the way into a network."""
+
+from distsim.data.augment import apply, draw, normalise
+from distsim.data.dataset import (
+    Dataset,
+    check_classes,
+    limit,
+    pixel_statistics,
+    probe_indices,
+    stratified_split,
+    subset,
+    validation_split,
+)
+from distsim.data.folder import cache_root, read_folder
+from distsim.data.load import default_root, load
+
+__all__ = [
+    "Dataset",
+    "apply",
+    "cache_root",
+    "check_classes",
+    "default_root",
+    "draw",
+    "limit",
+    "load",
+    "normalise",
+    "pixel_statistics",
+    "probe_indices",
+    "read_folder",
+    "stratified_split",
+    "subset",
+    "validation_split",
+]

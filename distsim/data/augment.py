@@ -1,0 +1,148 @@
+"""Training augmentation of a whole batch, as one gather.
+
+Crop, flip and affine only move pixels, so per image their composition is one integer map from each output pixel to an
+input pixel or to none (zero). The result equals the steps done one after the other with torchvision's functions:
+
+    crop    zero padding of 4, then a window at an offset of 0..8 in each direction
+    flip    left to right, with probability 1/2
+    affine  rotation by an angle in ±15° about the image's centre, then translation by up to ±10 % of the side, rounded
+            to whole pixels; nearest neighbour, zero fill: RandomAffine(15, translate=(0.1, 0.1))
+    normalise
+    cutout  a square of 8×8 around a pixel anywhere in the image, clipped at the border, set to 0 after normalisation
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from distsim.specs import AUGMENTATIONS
+
+PADDING = 4  # of the crop, pixels
+DEGREES = 15.0  # largest rotation
+TRANSLATION = 0.1  # largest translation, of the side
+CUTOUT = 8  # side of the square, pixels
+
+_NUMBERS = 8  # uniform numbers per example: 2 for crop, 1 for flip, 3 for affine, 2 for cutout
+
+
+def draw(augment: tuple[str, ...], n: int, size: int, generator: torch.Generator) -> dict[str, Tensor]:
+    """The random choices for n examples of size×size pixels, say an epoch: n rows for each step in `augment`.
+
+        crop    (n, 2) int64    row and column of the window in the padded image, 0..8
+        flip    (n,) bool
+        affine  (n, 3) float32  degrees, and whole pixels to the right and downwards
+        cutout  (n, 2) int64    row and column of the square's centre
+
+    On the generator's device. Eight uniform numbers per example are drawn whichever steps are on, so that a step's
+    choices do not depend on which others are on. ValueError: a step that is not in AUGMENTATIONS.
+    """
+    unknown = set(augment) - set(AUGMENTATIONS)
+    if unknown:
+        raise ValueError(f"augment knows {AUGMENTATIONS}, not {sorted(unknown)}")
+    # torch's float32 uniforms are at most 1 - 2⁻²⁴, and u·k then rounds below the integer k: floor(u·k) < k
+    u = torch.rand(n, _NUMBERS, generator=generator, device=generator.device)
+    draws = {
+        "crop": (u[:, 0:2] * (2 * PADDING + 1)).floor().long(),
+        "flip": u[:, 2] < 0.5,
+        "affine": (2 * u[:, 3:6] - 1) * torch.tensor([DEGREES, *[TRANSLATION * size] * 2], device=u.device),
+        "cutout": (u[:, 6:8] * size).floor().long(),
+    }
+    draws["affine"][:, 1:].round_()
+    return {name: draws[name] for name in AUGMENTATIONS if name in augment}
+
+
+def apply(images: Tensor, draws: dict[str, Tensor], mean: Tensor, sd: Tensor) -> Tensor:
+    """The images augmented and normalised.
+
+    images : (b, c, s, s) uint8; draws : rows of `draw`'s result, b of each; mean, sd : (c,) of pixels in [0, 1]
+    Gives (b, c, s, s) float32 on the images' device, where the draws must be too. With no draws it is `normalise`.
+    ValueError: images that are not square, or another number of rows.
+    """
+    b, _, height, width = images.shape
+    if height != width:
+        raise ValueError(f"apply: images must be square, got {tuple(images.shape)}")
+    for name, rows in draws.items():
+        if len(rows) != b:
+            raise ValueError(f"apply: {b} images, but {len(rows)} rows of {name}")
+    moved = _move(images, draws) if draws.keys() & {"crop", "flip", "affine"} else images
+    result = normalise(moved, mean, sd)
+    if "cutout" in draws:
+        result.masked_fill_(_square(draws["cutout"], height), 0.0)
+    return result
+
+
+def normalise(images: Tensor, mean: Tensor, sd: Tensor) -> Tensor:
+    """(images / 255 - mean) / sd as float32; images : (b, c, h, w) uint8, mean and sd : (c,).
+
+    Computed as x·scale + shift, with both constants taken in float64, and in two operations, each of which rounds once:
+    a pixel's value depends on its byte and channel only, not on its place in the batch.
+    """
+    mean, sd = (t.to(images.device, torch.float64).view(-1, 1, 1) for t in (mean, sd))
+    scale, shift = 1 / (255 * sd), -mean / sd
+    return images.to(torch.float32).mul_(scale.float()).add_(shift.float())
+
+
+def _move(images: Tensor, draws: dict[str, Tensor]) -> Tensor:
+    """Crop, flip and affine of uint8 images (b, c, s, s), in one gather.
+
+    Walked backwards: an output pixel comes from column x of the flipped image (`_affine_source`), that from column
+    ±x + offset of the original. Both must lie inside their image, and as the second is monotonous in x, this is one
+    interval for x per example; the same holds for rows. Coordinates are integers in float32, exact below 2²⁴.
+    """
+    b, c, size, _ = images.shape
+    x, y = _affine_source(draws, b, size, images.device)
+    sign, left, top = _window(draws, b, size, images.device)
+
+    def outside(position: Tensor, first: Tensor, second: Tensor) -> Tensor:
+        low, high = torch.minimum(first, second).clamp(min=0), torch.maximum(first, second).clamp(max=size - 1)
+        return (position < low) | (position > high)
+
+    # the original's columns 0 and size - 1, seen from the flipped image; its rows likewise, which no flip reverses
+    beyond = outside(x, -left * sign, (size - 1 - left) * sign) | outside(y, -top, size - 1 - top)
+    source = (y + top) * size + (x * sign + left)
+    source = source.masked_fill_(beyond, size * size).long()  # one past the end: a pixel that is zero
+    padded = images.new_zeros((b, c, size * size + 1))
+    padded[:, :, :-1] = images.reshape(b, c, -1)
+    return padded.gather(2, source.view(b, 1, -1).expand(-1, c, -1)).view(images.shape)
+
+
+def _affine_source(draws: dict[str, Tensor], b: int, size: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Columns and rows, (b, s, s) or broadcastable to it, of the pixels that the affine step takes; may lie outside.
+
+    Backwards from an output pixel p: R(-angle)·(p - centre - translation) + centre, rounded half to even as
+    grid_sample's nearest neighbour does.
+    """
+    middle = (size - 1) / 2
+    x = torch.arange(size, dtype=torch.float32, device=device).view(1, 1, size)
+    y = x.view(1, size, 1)
+    if "affine" not in draws:
+        return x.expand(b, size, size), y
+    degrees, right, down = draws["affine"].double().unbind(1)
+    cos, sin = torch.cos(degrees * (math.pi / 180)), torch.sin(degrees * (math.pi / 180))
+    # constant terms in float64, so that float32 rounding enters only in the sums over pixels
+    x0 = middle - cos * right - sin * down
+    y0 = middle + sin * right - cos * down
+    cos, sin, x0, y0 = (t.float().view(b, 1, 1) for t in (cos, sin, x0, y0))
+    x, y = x - middle, y - middle
+    return (cos * x + (sin * y + x0)).round_(), (cos * y + y0 - sin * x).round_()
+
+
+def _window(draws: dict[str, Tensor], b: int, size: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """(sign, left, top), each (b, 1, 1): column x, row y after crop and flip are sign·x + left, y + top before."""
+    sign = torch.ones(b, 1, 1, device=device)
+    left, top = torch.zeros_like(sign), torch.zeros_like(sign)
+    if "crop" in draws:
+        top, left = (draws["crop"].float() - PADDING).view(b, 2, 1, 1).unbind(1)
+    if "flip" in draws:
+        flipped = draws["flip"].view(b, 1, 1)
+        sign = torch.where(flipped, -1.0, 1.0)
+        left = torch.where(flipped, left + (size - 1), left)
+    return sign, left, top
+
+
+def _square(centres: Tensor, size: int) -> Tensor:
+    """(b, 1, s, s) bool: the pixels within the cut-out squares, whose first row is CUTOUT / 2 above the centre's."""
+    from_first = torch.arange(size, device=centres.device) - centres.unsqueeze(2) + CUTOUT // 2  # (b, 2, s)
+    inside = (from_first >= 0) & (from_first < CUTOUT)
+    return (inside[:, 0, :, None] & inside[:, 1, None, :]).unsqueeze(1)

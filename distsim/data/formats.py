@@ -1,0 +1,84 @@
+"""Readers of the file formats that SVHN and MNIST come in, published or one's own.
+
+They check all that they rely on, and a file that does not fit is a ValueError that names it. Neither format can carry
+code, which is why one's own files are read in these two and not in CIFAR-10's Python pickles.
+"""
+
+import gzip
+import zlib
+from pathlib import Path
+
+import numpy as np
+from scipy.io import loadmat
+
+from distsim.data.dataset import Dataset, Images, Labels
+
+DIGITS = tuple("0123456789")
+SVHN_FILES = ("train_32x32.mat", "test_32x32.mat")
+MNIST_FILES = (
+    "train-images-idx3-ubyte",
+    "train-labels-idx1-ubyte",
+    "t10k-images-idx3-ubyte",
+    "t10k-labels-idx1-ubyte",
+)
+
+
+def read_svhn(train: Path, test: Path) -> Dataset:
+    """The data set in two .mat files as SVHN's "cropped digits": see `read_mat`. Classes "0" to "9"."""
+    return Dataset(*read_mat(train), *read_mat(test), DIGITS)
+
+
+def read_mnist(train_images: Path, train_labels: Path, test_images: Path, test_labels: Path) -> Dataset:
+    """The data set in four idx files as MNIST's, each raw or .gz. Classes "0" to "9"."""
+    train = _read_idx_pair(train_images, train_labels)
+    test = _read_idx_pair(test_images, test_labels)
+    return Dataset(*train, *test, DIGITS)
+
+
+def read_mat(file: Path) -> tuple[Images, Labels]:
+    """Images (n, 3, 32, 32) uint8 and labels (n,) int64 in 0..9 of one of SVHN's .mat files.
+
+    The file holds X : (32, 32, 3, n) uint8 and y : (n, 1), where label 10 means the digit 0.
+    """
+    try:
+        content = loadmat(file, variable_names=("X", "y"))
+    except Exception as error:  # scipy raises its own and half a dozen built-in errors on a damaged file
+        raise ValueError(f"cannot read {file} as a MATLAB 5 file: {error}") from error
+    missing = [key for key in ("X", "y") if key not in content]
+    if missing:
+        raise ValueError(f"{file}: no variable {' and no '.join(missing)}; X (32, 32, 3, n) and y (n, 1) are expected")
+    X, y = content["X"], content["y"]
+    if X.ndim != 4 or X.shape[:3] != (32, 32, 3) or X.dtype != np.uint8:
+        raise ValueError(f"{file}: X must be (32, 32, 3, n) uint8, got {X.shape} {X.dtype}")
+    if y.shape not in ((X.shape[3], 1), (1, X.shape[3])) or y.dtype.kind not in "uif":
+        raise ValueError(f"{file}: y must be ({X.shape[3]}, 1) numbers, one for each image, got {y.shape} {y.dtype}")
+    if not np.isin(y, np.arange(11)).all():
+        raise ValueError(f"{file}: labels in y must be 1 to 10 (10 is the digit 0), or 0 to 9")
+    return np.ascontiguousarray(X.transpose(3, 2, 0, 1)), y.ravel().astype(np.int64) % 10
+
+
+def read_idx(file: Path, dimensions: int) -> Images:
+    """The uint8 array of `dimensions` dimensions in an idx file, raw or compressed (.gz)."""
+    try:
+        content = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
+    except (OSError, EOFError, zlib.error) as error:
+        raise ValueError(f"cannot read {file}: {error}") from error
+    header = 4 + 4 * dimensions  # two zero bytes, the type (8: uint8), the number of dimensions, then their lengths
+    if len(content) < header or content[:4] != bytes((0, 0, 8, dimensions)):
+        raise ValueError(
+            f"{file} is not an idx file of bytes in {dimensions} dimensions: it begins {content[:4].hex()!r}"
+        )
+    shape = tuple(int(length) for length in np.frombuffer(content, ">u4", dimensions, offset=4))
+    values = np.frombuffer(content, np.uint8, offset=header)
+    if len(values) != int(np.prod(shape, dtype=np.int64)):
+        raise ValueError(f"{file} holds {len(values)} bytes of data, its header says {shape}")
+    return values.reshape(shape).copy()  # frombuffer is read-only
+
+
+def _read_idx_pair(images_file: Path, labels_file: Path) -> tuple[Images, Labels]:
+    images, labels = read_idx(images_file, 3), read_idx(labels_file, 1)
+    if len(images) != len(labels):
+        raise ValueError(f"{images_file} has {len(images)} images, {labels_file} {len(labels)} labels")
+    if labels.max(initial=0) > 9:
+        raise ValueError(f"{labels_file}: labels must be 0 to 9, found {labels.max()}")
+    return images[:, None], labels.astype(np.int64)

@@ -1,0 +1,101 @@
+"""From a problem and a location to the data set that the problem is about.
+
+A location is one of
+    folder:PATH   images in train/<class>/ and test/<class>/, whatever the problem's source
+    files:PATH    one's own files in the format of the problem's source: no published checksum is expected
+    PATH or ""    the folder in which torchvision keeps published data sets; "" is `default_root()`
+"""
+
+import os
+from pathlib import Path
+
+from distsim.data.dataset import Dataset, limit, subset
+from distsim.data.fit import fit_all
+from distsim.data.folder import read_folder
+from distsim.specs import Problem
+
+# scikit-learn, SciPy and torchvision take seconds to import and a load needs one of them at most, so the modules that
+# use them are imported inside the functions below.
+
+
+def load(problem: Problem, location: str, *, download: bool = False) -> Dataset:
+    """The problem's data: its classes in its order, its train_limit applied, images (channels, size, size).
+
+    With `download`, published data that `location` lacks are fetched. FileNotFoundError: nothing there, with what to
+    pass instead. ValueError: damaged or ill-formed files, unknown classes, a location that does not suit the source.
+    ConnectionError: the download failed.
+    """
+    dataset = _read(problem, location, download)
+    if problem.classes:
+        dataset = subset(dataset, problem.classes)
+    if problem.train_limit is not None:
+        dataset = limit(dataset, problem.train_limit)
+    return _fitted(dataset, problem.size, problem.channels)
+
+
+def default_root() -> Path:
+    """Where published data sets are kept unless a location says otherwise: $DISTSIM_DATA, or ~/.cache/distsim/data."""
+    chosen = os.environ.get("DISTSIM_DATA")
+    return Path(chosen).expanduser() if chosen else Path.home() / ".cache" / "distsim" / "data"
+
+
+def _read(problem: Problem, location: str, download: bool) -> Dataset:
+    scheme, _, path = location.partition(":")
+    if scheme in ("folder", "files") and location != scheme and not path:
+        raise ValueError(f"--data {location} names no folder: pass {scheme}:PATH")
+    if location.startswith("folder:"):
+        return read_folder(path, problem.size, problem.channels, problem.classes)
+    if location.startswith("files:"):
+        return _read_own_files(problem.source, Path(path).expanduser())
+    if problem.source == "folder":
+        raise ValueError(f"problem {problem.name} reads a folder of images per class: pass --data folder:PATH")
+    if problem.source == "digits":
+        from distsim.data.digits import read_digits
+
+        return read_digits()
+
+    from distsim.data.published import PUBLISHED, read_published
+
+    if problem.source not in PUBLISHED:
+        known = ", ".join(("digits", "folder", *PUBLISHED))
+        raise ValueError(f"problem {problem.name} has the unknown source {problem.source!r}; there are {known}")
+    root = Path(location).expanduser() if location else default_root()
+    return read_published(problem.source, root, download=download)
+
+
+def _read_own_files(source: str, root: Path) -> Dataset:
+    from distsim.data.formats import MNIST_FILES, SVHN_FILES, read_mnist, read_svhn
+
+    if source == "svhn":
+        return read_svhn(*(_own_file([root / name]) for name in SVHN_FILES))
+    if source == "mnist":
+        folders = (root, root / "MNIST" / "raw")
+        candidates = [[folder / f"{name}{end}" for folder in folders for end in ("", ".gz")] for name in MNIST_FILES]
+        return read_mnist(*(_own_file(paths) for paths in candidates))
+    raise ValueError(
+        f"files:PATH reads the formats of svhn and mnist, not of {source}"
+        f"{' (its batches are Python pickles, which could run code)' if source == 'cifar10' else ''}: "
+        "pass --data folder:PATH for a folder of images per class"
+    )
+
+
+def _own_file(candidates: list[Path]) -> Path:
+    """The first that exists."""
+    for file in candidates:
+        if file.is_file():
+            return file
+    raise FileNotFoundError(
+        f"no {candidates[0].name} in {candidates[0].parent}: files:PATH takes the folder that holds it"
+    )
+
+
+def _fitted(dataset: Dataset, size: int, channels: int) -> Dataset:
+    if dataset.train_images.shape[1:] == (channels, size, size):
+        return dataset
+    return Dataset(
+        fit_all(dataset.train_images, size, channels),
+        dataset.train_labels,
+        fit_all(dataset.test_images, size, channels),
+        dataset.test_labels,
+        dataset.classes,
+    )

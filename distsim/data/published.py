@@ -1,0 +1,139 @@
+"""CIFAR-10, SVHN and MNIST as published: torchvision fetches them, and their md5 checksums are checked here.
+
+torchvision alone says "not found or corrupted" for both, and does not check MNIST's unpacked files at all.
+"""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from torchvision import datasets
+
+from distsim.data.dataset import Dataset, Images, Labels
+from distsim.data.formats import MNIST_FILES, SVHN_FILES, read_mnist, read_svhn
+
+_MNIST_RAW_MD5 = (  # of the unpacked files, in the order of MNIST_FILES; torchvision knows those of the .gz only
+    "6bbc9ace898e44ae57da46a324031adb",
+    "a25bea736e30d166cdddb491f175f624",
+    "2646ac647ad5339dbf082846283269ea",
+    "27ae3e4e09519cfbb04c329615203637",
+)
+
+
+@dataclass(frozen=True)
+class Published:
+    """A published data set: which files, with which checksums, how to fetch them and how to read them."""
+
+    title: str
+    files: tuple[dict[str, str], ...]  # for each file: the names it may have under the root -> the md5 of each
+    fetch: Callable[[Path], None]
+    read: Callable[[Path, list[Path]], Dataset]  # from the root and the files found
+    own_files: bool  # whether `files:PATH` reads the format
+
+
+def read_published(source: str, root: Path, *, download: bool) -> Dataset:
+    """The published data set `source` (a key of PUBLISHED) in `root`, laid out as torchvision does.
+
+    With `download`, what is missing is fetched first. FileNotFoundError: a file is missing. ValueError: one is there,
+    but its checksum is not the published one. ConnectionError: the download failed.
+    """
+    published = PUBLISHED[source]
+    if download and not all(_present(root, names) for names in published.files):
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+            published.fetch(root)
+        except (OSError, RuntimeError) as error:
+            raise ConnectionError(f"could not download {published.title} to {root}: {error}") from error
+    return published.read(root, _checked_files(published, root))
+
+
+def _present(root: Path, names: dict[str, str]) -> Path | None:
+    return next((root / name for name in names if (root / name).is_file()), None)
+
+
+def _checked_files(published: Published, root: Path) -> list[Path]:
+    present = [_present(root, names) for names in published.files]
+    missing = [next(iter(n)) for n, file in zip(published.files, present, strict=True) if file is None]
+    if missing:
+        lack = f"no {published.title} in {root}"
+        if len(missing) < len(present):
+            lack = f"{published.title} in {root} lacks {', '.join(missing)}"
+        raise FileNotFoundError(
+            f"{lack}: pass --download to fetch it, or --data folder:PATH for a folder of images per class"
+        )
+    files = [file for file in present if file is not None]
+    for names, file in zip(published.files, files, strict=True):
+        _check_md5(published, file, names[file.relative_to(root).as_posix()])
+    return files
+
+
+def _check_md5(published: Published, file: Path, expected: str) -> None:
+    with file.open("rb") as content:
+        found = hashlib.file_digest(content, "md5").hexdigest()
+    if found != expected:
+        message = (
+            f"{file} is there but damaged: its md5 is {found}, that of the published {published.title} {expected}; "
+            "delete it and pass --download to fetch it anew"
+        )
+        if published.own_files:
+            message += ", or, if it is a file of your own in this format, pass --data files:PATH"
+        raise ValueError(message)
+
+
+def _fetch_cifar10(root: Path) -> None:
+    datasets.CIFAR10(root, download=True)
+
+
+def _fetch_svhn(root: Path) -> None:
+    for split in ("train", "test"):
+        datasets.SVHN(root, split, download=True)
+
+
+def _fetch_mnist(root: Path) -> None:
+    datasets.MNIST(root, download=True)
+
+
+def _read_cifar10(root: Path, files: list[Path]) -> Dataset:
+    # its files are pickles, which could run code; both we and torchvision have checked that they are the published ones
+    train, test = datasets.CIFAR10(root, train=True), datasets.CIFAR10(root, train=False)
+
+    def arrays(part: datasets.CIFAR10) -> tuple[Images, Labels]:
+        return np.ascontiguousarray(part.data.transpose(0, 3, 1, 2)), np.array(part.targets, dtype=np.int64)
+
+    return Dataset(*arrays(train), *arrays(test), tuple(train.classes))
+
+
+def _read_svhn(root: Path, files: list[Path]) -> Dataset:
+    return read_svhn(*files)
+
+
+def _read_mnist(root: Path, files: list[Path]) -> Dataset:
+    return read_mnist(*files)
+
+
+def _cifar10_files() -> tuple[dict[str, str], ...]:
+    cifar = datasets.CIFAR10
+    listed = [*cifar.train_list, *cifar.test_list, (cifar.meta["filename"], cifar.meta["md5"])]
+    return tuple({f"{cifar.base_folder}/{name}": md5} for name, md5 in listed)
+
+
+def _svhn_files() -> tuple[dict[str, str], ...]:
+    md5 = {name: checksum for _, name, checksum in datasets.SVHN.split_list.values()}
+    return tuple({name: md5[name]} for name in SVHN_FILES)
+
+
+def _mnist_files() -> tuple[dict[str, str], ...]:
+    packed = dict(datasets.MNIST.resources)
+    return tuple(
+        {f"MNIST/raw/{name}": raw_md5, f"MNIST/raw/{name}.gz": packed[f"{name}.gz"]}
+        for name, raw_md5 in zip(MNIST_FILES, _MNIST_RAW_MD5, strict=True)
+    )
+
+
+PUBLISHED: dict[str, Published] = {
+    "cifar10": Published("CIFAR-10", _cifar10_files(), _fetch_cifar10, _read_cifar10, own_files=False),
+    "svhn": Published("SVHN", _svhn_files(), _fetch_svhn, _read_svhn, own_files=True),
+    "mnist": Published("MNIST", _mnist_files(), _fetch_mnist, _read_mnist, own_files=True),
+}

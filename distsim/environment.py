@@ -1,0 +1,59 @@
+"""What besides the identity decides the last bits of a result: versions, threads, instruction set, device."""
+
+import datetime
+import os
+import platform
+import socket
+from typing import Any
+
+import numpy as np
+import torch
+
+import distsim
+from distsim.specs import Sweep, differences
+
+
+class EnvironmentDrift(ValueError):
+    """This process would not reproduce what the store holds bit by bit."""
+
+
+def environment(sweep: Sweep) -> dict[str, Any]:
+    """Equal environments give equal bits; recorded in every mark."""
+    return {
+        "distsim": distsim.__version__,
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "machine": platform.machine(),
+        "instruction_set": torch.backends.cpu.get_cpu_capability(),
+        "threads": sweep.identity.threads,
+        "device": torch.cuda.get_device_name() if sweep.device == "cuda" else "cpu",
+    }
+
+
+def check_environment(sweep: Sweep, recorded: dict[str, Any]) -> None:
+    """EnvironmentDrift names what differs between here and where the complete network was trained."""
+    ours = environment(sweep)
+    if fields := differences(ours, recorded):
+        here = "; ".join(fields).replace("asked for", "here")
+        raise EnvironmentDrift(
+            f"{sweep.name}: results would not be bit-identical to the store's: {here}. "
+            "Use the same, or --allow-drift, which is recorded with each result"
+        )
+
+
+def provenance(started: float, ended: float) -> dict[str, Any]:
+    """Where and when a piece was computed. True, and no part of any result."""
+    return {
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "started": datetime.datetime.fromtimestamp(started, datetime.UTC).isoformat(timespec="seconds"),
+        "seconds": round(ended - started, 3),
+    }
+
+
+def require_device(device: str) -> None:
+    """ValueError where training cannot run on the device asked for."""
+    if device not in ("cpu", "cuda"):
+        raise ValueError(f"device must be cpu or cuda, got {device!r}")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("a GPU was asked for and PyTorch finds none; use --device cpu, or a machine that has one")

@@ -1,0 +1,119 @@
+"""From a network to its activations in a store."""
+
+import math
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from distsim import stages
+from distsim.activations import Float16Check, Probe, as_numpy, blocks, layer_shapes, storage_dtype
+from distsim.chain import Step
+from distsim.environment import environment, provenance
+from distsim.models import Layer, Network, build
+from distsim.specs import Problem, Sweep
+from distsim.store import Mark, NetworkId, SweepStore, network_label
+from distsim.store.activations import Writer
+from distsim.store.commits import Attempt
+
+
+def extract(store: SweepStore, sweep: Sweep, probe: Probe, classes: int, which: NetworkId, step: Step) -> Mark:
+    """Write and commit the activations of every compared layer of a network.
+
+    A layer that float16 cannot hold (distsim.activations.Float16Check) is written again in float32, from a second
+    forward pass. FloatingPointError: an activation is not finite.
+    """
+    started = time.time()
+    network = build(sweep.problem, classes)
+    network.load_state_dict(step.weights)
+    network.to(torch.device(sweep.device))
+    label = f"{sweep.name}, {network_label(which)}"
+    shapes = layer_shapes(network, sweep.problem.channels, sweep.problem.size)
+    attempt = Attempt(store.storage, store.activations_path(which))
+    with stages.stage("extraction", label):
+        writer = Writer(attempt)
+        dtypes = {layer.name: storage_dtype(layer, sweep.identity.storage) for layer in network.layers}
+        unsafe = _write(writer, network, probe, network.layers, shapes, dtypes, label)
+        if unsafe:
+            _write(writer, network, probe, unsafe, shapes, {layer.name: "float32" for layer in unsafe}, label)
+        return attempt.commit(
+            identity=sweep.identity.hash,
+            environment=environment(sweep),
+            provenance=provenance(started, time.time()),
+        )
+
+
+def _write(
+    writer: Writer,
+    network: Network,
+    probe: Probe,
+    layers: Sequence[Layer],
+    shapes: dict[str, tuple[int, ...]],
+    dtypes: dict[str, str],
+    label: str,
+) -> list[Layer]:
+    """One pass over the probe; the layers that turn out not to be safe in float16."""
+    n, device = len(probe.images), probe.images.device
+    positions = {layer.name: position for position, layer in enumerate(network.layers)}
+    rows, waiting, checks = {}, {}, {}
+    for layer in layers:
+        attributes = {"position": positions[layer.name], "kind": layer.kind}
+        rows[layer.name] = writer.create(layer.name, (n, *shapes[layer.name]), dtypes[layer.name], attributes)
+        waiting[layer.name] = _Waiting(writer, layer.name)
+        if dtypes[layer.name] == "float16":
+            checks[layer.name] = Float16Check(shapes[layer.name][-1], device)
+    for outputs in blocks(network, probe, layers, label):
+        for name, block in outputs.items():
+            if name in checks:
+                checks[name].add(block)
+            waiting[name].add(as_numpy(block, dtypes[name]), rows[name])
+    for buffer in waiting.values():
+        buffer.flush()
+    return [layer for layer in layers if layer.name in checks and not checks[layer.name]]
+
+
+class _Waiting:
+    """Collects blocks of a layer until they fill a row of chunks, so that chunks are always written whole."""
+
+    def __init__(self, writer: Writer, layer: str) -> None:
+        self._writer, self._layer = writer, layer
+        self._start = 0
+        self._blocks: list[Any] = []
+
+    def add(self, block: Any, rows: int) -> None:
+        self._blocks.append(block)
+        if sum(map(len, self._blocks)) >= rows:
+            joined = np.concatenate(self._blocks)
+            self._write(joined[:rows])
+            self._blocks = [joined[rows:]] if len(joined) > rows else []
+
+    def flush(self) -> None:
+        if self._blocks:
+            self._write(np.concatenate(self._blocks))
+            self._blocks = []
+
+    def _write(self, block: Any) -> None:
+        self._writer.write(self._layer, self._start, block)
+        self._start += len(block)
+
+
+def bytes_per_network(problem: Problem, classes: int, storage: str) -> int:
+    """Uncompressed bytes of one network's activations, where float16 is safe throughout."""
+    network = build(problem, classes)
+    shapes = layer_shapes(network, problem.channels, problem.size)
+    itemsize = {"float16": 2, "float32": 4}
+    return problem.probe * sum(
+        math.prod(shapes[layer.name]) * itemsize[storage_dtype(layer, storage)] for layer in network.layers
+    )
+
+
+def readable(size: float) -> str:
+    """Bytes as a person reads them."""
+    total = float(size)
+    for unit in ("B", "kB", "MB", "GB"):
+        if total < 1000:
+            return f"{total:.3g} {unit}"
+        total /= 1000
+    return f"{total:.3g} TB"

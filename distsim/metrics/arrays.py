@@ -1,0 +1,74 @@
+"""What every metric does first: find the arrays' library, check the two sides, choose the matrix view."""
+
+import warnings
+from typing import Any
+
+from array_api_compat import array_namespace, is_torch_array
+
+Array = Any  # a NumPy, CuPy or torch array; the functions ask it for its namespace
+
+
+class UndefinedSimilarity(UserWarning):
+    """The similarity of these arrays is 0/0; the public function returned nan. The message says why."""
+
+
+class Undefined(Exception):
+    """Raised inside the package where a similarity has no value; its text is the reason that gets recorded."""
+
+
+def or_nan(name: str, measure: Any, *args: Any, **options: Any) -> float:
+    """`measure(*args, **options)` as a Python float; nan with an UndefinedSimilarity warning where it is undefined."""
+    try:
+        return float(measure(*args, **options))
+    except Undefined as reason:
+        warnings.warn(f"{name}: {reason}", UndefinedSimilarity, stacklevel=3)
+        return float("nan")
+
+
+def both_rows(name: str, X: Array, Y: Array, channels_last: bool) -> tuple[Array, Array]:
+    """X and Y as float64 matrices whose rows are pixels of examples and whose columns are channels.
+
+    (n, c, h, w) becomes (n*h*w, c), row order n, h, w; (n, p) stays. ValueError: shapes, rows, non-finite values.
+    """
+    X, Y = _checked(name, X, Y)
+    X, Y = (_rows(A, channels_last) for A in (X, Y))
+    if X.shape[0] != Y.shape[0]:
+        raise ValueError(
+            f"{name}: X has {X.shape[0]} rows (examples x pixels), Y has {Y.shape[0]}; spatial sizes must match"
+        )
+    return X, Y
+
+
+def both_examples(name: str, X: Array, Y: Array) -> tuple[Array, Array]:
+    """X and Y as float64 matrices whose rows are examples: (n, c, h, w) becomes (n, c*h*w); (n, p) stays."""
+    X, Y = _checked(name, X, Y)
+    return X.reshape((X.shape[0], -1)), Y.reshape((Y.shape[0], -1))
+
+
+def _rows(A: Array, channels_last: bool) -> Array:
+    if A.ndim == 2:
+        return A
+    if not channels_last:
+        A = array_namespace(A).permute_dims(A, (0, 2, 3, 1))
+    return A.reshape((-1, A.shape[-1]))
+
+
+def _checked(name: str, X: Array, Y: Array) -> tuple[Array, Array]:
+    sides = []
+    for label, A in (("X", X), ("Y", Y)):
+        if is_torch_array(A):
+            A = A.detach()
+        xp = array_namespace(A)
+        if A.ndim not in (2, 4):
+            raise ValueError(f"{name}: {label} must be (n, p) or (n, c, h, w), got shape {tuple(A.shape)}")
+        if 0 in A.shape:
+            raise ValueError(f"{name}: {label} is empty, its shape is {tuple(A.shape)}")
+        A = xp.astype(A, xp.float64)
+        if not bool(xp.all(xp.isfinite(A))):
+            raise ValueError(f"{name}: {label} has values that are not finite")
+        sides.append(A)
+    X, Y = sides
+    if X.shape[0] != Y.shape[0]:
+        raise ValueError(f"{name}: X has {X.shape[0]} rows, Y has {Y.shape[0]}; rows are examples and must match")
+    array_namespace(X, Y)  # TypeError where the two sides come from different libraries
+    return X, Y

@@ -1,0 +1,147 @@
+"""The CCA family's view of a layer: rows are pixels of examples, columns are channels.
+
+Everything follows from three small matrices of centred products, Sxx = XᵀX, Syy = YᵀY and Sxy = XᵀY, so a layer of any
+spatial size is read once, in blocks.
+
+Rank. Columns are brought to unit variance first (no canonical correlation depends on their scale), which leaves the
+eigenvalues of a correlation matrix. Those below 10·p·eps·λ_max are rounding: the products are summed in float64, and p
+of them meet in an eigenvalue. A column whose variance is within rounding of its mean is dead: it is constant.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from array_api_compat import array_namespace
+
+from distsim.metrics.arrays import Array, Undefined
+
+EPS = float(np.finfo(np.float64).eps)
+
+
+@dataclass(frozen=True)
+class ChannelSide:
+    """One network's side: centred products of its columns."""
+
+    n: int  # rows
+    mean: Array  # (p,)
+    products: Array  # (p, p) float64, XᵀX of the centred columns
+
+    @property
+    def columns(self) -> int:
+        return int(self.products.shape[0])
+
+    @cached_property
+    def _deviations(self) -> Array:
+        """(p,) norms of the centred columns; exactly 0 where a column is dead."""
+        xp = array_namespace(self.products)
+        squares = xp.linalg.diagonal(self.products)
+        floor = self.n * (8 * EPS * xp.abs(self.mean)) ** 2
+        return xp.sqrt(xp.where(squares > floor, squares, xp.zeros_like(squares)))
+
+    @cached_property
+    def dead(self) -> int:
+        """Columns without variance."""
+        xp = array_namespace(self.products)
+        return int(xp.sum(xp.astype(self._deviations == 0, xp.int64)))
+
+    @cached_property
+    def whitening(self) -> tuple[Array, Array]:
+        """(p, rank) matrices W and B with XW orthonormal and XᵀXW = B, for centred X. Undefined: no variance."""
+        xp = array_namespace(self.products)
+        d = self._deviations
+        if self.dead == self.columns:
+            raise Undefined("every channel is constant")
+        inverse = xp.where(d > 0, 1 / xp.where(d > 0, d, xp.ones_like(d)), xp.zeros_like(d))
+        correlation = inverse[:, None] * self.products * inverse[None, :]
+        values, vectors = _descending(correlation)
+        keep = int(xp.sum(xp.astype(values > 10 * self.columns * EPS * values[0], xp.int64)))
+        keep = min(keep, self.n - 1)  # centred columns span at most n - 1 dimensions
+        root = xp.sqrt(values[:keep])
+        vectors = vectors[:, :keep]
+        return inverse[:, None] * vectors / root, d[:, None] * vectors * root
+
+    @property
+    def rank(self) -> int:
+        """Independent columns; 0 where none has variance."""
+        return 0 if self.dead == self.columns else int(self.whitening[0].shape[1])
+
+    def leading(self, variance: float) -> Array:
+        """(p, k) matrix W, XW orthonormal: the fewest principal directions of X that hold this share of its variance.
+
+        The smallest k with Σσ²[:k] / Σσ² ≥ variance, at most the rank. Undefined: no variance.
+        """
+        xp = array_namespace(self.products)
+        if self.dead == self.columns:
+            raise Undefined("every channel is constant")
+        alive = xp.astype(self._deviations > 0, self.products.dtype)
+        values, vectors = _descending(alive[:, None] * self.products * alive[None, :])
+        share = xp.cumulative_sum(values) / xp.sum(values)
+        short = xp.astype(share < variance - self.columns * EPS, xp.int64)
+        k = min(int(xp.sum(short)) + 1, self.rank)
+        # below this an eigenvalue of the unscaled products is rounding, whatever the rank after scaling
+        k = min(k, int(xp.sum(xp.astype(values > 10 * self.columns * EPS * values[0], xp.int64))))
+        return vectors[:, :k] / xp.sqrt(values[:k])
+
+
+@dataclass(frozen=True)
+class ChannelPair:
+    """Two sides and the centred cross-products of their columns, Sxy (p1, p2)."""
+
+    x: ChannelSide
+    y: ChannelSide
+    cross: Array
+
+    @cached_property
+    def canonical(self) -> tuple[Array, Array, Array]:
+        """P (rank x, k), ρ (k,) descending and Q (k, rank y): the SVD of WxᵀSxyWy, with k the smaller rank."""
+        xp = array_namespace(self.cross)
+        wx, wy = self.x.whitening[0], self.y.whitening[0]
+        P, rho, Q = xp.linalg.svd(wx.T @ self.cross @ wy, full_matrices=False)
+        return P, xp.clip(rho, 0.0, 1.0), Q
+
+    @property
+    def correlations(self) -> Array:
+        """(min(rank x, rank y),) canonical correlations, descending, in [0, 1]. Undefined: a side has no variance."""
+        return self.canonical[1]
+
+
+def _descending(symmetric: Array) -> tuple[Array, Array]:
+    """Eigenvalues from large to small (negative ones, which are rounding, as 0) and their vectors as columns."""
+    xp = array_namespace(symmetric)
+    values, vectors = xp.linalg.eigh(symmetric)
+    return xp.clip(xp.flip(values, axis=0), 0.0, None), xp.flip(vectors, axis=1)
+
+
+def centred(X: Array) -> tuple[Array, Array]:
+    """X minus its column means, and the means. Twice, since the first mean of large values carries rounding."""
+    xp = array_namespace(X)
+    mean = xp.mean(X, axis=0)
+    X = X - mean
+    rest = xp.mean(X, axis=0)
+    return X - rest, mean + rest
+
+
+def channel_pair(X: Array, Y: Array) -> ChannelPair:
+    """The pair of two matrices with equal rows, (n, p1) and (n, p2), float64."""
+    n = X.shape[0]
+    X, mean_x = centred(X)
+    Y, mean_y = centred(Y)
+    return ChannelPair(ChannelSide(n, mean_x, X.T @ X), ChannelSide(n, mean_y, Y.T @ Y), X.T @ Y)
+
+
+def mean_correlation(rho: Array, mean_rule: str) -> float:
+    """The mean of descending correlations: of `all`, or of the leading ones that hold 98 % of their sum (`mass98`).
+
+    mass98 is what google/svcca reports: over s[:i] with the smallest i in 0 ... len-1 where Σs[:i] >= 0.98 Σs, and over
+    all where there is no such i. It lies above the plain mean.
+    """
+    xp = array_namespace(rho)
+    if mean_rule == "all":
+        return float(xp.mean(rho))
+    if mean_rule != "mass98":
+        raise ValueError(f"mean_rule must be all or mass98, got {mean_rule!r}")
+    before = xp.cumulative_sum(rho) - rho  # Σs[:i] for i = 0 ... len-1
+    enough = [i for i, held in enumerate(before.tolist()) if held >= 0.98 * float(xp.sum(rho))]
+    count = enough[0] if enough else rho.shape[0]
+    return float(xp.mean(rho[:count])) if count else 0.0

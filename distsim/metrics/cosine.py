@@ -1,0 +1,27 @@
+"""Cosine similarity of flattened outputs."""
+
+from array_api_compat import array_namespace
+
+from distsim.metrics.arrays import Array, Undefined, both_examples, or_nan
+
+
+def cosine(X: Array, Y: Array, *, channels_last: bool = False) -> float:
+    """Absolute cosine of the two sides as single vectors, not centred, in [0, 1].
+
+        |⟨vec X, vec Y⟩| / (‖X‖_F ‖Y‖_F)
+
+    Ansuini et al. 2021, §6.2, on the output layer. X, Y : equal shapes. nan with UndefinedSimilarity (a warning) if a
+    side is zero. ValueError: shapes differ, not finite.
+    """
+    if tuple(X.shape) != tuple(Y.shape):
+        raise ValueError(f"cosine: X has shape {tuple(X.shape)}, Y has {tuple(Y.shape)}; they must match")
+    X, Y = both_examples("cosine", X, Y)
+    return or_nan("cosine", from_matrices, X, Y)
+
+
+def from_matrices(X: Array, Y: Array) -> float:
+    xp = array_namespace(X, Y)
+    squares = float(xp.sum(X * X)), float(xp.sum(Y * Y))
+    if not all(square > 0 for square in squares):
+        raise Undefined("every activation is zero")
+    return min(abs(float(xp.sum(X * Y))) / (squares[0] * squares[1]) ** 0.5, 1.0)

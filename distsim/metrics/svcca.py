@@ -1,0 +1,27 @@
+"""Singular-vector CCA: both sides reduced to their leading directions first."""
+
+from array_api_compat import array_namespace
+
+from distsim.metrics.arrays import Array, both_rows, or_nan
+from distsim.metrics.channels import ChannelPair, channel_pair, mean_correlation
+
+
+def svcca(X: Array, Y: Array, variance: float = 0.99, *, mean_rule: str = "all", channels_last: bool = False) -> float:
+    """Mean SVCCA similarity, in [0, 1].
+
+        X' = X V_k,  k the smallest with Σσ²[:k] / Σσ² ≥ variance   (σ, V: SVD of the centred X; Y' likewise)
+        SVCCA = mean canonical correlation of X' and Y'
+
+    Raghu et al. 2017. Unchanged by rotating or scaling either side, not by general linear maps. Shapes, warnings and
+    errors as in `mean_cca`; ValueError also for a variance outside (0, 1].
+    """
+    X, Y = both_rows("svcca", X, Y, channels_last)
+    return or_nan("svcca", from_pair, channel_pair(X, Y), variance=variance, mean_rule=mean_rule)
+
+
+def from_pair(pair: ChannelPair, variance: float = 0.99, mean_rule: str = "all") -> float:
+    if not 0 < variance <= 1:
+        raise ValueError(f"svcca: variance must be in (0, 1], got {variance}")
+    xp = array_namespace(pair.cross)
+    rho = xp.linalg.svdvals(pair.x.leading(variance).T @ pair.cross @ pair.y.leading(variance))
+    return mean_correlation(xp.clip(rho, 0.0, 1.0), mean_rule)

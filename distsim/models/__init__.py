@@ -1,0 +1,61 @@
+"""The networks, by name. A model is a function (channels, size, classes) -> Network, and a line in MODELS.
+
+To add one: write a `Network` that sets `layers` (what is compared, from input to output) and `output`, and put it in
+MODELS, from a sweep script or here. docs/own-model.md has an example that a test runs.
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+
+from distsim.models.layers import KINDS, Dropout, Layer, Network, initialise
+from distsim.models.lenet5 import LeNet5
+from distsim.models.resnet_fast import ResNetFast
+from distsim.models.vgg import VGG
+from distsim.specs import Problem
+
+__all__ = ["MODELS", "Dropout", "Layer", "Network", "build"]
+
+VGG16 = "64* 64* M 128* 128* M 256* 256* 256* M 512* 512* 512* M 512* 512* 512* M | gap"
+
+MODELS: dict[str, Callable[[int, int, int], Network]] = {
+    "vgg_cifar2": partial(VGG, "16* 16 M | fc 256§"),
+    "vgg_cifar4": partial(VGG, "16* 16 M 32* 32 M | fc 256§"),
+    "vgg_cifar6": partial(VGG, "64* 64 M 128* 128 M 256* 256 M | fc 256§"),
+    "vgg_cifar8": partial(VGG, "64* 64* M 128* 128* M 256* 256* M 512* 512* M | fc 1024*§"),
+    "vgg16_bn": partial(VGG, VGG16),
+    "vgg_svhn": partial(VGG, "32* 32* M 64* 64* M 128* 128* M 256* M | gap"),
+    "vgg_digits": partial(VGG, "16* 16 M 32* 32 M | fc 64§"),
+    "resnet_fast": ResNetFast,
+    "lenet5": LeNet5,
+}
+
+
+def build(problem: Problem, classes: int, generator: torch.Generator | None = None) -> Network:
+    """The problem's network on the CPU, initialised from `generator` (left as it is, to be loaded into, without one).
+
+    ValueError: unknown model, or one whose `layers` do not name its modules. The global generator is not touched.
+    """
+    if problem.model not in MODELS:
+        raise ValueError(f"unknown model {problem.model!r}; there are {', '.join(sorted(MODELS))}")
+    with torch.random.fork_rng(devices=[]):  # module constructors draw from the global generator
+        network = MODELS[problem.model](problem.channels, problem.size, classes)
+    _check_layers(problem.model, network)
+    if generator is not None:
+        initialise(network, generator)
+    return network
+
+
+def _check_layers(model: str, network: Network) -> None:
+    modules = {name for name, _ in network.named_modules()}
+    for layer in network.layers:
+        if layer.module not in modules:
+            raise ValueError(f"model {model}: layer {layer.name} names {layer.module!r}, which is no module of it")
+        if layer.kind not in KINDS:
+            raise ValueError(f"model {model}: layer {layer.name} has kind {layer.kind!r}; kinds are {KINDS}")
+    names = [layer.name for layer in network.layers]
+    if len(set(names)) != len(names):
+        raise ValueError(f"model {model}: layer names are repeated: {names}")
+    if network.output not in modules:
+        raise ValueError(f"model {model}: output {network.output!r} is no module of it")

@@ -1,0 +1,112 @@
+"""What a sweep still lacks: the difference between what is asked for and what the store holds."""
+
+import shutil
+from dataclasses import dataclass
+
+from distsim.compare import applicable
+from distsim.models import Layer
+from distsim.specs import Sweep
+from distsim.store import Contents, NetworkId, SweepStore
+
+DISK_SHARE = 0.8  # of the free space, that activations may take
+
+
+class NoSpace(OSError):
+    """The disk cannot hold what the sweep has to write."""
+
+
+@dataclass(frozen=True)
+class Missing:
+    """What is not in the store yet. Comparisons also say which activations are wanted."""
+
+    complete: bool
+    chains: dict[int, tuple[int, ...]]  # run -> iterations whose networks are not committed
+    activations: tuple[NetworkId, ...]  # wanted and absent, the complete network's first
+    comparisons: dict[NetworkId, dict[str, tuple[str, ...]]]  # network -> layer -> metrics
+
+    def __bool__(self) -> bool:
+        return bool(self.complete or self.chains or self.activations or self.comparisons)
+
+    @property
+    def pruned_activations(self) -> int:
+        return sum(network is not None for network in self.activations)
+
+    @property
+    def networks(self) -> int:
+        return self.complete + sum(map(len, self.chains.values()))
+
+    @property
+    def values(self) -> int:
+        """Similarities to compute."""
+        return sum(len(metrics) for layers in self.comparisons.values() for metrics in layers.values())
+
+
+def missing(sweep: Sweep, contents: Contents, layers: tuple[Layer, ...]) -> Missing:
+    """What of `sweep` the store with these contents lacks."""
+    extent = sweep.extent
+    wanted: list[NetworkId] = [(r, i) for r in range(extent.runs) for i in range(1, extent.iterations + 1)]
+    comparisons = {}
+    for network in wanted:
+        absent = {}
+        for layer in layers:
+            there = contents.comparisons.get((network, layer.name), frozenset())
+            names = tuple(name for name in applicable(extent.metrics, layer.kind) if name not in there)
+            if names:
+                absent[layer.name] = names
+        if absent:
+            comparisons[network] = absent
+    keep_all = extent.retention == "all"
+    activations: list[NetworkId] = [None] if comparisons or keep_all else []
+    activations += wanted if keep_all else list(comparisons)
+    chains: dict[int, list[int]] = {}
+    for network in wanted:
+        if network not in contents.networks and network is not None:
+            chains.setdefault(network[0], []).append(network[1])
+    return Missing(
+        complete=None not in contents.networks,
+        chains={run: tuple(iterations) for run, iterations in chains.items()},
+        activations=tuple(network for network in activations if network not in contents.activations),
+        comparisons=comparisons,
+    )
+
+
+@dataclass(frozen=True)
+class Chain:
+    """What one trial does: train these iterations of a run, write these iterations' activations."""
+
+    run: int
+    train: tuple[int, ...]
+    extract: tuple[int, ...]
+
+
+def wave(sweep: Sweep, lacking: Missing, room: int | None, per_network: int) -> list[Chain]:
+    """The chains to run before the next comparisons: all training, and as many activations as there is room for.
+
+    room : bytes that activations may take, None without limit. Where they do not all fit, a wave extracts what does,
+    its comparisons make room (retention `reference`), and the next wave extracts more. NoSpace: not even one fits, or
+    all are to be kept.
+    """
+    networks = [network for network in lacking.activations if network is not None]
+    reference = per_network if None in lacking.activations else 0
+    fits = len(networks) if room is None or per_network == 0 else (room - reference) // per_network
+    if networks and (fits < 1 or (sweep.extent.retention == "all" and fits < len(networks))):
+        needed = per_network * (len(networks) if sweep.extent.retention == "all" else 1) + reference
+        raise NoSpace(f"{sweep.name}: activations need {needed:,} bytes of disk, there is room for {room:,}")
+    chosen = set(networks[:fits])
+    runs = sorted(lacking.chains.keys() | {network[0] for network in chosen})
+    return [Chain(run, lacking.chains.get(run, ()), tuple(sorted(i for r, i in chosen if r == run))) for run in runs]
+
+
+def room_for_activations(store: SweepStore) -> int | None:
+    """Bytes that activations may still take in the store; None for an object store."""
+    folder = store.root.folder
+    return None if folder is None else int(shutil.disk_usage(folder).free * DISK_SHARE)
+
+
+def finished_with(sweep: Sweep, contents: Contents, lacking: Missing) -> list[NetworkId]:
+    """Networks whose activations have served: to be dropped under retention `reference`."""
+    if sweep.extent.retention == "all":
+        return []
+    within: set[NetworkId] = {(r, i) for r in range(sweep.extent.runs) for i in range(1, sweep.extent.iterations + 1)}
+    served = (contents.activations & within) - lacking.comparisons.keys()
+    return sorted(served, key=str)

@@ -1,0 +1,93 @@
+"""Magnitude pruning: which parameters compete, and exactly how many of them go.
+
+A mask is a boolean tensor of its parameter's shape, True where the parameter is alive. Masks exist for prunable
+parameters only.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+
+from distsim.models import Network
+from distsim.specs import Pruning, pruned_count
+
+Masks = dict[str, torch.Tensor]
+
+
+def pools(network: Network, pruning: Pruning) -> dict[str, tuple[float, list[str]]]:
+    """Pool name -> (rate, parameter names): the parameters of a pool compete with each other by magnitude.
+
+    ValueError: nothing is left to prune.
+    """
+    members: dict[str, tuple[float, list[str]]] = {}
+    for path, module in network.named_modules():
+        if not isinstance(module, nn.Conv2d | nn.Linear):
+            continue
+        if path == network.output and not pruning.prune_output:
+            continue
+        kind = "conv" if isinstance(module, nn.Conv2d) else "fc"
+        rate = pruning.conv_rate if kind == "conv" else pruning.fc_rate
+        pool = {"global": "all", "mixed": kind, "local": path}[pruning.scope]
+        names = [f"{path}.weight"]
+        if pruning.biases and module.bias is not None:
+            names.append(f"{path}.bias")
+        members.setdefault(pool, (rate, []))[1].extend(names)
+    if not members:
+        raise ValueError("the network has no convolution or linear layer that may be pruned")
+    return members
+
+
+def full_masks(network: Network, pruning: Pruning) -> Masks:
+    """Everything alive: the complete network's masks."""
+    parameters = dict(network.named_parameters())
+    names = [name for _, members in pools(network, pruning).values() for name in members]
+    return {name: torch.ones(parameters[name].shape, dtype=torch.bool) for name in names}
+
+
+def prune(network: Network, masks: Mapping[str, torch.Tensor], pruning: Pruning) -> Masks:
+    """The masks after one more pruning: of each pool's survivors, exactly floor(rate · survivors) smallest go.
+
+    Magnitudes are those of the network's parameters now. Ties go in the order of `named_modules`, then of the flattened
+    parameter. ValueError: a surviving parameter is not finite.
+    """
+    parameters = {name: parameter.detach().cpu() for name, parameter in network.named_parameters()}
+    result: Masks = {}
+    for rate, names in pools(network, pruning).values():
+        alive = torch.cat([masks[name].flatten().cpu() for name in names])
+        magnitude = torch.cat([parameters[name].flatten() for name in names]).abs()[alive]
+        if not torch.isfinite(magnitude).all():
+            raise ValueError("cannot prune: a surviving parameter is not finite")
+        keep = torch.ones(len(magnitude), dtype=torch.bool)
+        keep[smallest(magnitude, pruned_count(rate, len(magnitude)))] = False
+        alive[alive.clone()] = keep
+        sizes = [parameters[name].numel() for name in names]
+        for name, part in zip(names, alive.split(sizes), strict=True):
+            result[name] = part.reshape(parameters[name].shape).clone()
+    return result
+
+
+def smallest(magnitude: torch.Tensor, count: int) -> torch.Tensor:
+    """Indices of the `count` smallest entries of a vector; among equal ones the earlier go first."""
+    if count == 0:
+        return torch.empty(0, dtype=torch.int64)
+    threshold = magnitude.kthvalue(count).values
+    below = (magnitude < threshold).nonzero().flatten()
+    ties = (magnitude == threshold).nonzero().flatten()[: count - len(below)]
+    return torch.cat([below, ties])
+
+
+def apply_masks(network: nn.Module, masks: Mapping[str, torch.Tensor]) -> None:
+    """Set every dead parameter to exactly zero, in place."""
+    parameters = dict(network.named_parameters())
+    with torch.no_grad():
+        for name, mask in masks.items():
+            parameters[name].masked_fill_(~mask.to(parameters[name].device), 0.0)
+
+
+def remaining(network: nn.Module, masks: Mapping[str, torch.Tensor]) -> tuple[float, float]:
+    """Alive / all parameters of the network, and alive / prunable parameters."""
+    alive = sum(int(mask.sum()) for mask in masks.values())
+    prunable = sum(mask.numel() for mask in masks.values())
+    total = sum(parameter.numel() for parameter in network.parameters())
+    return (total - prunable + alive) / total, alive / prunable

@@ -1,0 +1,168 @@
+"""From commits to tables and figures: the reducer."""
+
+import hashlib
+from collections.abc import Iterator
+from typing import Any
+
+import pandas as pd
+
+from distsim import figures, stages
+from distsim.models import Layer
+from distsim.specs import METRICS, canonical_json
+from distsim.store import Mark, NetworkId, Storage, SweepStore, network_path, problems_in
+from distsim.store.commits import MARK, read_mark
+from distsim.summary import Tables, long_table, network_table, read_parquet_bytes, to_csv_bytes, to_parquet_bytes
+
+TABLES = ("results", "networks", "summary", "accuracy")
+
+
+def reduce(store: SweepStore, layers: tuple[Layer, ...], seed: int, again: bool = False) -> bool:
+    """Write the tables of everything committed for this problem; False where they are there already.
+
+    results, networks, summary and accuracy (distsim.summary) hold values only and are equal byte for byte for equal
+    sweeps; provenance says which piece was computed where, when and by what. Each as Parquet and CSV under `results/`.
+    """
+    networks = {network: store.mark(network) for network in store.contents().networks}
+    marks = {network: mark for network, mark in networks.items() if mark is not None}
+    comparisons = {key: found for key, found in store.comparisons().items() if key[0] in marks}
+    inputs = _digest(
+        [(network_path(network), mark.digest) for network, mark in marks.items()]
+        + [(f"{network_path(n)}/{layer}", mark.digest) for (n, layer), found in comparisons.items() for mark in found]
+    )
+    there = store.results_mark()
+    if not again and there is not None and there.values.get("inputs") == inputs and _whole(store, there):
+        return False
+    with stages.stage("reduction", store.problem):
+        similarities = long_table(_similarity_rows(store.problem, layers, marks, comparisons))
+        tables = Tables.of(similarities, network_table(_network_rows(store.problem, marks)), seed)
+        frames = {
+            "results": tables.similarities,
+            "networks": tables.networks,
+            "summary": tables.summary,
+            "accuracy": tables.accuracy,
+            "provenance": pd.DataFrame(_provenance_rows(marks, comparisons)),
+        }
+        files = {}
+        for name, frame in frames.items():
+            files[f"{name}.csv"] = to_csv_bytes(frame)
+            files[f"{name}.parquet"] = to_parquet_bytes(frame)
+        store.replace_results(files, values={"inputs": inputs})
+    return True
+
+
+def read_tables(root: Storage, problems: list[str] | None = None) -> Tables:
+    """The reduced tables of some or all of a store's problems, as one set. FileNotFoundError: none was reduced yet."""
+    parts = []
+    for problem in problems or problems_in(root):
+        store = SweepStore(root, problem)
+        if problems is None and store.results_mark() is None:
+            continue
+        parts.append([read_parquet_bytes(store.read_result(f"{name}.parquet")) for name in TABLES])
+    if not parts:
+        raise FileNotFoundError(f"no results in {root.url} yet")
+    similarities, networks, summary, accuracy = (
+        pd.concat(tables, ignore_index=True) for tables in zip(*parts, strict=True)
+    )
+    return Tables(similarities, networks, summary, accuracy)
+
+
+def draw(root: Storage, again: bool = False) -> list[str]:
+    """Draw the figures of all problems in the store as PNG and PDF under `figures/`; the paths that were written.
+
+    Nothing is drawn where the tables are those that the figures there were drawn from.
+    """
+    marks = {problem: SweepStore(root, problem).results_mark() for problem in problems_in(root)}
+    inputs = _digest([(problem, mark.values["inputs"]) for problem, mark in marks.items() if mark is not None])
+    there = read_mark(root, f"figures/{MARK}")
+    if not again and there is not None and there.values.get("inputs") == inputs:
+        sizes = root.sizes("figures")
+        if all(sizes.get(f"figures/{name}") == size for name, (size, _) in there.objects.items()):
+            return []
+    with stages.stage("figures"):
+        files = {}
+        for name, figure in figures.draw_all(read_tables(root)).items():
+            for format in ("png", "pdf"):
+                files[f"{name}.{format}"] = figures.render(figure, format)
+        for name, content in files.items():
+            root.put(f"figures/{name}", content)
+        objects = {name: (len(content), hashlib.sha256(content).hexdigest()) for name, content in files.items()}
+        root.put(f"figures/{MARK}", Mark(attempt="", objects=objects, values={"inputs": inputs}).encode())
+    return [f"figures/{name}" for name in files]
+
+
+def as_text(tables: Tables, problem: str) -> str:
+    """What a study found, for a terminal: one line per iteration, medians over runs, similarities also over layers."""
+    accuracy = tables.accuracy[tables.accuracy["problem"] == problem].set_index("iteration")
+    summary = tables.summary[(tables.summary["problem"] == problem)]
+    by_layer = summary[summary["kind"] != "out"].groupby(["iteration", "metric"], observed=True)["median"].median()
+    metrics = [name for name in METRICS if name in set(summary["metric"])]
+    lines = ["iteration  remaining  runs  accuracy  " + "  ".join(f"{name:>8}" for name in metrics)]
+    output = summary[(summary["metric"] == "cosine")].set_index("iteration")["median"]
+    for iteration, row in accuracy.iterrows():
+        cells = []
+        for name in metrics:
+            value = output.get(iteration) if name == "cosine" else by_layer.get((iteration, name))
+            cells.append(f"{value:8.3f}" if value is not None else " " * 8)
+        lines.append(
+            f"{iteration:9d}  {row['remaining']:9.3f}  {row['count']:4d}  {row['median']:8.4f}  " + "  ".join(cells)
+        )
+    lines.append("Medians over runs; similarities to the complete network, median over layers without the output")
+    lines.append("(cosine: of the output layer).")
+    missing = int(summary["missing"].sum())
+    if missing:
+        lines.append(f"{missing} values are missing; results.csv gives the reason of each.")
+    return "\n".join(lines)
+
+
+Comparisons = dict[tuple[NetworkId, str], list[Mark]]
+
+
+def _similarity_rows(
+    problem: str, layers: tuple[Layer, ...], marks: dict[NetworkId, Mark], comparisons: Comparisons
+) -> Iterator[dict[str, Any]]:
+    positions = {layer.name: (position, layer.kind) for position, layer in enumerate(layers)}
+    for (network, layer), found in comparisons.items():
+        if network is None:
+            continue
+        record = marks[network].values
+        position, kind = positions[layer]
+        values = {name: value for mark in reversed(found) for name, value in mark.values.items()}
+        for metric, value in values.items():
+            yield {
+                "problem": problem,
+                "run": network[0],
+                "iteration": network[1],
+                "remaining": record["remaining"],
+                "remaining_pool": record["remaining_pool"],
+                "position": position,
+                "layer": layer,
+                "kind": kind,
+                "metric": metric,
+                **value,
+            }
+
+
+def _network_rows(problem: str, marks: dict[NetworkId, Mark]) -> Iterator[dict[str, Any]]:
+    for network, mark in marks.items():
+        names = ("iteration", "remaining", "remaining_pool", "accuracy", "loss", "epochs", "reduced")
+        run = None if network is None else network[0]
+        yield {"problem": problem, "run": run} | {name: mark.values[name] for name in names}
+
+
+def _provenance_rows(marks: dict[NetworkId, Mark], comparisons: Comparisons) -> list[dict[str, Any]]:
+    pieces = [(network_path(network), mark) for network, mark in marks.items()]
+    for (network, layer), found in comparisons.items():
+        pieces += [(f"{network_path(network)}/comparison/{layer}/{'+'.join(mark.values)}", mark) for mark in found]
+    return [
+        {"piece": piece, "digest": mark.digest, "identity": mark.identity, **mark.environment, **mark.provenance}
+        for piece, mark in sorted(pieces, key=lambda entry: entry[0])
+    ]
+
+
+def _digest(entries: list[tuple[str, str]]) -> str:
+    return hashlib.sha256(canonical_json(sorted(entries)).encode()).hexdigest()
+
+
+def _whole(store: SweepStore, mark: Mark) -> bool:
+    sizes = store.storage.sizes("results")
+    return all(sizes.get(f"results/{name}") == size for name, (size, _) in mark.objects.items())

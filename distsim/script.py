@@ -1,0 +1,179 @@
+"""The command line of every script in sweeps/: flags to an order, an order to a finished store."""
+
+import argparse
+import dataclasses
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from distsim.specs import METRICS, Problem
+
+# Everything that needs torch is imported inside functions: --help answers at once.
+
+
+def main(problem: Problem, defaults: dict[str, Any] | None = None, arguments: Sequence[str] | None = None) -> int:
+    """Run the problem's sweep as the flags say; the process's exit status. `defaults` override those of flags."""
+    parser = parser_for(problem, defaults or {})
+    return reported(lambda: _run(problem, parser.parse_args(arguments)))
+
+
+def parser_for(problem: Problem, defaults: dict[str, Any]) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=f"The {problem.name} sweep: trains the complete network once, prunes it iteratively in independent "
+        "runs, compares every layer of every pruned network with the complete one, and draws the figures. The same "
+        "command again resumes what was interrupted; larger --runs or --iterations extend what is there.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    extent = parser.add_argument_group("how much (may grow later)")
+    extent.add_argument("--runs", type=int, default=problem.runs, help="independent chains of prunings")
+    extent.add_argument("--iterations", type=int, default=problem.iterations, help="prunings in each chain")
+    extent.add_argument("--metrics", nargs="+", choices=METRICS, default=list(METRICS), help="similarities to compute")
+    extent.add_argument(
+        "--retention",
+        choices=("reference", "all"),
+        default="reference",
+        help="which activations stay on disk once compared: the complete network's, or all",
+    )
+    smaller = parser.add_argument_group("the problem made smaller (another sweep: use another --storage)")
+    smaller.add_argument("--epochs", type=int, default=problem.recipe.epochs, help="of each training; schedules scale")
+    smaller.add_argument("--train-limit", type=int, help="training images, shared evenly by the classes")
+    smaller.add_argument("--probe", type=int, default=problem.probe, help="images that representations are compared on")
+    data = parser.add_argument_group("data")
+    data.add_argument(
+        "--data",
+        default="",
+        metavar="WHERE",
+        help="folder:PATH for images in PATH/train/CLASS and PATH/test/CLASS; files:PATH for own files in the data "
+        "set's format; a plain path for the folder in which torchvision keeps it (default: $DISTSIM_DATA, else "
+        "~/.cache/distsim/data)",
+    )
+    data.add_argument("--download", action="store_true", help="fetch the published data set if it is not there")
+    data.add_argument(
+        "--classes",
+        type=lambda text: tuple(name.strip() for name in text.split(",")),
+        default=problem.classes or None,
+        help="a subset by name, with commas; of one's own images these are normalised by their own mean and sd",
+    )
+    place = parser.add_argument_group("where")
+    place.add_argument("--storage", default=f"results/{problem.name}", help="a folder, or s3://bucket/prefix")
+    place.add_argument("--address", help="of a Ray cluster: auto, or ray://host:10001; without it Ray starts here")
+    place.add_argument("--local", action="store_true", help="everything in this process, in order, without Ray")
+    place.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: a GPU if there is one")
+    place.add_argument("--cpus", type=float, help="of one trial (default: --threads)")
+    place.add_argument("--gpus", type=float, help="of one trial; a fraction shares a GPU (default: 1 on a GPU)")
+    numbers = parser.add_argument_group("what else determines the numbers")
+    numbers.add_argument("--seed", type=int, default=0)
+    numbers.add_argument("--threads", type=int, default=1, help="of one trial and one comparison, on the CPU")
+    numbers.add_argument(
+        "--allow-drift",
+        action="store_true",
+        help="go on with other versions or another device than the store's, which is recorded with each result",
+    )
+    parser.set_defaults(**defaults)
+    return parser
+
+
+def reported(work: Any) -> int:
+    """Do the work; what a person can act on becomes one sentence on stderr and exit status 1."""
+    from distsim.plan import NoSpace
+    from distsim.store import StorageError
+    from distsim.sweep import SweepFailed
+    from distsim.work import EXPECTED
+
+    try:
+        return int(work() or 0)
+    except SweepFailed as error:
+        print(f"distsim: {len(error.failures)} failed, the rest is done:", file=sys.stderr)
+        for failure in error.failures:
+            print(f"  {failure}", file=sys.stderr)
+        return 1
+    except (*EXPECTED, StorageError, NoSpace, ConnectionError) as error:
+        print(f"distsim: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("distsim: interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
+
+
+def adapted(problem: Problem, flags: argparse.Namespace) -> Problem:
+    """The problem as the flags change it."""
+    classes = flags.classes or ()
+    if classes != problem.classes:
+        recipe = problem.recipe
+        if flags.data.startswith("folder:") and classes:
+            recipe = dataclasses.replace(recipe, normalise=None)
+        problem = dataclasses.replace(problem, classes=classes, recipe=recipe, reduced=True)
+    if flags.data.startswith("folder:") and problem.channels == 1:
+        problem = dataclasses.replace(problem, channels=3)  # one's own images are read as RGB
+    return problem.reduced_to(epochs=flags.epochs, probe=flags.probe, train_limit=flags.train_limit)
+
+
+def resources(flags: argparse.Namespace, device: str) -> tuple[tuple[str, float], ...]:
+    """Of one trial, as Ray wants them."""
+    wanted = {"cpu": flags.cpus or float(flags.threads)}
+    if device == "cuda":
+        wanted["gpu"] = flags.gpus or 1.0
+    return tuple(sorted(wanted.items()))
+
+
+def _run(problem: Problem, flags: argparse.Namespace) -> int:
+    from distsim.store import Storage
+    from distsim.sweep import order
+
+    root = Storage(flags.storage)
+    device = resolved_device(flags.device, flags.address)
+    one = order(
+        adapted(problem, flags),
+        data=flags.data,
+        download=flags.download,
+        runs=flags.runs,
+        iterations=flags.iterations,
+        metrics=tuple(flags.metrics),
+        retention=flags.retention,
+        device=device,
+        resources=resources(flags, device),
+        seed=flags.seed,
+        threads=flags.threads,
+    )
+    finish([one], root, local=flags.local, address=flags.address, allow_drift=flags.allow_drift)
+    return 0
+
+
+def finish(orders: list[Any], root: Any, *, local: bool, address: str | None, allow_drift: bool) -> None:
+    """Do what is missing, by Ray or in this process, and print what the store then says."""
+    from distsim import results
+    from distsim.sweep import LocalEngine, claim, describe, run
+
+    say = _say
+    claim(orders, root)
+    if local:
+        worked = run(orders, root, LocalEngine(root, allow_drift, lambda event: say(describe(event))), say)
+    else:
+        from distsim.ray_engine import RayEngine
+
+        with RayEngine(root, address, allow_drift, lambda event: say(describe(event))) as engine:
+            worked = run(orders, root, engine, say)
+    if not worked:
+        say("nothing is missing: the store holds everything that was asked for")
+    for one in orders:
+        tables = results.read_tables(root, [one.name])
+        say(f"\n{one.name}: {one.sweep.extent.runs} runs, {one.sweep.extent.iterations} iterations")
+        say(results.as_text(tables, one.name))
+    say(f"\ntables in {root.url}/<problem>/results, figures in {root.url}/figures")
+
+
+def resolved_device(device: str, address: str | None) -> str:
+    """What `auto` means here. On a cluster the driver may have no GPU, so there it is asked for by name."""
+    if device != "auto":
+        return device
+    import torch
+
+    return "cuda" if torch.cuda.is_available() and address is None else "cpu"
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")

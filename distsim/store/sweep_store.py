@@ -1,0 +1,252 @@
+"""What lies where in a store, and what of a sweep it holds.
+
+<root>/<problem>/spec.json                              identity, written once
+                 request.json                           extent and where the data lie, as last asked for
+                 complete/                              the network that every run starts from
+                 runs/0003/iter_07/                     run 3 after its seventh pruning
+                 <network>/COMMIT.json                  the mark
+                 <network>/attempt-<id>/*.safetensors   weights, masks, and of the complete network its rewind state
+                 <network>/activations/                 a commit of its own: a Zarr group
+                 <network>/comparison/<layer>/<metrics>.json     a mark that holds its values
+                 results/                               tables
+<root>/figures/                                         drawn from all problems of the store
+<root>/tune/                                            Ray Tune's own files, which nothing here reads
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import safetensors.torch
+
+from distsim import stages
+from distsim.chain import Step
+from distsim.specs import Identity, canonical_json, differences, identity_from_dict
+from distsim.store.commits import MARK, Attempt, DamagedStore, Mark, read_mark, read_object
+from distsim.store.storage import Storage
+
+NetworkId = tuple[int, int] | None  # (run, iteration) of a pruned network; None is the complete one
+
+
+class IdentityMismatch(ValueError):
+    """The store holds a sweep whose numbers are determined by other values than those asked for."""
+
+
+def network_path(network: NetworkId) -> str:
+    if network is None:
+        return "complete"
+    run, iteration = network
+    return f"runs/{run:04d}/iter_{iteration:02d}"
+
+
+def network_label(network: NetworkId) -> str:
+    return "complete network" if network is None else f"run {network[0]}, iteration {network[1]}"
+
+
+_NETWORK = r"(?:complete|runs/(?P<run>\d+)/iter_(?P<iteration>\d+))"
+_COMMIT = re.compile(rf"{_NETWORK}/{MARK}")
+_ACTIVATIONS = re.compile(rf"{_NETWORK}/activations/{MARK}")
+_COMPARISON = re.compile(rf"{_NETWORK}/comparison/(?P<layer>[^/]+)/(?P<metrics>[^/]+)\.json")
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What of a sweep is committed."""
+
+    networks: frozenset[NetworkId]
+    activations: frozenset[NetworkId]
+    comparisons: dict[tuple[NetworkId, str], frozenset[str]] = field(
+        default_factory=dict
+    )  # (network, layer) -> metrics
+
+
+class SweepStore:
+    """One problem's sweep in a store."""
+
+    def __init__(self, root: Storage | str, problem: str) -> None:
+        self.root = root if isinstance(root, Storage) else Storage(root)
+        self.problem = problem
+        self.storage = self.root.within(problem)
+
+    # --- identity and extent -----------------------------------------------------------------------------------------
+
+    def claim(self, identity: Identity) -> bool:
+        """Write the identity if the store has none yet (True), else check that it is the same (False).
+
+        IdentityMismatch names each field that differs.
+        """
+        content = {"identity": identity.as_dict(), "hash": identity.hash}
+        if self.storage.create("spec.json", canonical_json(content).encode()):
+            return True
+        theirs = self._spec()
+        if theirs["hash"] != identity.hash:
+            fields = "; ".join(differences(identity.as_dict(), theirs["identity"])) or "its recorded hash"
+            raise IdentityMismatch(
+                f"the store {self.root.url} holds another sweep of {self.problem}. It differs in {fields}. "
+                "Ask for the same, or use another --storage"
+            )
+        return False
+
+    def identity(self) -> Identity:
+        """The identity in the store. FileNotFoundError: there is none. DamagedStore: it does not hash to its hash."""
+        spec = self._spec()
+        try:
+            identity = identity_from_dict(spec["identity"])
+        except (TypeError, ValueError, KeyError) as error:
+            raise DamagedStore(f"spec.json of {self.storage.url} was written by another distsim: {error}") from None
+        if identity.hash != spec["hash"]:
+            raise DamagedStore(f"spec.json of {self.storage.url} is damaged: its identity does not hash to its hash")
+        return identity
+
+    def _spec(self) -> dict[str, Any]:
+        content = self.storage.get("spec.json")
+        if content is None:
+            raise FileNotFoundError(f"no sweep of {self.problem} in {self.root.url}")
+        try:
+            spec = json.loads(content)
+            spec["identity"], spec["hash"]
+        except (ValueError, TypeError, KeyError):
+            raise DamagedStore(f"spec.json of {self.storage.url} is damaged") from None
+        return dict(spec)
+
+    def write_request(self, request: dict[str, Any]) -> None:
+        self.storage.put("request.json", canonical_json(request).encode())
+
+    def request(self) -> dict[str, Any]:
+        """What was asked for last; empty where nothing was."""
+        content = self.storage.get("request.json")
+        try:
+            return dict(json.loads(content)) if content else {}
+        except ValueError:
+            raise DamagedStore(f"request.json of {self.storage.url} is damaged") from None
+
+    # --- what there is -----------------------------------------------------------------------------------------------
+
+    def contents(self) -> Contents:
+        """Everything committed, from one listing."""
+        networks, activations = set(), set()
+        comparisons: dict[tuple[NetworkId, str], set[str]] = {}
+        for path in self.storage.sizes():
+            if match := _COMMIT.fullmatch(path):
+                networks.add(_network(match))
+            elif match := _ACTIVATIONS.fullmatch(path):
+                activations.add(_network(match))
+            elif match := _COMPARISON.fullmatch(path):
+                key = (_network(match), match["layer"])
+                comparisons.setdefault(key, set()).update(match["metrics"].split("+"))
+        # what is derived from a network counts only while that network is there
+        return Contents(
+            frozenset(networks),
+            frozenset(activations & networks),
+            {key: frozenset(names) for key, names in comparisons.items() if key[0] in networks},
+        )
+
+    # --- networks ----------------------------------------------------------------------------------------------------
+
+    def has_network(self, network: NetworkId) -> bool:
+        return self.mark(network) is not None
+
+    def mark(self, network: NetworkId) -> Mark | None:
+        return read_mark(self.storage, f"{network_path(network)}/{MARK}")
+
+    def commit_network(
+        self, network: NetworkId, step: Step, files: dict[str, bytes] | None = None, **fields: Any
+    ) -> Mark:
+        """Commit a finished network; the mark that stands afterwards (an earlier writer's, if there was one)."""
+        attempt = Attempt(self.storage, network_path(network))
+        with stages.stage("commit", self.problem, network_label(network)):
+            attempt.put("weights.safetensors", safetensors.torch.save(step.weights))
+            attempt.put("masks.safetensors", safetensors.torch.save(step.masks))
+            if step.rewind is not None:
+                attempt.put("rewind.safetensors", safetensors.torch.save(step.rewind))
+            for name, content in (files or {}).items():
+                attempt.put(name, content)
+            return attempt.commit(values=step.record, **fields)
+
+    def load_network(self, network: NetworkId) -> Step:
+        """A committed network. DamagedStore: an object is missing or changed. FileNotFoundError: not committed."""
+        mark = self.mark(network)
+        if mark is None:
+            raise FileNotFoundError(f"{network_label(network)} of {self.problem} is not in {self.root.url}")
+        tensors = {
+            name.removesuffix(".safetensors"): safetensors.torch.load(
+                read_object(self.storage, network_path(network), mark, name)
+            )
+            for name in mark.objects
+            if name.endswith(".safetensors")
+        }
+        iteration = 0 if network is None else network[1]
+        return Step(iteration, tensors["weights"], tensors["masks"], mark.values, tensors.get("rewind"))
+
+    # --- activations -------------------------------------------------------------------------------------------------
+
+    def activations_path(self, network: NetworkId) -> str:
+        return f"{network_path(network)}/activations"
+
+    def activations_mark(self, network: NetworkId) -> Mark | None:
+        return read_mark(self.storage, f"{self.activations_path(network)}/{MARK}")
+
+    def drop_activations(self, network: NetworkId) -> None:
+        """Remove a network's activations, the mark first, so that nothing half-removed is ever believed."""
+        path = self.activations_path(network)
+        self.storage.delete([f"{path}/{MARK}"])
+        self.storage.delete_prefix(path)
+
+    # --- comparisons -------------------------------------------------------------------------------------------------
+
+    def comparison_path(self, network: NetworkId, layer: str, metrics: Iterable[str]) -> str:
+        return f"{network_path(network)}/comparison/{layer}/{'+'.join(sorted(metrics))}.json"
+
+    def commit_comparison(self, network: NetworkId, layer: str, values: dict[str, Any], **fields: Any) -> None:
+        """Commit one layer's values of one network; an earlier writer's stay."""
+        mark = Mark(attempt="", objects={}, values=values, **fields)
+        self.storage.create(self.comparison_path(network, layer, values), mark.encode())
+
+    def comparisons(self) -> dict[tuple[NetworkId, str], list[Mark]]:
+        """(network, layer) -> the marks that hold its values, in a fixed order."""
+        found: dict[tuple[NetworkId, str], list[Mark]] = {}
+        for path in sorted(self.storage.sizes()):
+            if match := _COMPARISON.fullmatch(path):
+                mark = read_mark(self.storage, path)
+                if mark is not None:
+                    found.setdefault((_network(match), match["layer"]), []).append(mark)
+        return found
+
+    # --- results -----------------------------------------------------------------------------------------------------
+
+    def results_mark(self) -> Mark | None:
+        return read_mark(self.storage, f"results/{MARK}")
+
+    def replace_results(self, files: dict[str, bytes], **fields: Any) -> Mark:
+        """Put new tables in place of the old ones; while the mark is away they count as missing."""
+        self.storage.delete([f"results/{MARK}"])
+        for name, content in files.items():
+            self.storage.put(f"results/{name}", content)
+        objects = {name: (len(content), hashlib.sha256(content).hexdigest()) for name, content in files.items()}
+        mark = Mark(attempt="", objects=objects, **fields)
+        self.storage.put(f"results/{MARK}", mark.encode())
+        return mark
+
+    def read_result(self, name: str) -> bytes:
+        """A table as it was reduced last. FileNotFoundError: nothing was reduced yet. DamagedStore: it was changed."""
+        mark = self.results_mark()
+        if mark is None or name not in mark.objects:
+            raise FileNotFoundError(f"no results of {self.problem} in {self.root.url} yet; run or report first")
+        content = self.storage.get(f"results/{name}") or b""
+        if hashlib.sha256(content).hexdigest() != mark.objects[name][1]:
+            raise DamagedStore(
+                f"results/{name} in {self.storage.url} is not what was written; distsim report redoes it"
+            )
+        return content
+
+
+def problems_in(root: Storage) -> list[str]:
+    """Names of the problems whose sweeps the store holds, sorted."""
+    return [name for name in root.folders() if root.get(f"{name}/spec.json") is not None]
+
+
+def _network(match: re.Match[str]) -> NetworkId:
+    return None if match["run"] is None else (int(match["run"]), int(match["iteration"]))

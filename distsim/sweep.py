@@ -1,0 +1,226 @@
+"""A sweep from end to end: from a problem and flags to a spec, and from a spec to a finished store."""
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from distsim import compare, results
+from distsim.data import Dataset, load, pixel_statistics, probe_indices
+from distsim.environment import require_device
+from distsim.extraction import bytes_per_network, readable
+from distsim.models import Layer, build
+from distsim.plan import Chain, Missing, finished_with, missing, room_for_activations, wave
+from distsim.specs import METRICS, Extent, Identity, Problem, Sweep
+from distsim.store import Storage, SweepStore
+from distsim.work import Bench, Comparer, Comparison, Event, attempt, comparisons
+
+Say = Callable[[str], None]
+
+
+class SweepFailed(RuntimeError):
+    """Some pieces failed for good; the rest is committed. `failures` has one sentence for each."""
+
+    def __init__(self, failures: list[str]) -> None:
+        super().__init__("\n".join(failures))
+        self.failures = failures
+
+
+@dataclass(frozen=True)
+class Order:
+    """A sweep with its data in memory: what an engine needs to do the work."""
+
+    sweep: Sweep
+    dataset: Dataset
+    layers: tuple[Layer, ...] = field(default=())
+    per_network: int = 0  # bytes of one network's activations
+
+    @property
+    def name(self) -> str:
+        return self.sweep.name
+
+
+def identify(problem: Problem, dataset: Dataset, **choices: Any) -> Identity:
+    """The identity of a problem on these data; `choices` are further fields of Identity (seed, threads, ...).
+
+    A recipe without a normalisation of its own gets the training set's. ValueError: the probe is larger than the data.
+    """
+    if problem.recipe.normalise is None:
+        recipe = dataclasses.replace(problem.recipe, normalise=pixel_statistics(dataset.train_images))
+        problem = dataclasses.replace(problem, recipe=recipe)
+    problem = dataclasses.replace(problem, classes=dataset.classes)
+    identity = Identity(problem=problem, data_digest=dataset.digest, **choices)
+    probe_indices(dataset, problem.probe, problem.probe_rule, identity.seed)  # refuses a probe that is too large
+    return identity
+
+
+def order(
+    problem: Problem,
+    *,
+    data: str = "",
+    download: bool = False,
+    runs: int | None = None,
+    iterations: int | None = None,
+    metrics: tuple[str, ...] = METRICS,
+    retention: str = "reference",
+    device: str = "cpu",
+    resources: tuple[tuple[str, float], ...] = (),
+    **choices: Any,
+) -> Order:
+    """Load the data and settle the spec. Errors are those of loading and of the specs' fields."""
+    dataset = load(problem, data, download=download)
+    identity = identify(problem, dataset, **choices)
+    extent = Extent(runs or problem.runs, iterations or problem.iterations, metrics, retention)
+    sweep = Sweep(identity, extent, data, device, resources)
+    network = build(identity.problem, len(dataset.classes))
+    per_network = bytes_per_network(identity.problem, len(dataset.classes), identity.storage)
+    return Order(sweep, dataset, network.layers, per_network)
+
+
+class Engine(Protocol):
+    """Where the work is done: in this process, or by Ray. Each method returns what failed for good, a sentence each."""
+
+    slots: int  # comparisons at once
+
+    def train(self, orders: list[Order], chains: dict[str, list[Chain]], complete: set[str]) -> list[str]:
+        """Train the complete networks named and extract their activations, then run the chains that need them."""
+        ...
+
+    def compare(self, orders: list[Order], jobs: list[Comparison]) -> list[str]: ...
+
+
+def run(orders: Iterable[Order], root: Storage, engine: Engine, say: Say = print) -> bool:
+    """Bring the store to what is asked for; False where nothing was missing.
+
+    Running, resuming and extending are this one function: the store says what is done, what is missing is done. Each
+    wave trains, extracts as many activations as the disk holds, compares, and drops what has served. SweepFailed lists
+    what failed for good, after everything else is finished.
+    """
+    orders = list(orders)
+    stores = {one.name: SweepStore(root, one.name) for one in orders}
+    failures: list[str] = []
+    before: dict[str, Missing] = {}
+    worked = False
+    while True:
+        lacking = {one.name: lack for one in orders if (lack := _missing(one, stores[one.name]))}
+        if not lacking or lacking == before:
+            break
+        if not worked:
+            for name, lack in lacking.items():
+                say(_sentence(next(one for one in orders if one.name == name), lack))
+        worked, before = True, lacking
+        busy = [one for one in orders if one.name in lacking]
+        chains = {one.name: _chains(one, stores[one.name], lacking[one.name]) for one in busy}
+        complete = {name for name, lack in lacking.items() if lack.complete or None in lack.activations}
+        failures += engine.train(busy, chains, complete)
+        failures += _compare(busy, stores, engine, say)
+        if _extracted(chains) == {name: lack.pruned_activations for name, lack in lacking.items()}:
+            break  # nothing was put off for want of room
+    for one in orders:
+        worked |= results.reduce(stores[one.name], one.layers, one.sweep.identity.seed)
+    worked |= bool(results.draw(root))
+    if failures:
+        raise SweepFailed(sorted(set(failures)))
+    return worked
+
+
+def _compare(busy: list[Order], stores: dict[str, SweepStore], engine: Engine, say: Say) -> list[str]:
+    """Compare every network whose activations are there, then drop the activations that have served."""
+    jobs = []
+    for one in busy:
+        contents = stores[one.name].contents()
+        if None in contents.activations:
+            wanted = missing(one.sweep, contents, one.layers).comparisons
+            ready = {network: layers for network, layers in wanted.items() if network in contents.activations}
+            jobs += comparisons(ready, one.sweep, engine.slots)
+    failures = []
+    if jobs:
+        say(f"comparing {sum(len(job.networks) for job in jobs)} pairs of layers")
+        failures = engine.compare(busy, jobs)
+    for one in busy:
+        contents = stores[one.name].contents()
+        for network in finished_with(one.sweep, contents, missing(one.sweep, contents, one.layers)):
+            stores[one.name].drop_activations(network)
+    return failures
+
+
+def _extracted(chains: dict[str, list[Chain]]) -> dict[str, int]:
+    return {name: sum(len(chain.extract) for chain in parts) for name, parts in chains.items()}
+
+
+def claim(orders: Iterable[Order], root: Storage) -> None:
+    """Write what is asked for into the store. IdentityMismatch: it holds other sweeps of these problems."""
+    for one in orders:
+        require_device(one.sweep.device)
+        compare.require_device(one.sweep.device)
+        store = SweepStore(root, one.name)
+        store.claim(one.sweep.identity)
+        extent = dataclasses.asdict(one.sweep.extent)
+        store.write_request(extent | {"data": one.sweep.data, "device": one.sweep.device})
+
+
+class LocalEngine:
+    """Everything in this process, in order: breakpoints work, and the bytes are those that Ray's workers write."""
+
+    slots = 1
+
+    def __init__(self, root: Storage, allow_drift: bool = False, tell: Callable[[Event], None] | None = None) -> None:
+        self.root, self.allow_drift = root, allow_drift
+        self.tell = tell or (lambda event: None)
+
+    def train(self, orders: list[Order], chains: dict[str, list[Chain]], complete: set[str]) -> list[str]:
+        failures = []
+        for one in orders:
+            bench = Bench(SweepStore(self.root, one.name), one.sweep, one.dataset, self.allow_drift)
+            failed = attempt(f"{one.name}, complete network", self._complete, bench) if one.name in complete else []
+            if not failed:
+                for chain in chains[one.name]:
+                    failed += attempt(f"{one.name}, run {chain.run}", self._chain, bench, chain)
+            failures += failed
+        return failures
+
+    def _complete(self, bench: Bench) -> None:
+        self.tell(bench.complete())
+
+    def _chain(self, bench: Bench, chain: Chain) -> None:
+        for event in bench.chain(chain):
+            self.tell(event)
+
+    def compare(self, orders: list[Order], jobs: list[Comparison]) -> list[str]:
+        comparers = {one.name: Comparer(SweepStore(self.root, one.name), one.sweep) for one in orders}
+        failures = []
+        for job in jobs:
+            failures += attempt(f"{job.problem}, layer {job.layer}", comparers[job.problem].compare, job)
+        return failures
+
+
+def describe(event: Event) -> str:
+    """An event as a line of a log."""
+    which = "complete network" if event["run"] is None else f"run {event['run']} iteration {event['iteration']}"
+    return (
+        f"{time.strftime('%H:%M:%S')} {event['problem']} {which}: accuracy {event['accuracy']:.4f}, "
+        f"remaining {event['remaining']:.3f}, {event['epochs']} epochs, {event['seconds']:.1f} s"
+    )
+
+
+def _missing(one: Order, store: SweepStore) -> Missing:
+    return missing(one.sweep, store.contents(), one.layers)
+
+
+def _chains(one: Order, store: SweepStore, lacking: Missing) -> list[Chain]:
+    return wave(one.sweep, lacking, room_for_activations(store), one.per_network)
+
+
+def _sentence(one: Order, lacking: Missing) -> str:
+    parts = []
+    if lacking.networks:
+        parts.append(
+            f"{lacking.networks} of {one.sweep.extent.runs * one.sweep.extent.iterations + 1} networks to train"
+        )
+    if lacking.activations:
+        size = readable(one.per_network * len(lacking.activations))
+        parts.append(f"activations of {len(lacking.activations)} to write (up to {size})")
+    if lacking.values:
+        parts.append(f"{lacking.values} similarities to compute")
+    return f"{one.name}: {', '.join(parts)}"

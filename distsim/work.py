@@ -1,0 +1,206 @@
+"""What one worker does: train the complete network, run a chain, compare. The same functions, with and without Ray.
+
+Each takes the store, asks it what is already there, and commits what it makes; each can be called again at any time.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from distsim import stages
+from distsim.activations import Probe, make_probe
+from distsim.chain import Step, Trainer
+from distsim.compare import Reference
+from distsim.data import Dataset
+from distsim.environment import check_environment, environment, provenance
+from distsim.extraction import extract
+from distsim.models import Network
+from distsim.plan import Chain
+from distsim.specs import Sweep
+from distsim.store import DamagedStore, NetworkId, SweepStore, network_label
+from distsim.store.activations import Reader
+from distsim.training import threads
+
+# What a person can act on, and what trying again would not change: reported, never retried.
+EXPECTED = (FloatingPointError, ValueError, FileNotFoundError, DamagedStore)
+
+Event = dict[str, Any]
+
+
+class Bench:
+    """A worker's own copy of a problem: its data on the device, ready to train and to extract."""
+
+    def __init__(self, store: SweepStore, sweep: Sweep, dataset: Dataset, allow_drift: bool = False) -> None:
+        self.store, self.sweep, self.dataset, self.allow_drift = store, sweep, dataset, allow_drift
+        self.device = torch.device(sweep.device)
+        self._trainer: Trainer | None = None
+        self._probe: Probe | None = None
+
+    @property
+    def trainer(self) -> Trainer:
+        if self._trainer is None:
+            self._trainer = Trainer(self.sweep.identity, self.dataset, self.device, after_epoch=[_announce_epoch])
+        return self._trainer
+
+    @property
+    def probe(self) -> Probe:
+        if self._probe is None:
+            self._probe = make_probe(self.sweep.identity, self.dataset, self.device)
+        return self._probe
+
+    def complete(self) -> Event:
+        """Train and commit the complete network, unless it is there; then its activations."""
+        started = time.time()
+        with threads(self.sweep.identity.threads):
+            if self.store.mark(None) is None:
+                with stages.stage("complete", self.sweep.name):
+                    step = self.trainer.complete()
+                files = {"probe.json": self._probe_file()}
+                self._commit(None, step, started, files)
+            complete = self._load_complete()
+            self.extract(None, complete)
+            return self._event(None, started, complete)
+
+    def chain(self, work: Chain) -> Iterator[Event]:
+        """Train the run's missing iterations in order, each committed before the next, and write activations."""
+        with threads(self.sweep.identity.threads):
+            complete = self._load_complete()
+            before: Step | None = complete
+            for iteration in range(1, max((*work.train, *work.extract), default=0) + 1):
+                started, network = time.time(), (work.run, iteration)
+                step = None
+                if iteration in work.train and self.store.mark(network) is None:
+                    before = before or self.store.load_network((work.run, iteration - 1))
+                    step = self.trainer.iterate(work.run, iteration, before, complete)
+                    self._commit(network, step, started)
+                if iteration in work.extract and self.store.activations_mark(network) is None:
+                    step = step or self.store.load_network(network)
+                    self.extract(network, step)
+                if step is not None:
+                    yield self._event(network, started, step)
+                before = step
+
+    def extract(self, network: NetworkId, step: Step | None = None) -> None:
+        """Write and commit a network's activations, unless they are there."""
+        if self.store.activations_mark(network) is None:
+            step = step or self.store.load_network(network)
+            with threads(self.sweep.identity.threads):
+                extract(self.store, self.sweep, self.probe, self.trainer.classes, network, step)
+
+    def _load_complete(self) -> Step:
+        mark = self.store.mark(None)
+        if mark is None:
+            raise FileNotFoundError(f"{self.sweep.name}: the complete network is not in {self.store.root.url}")
+        if not self.allow_drift:
+            check_environment(self.sweep, mark.environment)
+        return self.store.load_network(None)
+
+    def _commit(self, network: NetworkId, step: Step, started: float, files: dict[str, bytes] | None = None) -> None:
+        self.store.commit_network(
+            network,
+            step,
+            files,
+            identity=self.sweep.identity.hash,
+            environment=environment(self.sweep),
+            provenance=provenance(started, time.time()),
+        )
+
+    def _probe_file(self) -> bytes:
+        from distsim.specs import canonical_json
+
+        return canonical_json({"indices": self.probe.indices.tolist()}).encode()
+
+    def _event(self, network: NetworkId, started: float, step: Step) -> Event:
+        return {
+            "problem": self.sweep.name,
+            "run": None if network is None else network[0],
+            "iteration": step.iteration,
+            "accuracy": step.record["accuracy"],
+            "remaining": step.record["remaining"],
+            "epochs": step.record["epochs"],
+            "seconds": time.time() - started,
+        }
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One layer of several networks, each with the metrics it lacks."""
+
+    problem: str
+    layer: str
+    networks: tuple[tuple[NetworkId, tuple[str, ...]], ...]
+
+
+def comparisons(lacking: dict[NetworkId, dict[str, tuple[str, ...]]], sweep: Sweep, slots: int) -> list[Comparison]:
+    """The missing comparisons as jobs, layer by layer; a layer's networks are divided where slots would idle."""
+    by_layer: dict[str, list[tuple[NetworkId, tuple[str, ...]]]] = {}
+    for network in sorted(lacking, key=str):
+        for layer, metrics in lacking[network].items():
+            by_layer.setdefault(layer, []).append((network, metrics))
+    jobs = []
+    for layer, networks in by_layer.items():
+        blocks = max(1, min(len(networks), -(-slots // max(len(by_layer), 1))))
+        size = -(-len(networks) // blocks)
+        for start in range(0, len(networks), size):
+            jobs.append(Comparison(sweep.name, layer, tuple(networks[start : start + size])))
+    return jobs
+
+
+class Comparer:
+    """Compares networks with the complete one, holding the complete network's side of one layer at a time."""
+
+    def __init__(self, store: SweepStore, sweep: Sweep) -> None:
+        self.store, self.sweep = store, sweep
+        self._held: tuple[str, tuple[str, ...]] | None = None
+        self._reference: Reference | None = None
+        self._complete: Reader | None = None
+
+    def compare(self, job: Comparison) -> int:
+        """Compute and commit what the job asks for and is not there; the number of networks compared."""
+        with threads(self.sweep.identity.threads):
+            for network, metrics in job.networks:
+                started = time.time()
+                with stages.stage("comparison", self.sweep.name, network_label(network), job.layer):
+                    values = self._reference_for(job.layer, metrics).compare(
+                        self._activations(network).layer(job.layer)
+                    )
+                    self.store.commit_comparison(
+                        network,
+                        job.layer,
+                        values,
+                        identity=self.sweep.identity.hash,
+                        environment=environment(self.sweep),
+                        provenance=provenance(started, time.time()),
+                    )
+        return len(job.networks)
+
+    def _reference_for(self, layer: str, metrics: tuple[str, ...]) -> Reference:
+        if self._held != (layer, metrics) or self._reference is None:
+            self._reference = None  # let go of the old side before the new one is made
+            self._complete = self._complete or self._activations(None)
+            self._reference = Reference(self._complete.layer(layer), metrics, self.sweep.device)
+            self._held = (layer, metrics)
+        return self._reference
+
+    def _activations(self, network: NetworkId) -> Reader:
+        mark = self.store.activations_mark(network)
+        if mark is None:
+            raise FileNotFoundError(f"{self.sweep.name}: no activations of {network_label(network)}")
+        return Reader(self.store.storage, self.store.activations_path(network), mark)
+
+
+def attempt(label: str, work: Callable[..., Any], *args: Any) -> list[str]:
+    """Do the work; empty, or one sentence where it failed for a reason that trying again would not change."""
+    try:
+        work(*args)
+    except EXPECTED as error:
+        return [f"{label}: {error}" if label not in str(error) else str(error)]
+    return []
+
+
+def _announce_epoch(epoch: int, network: Network) -> bool:
+    stages.announce("epoch", epoch + 1)
+    return False

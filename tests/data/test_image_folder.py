@@ -1,0 +1,272 @@
+import os
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from distsim.data import cache_root, folder, read_folder, subset
+from distsim.data.fit import fit, fit_all
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("DISTSIM_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def root(tmp_path):
+    """Three classes with different counts, PNG, so that decoding is exact."""
+    rng = np.random.default_rng(0)
+    root = tmp_path / "pets"
+    for part, counts in (("train", (4, 2, 3)), ("test", (1, 2, 1))):
+        for name, count in zip(("ant", "bee", "cat"), counts, strict=True):
+            (root / part / name).mkdir(parents=True)
+            for i in range(count):
+                pixels = rng.integers(0, 256, (10, 10, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(root / part / name / f"{i}.png")
+    return root
+
+
+def pixels_of(file):
+    return np.asarray(Image.open(file)).transpose(2, 0, 1)
+
+
+def equal(one, other):
+    return one.digest == other.digest
+
+
+def test_images_come_by_class_then_by_file_name(root):
+    data = read_folder(root, 10, 3)
+    assert data.classes == ("ant", "bee", "cat")
+    np.testing.assert_array_equal(data.train_labels, [0, 0, 0, 0, 1, 1, 2, 2, 2])
+    np.testing.assert_array_equal(data.test_labels, [0, 1, 1, 2])
+    np.testing.assert_array_equal(data.train_images[5], pixels_of(root / "train" / "bee" / "1.png"))
+    np.testing.assert_array_equal(data.test_images[3], pixels_of(root / "test" / "cat" / "0.png"))
+
+
+def test_reading_some_classes_equals_reading_all_and_taking_some(root):
+    wanted = ("cat", "ant")
+    assert equal(read_folder(root, 10, 3, wanted), subset(read_folder(root, 10, 3), wanted))
+
+
+def test_only_the_classes_asked_for_are_decoded(root):
+    (root / "train" / "bee" / "0.png").write_bytes(b"not an image")
+    read_folder(root, 10, 3, ("ant", "cat"))
+
+
+def test_hidden_and_other_files_are_ignored(root):
+    before = read_folder(root, 10, 3)
+    for name in (".DS_Store", ".hidden.png", "notes.txt", "Thumbs.db"):
+        (root / "train" / "ant" / name).write_bytes(b"x")
+    (root / "train" / ".cache").mkdir()
+    (root / "train" / "ant" / "folder.png").mkdir()
+    assert equal(read_folder(root, 10, 3), before)
+
+
+def test_extensions_are_case_insensitive(root):
+    (root / "train" / "ant" / "0.png").rename(root / "train" / "ant" / "0.PNG")
+    assert len(read_folder(root, 10, 3).train_labels) == 9
+
+
+def test_second_read_comes_from_the_cache(root, cache, monkeypatch):
+    first = read_folder(root, 10, 3)
+    assert len(list(cache.iterdir())) == 1
+    monkeypatch.setattr(folder, "fit", lambda *_: pytest.fail("decoded again"))
+    assert equal(read_folder(root, 10, 3), first)
+    assert equal(read_folder(root / ".." / "pets", 10, 3), first)  # the same folder by another path
+
+
+@pytest.mark.parametrize("arguments", [(8, 3), (10, 1), (10, 3, ("bee", "ant"))])
+def test_other_parameters_have_another_cache(root, cache, arguments):
+    read_folder(root, 10, 3)
+    read_folder(root, *arguments)
+    assert len(list(cache.iterdir())) == 2
+
+
+def test_a_changed_file_is_decoded_anew(root):
+    read_folder(root, 10, 3)
+    file = root / "train" / "ant" / "0.png"
+    Image.new("RGB", (10, 10), (1, 2, 3)).save(file)
+    os.utime(file, ns=(0, 0))
+    assert read_folder(root, 10, 3).train_images[0, :, 0, 0].tolist() == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda b: b[: len(b) // 2], lambda b: b"", lambda b: b[:700] + b"\xff\x00" + b[702:]]
+)
+def test_a_damaged_cache_is_rebuilt(root, cache, damage):
+    first = read_folder(root, 10, 3)
+    (file,) = cache.iterdir()
+    whole = file.read_bytes()
+    assert damage(whole) != whole
+    file.write_bytes(damage(whole))
+    assert equal(read_folder(root, 10, 3), first)
+    assert [file.read_bytes() for file in cache.iterdir()] == [whole]
+
+
+def test_a_cache_that_cannot_be_written_is_a_warning(root, cache):
+    cache.write_text("a file where the folder should be")
+    with pytest.warns(UserWarning, match="decoded images are not cached"):
+        data = read_folder(root, 10, 3)
+    assert len(data.train_labels) == 9
+
+
+def test_a_failed_write_leaves_nothing_behind(root, cache, monkeypatch):
+    def full(*_args, **_kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(folder.np, "savez", full)
+    with pytest.warns(UserWarning, match="No space left"):
+        read_folder(root, 10, 3)
+    assert list(cache.iterdir()) == []
+
+
+def test_default_cache_is_under_home(monkeypatch, tmp_path):
+    monkeypatch.delenv("DISTSIM_CACHE")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert cache_root() == tmp_path / ".cache" / "distsim" / "decoded"
+
+
+def test_missing_folders(root, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no folder .*nowhere: --data folder:PATH takes"):
+        read_folder(tmp_path / "nowhere", 10, 3)
+    (root / "test").rename(root / "val")
+    with pytest.raises(FileNotFoundError, match=r"no folder test in .*pets; it must hold"):
+        read_folder(root, 10, 3)
+
+
+def test_train_without_classes(tmp_path):
+    (tmp_path / "train").mkdir()
+    (tmp_path / "test").mkdir()
+    with pytest.raises(ValueError, match=r"no class folder in .*train"):
+        read_folder(tmp_path, 10, 3)
+
+
+def test_train_and_test_must_have_the_same_classes(root):
+    (root / "test" / "bee").rename(root / "test" / "wasp")
+    with pytest.raises(ValueError, match="must have the same classes; only in train: bee; only in test: wasp"):
+        read_folder(root, 10, 3)
+    assert read_folder(root, 10, 3, ("cat", "ant")).classes == ("cat", "ant")
+    with pytest.raises(ValueError, match=r"must have the same classes; only in train: bee$"):
+        read_folder(root, 10, 3, ("bee", "ant"))
+
+
+def test_unknown_class(root):
+    with pytest.raises(ValueError, match=r"unknown class 'bees'; the data has ant, bee, cat \(did you mean 'bee'\?\)"):
+        read_folder(root, 10, 3, ("ant", "bees"))
+
+
+@pytest.mark.parametrize("part", ["train", "test"])
+def test_empty_class(root, part):
+    for file in (root / part / "bee").iterdir():
+        file.unlink()
+    with pytest.raises(ValueError, match=f"class 'bee' has no image in .*{part}"):
+        read_folder(root, 10, 3)
+
+
+@pytest.mark.parametrize("content", [b"", b"not an image", None], ids=["empty", "text", "cut short"])
+def test_unreadable_image_is_named(root, content):
+    file = root / "train" / "cat" / "1.png"
+    file.write_bytes(file.read_bytes()[:200] if content is None else content)
+    with pytest.raises(ValueError, match=r"cannot read image .*train/cat/1\.png: ."):
+        read_folder(root, 10, 3)
+
+
+# --- fit: one image to the model's input ---
+
+
+@pytest.mark.parametrize(("width", "height"), [(8, 8), (16, 8), (9, 21), (3, 5), (100, 40)])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_every_shape_comes_out_square(width, height, channels):
+    pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    result = fit(Image.fromarray(pixels), 8, channels)
+    assert result.shape == (channels, 8, 8)
+    assert result.dtype == np.uint8
+    assert result.flags.c_contiguous
+
+
+def test_centre_is_cropped():
+    pixels = np.arange(8 * 12, dtype=np.uint8).reshape(8, 12)
+    np.testing.assert_array_equal(fit(Image.fromarray(pixels), 8, 1)[0], pixels[:, 2:10])
+    np.testing.assert_array_equal(fit(Image.fromarray(pixels.T.copy()), 8, 1)[0], pixels.T[2:10])
+
+
+def test_shrinking_is_antialiased():
+    stripes = np.tile(np.array([0, 255], np.uint8), (64, 32))  # 64×64; without antialias some stripes would survive
+    inner = fit(Image.fromarray(stripes), 8, 1)[0, :, 1:-1]
+    assert (abs(inner.astype(int) - 127) <= 2).all()
+
+
+def test_shrinking_is_torchvisions_antialiased_bilinear():
+    import torch
+    from torchvision.transforms.v2 import functional as F
+
+    pixels = np.random.default_rng(3).integers(0, 256, (40, 80, 3), dtype=np.uint8)
+    ours = fit(Image.fromarray(pixels), 16, 3)
+    resized = F.resize(torch.from_numpy(pixels.transpose(2, 0, 1).copy()), [16], antialias=True)
+    theirs = F.center_crop(resized, [16, 16])
+    assert abs(ours.astype(int) - theirs.numpy().astype(int)).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("mode", "colour"),
+    [("RGB", (51, 51, 51)), ("L", 51), ("RGBA", (51, 51, 51, 7)), ("LA", (51, 7)), ("CMYK", (0, 0, 0, 204))],
+)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_same_grey_in_every_mode(mode, colour, channels):
+    np.testing.assert_array_equal(fit(Image.new(mode, (8, 8), colour), 8, channels), np.full((channels, 8, 8), 51))
+
+
+def test_files_of_every_kind_give_the_same_grey(root):
+    grey = Image.new("L", (10, 10), 51)
+    palette = Image.new("P", (10, 10), 0)
+    palette.putpalette([51, 51, 51, 9, 9, 9])
+    samples = {
+        "a.png": (grey, {}),
+        "b.PGM": (grey, {}),
+        "c.bmp": (grey.convert("RGB"), {}),
+        "d.png": (grey.convert("RGBA"), {}),
+        "e.gif": (palette, {}),
+        "f.png": (palette, {"transparency": b"\x80\xff"}),
+        "g.tif": (Image.new("CMYK", (10, 10), (0, 0, 0, 204)), {}),
+        "h.png": (Image.fromarray(np.full((10, 10), 51 * 257, np.uint16)), {}),
+        "i.jpg": (grey, {"quality": 100}),
+        "j.webp": (grey.convert("RGB"), {"lossless": True}),
+        "k.png": (grey.convert("L").point(lambda v: 255 * (v > 99), "1"), {}),  # one bit: black
+    }
+    for part in ("train", "test"):
+        (root / part / "grey").mkdir()
+    for name, (image, options) in samples.items():
+        image.save(root / "train" / "grey" / name, **options)
+    grey.save(root / "test" / "grey" / "a.png")
+    images = read_folder(root, 10, 3, ("grey",)).train_images
+    np.testing.assert_array_equal(images[:-1], np.full((10, 3, 10, 10), 51))
+    np.testing.assert_array_equal(images[-1], np.zeros((3, 10, 10)))
+
+
+def test_sixteen_bits_are_scaled_not_clipped():
+    values = np.array([[0, 128, 129, 257], [32768, 65406, 65407, 65535]] * 2, np.uint16)
+    np.testing.assert_array_equal(fit(Image.fromarray(values), 4, 1)[0, :2], [[0, 0, 1, 1], [128, 254, 255, 255]])
+
+
+@pytest.mark.parametrize("values", [np.zeros((4, 4), np.float32), np.full((4, 4), 70000, np.int32)])
+def test_more_than_sixteen_bits_are_refused(values):
+    with pytest.raises(ValueError, match="more than 16 bits"):
+        fit(Image.fromarray(values), 4, 1)
+
+
+def test_fit_all_is_fit_of_each_and_nothing_where_all_fit():
+    images = np.random.default_rng(0).integers(0, 256, (3, 3, 12, 9), dtype=np.uint8)
+    expected = [fit(Image.fromarray(image.transpose(1, 2, 0).copy()), 6, 1) for image in images]
+    np.testing.assert_array_equal(fit_all(images, 6, 1), expected)
+    assert fit_all(images[..., :9, :], 9, 3).base is images
+    np.testing.assert_array_equal(fit_all(images[:, :1, :9], 9, 3), images[:, :1, :9].repeat(3, axis=1))
+
+
+@pytest.mark.parametrize("small", [0, 10**9], ids=["many threads", "one thread"])
+def test_threads_do_not_change_the_result(root, monkeypatch, small):
+    expected = [pixels_of(file) for file in sorted((root / "train").glob("*/*.png"))]
+    monkeypatch.setattr(folder, "_SMALL_FILE", small)
+    monkeypatch.setattr(folder, "_DECODE_BLOCK", 2)
+    np.testing.assert_array_equal(read_folder(root, 10, 3).train_images, expected)
