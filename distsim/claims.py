@@ -6,10 +6,10 @@ them. CCA levels are those of the plain mean over canonical correlations, which 
 A *level* is a statistic of one (layer, iteration); a *profile* is a layer's level averaged over iterations, layers from
 input to output. Shapes over layers are read off the profile, bounds off the levels. Hidden layers are all but `out`.
 
-A claim consists of parts. It holds if all do, and only a full study can say so: at least `runs` runs behind every level
-of at least `iterations` iterations, with no recipe reduced. A smaller one yields a tendency; if what a claim is about is
-absent, there is not enough data. An iteration in which no run has a value for some layer is left out, so that all layers
-are compared over the same iterations; `numbers` tells how many runs and iterations a verdict rests on.
+A claim consists of parts. It holds if all do, and only a full study can say so: at least `runs` runs behind every
+level of at least `iterations` iterations, with no recipe reduced. A smaller one yields a tendency; if what a claim is
+about is absent, there is not enough data. An iteration in which some layer has a value in no run is left out, so that
+all layers are compared over the same iterations; `numbers` tells how many runs and iterations a verdict rests on.
 """
 
 import math
@@ -158,13 +158,13 @@ class Evidence:
         self.extent: dict[str, float] = {}  # runs and iterations of the smallest study seen
 
     def study(self, problem: str, metric: str) -> Study:
-        """Absent: there is no iteration in which every layer has a value."""
+        """Absent: in no iteration has every layer a value."""
         every, of = self.tables.summary, self.tables.similarities
         rows = every[(every["problem"] == problem) & (every["metric"] == metric)].sort_values(["position", "iteration"])
         kinds = rows.drop_duplicates("layer").set_index("layer")["kind"]
         levels = rows.pivot(index="layer", columns="iteration", values=self.statistic).loc[kinds.index].dropna(axis=1)
         if levels.empty:
-            raise Absent(f"{metric} of {problem}")
+            raise Absent(f"an iteration of {problem} in which every layer has {metric}")
         used = levels.columns
         self._weigh(problem, rows[rows["iteration"].isin(used)].groupby("iteration")["count"].min())
         runs = of[(of["problem"] == problem) & (of["metric"] == metric) & of["iteration"].isin(used)]
@@ -448,8 +448,8 @@ def _c8(evidence: Evidence, problem: str, metric: str) -> list[Part]:
 
 
 def _c9(evidence: Evidence, problem: str, metric: str) -> list[Part]:
-    """The third convolution is conv3 of P2's Fig. 3, the first of block 3: so read, NBS's minimum in the second residual
-    block also lies the 2–3 layers later that P2 §6.1 speaks of."""
+    """The third convolution is conv3 of P2's Fig. 3, the first of block 3: so read, NBS's minimum in the second
+    residual block also lies the 2–3 layers later that P2 §6.1 speaks of."""
     study = evidence.study(problem, metric)
     profile = study.profile
     if metric == "cka":

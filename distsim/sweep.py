@@ -81,7 +81,10 @@ def order(
 class Engine(Protocol):
     """Where the work is done: in this process, or by Ray. Each method returns what failed for good, a sentence each."""
 
-    slots: int  # comparisons at once
+    @property
+    def slots(self) -> int:
+        """Comparisons at once."""
+        ...
 
     def train(self, orders: list[Order], chains: dict[str, list[Chain]], complete: set[str]) -> list[str]:
         """Train the complete networks named and extract their activations, then run the chains that need them."""
@@ -160,14 +163,31 @@ def claim(orders: Iterable[Order], root: Storage) -> None:
         store.write_request(extent | {"data": one.sweep.data, "device": one.sweep.device})
 
 
+def compare_only(one: Order, store: SweepStore) -> Order | None:
+    """The order cut down to what needs no training: complete runs of iterations that every run has. None: nothing."""
+    have = {network for network in store.contents().networks if network is not None}
+    runs = 0
+    while runs < one.sweep.extent.runs and (runs, 1) in have:
+        runs += 1
+    iterations = 0
+    while iterations < one.sweep.extent.iterations and all((run, iterations + 1) in have for run in range(runs)):
+        iterations += 1
+    if not runs or not iterations:
+        return None
+    extent = dataclasses.replace(one.sweep.extent, runs=runs, iterations=iterations)
+    return dataclasses.replace(one, sweep=dataclasses.replace(one.sweep, extent=extent))
+
+
 class LocalEngine:
     """Everything in this process, in order: breakpoints work, and the bytes are those that Ray's workers write."""
-
-    slots = 1
 
     def __init__(self, root: Storage, allow_drift: bool = False, tell: Callable[[Event], None] | None = None) -> None:
         self.root, self.allow_drift = root, allow_drift
         self.tell = tell or (lambda event: None)
+
+    @property
+    def slots(self) -> int:
+        return 1
 
     def train(self, orders: list[Order], chains: dict[str, list[Chain]], complete: set[str]) -> list[str]:
         failures = []

@@ -90,6 +90,31 @@ class Bench:
             with threads(self.sweep.identity.threads):
                 extract(self.store, self.sweep, self.probe, self.trainer.classes, network, step)
 
+    def redo(self, network: NetworkId) -> str:
+        """Compute one network again; commit it if it is missing, else say whether it equals what is committed.
+
+        Its predecessor must be committed. What is committed stays as it is.
+        """
+        started, label = time.time(), f"{self.sweep.name}, {network_label(network)}"
+        with threads(self.sweep.identity.threads):
+            if network is None:
+                step, files = self.trainer.complete(), {"probe.json": self._probe_file()}
+            else:
+                complete = self._load_complete()
+                run, iteration = network
+                before = complete if iteration == 1 else self.store.load_network((run, iteration - 1))
+                step, files = self.trainer.iterate(run, iteration, before, complete), None
+        if self.store.mark(network) is None:
+            self._commit(network, step, started, files)
+            return f"{label}: computed and committed, accuracy {step.record['accuracy']:.4f}"
+        committed = self.store.load_network(network)
+        changed = [name for name, tensor in step.weights.items() if not torch.equal(tensor, committed.weights[name])]
+        if changed or step.record != committed.record:
+            raise ValueError(
+                f"{label}: comes out different from what is committed, in {', '.join(changed) or 'its record'}"
+            )
+        return f"{label}: computed again, bit by bit as committed, accuracy {step.record['accuracy']:.4f}"
+
     def _load_complete(self) -> Step:
         mark = self.store.mark(None)
         if mark is None:

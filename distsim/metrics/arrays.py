@@ -31,11 +31,13 @@ def both_rows(name: str, X: Array, Y: Array, channels_last: bool) -> tuple[Array
     (n, c, h, w) becomes (n*h*w, c), row order n, h, w; (n, p) stays. ValueError: shapes, rows, non-finite values.
     """
     X, Y = _checked(name, X, Y)
+    height_width = slice(1, 3) if channels_last else slice(2, 4)
+    sizes = [tuple(A.shape[height_width]) for A in (X, Y)]
+    if X.ndim == Y.ndim == 4 and sizes[0] != sizes[1]:
+        raise ValueError(f"{name}: X has spatial size {sizes[0]}, Y has {sizes[1]}; they must match")
     X, Y = (_rows(A, channels_last) for A in (X, Y))
     if X.shape[0] != Y.shape[0]:
-        raise ValueError(
-            f"{name}: X has {X.shape[0]} rows (examples x pixels), Y has {Y.shape[0]}; spatial sizes must match"
-        )
+        raise ValueError(f"{name}: X has {X.shape[0]} rows (examples x pixels), Y has {Y.shape[0]}; they must match")
     return X, Y
 
 

@@ -23,7 +23,7 @@ def cka(X: Array, Y: Array, *, channels_last: bool = False) -> float:
 
 def from_pair(pair: KernelPair) -> float:
     pair.x.trace, pair.y.trace  # noqa: B018  raises Undefined for a side without variance
-    if pair.cross is not None:
+    if pair.small:
         inner = _inner(pair.cross, pair.cross)
     else:
         inner = _inner(pair.x.full_gram, pair.y.full_gram)

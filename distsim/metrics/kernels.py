@@ -48,11 +48,18 @@ class KernelSide:
         return self.gram if self.features is None else self.features @ self.features.T
 
     @cached_property
-    def root(self) -> Array:
-        """The symmetric square root of K (n, n)."""
-        xp = array_namespace(self.full_gram)
-        values, vectors = xp.linalg.eigh(self.full_gram)
-        return (vectors * xp.sqrt(xp.clip(values, 0.0, None))) @ vectors.T
+    def factor(self) -> Array:
+        """(n, r) matrix F with FFᵀ = K: the features themselves, else V√Λ from the eigenvectors of K.
+
+        Eigenvalues within 10·eps of the largest are rounding. Higher a floor would cut genuine directions: what matters
+        of an eigenvalue is its root.
+        """
+        if self.features is not None:
+            return self.features
+        xp = array_namespace(self.gram)
+        values, vectors = xp.linalg.eigh(self.gram)
+        keep = int(xp.sum(xp.astype(values > 10 * EPS * values[-1], xp.int64)))
+        return vectors[:, -keep:] * xp.sqrt(values[-keep:])
 
 
 @dataclass(frozen=True)
@@ -61,11 +68,14 @@ class KernelPair:
     y: KernelSide
 
     @cached_property
-    def cross(self) -> Array | None:
-        """XᵀY (p1, p2) where both sides are held as features."""
-        if self.x.features is None or self.y.features is None:
-            return None
-        return self.x.features.T @ self.y.features
+    def cross(self) -> Array:
+        """FxᵀFy of the two sides' factors; XᵀY where both are held as features."""
+        return self.x.factor.T @ self.y.factor
+
+    @property
+    def small(self) -> bool:
+        """Whether both sides are held as features."""
+        return self.x.features is not None and self.y.features is not None
 
 
 def kernel_side(X: Array) -> KernelSide:

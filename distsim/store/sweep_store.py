@@ -215,6 +215,31 @@ class SweepStore:
                     found.setdefault((_network(match), match["layer"]), []).append(mark)
         return found
 
+    def digests(self) -> dict[str, str]:
+        """Piece -> SHA-256 of its contents, read and checked: networks, activations, comparisons and tables.
+
+        Equal sweeps have equal digests, wherever, whenever and after however many interruptions they were computed.
+        DamagedStore: an object is missing or changed.
+        """
+        contents = self.contents()
+        pieces = [network_path(network) for network in contents.networks]
+        pieces += [self.activations_path(network) for network in contents.activations]
+        found = {}
+        for piece in pieces:
+            mark = read_mark(self.storage, f"{piece}/{MARK}")
+            if mark is not None:
+                for name in mark.objects:
+                    read_object(self.storage, piece, mark, name)
+                found[piece] = mark.digest
+        for (network, layer), marks in self.comparisons().items():
+            for mark in marks:
+                found[self.comparison_path(network, layer, mark.values)] = mark.digest
+        results = self.results_mark()
+        for name in results.objects if results is not None else ():
+            if not name.startswith("provenance"):
+                found[f"results/{name}"] = hashlib.sha256(self.read_result(name)).hexdigest()
+        return dict(sorted(found.items()))
+
     # --- results -----------------------------------------------------------------------------------------------------
 
     def results_mark(self) -> Mark | None:

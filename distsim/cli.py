@@ -1,0 +1,233 @@
+"""`distsim`: work on the store of any sweep."""
+
+import argparse
+import dataclasses
+import hashlib
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from distsim.script import finish, reported, resolved_device, resources
+
+# Everything that needs torch is imported inside functions: --help answers at once.
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    flags = _parser().parse_args(arguments)
+    return reported(lambda: flags.command(flags))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="distsim", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, work: Any, help: str) -> argparse.ArgumentParser:
+        made = commands.add_parser(name, help=help, description=help[0].upper() + help[1:] + ".")
+        made.set_defaults(command=work)
+        made.add_argument("store", metavar="STORE", help="the sweep's --storage: a folder, or s3://bucket/prefix")
+        made.add_argument("--problem", help="one problem of the store (default: all)")
+        return made
+
+    run = command("run", _run, "do what a store lacks of what its sweep script last asked for")
+    _workplace(run)
+    run.add_argument("--runs", type=int, help="ask for this many runs")
+    run.add_argument("--iterations", type=int, help="ask for this many iterations")
+    run.add_argument(
+        "--only",
+        metavar="run=3,iteration=7",
+        help="recompute one network in this process (run=complete: the complete one); commit it if it is missing, else "
+        "say whether it comes out bit by bit as committed",
+    )
+    command("status", _status, "say what a store holds and what it lacks")
+    compare = command("compare", _compare, "compute the similarities that a store lacks, and nothing else")
+    _workplace(compare)
+    compare.add_argument("--metrics", nargs="+", help="ask for these")
+    command("report", _report, "write tables and figures of what a store holds, and print the summary and the claims")
+    command("list", _list, "list a store's problems")
+    digest = command("digest", _digest, "read and check everything in a store and print its digests")
+    digest.add_argument("--pieces", action="store_true", help="one line for each piece")
+    return parser
+
+
+def _workplace(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--local", action="store_true", help="everything in this process, in order, without Ray")
+    parser.add_argument("--address", help="of a Ray cluster")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), help="(default: as last asked for)")
+    parser.add_argument("--data", help="where the data lie (default: as last asked for)")
+    parser.add_argument("--cpus", type=float, help="of one trial")
+    parser.add_argument("--gpus", type=float, help="of one trial")
+    parser.add_argument("--allow-drift", action="store_true", help="go on with other versions than the store's")
+
+
+def _stores(flags: argparse.Namespace) -> list[Any]:
+    from distsim.store import Storage, SweepStore, problems_in
+
+    if "://" not in flags.store:
+        from pathlib import Path
+
+        if not Path(flags.store).is_dir():  # opening a folder as storage would make it
+            raise FileNotFoundError(f"no store in {flags.store}")
+    root = Storage(flags.store)
+    names = problems_in(root)
+    if not names:
+        raise FileNotFoundError(f"no sweep in {root.url}")
+    if flags.problem is not None and flags.problem not in names:
+        raise FileNotFoundError(f"no sweep of {flags.problem} in {root.url}; there are {', '.join(names)}")
+    return [SweepStore(root, name) for name in ([flags.problem] if flags.problem else names)]
+
+
+def _order(store: Any, flags: argparse.Namespace, **asked: Any) -> Any:
+    """The order that the store's own spec and last request amount to, as the flags change its extent."""
+    from distsim.sweep import order
+
+    identity, request = store.identity(), store.request()
+    extent = {name: asked.get(name) or request.get(name) for name in ("runs", "iterations", "metrics", "retention")}
+    device = resolved_device(flags.device or request.get("device", "auto"), flags.address)
+    one = order(
+        identity.problem,
+        data=flags.data if flags.data is not None else request.get("data", ""),
+        runs=extent["runs"],
+        iterations=extent["iterations"],
+        metrics=tuple(extent["metrics"]),
+        retention=extent["retention"],
+        device=device,
+        resources=resources(argparse.Namespace(**vars(flags), threads=identity.threads), device),
+        **{
+            field.name: getattr(identity, field.name)
+            for field in dataclasses.fields(identity)
+            if field.name not in ("problem", "data_digest", "format")
+        },
+    )
+    store.claim(one.sweep.identity)  # the data may have changed since
+    return one
+
+
+def _run(flags: argparse.Namespace) -> int:
+    stores = _stores(flags)
+    if flags.only:
+        return _only(stores, flags)
+    orders = [_order(store, flags, runs=flags.runs, iterations=flags.iterations) for store in stores]
+    finish(orders, stores[0].root, local=flags.local, address=flags.address, allow_drift=flags.allow_drift)
+    return 0
+
+
+def _only(stores: list[Any], flags: argparse.Namespace) -> int:
+    from distsim.work import Bench
+
+    if len(stores) > 1:
+        raise ValueError(f"the store holds {', '.join(s.problem for s in stores)}: name one with --problem")
+    network, store = _network(flags.only), stores[0]
+    one = _order(store, flags)
+    bench = Bench(store, one.sweep, one.dataset, flags.allow_drift)
+    print(bench.redo(network))
+    return 0
+
+
+def _network(text: str) -> tuple[int, int] | None:
+    """run=3,iteration=7 -> (3, 7); run=complete -> None."""
+    parts = dict(part.split("=", 1) for part in text.split(",") if "=" in part)
+    if parts == {"run": "complete"}:
+        return None
+    if parts.keys() != {"run", "iteration"} or not all(value.isdigit() for value in parts.values()):
+        raise ValueError(f"--only takes run=3,iteration=7 or run=complete, got {text!r}")
+    if int(parts["iteration"]) < 1:
+        raise ValueError("--only: iterations are counted from 1; the complete network is run=complete")
+    return int(parts["run"]), int(parts["iteration"])
+
+
+def _status(flags: argparse.Namespace) -> int:
+    from distsim.models import build
+    from distsim.plan import missing
+    from distsim.specs import Extent, Sweep
+
+    for store in _stores(flags):
+        identity, request = store.identity(), store.request()
+        names = ("runs", "iterations", "metrics", "retention")
+        asked: dict[str, Any] = {name: request[name] for name in names}
+        sweep = Sweep(identity, Extent(**asked | {"metrics": tuple(asked["metrics"])}))
+        contents = store.contents()
+        layers = build(identity.problem, len(identity.problem.classes)).layers
+        lacking = missing(sweep, contents, layers)
+        total = sweep.extent.runs * sweep.extent.iterations
+        pruned = sum(network is not None for network in contents.networks)
+        print(f"{store.problem}: {sweep.extent.runs} runs x {sweep.extent.iterations} iterations asked for")
+        print(f"  complete network  {'missing' if lacking.complete else 'done'}")
+        print(
+            f"  pruned networks   {total - sum(map(len, lacking.chains.values()))} of {total} ({pruned} in the store)"
+        )
+        print(f"  similarities      {lacking.values or 'none'} missing")
+        for run, iterations in lacking.chains.items():
+            print(f"  run {run}: iterations {_ranges(iterations)} missing")
+    return 0
+
+
+def _ranges(numbers: tuple[int, ...]) -> str:
+    """1, 2, 3, 7 -> 1-3, 7."""
+    parts: list[list[int]] = []
+    for number in numbers:
+        if parts and number == parts[-1][-1] + 1:
+            parts[-1].append(number)
+        else:
+            parts.append([number])
+    return ", ".join(str(p[0]) if len(p) == 1 else f"{p[0]}-{p[-1]}" for p in parts)
+
+
+def _compare(flags: argparse.Namespace) -> int:
+    """Only networks that are committed are compared; no network is trained."""
+    from distsim.sweep import compare_only
+
+    stores = _stores(flags)
+    metrics = tuple(flags.metrics) if flags.metrics else None
+    orders = [_order(store, flags, metrics=metrics) for store in stores]
+    orders = [one for one in (compare_only(one, store) for one, store in zip(orders, stores, strict=True)) if one]
+    if not orders:
+        raise FileNotFoundError("no run of the store has a committed network yet")
+    finish(orders, stores[0].root, local=flags.local, address=flags.address, allow_drift=flags.allow_drift)
+    return 0
+
+
+def _report(flags: argparse.Namespace) -> int:
+    from distsim import claims, results
+    from distsim.models import build
+
+    stores = _stores(flags)
+    for store in stores:
+        problem = store.identity().problem
+        results.reduce(store, build(problem, len(problem.classes)).layers, store.identity().seed, again=True)
+    root = stores[0].root
+    written = results.draw(root, again=True)
+    tables = results.read_tables(root, [store.problem for store in stores])
+    for store in stores:
+        print(f"{store.problem}\n{results.as_text(tables, store.problem)}\n")
+    print("claims of the papers")
+    for verdict in claims.check(tables):
+        print(f"  {verdict.claim:4} {verdict.problem:20} {verdict.metric:9} {verdict.verdict:18} {verdict.text}")
+    print(f"\n{len(written)} figures in {root.url}/figures")
+    return 0
+
+
+def _list(flags: argparse.Namespace) -> int:
+    for store in _stores(flags):
+        contents = store.contents()
+        runs = {network[0] for network in contents.networks if network is not None}
+        last = max((network[1] for network in contents.networks if network is not None), default=0)
+        identity = store.identity()
+        print(
+            f"{store.problem:20} {len(runs)} runs, up to iteration {last}, seed {identity.seed}, {identity.hash[:12]}"
+        )
+    return 0
+
+
+def _digest(flags: argparse.Namespace) -> int:
+    for store in _stores(flags):
+        pieces = store.digests()
+        if flags.pieces:
+            for piece, digest in pieces.items():
+                print(f"{digest}  {store.problem}/{piece}")
+        whole = hashlib.sha256("".join(f"{p} {d}\n" for p, d in pieces.items()).encode()).hexdigest()
+        print(f"{whole}  {store.problem} ({len(pieces)} pieces)")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,244 @@
+"""The one module that knows Ray: chains as Tune trials, comparisons as actors.
+
+Tune schedules, retries and logs; it is not asked what is done. Its files go under `tune/` in the store, which nothing
+here reads, and a sweep is resumed by a fresh Tuner over what the store lacks.
+"""
+
+import logging
+import os
+import time
+import uuid
+import warnings
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+# read when ray is imported: Tune's new output cannot be silenced, the old one can; usage is not reported
+os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+
+import ray
+from ray import tune
+from ray.exceptions import RayActorError, RayError
+from ray.tune.search import Searcher
+
+from distsim.plan import Chain
+from distsim.store import Storage, SweepStore
+from distsim.sweep import Order
+from distsim.work import Bench, Comparer, Comparison, Event, attempt
+
+RETRIES = 3  # of a trial or a comparison whose worker died; what fails by its own doing is not retried
+OBJECT_STORE = 200 * 2**20  # bytes beside the data sets: results go to the store, not through Ray
+
+Task = tuple[str, Chain | None]  # a problem's complete network (None), or one of its chains
+
+
+class RayEngine:
+    """The engine of `distsim.sweep.run` on a Ray cluster, or on this machine if no address is given."""
+
+    def __init__(
+        self, root: Storage, address: str | None, allow_drift: bool, tell: Callable[[Event], None] | None = None
+    ) -> None:
+        self.root, self.address, self.allow_drift = root, address, allow_drift
+        self.tell = tell or (lambda event: None)
+        self._started = False
+
+    def __enter__(self) -> "RayEngine":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._started:
+            ray.shutdown()
+
+    @property
+    def slots(self) -> int:
+        """Comparisons at once if each takes one CPU; what there is at most to share out."""
+        return max(1, int(ray.cluster_resources().get("CPU", 1))) if ray.is_initialized() else 1
+
+    def train(self, orders: list[Order], chains: dict[str, list[Chain]], complete: set[str]) -> list[str]:
+        tasks: list[Task] = [(name, None) for name in sorted(complete)]
+        tasks += [(one.name, chain) for one in orders for chain in chains[one.name]]
+        if not tasks:
+            return []
+        self._start(orders)
+        waiting = _Tasks(tasks)
+        resources = {one.name: dict(one.sweep.resources) for one in orders}
+        trainable = tune.with_resources(
+            tune.with_parameters(
+                _trial, orders={one.name: one for one in orders}, root=self.root, drift=self.allow_drift
+            ),
+            lambda config: tune.PlacementGroupFactory([_bundle(resources[config["problem"]])]),
+        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Tune's own deprecations, which a user can do nothing about
+            grid = tune.Tuner(
+                trainable,
+                tune_config=tune.TuneConfig(search_alg=waiting, num_samples=len(tasks), reuse_actors=True),
+                run_config=tune.RunConfig(
+                    name=time.strftime("%Y%m%d-%H%M%S-") + uuid.uuid4().hex[:6],
+                    storage_path=_tune_path(self.root),
+                    verbose=0,
+                    callbacks=[_Listener(self.tell)],
+                    failure_config=tune.FailureConfig(max_failures=RETRIES),
+                ),
+            ).fit()
+        failures = [f"{_label(waiting.given[r.config['task']])}: {_cause(r.error)}" for r in grid if r.error]
+        return failures + waiting.failures
+
+    def compare(self, orders: list[Order], jobs: list[Comparison]) -> list[str]:
+        self._start(orders)
+        by_name = {one.name: one for one in orders}
+        waiting = deque((job, 0) for job in jobs)
+        running: dict[Any, tuple[Comparison, int, Any]] = {}
+        idle: list[Any] = []
+        started, failures = 0, []
+        while waiting or running:
+            while waiting and (idle or started < self.slots):
+                job, tries = waiting.popleft()
+                if idle:
+                    actor = idle.pop()
+                else:
+                    actor, started = self._actor(by_name), started + 1
+                running[actor.compare.remote(job)] = (job, tries, actor)
+            (done,), _ = ray.wait(list(running), num_returns=1)
+            job, tries, actor = running.pop(done)
+            try:
+                failures += ray.get(done)
+                idle.append(actor)
+            except RayActorError as error:  # the worker or its node died; what it had committed stays
+                started -= 1
+                if tries < RETRIES:
+                    waiting.append((job, tries + 1))
+                else:
+                    failures.append(
+                        f"{job.problem}, layer {job.layer}: given up after {RETRIES} retries: {_cause(error)}"
+                    )
+            except RayError as error:
+                failures.append(f"{job.problem}, layer {job.layer}: {_cause(error)}")
+                idle.append(actor)
+        for actor in idle:
+            ray.kill(actor)
+        return failures
+
+    def _actor(self, orders: dict[str, Order]) -> Any:
+        """A comparison actor with the resources of one device slot."""
+        wanted = next(iter(orders.values())).sweep
+        gpu = dict(wanted.resources).get("gpu", 0) if wanted.device == "cuda" else 0
+        sweeps = {name: one.sweep for name, one in orders.items()}
+        options: Any = _ComparisonActor  # what ray.remote makes of a class has no type
+        return options.options(num_cpus=wanted.identity.threads, num_gpus=gpu).remote(self.root, sweeps)
+
+    def _start(self, orders: list[Order]) -> None:
+        if ray.is_initialized():
+            return
+        quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
+        if self.address is not None:
+            ray.init(address=self.address, **quiet)
+        else:
+            size = OBJECT_STORE + sum(2 * _bytes(one) for one in orders)
+            ray.init(include_dashboard=False, object_store_memory=size, **quiet)
+        self._started = True
+        logging.getLogger("ray.tune").setLevel(logging.ERROR)
+
+
+def _trial(config: dict[str, Any], orders: dict[str, Order], root: Storage, drift: bool) -> None:
+    """One Tune trial: a problem's complete network, or a chain. Reports after every iteration."""
+    one, chain = orders[config["problem"]], config["chain"]
+    bench = Bench(SweepStore(root, one.name), one.sweep, one.dataset, drift)
+
+    def work() -> None:
+        for event in [bench.complete()] if chain is None else bench.chain(chain):
+            tune.report({name: value for name, value in event.items() if value is not None})
+
+    failed = attempt(_label((one.name, chain)), work)
+    tune.report({"failed": failed, "problem": one.name})
+
+
+class _Tasks(Searcher):  # type: ignore[misc]  # ray publishes no types
+    """Hands out complete networks first, and a problem's chains once its complete network is committed.
+
+    Tune asks again while it is told to wait, so no worker idles while anything can run.
+    """
+
+    def __init__(self, tasks: list[Task]) -> None:
+        super().__init__()
+        self._todo = deque(tasks)
+        self._pending = {problem for problem, chain in tasks if chain is None}
+        self._running: dict[str, Task] = {}
+        self.given: dict[int, Task] = {}
+        self.failures: list[str] = []
+
+    def suggest(self, trial_id: str) -> Any:
+        for _ in range(len(self._todo)):
+            task = self._todo.popleft()
+            problem, chain = task
+            if chain is not None and problem in self._pending:
+                self._todo.append(task)
+                continue
+            number = len(self.given)
+            self.given[number] = self._running[trial_id] = task
+            return {"problem": problem, "chain": chain, "task": number, "run": -1 if chain is None else chain.run}
+        return None if self._todo else Searcher.FINISHED
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        problem, chain = self._running.pop(trial_id)
+        failed = (result or {}).get("failed") or []
+        self.failures += failed
+        if chain is None:
+            self._pending.discard(problem)
+            if error or failed:  # its chains cannot run
+                self._todo = deque(task for task in self._todo if task[0] != problem)
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing to save: what is done is in the store."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing to restore."""
+
+
+class _Listener(tune.Callback):  # type: ignore[misc]
+    """Passes trials' reports on to the driver's teller."""
+
+    def __init__(self, tell: Callable[[Event], None]) -> None:
+        self._tell: Callable[[Event], None] | None = tell
+
+    def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **info: Any) -> None:
+        if self._tell and "accuracy" in result:
+            self._tell({"run": None} | result)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_tell": None}  # Tune pickles its callbacks into its own snapshots
+
+
+@ray.remote(max_restarts=0)
+class _ComparisonActor:
+    """One device slot's comparer; idempotent, so that a job of a dead actor can be given to another."""
+
+    def __init__(self, root: Storage, sweeps: dict[str, Any]) -> None:
+        self._comparers = {name: Comparer(SweepStore(root, name), sweep) for name, sweep in sweeps.items()}
+
+    def compare(self, job: Comparison) -> list[str]:
+        return attempt(f"{job.problem}, layer {job.layer}", self._comparers[job.problem].compare, job)
+
+
+def _bundle(resources: dict[str, float]) -> dict[str, float]:
+    return {name.upper(): amount for name, amount in resources.items() if amount} or {"CPU": 1}
+
+
+def _label(task: Task) -> str:
+    problem, chain = task
+    return f"{problem}, complete network" if chain is None else f"{problem}, run {chain.run}"
+
+
+def _cause(error: BaseException) -> str:
+    """The last line of Ray's traceback, which is the error itself."""
+    lines = [line for line in str(error).strip().splitlines() if line.strip()]
+    return lines[-1].strip() if lines else type(error).__name__
+
+
+def _tune_path(root: Storage) -> str:
+    return f"{root.url}/tune"
+
+
+def _bytes(one: Order) -> int:
+    return int(one.dataset.train_images.nbytes + one.dataset.test_images.nbytes)
