@@ -57,8 +57,9 @@ class Trainer:
         """Train the network that every run starts from."""
         generator = torch_stream(self.identity.seed, "initialisation")
         network = build(self.problem, self.classes, generator).to(self.device)
-        masks = full_masks(network, self.problem.pruning)
-        rewind_epoch = self.problem.pruning.rewind_epoch
+        pruning = self.problem.pruning
+        masks = full_masks(network, pruning)
+        rewind_epoch = pruning.rewind_epoch if pruning.rewind == "WR" else 0
         states = [] if rewind_epoch else [_on_cpu(network)]
 
         def keep_rewind_state(epoch: int, network: Network) -> bool:

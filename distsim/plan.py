@@ -1,6 +1,7 @@
 """What a sweep still lacks: the difference between what is asked for and what the store holds."""
 
 import shutil
+from collections.abc import Set
 from dataclasses import dataclass
 
 from distsim.compare import applicable
@@ -28,8 +29,9 @@ class Missing:
         return bool(self.complete or self.chains or self.activations or self.comparisons)
 
     @property
-    def pruned_activations(self) -> int:
-        return sum(network is not None for network in self.activations)
+    def reference(self) -> bool:
+        """Whether the complete network or its activations are missing."""
+        return self.complete or None in self.activations
 
     @property
     def networks(self) -> int:
@@ -39,6 +41,18 @@ class Missing:
     def values(self) -> int:
         """Similarities to compute."""
         return sum(len(metrics) for layers in self.comparisons.values() for metrics in layers.values())
+
+    def without(self, given_up: Set[NetworkId]) -> "Missing":
+        """What is left to try when these networks have failed; nothing without the complete one."""
+        if None in given_up:
+            return Missing(False, {}, (), {})
+        left = {run: tuple(i for i in all_ if (run, i) not in given_up) for run, all_ in self.chains.items()}
+        return Missing(
+            self.complete,
+            {run: iterations for run, iterations in left.items() if iterations},
+            tuple(network for network in self.activations if network not in given_up),
+            {network: layers for network, layers in self.comparisons.items() if network not in given_up},
+        )
 
 
 def missing(sweep: Sweep, contents: Contents, layers: tuple[Layer, ...]) -> Missing:
@@ -79,19 +93,22 @@ class Chain:
     extract: tuple[int, ...]
 
 
-def wave(sweep: Sweep, lacking: Missing, room: int | None, per_network: int) -> list[Chain]:
+def wave(sweep: Sweep, lacking: Missing, room: int | None, per_network: int, promised: int = 0) -> list[Chain]:
     """The chains to run before the next comparisons: all training, and as many activations as there is room for.
 
-    room : bytes that activations may take, None without limit. Where they do not all fit, a wave extracts what does,
-    its comparisons make room (retention `reference`), and the next wave extracts more. NoSpace: not even one fits, or
-    all are to be kept.
+    room : bytes that activations may take, None without limit. promised : of these, to other problems in this wave.
+    Where they do not all fit, a wave extracts what does, its comparisons make room (retention `reference`), and the
+    next wave extracts more. NoSpace: not even one fits, or all are to be kept.
     """
     networks = [network for network in lacking.activations if network is not None]
-    reference = per_network if None in lacking.activations else 0
-    fits = len(networks) if room is None or per_network == 0 else (room - reference) // per_network
-    if networks and (fits < 1 or (sweep.extent.retention == "all" and fits < len(networks))):
-        needed = per_network * (len(networks) if sweep.extent.retention == "all" else 1) + reference
-        raise NoSpace(f"{sweep.name}: activations need {needed:,} bytes of disk, there is room for {room:,}")
+    fits = len(networks)
+    if room is not None and per_network and networks:
+        reference = per_network if None in lacking.activations else 0
+        keeps = sweep.extent.retention == "all"
+        needed = reference + per_network * (len(networks) if keeps else 1)
+        if needed > room - (promised if keeps else 0):
+            raise NoSpace(f"{sweep.name}: activations need {needed:,} bytes of disk, there is room for {room:,}")
+        fits = max(0, (room - promised - reference) // per_network)
     chosen = set(networks[:fits])
     runs = sorted(lacking.chains.keys() | {network[0] for network in chosen})
     return [Chain(run, lacking.chains.get(run, ()), tuple(sorted(i for r, i in chosen if r == run))) for run in runs]

@@ -65,7 +65,11 @@ class RayEngine:
         resources = {one.name: dict(one.sweep.resources) for one in orders}
         trainable = tune.with_resources(
             tune.with_parameters(
-                _trial, orders={one.name: one for one in orders}, root=self.root, drift=self.allow_drift
+                _trial,
+                tasks=dict(enumerate(tasks)),
+                orders={one.name: one for one in orders},
+                root=self.root,
+                drift=self.allow_drift,
             ),
             lambda config: tune.PlacementGroupFactory([_bundle(resources[config["problem"]])]),
         )
@@ -82,7 +86,7 @@ class RayEngine:
                     failure_config=tune.FailureConfig(max_failures=RETRIES),
                 ),
             ).fit()
-        failures = [f"{_label(waiting.given[r.config['task']])}: {_cause(r.error)}" for r in grid if r.error]
+        failures = [f"{_label(tasks[r.config['task']])}: {_cause(r.error)}" for r in grid if r.error]
         return failures + waiting.failures
 
     def compare(self, orders: list[Order], jobs: list[Comparison]) -> list[str]:
@@ -141,9 +145,12 @@ class RayEngine:
         logging.getLogger("ray.tune").setLevel(logging.ERROR)
 
 
-def _trial(config: dict[str, Any], orders: dict[str, Order], root: Storage, drift: bool) -> None:
+def _trial(
+    config: dict[str, Any], tasks: dict[int, Task], orders: dict[str, Order], root: Storage, drift: bool
+) -> None:
     """One Tune trial: a problem's complete network, or a chain. Reports after every iteration."""
-    one, chain = orders[config["problem"]], config["chain"]
+    problem, chain = tasks[config["task"]]
+    one = orders[problem]
     bench = Bench(SweepStore(root, one.name), one.sweep, one.dataset, drift)
 
     def work() -> None:
@@ -162,22 +169,19 @@ class _Tasks(Searcher):  # type: ignore[misc]  # ray publishes no types
 
     def __init__(self, tasks: list[Task]) -> None:
         super().__init__()
-        self._todo = deque(tasks)
+        self._todo = deque(enumerate(tasks))
         self._pending = {problem for problem, chain in tasks if chain is None}
         self._running: dict[str, Task] = {}
-        self.given: dict[int, Task] = {}
         self.failures: list[str] = []
 
     def suggest(self, trial_id: str) -> Any:
         for _ in range(len(self._todo)):
-            task = self._todo.popleft()
-            problem, chain = task
+            number, (problem, chain) = self._todo.popleft()
             if chain is not None and problem in self._pending:
-                self._todo.append(task)
+                self._todo.append((number, (problem, chain)))
                 continue
-            number = len(self.given)
-            self.given[number] = self._running[trial_id] = task
-            return {"problem": problem, "chain": chain, "task": number, "run": -1 if chain is None else chain.run}
+            self._running[trial_id] = (problem, chain)
+            return {"problem": problem, "piece": "complete" if chain is None else f"run {chain.run}", "task": number}
         return None if self._todo else Searcher.FINISHED
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
@@ -187,7 +191,7 @@ class _Tasks(Searcher):  # type: ignore[misc]  # ray publishes no types
         if chain is None:
             self._pending.discard(problem)
             if error or failed:  # its chains cannot run
-                self._todo = deque(task for task in self._todo if task[0] != problem)
+                self._todo = deque(entry for entry in self._todo if entry[1][0] != problem)
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing to save: what is done is in the store."""

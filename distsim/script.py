@@ -4,7 +4,7 @@ import argparse
 import dataclasses
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from distsim.specs import METRICS, Problem
@@ -12,33 +12,46 @@ from distsim.specs import METRICS, Problem
 # Everything that needs torch is imported inside functions: --help answers at once.
 
 
-def main(problem: Problem, defaults: dict[str, Any] | None = None, arguments: Sequence[str] | None = None) -> int:
-    """Run the problem's sweep as the flags say; the process's exit status. `defaults` override those of flags."""
-    parser = parser_for(problem, defaults or {})
-    return reported(lambda: _run(problem, parser.parse_args(arguments)))
+def main(*problems: Problem, arguments: Sequence[str] | None = None, **defaults: Any) -> int:
+    """Run the sweep of one problem, or of several into one store; the process's exit status.
+
+    arguments : the command line, sys.argv's by default. defaults : of flags, by name, where the study has its own.
+    """
+    parser = parser_for(problems, defaults)
+    return reported(lambda: _run(problems, parser.parse_args(arguments)))
 
 
-def parser_for(problem: Problem, defaults: dict[str, Any]) -> argparse.ArgumentParser:
+def parser_for(problems: Sequence[Problem], defaults: dict[str, Any]) -> argparse.ArgumentParser:
+    names = ", ".join(problem.name for problem in problems)
     parser = argparse.ArgumentParser(
-        description=f"The {problem.name} sweep: trains the complete network once, prunes it iteratively in independent "
+        description=f"The {names} sweep: trains the complete network once, prunes it iteratively in independent "
         "runs, compares every layer of every pruned network with the complete one, and draws the figures. The same "
         "command again resumes what was interrupted; larger --runs or --iterations extend what is there.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
+
+    def each(of: Callable[[Problem], object]) -> str:
+        return f"(default: {', '.join(dict.fromkeys(str(of(problem)) for problem in problems))})"
+
     extent = parser.add_argument_group("how much (may grow later)")
-    extent.add_argument("--runs", type=int, default=problem.runs, help="independent chains of prunings")
-    extent.add_argument("--iterations", type=int, default=problem.iterations, help="prunings in each chain")
-    extent.add_argument("--metrics", nargs="+", choices=METRICS, default=list(METRICS), help="similarities to compute")
+    extent.add_argument("--runs", type=int, help=f"independent chains of prunings {each(lambda p: p.runs)}")
+    extent.add_argument("--iterations", type=int, help=f"prunings in each chain {each(lambda p: p.iterations)}")
+    extent.add_argument(
+        "--metrics", nargs="+", choices=METRICS, default=list(METRICS), help="similarities to compute (default: all)"
+    )
     extent.add_argument(
         "--retention",
         choices=("reference", "all"),
         default="reference",
-        help="which activations stay on disk once compared: the complete network's, or all",
+        help="which activations stay on disk once compared: the complete network's, or all (default: %(default)s)",
     )
     smaller = parser.add_argument_group("the problem made smaller (another sweep: use another --storage)")
-    smaller.add_argument("--epochs", type=int, default=problem.recipe.epochs, help="of each training; schedules scale")
-    smaller.add_argument("--train-limit", type=int, help="training images, shared evenly by the classes")
-    smaller.add_argument("--probe", type=int, default=problem.probe, help="images that representations are compared on")
+    smaller.add_argument(
+        "--epochs", type=int, help=f"of each training; schedules scale {each(lambda p: p.recipe.epochs)}"
+    )
+    smaller.add_argument("--train-limit", type=int, help="training images, shared evenly by the classes (default: all)")
+    smaller.add_argument(
+        "--probe", type=int, help=f"images that representations are compared on {each(lambda p: p.probe)}"
+    )
     data = parser.add_argument_group("data")
     data.add_argument(
         "--data",
@@ -52,19 +65,27 @@ def parser_for(problem: Problem, defaults: dict[str, Any]) -> argparse.ArgumentP
     data.add_argument(
         "--classes",
         type=lambda text: tuple(name.strip() for name in text.split(",")),
-        default=problem.classes or None,
-        help="a subset by name, with commas; of one's own images these are normalised by their own mean and sd",
+        help="a subset by name, with commas; one's own images are then normalised by their own mean and sd "
+        f"{each(lambda p: ','.join(p.classes) or 'all')}",
     )
     place = parser.add_argument_group("where")
-    place.add_argument("--storage", default=f"results/{problem.name}", help="a folder, or s3://bucket/prefix")
+    place.add_argument(
+        "--storage",
+        default=f"results/{problems[0].name}",
+        help="a folder, or s3://bucket/prefix; several problems may share one (default: %(default)s)",
+    )
     place.add_argument("--address", help="of a Ray cluster: auto, or ray://host:10001; without it Ray starts here")
     place.add_argument("--local", action="store_true", help="everything in this process, in order, without Ray")
-    place.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: a GPU if there is one")
+    place.add_argument(
+        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto (default): a GPU if it is here"
+    )
     place.add_argument("--cpus", type=float, help="of one trial (default: --threads)")
     place.add_argument("--gpus", type=float, help="of one trial; a fraction shares a GPU (default: 1 on a GPU)")
     numbers = parser.add_argument_group("what else determines the numbers")
-    numbers.add_argument("--seed", type=int, default=0)
-    numbers.add_argument("--threads", type=int, default=1, help="of one trial and one comparison, on the CPU")
+    numbers.add_argument("--seed", type=int, default=0, help="of every random stream (default: %(default)s)")
+    numbers.add_argument(
+        "--threads", type=int, default=1, help="of one trial and one comparison, on the CPU (default: %(default)s)"
+    )
     numbers.add_argument(
         "--allow-drift",
         action="store_true",
@@ -98,14 +119,15 @@ def reported(work: Any) -> int:
 
 def adapted(problem: Problem, flags: argparse.Namespace) -> Problem:
     """The problem as the flags change it."""
-    classes = flags.classes or ()
-    if classes != problem.classes:
-        recipe = problem.recipe
-        if flags.data.startswith("folder:") and classes:
-            recipe = dataclasses.replace(recipe, normalise=None)
-        problem = dataclasses.replace(problem, classes=classes, recipe=recipe, reduced=True)
-    if flags.data.startswith("folder:") and problem.channels == 1:
-        problem = dataclasses.replace(problem, channels=3)  # one's own images are read as RGB
+    folder = flags.data.startswith("folder:")
+    if flags.classes and flags.classes != problem.classes:
+        recipe = dataclasses.replace(problem.recipe, normalise=None) if folder else problem.recipe
+        problem = dataclasses.replace(problem, classes=flags.classes, recipe=recipe, reduced=True)
+    if folder and problem.channels == 1:  # one's own images are RGB; grey data's constants do not fit them
+        recipe = dataclasses.replace(problem.recipe, normalise=None)
+        problem = dataclasses.replace(problem, channels=3, recipe=recipe)
+    if folder:  # its images are in the order of the classes, so the first ones are no sample
+        problem = dataclasses.replace(problem, probe_rule="uniform")
     return problem.reduced_to(epochs=flags.epochs, probe=flags.probe, train_limit=flags.train_limit)
 
 
@@ -117,26 +139,29 @@ def resources(flags: argparse.Namespace, device: str) -> tuple[tuple[str, float]
     return tuple(sorted(wanted.items()))
 
 
-def _run(problem: Problem, flags: argparse.Namespace) -> int:
+def _run(problems: Sequence[Problem], flags: argparse.Namespace) -> int:
     from distsim.store import Storage
     from distsim.sweep import order
 
     root = Storage(flags.storage)
     device = resolved_device(flags.device, flags.address)
-    one = order(
-        adapted(problem, flags),
-        data=flags.data,
-        download=flags.download,
-        runs=flags.runs,
-        iterations=flags.iterations,
-        metrics=tuple(flags.metrics),
-        retention=flags.retention,
-        device=device,
-        resources=resources(flags, device),
-        seed=flags.seed,
-        threads=flags.threads,
-    )
-    finish([one], root, local=flags.local, address=flags.address, allow_drift=flags.allow_drift)
+    orders = [
+        order(
+            adapted(problem, flags),
+            data=flags.data,
+            download=flags.download,
+            runs=flags.runs,
+            iterations=flags.iterations,
+            metrics=tuple(flags.metrics),
+            retention=flags.retention,
+            device=device,
+            resources=resources(flags, device),
+            seed=flags.seed,
+            threads=flags.threads,
+        )
+        for problem in problems
+    ]
+    finish(orders, root, local=flags.local, address=flags.address, allow_drift=flags.allow_drift)
     return 0
 
 

@@ -69,7 +69,7 @@ class Recipe:
     def shortened(self, epochs: int) -> "Recipe":
         """The same recipe squeezed into (or stretched to) another number of epochs: the schedule keeps its shape."""
         scale = epochs / self.epochs
-        milestones = tuple(round(m * scale) for m in self.milestones)
+        milestones = tuple(max(1, round(m * scale)) for m in self.milestones)  # the first epoch has the full rate
         return dataclasses.replace(self, epochs=epochs, milestones=milestones, peak=self.peak * scale)
 
 
@@ -213,7 +213,7 @@ class Sweep:
 
     identity: Identity
     extent: Extent
-    data: str = ""  # "folder:PATH", or the folder torchvision keeps its data sets in
+    data: str = ""  # "folder:PATH", "files:PATH", or the folder torchvision keeps its data sets in
     device: str = "cpu"  # cpu | cuda
     resources: tuple[tuple[str, float], ...] = field(default=())  # of one trial, for Ray
 

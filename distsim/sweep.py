@@ -2,8 +2,9 @@
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Set
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 from distsim import compare, results
@@ -13,7 +14,7 @@ from distsim.extraction import bytes_per_network, readable
 from distsim.models import Layer, build
 from distsim.plan import Chain, Missing, finished_with, missing, room_for_activations, wave
 from distsim.specs import METRICS, Extent, Identity, Problem, Sweep
-from distsim.store import Storage, SweepStore
+from distsim.store import NetworkId, Storage, SweepStore
 from distsim.work import Bench, Comparer, Comparison, Event, attempt, comparisons
 
 Say = Callable[[str], None]
@@ -103,38 +104,35 @@ def run(orders: Iterable[Order], root: Storage, engine: Engine, say: Say = print
     orders = list(orders)
     stores = {one.name: SweepStore(root, one.name) for one in orders}
     failures: list[str] = []
-    before: dict[str, Missing] = {}
+    given_up: dict[str, set[NetworkId]] = {one.name: set() for one in orders}
     worked = False
-    while True:
-        lacking = {one.name: lack for one in orders if (lack := _missing(one, stores[one.name]))}
-        if not lacking or lacking == before:
-            break
-        if not worked:
-            for name, lack in lacking.items():
-                say(_sentence(next(one for one in orders if one.name == name), lack))
-        worked, before = True, lacking
+    while lacking := {one.name: lack for one in orders if (lack := _left(one, stores[one.name], given_up[one.name]))}:
         busy = [one for one in orders if one.name in lacking]
-        chains = {one.name: _chains(one, stores[one.name], lacking[one.name]) for one in busy}
-        complete = {name for name, lack in lacking.items() if lack.complete or None in lack.activations}
+        if not worked:
+            for one in busy:
+                say(_sentence(one, lacking[one.name]))
+        worked = True
+        chains = _chains(busy, stores, lacking)
+        complete = {name for name, lack in lacking.items() if lack.reference}
         failures += engine.train(busy, chains, complete)
-        failures += _compare(busy, stores, engine, say)
-        if _extracted(chains) == {name: lack.pruned_activations for name, lack in lacking.items()}:
-            break  # nothing was put off for want of room
-    for one in orders:
-        worked |= results.reduce(stores[one.name], one.layers, one.sweep.identity.seed)
-    worked |= bool(results.draw(root))
-    if failures:
-        raise SweepFailed(sorted(set(failures)))
-    return worked
+        failures += _compare(busy, stores, given_up, engine, say)
+        for one in busy:
+            given_up[one.name] |= _failed(one, stores[one.name], chains[one.name])
+    written, unwritten = _results(orders, stores, root)
+    if failures or unwritten:
+        raise SweepFailed(sorted({*failures, *unwritten}))
+    return worked or written
 
 
-def _compare(busy: list[Order], stores: dict[str, SweepStore], engine: Engine, say: Say) -> list[str]:
+def _compare(
+    busy: list[Order], stores: dict[str, SweepStore], given_up: dict[str, set[NetworkId]], engine: Engine, say: Say
+) -> list[str]:
     """Compare every network whose activations are there, then drop the activations that have served."""
     jobs = []
     for one in busy:
         contents = stores[one.name].contents()
         if None in contents.activations:
-            wanted = missing(one.sweep, contents, one.layers).comparisons
+            wanted = _left(one, stores[one.name], given_up[one.name]).comparisons
             ready = {network: layers for network, layers in wanted.items() if network in contents.activations}
             jobs += comparisons(ready, one.sweep, engine.slots)
     failures = []
@@ -148,8 +146,39 @@ def _compare(busy: list[Order], stores: dict[str, SweepStore], engine: Engine, s
     return failures
 
 
-def _extracted(chains: dict[str, list[Chain]]) -> dict[str, int]:
-    return {name: sum(len(chain.extract) for chain in parts) for name, parts in chains.items()}
+def _results(orders: list[Order], stores: dict[str, SweepStore], root: Storage) -> tuple[bool, list[str]]:
+    """Tables and figures of what is committed: whether anything was written, and what failed."""
+    written, failures = [], []
+    for one in orders:
+        work = partial(results.reduce, stores[one.name], one.layers, one.sweep.identity.seed)
+        failures += attempt(f"{one.name}, tables", lambda work=work: written.append(work()))
+    failures += attempt("figures", lambda: written.append(bool(results.draw(root))))
+    return any(written), failures
+
+
+def _left(one: Order, store: SweepStore, given_up: Set[NetworkId]) -> Missing:
+    return missing(one.sweep, store.contents(), one.layers).without(given_up)
+
+
+def _chains(busy: list[Order], stores: dict[str, SweepStore], lacking: dict[str, Missing]) -> dict[str, list[Chain]]:
+    chains, promised = {}, 0
+    for one in busy:
+        lack = lacking[one.name]
+        room = room_for_activations(stores[one.name])
+        chains[one.name] = wave(one.sweep, lack, room, one.per_network, promised)
+        promised += one.per_network * (lack.reference + sum(len(chain.extract) for chain in chains[one.name]))
+    return chains
+
+
+def _failed(one: Order, store: SweepStore, chains: list[Chain]) -> set[NetworkId]:
+    """Networks that a wave was to finish and has not."""
+    contents = store.contents()
+    lack = missing(one.sweep, contents, one.layers)
+    trained: set[NetworkId] = {(chain.run, i) for chain in chains for i in chain.train}
+    extracted: set[NetworkId] = {(chain.run, i) for chain in chains for i in chain.extract}
+    failed = trained - contents.networks
+    failed |= (extracted | contents.activations - {None}) & (lack.comparisons.keys() | set(lack.activations))
+    return failed | {None} if lack.reference else failed
 
 
 def claim(orders: Iterable[Order], root: Storage) -> None:
@@ -222,14 +251,6 @@ def describe(event: Event) -> str:
         f"{time.strftime('%H:%M:%S')} {event['problem']} {which}: accuracy {event['accuracy']:.4f}, "
         f"remaining {event['remaining']:.3f}, {event['epochs']} epochs, {event['seconds']:.1f} s"
     )
-
-
-def _missing(one: Order, store: SweepStore) -> Missing:
-    return missing(one.sweep, store.contents(), one.layers)
-
-
-def _chains(one: Order, store: SweepStore, lacking: Missing) -> list[Chain]:
-    return wave(one.sweep, lacking, room_for_activations(store), one.per_network)
 
 
 def _sentence(one: Order, lacking: Missing) -> str:

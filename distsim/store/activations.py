@@ -5,6 +5,7 @@ family, rows n of h·w·c columns for the kernels. Chunks cut examples and image
 covariance can be built from any block but a Gram matrix needs all examples of some columns at once.
 """
 
+import hashlib
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -24,7 +25,7 @@ ROWS = 512  # examples per chunk, unless the layer is so small that more are nee
 
 
 def chunk_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Chunks of 16-64 MiB over examples and image rows; a smaller array is one chunk.
+    """Chunks of at least 16 MiB over examples and image rows; a smaller array is one chunk.
 
     Counted as float16 whatever is stored, so that a layer has the same panels in every network.
     """
@@ -47,6 +48,31 @@ class _Digesting(zarr.storage.WrapperStore[Any]):
     async def set(self, key: str, value: Buffer) -> None:
         await super().set(key, value)
         self._attempt.wrote(key, value.to_bytes())
+
+
+class _Vouched(zarr.storage.WrapperStore[Any]):
+    """Gives the objects that a mark names: a chunk that is gone would read as zeros, changed metadata as anything."""
+
+    def __init__(self, store: Any, mark: Mark, where: str) -> None:
+        super().__init__(store)
+        self._mark, self._where = mark, where
+
+    def _with_store(self, store: Any) -> "_Vouched":
+        return _Vouched(store, self._mark, self._where)
+
+    async def get(self, key: str, prototype: Any = None, byte_range: Any = None) -> Buffer | None:
+        if key not in self._mark.objects:
+            return None
+        content = await super().get(key, prototype, byte_range)
+        if content is None:
+            raise DamagedStore(f"activations: {key} of {self._where} is missing")
+        if key.endswith("zarr.json") and _sha256(content.to_bytes()) != self._mark.objects[key][1]:
+            raise DamagedStore(f"activations: {key} of {self._where} is damaged: its digest is not its mark's")
+        return content
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 class Writer:
@@ -97,7 +123,8 @@ class Reader:
             if there.get(name) != size:
                 state = "is missing" if name not in there else f"has {there[name]} bytes instead of {size}"
                 raise DamagedStore(f"activations: {name} of {self._where} {state}")
-        self._group = zarr.open_group(_object_store(storage, prefix, read_only=True), mode="r")
+        backend = _object_store(storage, prefix, read_only=True)
+        self._group = zarr.open_group(_Vouched(backend, mark, self._where), mode="r")
 
     @property
     def layers(self) -> list[str]:

@@ -36,10 +36,10 @@ class Mark:
     def digest(self) -> str:
         """SHA-256 over objects and values: equal for equal results, whoever computed them."""
         content = {"objects": {name: entry[1] for name, entry in self.objects.items()}, "values": self.values}
-        return hashlib.sha256(canonical_json(content).encode()).hexdigest()
+        return _sha256(canonical_json(content))
 
     def encode(self) -> bytes:
-        return canonical_json(self.__dict__).encode()
+        return canonical_json(self.__dict__ | {"sha256": _sha256(canonical_json(self.__dict__))}).encode()
 
 
 class Attempt:
@@ -63,14 +63,24 @@ class Attempt:
         self.objects[name] = (len(content), hashlib.sha256(content).hexdigest())
 
     def commit(self, **fields: Any) -> Mark:
-        """Create the mark; the piece's mark, which is another writer's if that one was first."""
+        """Create the mark; the piece's mark, which is another writer's if that one was first.
+
+        DamagedStore: the objects are gone, because another writer's commit, dropped since, had removed them.
+        """
         mark = Mark(attempt=self.id, objects=dict(sorted(self.objects.items())), **fields)
         self.storage.create(f"{self.piece}/{MARK}", mark.encode())
         winner = read_mark(self.storage, f"{self.piece}/{MARK}")
         if winner is None:
             raise DamagedStore(f"{self.piece}/{MARK} vanished while it was being written")
+        if winner.attempt == self.id and not self._whole():
+            self.storage.delete([f"{self.piece}/{MARK}"])
+            raise DamagedStore(f"{self.prefix} in {self.storage.url} was removed while it was being written")
         sweep_attempts(self.storage, self.piece, winner)
         return winner
+
+    def _whole(self) -> bool:
+        sizes = self.storage.sizes(self.prefix)
+        return all(sizes.get(f"{self.prefix}/{name}") == size for name, (size, _) in self.objects.items())
 
 
 def read_mark(storage: Storage, path: str) -> Mark | None:
@@ -80,6 +90,8 @@ def read_mark(storage: Storage, path: str) -> Mark | None:
         return None
     try:
         tree = json.loads(content)
+        if tree.pop("sha256") != _sha256(canonical_json(tree)):
+            raise ValueError("it does not hash to the digest in it")
         objects = {name: (int(size), str(digest)) for name, (size, digest) in tree.pop("objects").items()}
         return Mark(objects=objects, **tree)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
@@ -95,6 +107,10 @@ def read_object(storage: Storage, piece: str, mark: Mark, name: str) -> bytes:
     if (len(content), hashlib.sha256(content).hexdigest()) != mark.objects[name]:
         raise DamagedStore(f"{path} in {storage.url} is damaged: its digest is not the one in {piece}/{MARK}")
     return content
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def sweep_attempts(storage: Storage, piece: str, mark: Mark) -> None:

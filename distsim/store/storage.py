@@ -89,6 +89,8 @@ class Storage:
             found = obstore.list_with_delimiter(self._store, prefix=prefix or None)
         except FileNotFoundError:
             return []
+        except (BaseError, OSError) as error:
+            raise StorageError(f"cannot list {prefix or '/'} in {self.url}: {first_line(error)}") from None
         return sorted(path.rsplit("/", 1)[-1] for path in found["common_prefixes"])
 
     def delete(self, paths: list[str]) -> None:

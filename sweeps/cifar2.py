@@ -1,0 +1,13 @@
+"""P1's easiest problem, automobile against truck: does similarity fall with iterations and from input to output?
+
+python sweeps/cifar2.py --download
+python sweeps/cifar2.py --data folder:PATH --runs 2 --iterations 3 --epochs 2 --train-limit 4000 --probe 1000
+"""
+
+import sys
+
+from distsim.problems import PROBLEMS
+from distsim.script import main
+
+if __name__ == "__main__":
+    sys.exit(main(PROBLEMS["cifar2"]))

@@ -1,0 +1,15 @@
+"""The whole of P1, five problems of rising difficulty in one store: figures with a panel for each.
+
+    python sweeps/p1.py --download
+
+On a cluster the chains of one problem start as soon as its complete network is there, whatever the others do.
+"""
+
+import sys
+
+from distsim.problems import PROBLEMS
+from distsim.script import main
+
+if __name__ == "__main__":
+    names = ("cifar2", "cifar4", "cifar6", "cifar8", "cifar10")
+    sys.exit(main(*(PROBLEMS[name] for name in names), storage="results/p1"))

@@ -1,0 +1,13 @@
+"""The whole of P2, three networks in one store. Needs CIFAR-10 and SVHN under one folder, hence no folder:PATH.
+
+python sweeps/p2.py --download
+"""
+
+import sys
+
+from distsim.problems import PROBLEMS
+from distsim.script import main
+
+if __name__ == "__main__":
+    names = ("vgg16_cifar10", "resnet_fast_cifar10", "vgg_svhn")
+    sys.exit(main(*(PROBLEMS[name] for name in names), storage="results/p2"))

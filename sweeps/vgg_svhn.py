@@ -1,0 +1,13 @@
+"""P2, a four-block VGG on house numbers: are the trends those of CIFAR-10, or the data's?
+
+python sweeps/vgg_svhn.py --download
+python sweeps/vgg_svhn.py --data files:PATH --runs 1 --iterations 2 --epochs 1 --probe 1000
+"""
+
+import sys
+
+from distsim.problems import PROBLEMS
+from distsim.script import main
+
+if __name__ == "__main__":
+    sys.exit(main(PROBLEMS["vgg_svhn"]))

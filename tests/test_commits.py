@@ -1,0 +1,304 @@
+"""Commits: nothing counts without a mark, the first mark wins, and what it vouches for is checked when it is read."""
+
+import hashlib
+import json
+import queue
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from distsim.store import DamagedStore, Mark, Storage
+from distsim.store.commits import MARK, Attempt, read_mark, read_object
+
+PIECE = "runs/0000/iter_01"
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> Storage:
+    return Storage(tmp_path)
+
+
+def written(storage: Storage, *names: str, salt: bytes = b"") -> Attempt:
+    attempt = Attempt(storage, PIECE)
+    for name in names:
+        attempt.put(name, name.encode() * 100 + salt)
+    return attempt
+
+
+def attempts(storage: Storage) -> list[str]:
+    return [name for name in storage.folders(PIECE) if name.startswith("attempt-")]
+
+
+def mark_of(storage: Storage) -> Mark | None:
+    return read_mark(storage, f"{PIECE}/{MARK}")
+
+
+def test_the_mark_names_every_object_with_size_and_digest(storage: Storage) -> None:
+    attempt = written(storage, "weights", "deep/er/masks")
+    attempt.put("empty", b"")
+    mark = attempt.commit(values={"accuracy": 0.1}, identity="abc", environment={"threads": 1}, provenance={"host": 1})
+    content = {"weights": b"weights" * 100, "deep/er/masks": b"deep/er/masks" * 100, "empty": b""}
+    assert mark.objects == {name: (len(c), hashlib.sha256(c).hexdigest()) for name, c in content.items()}
+    assert mark_of(storage) == mark
+    assert mark.attempt == attempt.id
+    assert (mark.values, mark.identity, mark.environment) == ({"accuracy": 0.1}, "abc", {"threads": 1})
+    for name, expected in content.items():
+        assert read_object(storage, PIECE, mark, name) == expected
+    on_disk = storage.sizes(f"{PIECE}/attempt-{attempt.id}")
+    assert on_disk == {f"{PIECE}/attempt-{attempt.id}/{name}": size for name, (size, _) in mark.objects.items()}
+
+
+def test_the_mark_is_plain_json(storage: Storage) -> None:
+    mark = written(storage, "x").commit(values={"a": 0.1})
+    tree = json.loads(storage.get(f"{PIECE}/{MARK}") or b"")
+    assert tree["attempt"] == mark.attempt
+    assert tree["objects"]["x"] == [100, hashlib.sha256(b"x" * 100).hexdigest()]
+    assert tree["values"] == {"a": 0.1}
+
+
+def test_a_changed_value_in_a_mark_is_found(storage: Storage) -> None:
+    written(storage, "x").commit(values={"accuracy": 0.75})
+    content = storage.get(f"{PIECE}/{MARK}") or b""
+    storage.put(f"{PIECE}/{MARK}", content.replace(b"0.75", b"0.85"))
+    with pytest.raises(DamagedStore, match="hash"):
+        mark_of(storage)
+
+
+def test_an_object_put_twice_is_named_as_it_was_last(storage: Storage) -> None:
+    attempt = written(storage, "x")
+    attempt.put("x", b"again")
+    mark = attempt.commit()
+    assert read_object(storage, PIECE, mark, "x") == b"again"
+
+
+def test_without_a_mark_there_is_nothing(storage: Storage) -> None:
+    written(storage, "x", "y")
+    assert mark_of(storage) is None
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_the_first_mark_wins(storage: Storage, first: int) -> None:
+    both = [written(storage, "x", salt=b"0"), written(storage, "x", "y", salt=b"1")]
+    winner, loser = both[first], both[1 - first]
+    mark = winner.commit(values={"who": first})
+    assert attempts(storage) == [f"attempt-{winner.id}"], "the loser's objects are gone, the winner's are not"
+    before = storage.sizes()
+    assert loser.commit(values={"who": 1 - first}) == mark, "a late writer is told whose mark stands"
+    assert mark_of(storage) == mark
+    assert storage.sizes() == before
+    assert read_object(storage, PIECE, mark, "x") == b"x" * 100 + str(first).encode()
+
+
+def test_a_late_writer_that_goes_on_writing_changes_nothing(storage: Storage) -> None:
+    late = written(storage, "x", salt=b"late")
+    mark = written(storage, "x").commit()
+    late.put("x", b"late")
+    late.put("y", b"late")
+    assert mark_of(storage) == mark
+    assert late.commit() == mark
+    assert attempts(storage) == [f"attempt-{mark.attempt}"]
+    assert read_object(storage, PIECE, mark, "x") == b"x" * 100
+
+
+def test_a_crashed_attempt_is_garbage_and_goes_with_the_next_commit(storage: Storage) -> None:
+    crashed = written(storage, "x", "y")
+    storage.put(f"{PIECE}/activations/kept", b"")
+    mark = written(storage, "x").commit()
+    assert f"attempt-{crashed.id}" not in storage.folders(PIECE)
+    assert storage.folders(PIECE) == ["activations", f"attempt-{mark.attempt}"], "only attempts are swept"
+
+
+def test_other_pieces_are_left_alone(storage: Storage) -> None:
+    other = Attempt(storage, PIECE + "0")  # a piece whose path begins alike
+    other.put("x", b"other")
+    inner = Attempt(storage, PIECE + "/activations")
+    inner.put("x", b"inner")
+    written(storage, "x").commit()
+    for attempt, piece in ((other, PIECE + "0"), (inner, PIECE + "/activations")):
+        assert read_object(storage, piece, attempt.commit(), "x") in (b"other", b"inner")
+
+
+# --- damage ----------------------------------------------------------------------------------------------------------
+
+
+def _remove(file: Path) -> None:
+    file.unlink()
+
+
+def _truncate(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-1])
+
+
+def _empty(file: Path) -> None:
+    file.write_bytes(b"")
+
+
+def _flip(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[37] ^= 1
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize("damage", [_remove, _truncate, _empty, _flip])
+def test_a_damaged_object_is_named(storage: Storage, tmp_path: Path, damage: Callable[[Path], None]) -> None:
+    mark = written(storage, "weights", "masks").commit()
+    damage(tmp_path / PIECE / f"attempt-{mark.attempt}" / "weights")
+    with pytest.raises(DamagedStore, match=rf"{PIECE}/attempt-{mark.attempt}/weights .*{MARK}"):
+        read_object(storage, PIECE, mark, "weights")
+    assert read_object(storage, PIECE, mark, "masks") == b"masks" * 100
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b"\xff\xfe\x00",
+        b"null",
+        b"[]",
+        b"{}",
+        b'"COMMIT"',
+        b'{"objects": {}}',
+        b'{"attempt": "a", "objects": []}',
+        b'{"attempt": "a", "objects": {"x": 3}}',
+        b'{"attempt": "a", "objects": {"x": ["many", ""]}}',
+        b'{"attempt": "a", "objects": {}, "unknown": 1}',
+    ],
+)
+def test_a_damaged_mark_is_named(storage: Storage, content: bytes) -> None:
+    storage.put(f"{PIECE}/{MARK}", content)
+    with pytest.raises(DamagedStore, match=f"{PIECE}/{MARK} in .* is damaged"):
+        read_mark(storage, f"{PIECE}/{MARK}")
+
+
+def test_a_mark_cut_anywhere_is_damaged(storage: Storage) -> None:
+    written(storage, "x").commit(values={"accuracy": 0.5}, identity="abc")
+    content = storage.get(f"{PIECE}/{MARK}") or b""
+    for length in range(0, len(content), 7):
+        storage.put(f"{PIECE}/{MARK}", content[:length])
+        with pytest.raises(DamagedStore):
+            mark_of(storage)
+
+
+# --- digests ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_digest_says_what_was_computed_and_not_by_whom() -> None:
+    mark = Mark("a", {"x": (3, "123"), "y": (4, "456")}, {"accuracy": 0.5}, "identity", {"torch": "1"}, {"host": "h"})
+    same = Mark("b", {"y": (4, "456"), "x": (3, "123")}, {"accuracy": 0.5}, "identity", {"torch": "2"}, {"pid": 7})
+    assert mark.digest == same.digest
+    others = [
+        Mark("a", {"x": (3, "123")}, {"accuracy": 0.5}),
+        Mark("a", {"x": (3, "124"), "y": (4, "456")}, {"accuracy": 0.5}),
+        Mark("a", {"x": (3, "456"), "y": (4, "123")}, {"accuracy": 0.5}),
+        Mark("a", {"x": (3, "123"), "z": (4, "456")}, {"accuracy": 0.5}),
+        Mark("a", {"x": (3, "123"), "y": (4, "456")}, {"accuracy": 0.5000000000000001}),
+        Mark("a", {"x": (3, "123"), "y": (4, "456")}, {"accuracy": None}),
+        Mark("a", {"x": (3, "123"), "y": (4, "456")}),
+    ]
+    assert len({mark.digest, *(other.digest for other in others)}) == 1 + len(others)
+
+
+def test_the_digest_survives_the_store(storage: Storage) -> None:
+    mark = written(storage, "x").commit(values={"accuracy": 0.1 + 0.2, "losses": [1e-17, 3.0], "best": None})
+    assert (read_mark(storage, f"{PIECE}/{MARK}") or pytest.fail("no mark")).digest == mark.digest
+    assert json.loads(mark.encode())["values"]["accuracy"] == 0.1 + 0.2
+
+
+# --- any interleaving ------------------------------------------------------------------------------------------------
+
+
+class Stepping(Storage):
+    """A storage that waits for its turn before each operation, so that a test decides who goes when."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        self.turn = threading.Semaphore(0)
+        self.waiting: queue.Queue[bool] = queue.Queue()  # True: waits for its turn, False: has ended
+
+    def _wait(self) -> None:
+        self.waiting.put(True)
+        self.turn.acquire()
+
+    def _put(self, path: str, content: bytes, mode: Any) -> None:
+        self._wait()
+        super()._put(path, content, mode)
+
+    def get(self, path: str) -> bytes | None:
+        self._wait()
+        return super().get(path)
+
+    def folders(self, prefix: str = "") -> list[str]:
+        self._wait()
+        return super().folders(prefix)
+
+    def _list(self, prefix: str) -> Iterator[Any]:
+        self._wait()
+        yield from super()._list(prefix)
+
+    def delete(self, paths: list[str]) -> None:
+        for path in paths:
+            self._wait()
+            super().delete([path])
+
+
+def contents_of(writer: int) -> dict[str, bytes]:
+    return {f"{name}{writer if name == 'z' else ''}": bytes([writer]) * (10 + writer) for name in "xyz"}
+
+
+@settings(max_examples=60, deadline=None)
+@given(turns=st.lists(st.integers(0, 2), max_size=40), writers=st.integers(2, 3))
+def test_what_is_visible_is_whole_in_any_interleaving(turns: list[int], writers: int) -> None:
+    """Writers take turns operation by operation, then whoever is left ends."""
+    with tempfile.TemporaryDirectory() as folder:
+        observer = Storage(folder)
+        storages = [Stepping(folder) for _ in range(writers)]
+        marks: dict[int, Mark] = {}
+        failures: list[BaseException] = []
+
+        def write(writer: int) -> None:
+            try:
+                attempt = Attempt(storages[writer], PIECE)
+                for name, content in contents_of(writer).items():
+                    attempt.put(name, content)
+                marks[writer] = attempt.commit(values={"writer": writer})
+            except BaseException as error:
+                failures.append(error)
+            storages[writer].waiting.put(False)
+
+        threads = [threading.Thread(target=write, args=(writer,), daemon=True) for writer in range(writers)]
+        for thread in threads:
+            thread.start()
+        alive = [storage.waiting.get() for storage in storages]
+        winner: Mark | None = None
+
+        def step(writer: int) -> None:
+            nonlocal winner
+            storages[writer].turn.release()
+            alive[writer] = storages[writer].waiting.get(timeout=30)
+            mark = read_mark(observer, f"{PIECE}/{MARK}")
+            assert winner is None or mark == winner, "a mark that stands stays"
+            winner = mark
+            if mark is not None:
+                expected = contents_of(mark.values["writer"])
+                assert {name: read_object(observer, PIECE, mark, name) for name in mark.objects} == expected
+
+        for turn in turns:
+            if alive[turn % writers]:
+                step(turn % writers)
+        assert all(mark == winner for mark in marks.values())
+        for writer in range(writers):  # let the rest end, one after the other
+            while alive[writer]:
+                step(writer)
+        for thread in threads:
+            thread.join(timeout=30)
+        assert not failures
+        assert len({mark.attempt for mark in marks.values()}) == 1
+        assert winner is not None
+        assert observer.folders(PIECE) == [f"attempt-{winner.attempt}"], "nothing is left of the others"

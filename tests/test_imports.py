@@ -1,0 +1,175 @@
+"""What needs what: the core runs without the edges' libraries, and no stage imports a later one."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import distsim
+
+PACKAGE = Path(distsim.__file__).parent
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+# The order in which data flow. A stage reaches none that comes after it, by whatever way.
+STAGES = (
+    ("specs", "seeds", "stages"),
+    ("data", "models", "optim", "pruning", "training", "chain"),
+    ("activations",),
+    ("metrics", "compare"),
+    ("store", "extraction", "plan", "work"),
+    ("summary",),
+    ("claims", "figures", "results"),
+    ("sweep",),
+    ("ray_engine",),
+    ("script", "cli"),
+)
+
+
+def module_name(file: Path) -> str:
+    parts = ["distsim", *file.relative_to(PACKAGE).with_suffix("").parts]
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imported(file: Path, everywhere: bool = True) -> set[str]:
+    """Modules that a file imports; with `everywhere` also inside functions."""
+    tree = ast.parse(file.read_text())
+    found = set()
+    for node in ast.walk(tree) if everywhere else tree.body:
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: imports are absolute"
+            base = node.module or ""
+            found |= {base} | {f"{base}.{alias.name}" for alias in node.names}
+    return found
+
+
+MODULES = {module_name(file): file for file in FILES}
+
+
+def within(file: Path, everywhere: bool = True) -> set[str]:
+    return {name for name in imported(file, everywhere) if name in MODULES} - {"distsim"}
+
+
+def reachable(names: set[str]) -> set[str]:
+    found, todo = set(names), list(names)
+    while todo:
+        new = within(MODULES[todo.pop()]) - found
+        found |= new
+        todo += new
+    return found
+
+
+def part_of(stage: str) -> set[str]:
+    return {name for name in MODULES if name == f"distsim.{stage}" or name.startswith(f"distsim.{stage}.")}
+
+
+def test_only_the_ray_engine_imports_ray() -> None:
+    users = [file.name for file in FILES if {name.split(".")[0] for name in imported(file)} & {"ray"}]
+    assert users == ["ray_engine.py"]
+
+
+def test_the_ray_engine_is_imported_only_where_it_is_used() -> None:
+    for file in FILES:
+        if file.name != "ray_engine.py":
+            assert "distsim.ray_engine" not in imported(file, everywhere=False), file
+
+
+@pytest.mark.parametrize("position", range(len(STAGES)), ids=["+".join(stage[:2]) for stage in STAGES])
+def test_no_stage_reaches_a_later_one(position: int) -> None:
+    own = set().union(*(part_of(stage) for stage in STAGES[position]))
+    assert own, f"{STAGES[position]} are no modules of distsim"
+    later = set().union(*(part_of(stage) for stages in STAGES[position + 1 :] for stage in stages))
+    assert not reachable(own) & later
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    """On import, that is; a package's own files do import from the package."""
+    for name, file in MODULES.items():
+        for other in within(file, everywhere=False):
+            assert name not in within(MODULES[other], everywhere=False) or other.startswith(f"{name}."), (name, other)
+
+
+BLOCKED = ("ray", "zarr", "pyarrow", "pandas", "obstore", "matplotlib")
+
+WITHOUT_EDGES = """
+import sys, warnings
+warnings.simplefilter("error")
+
+class NotInstalled:
+    # every finder there was, blind to the blocked names
+    def __init__(self, finders):
+        self.finders = finders
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] not in BLOCKED:
+            for finder in self.finders:
+                if spec := finder.find_spec(name, path, target):
+                    return spec
+        return None
+sys.meta_path[:] = [NotInstalled(list(sys.meta_path))]
+
+import importlib
+for name in BLOCKED:
+    try:
+        importlib.import_module(name)
+    except ImportError:
+        continue
+    raise SystemExit(f"{name} is not blocked")
+for module in MODULES:
+    importlib.import_module(module)
+
+import dataclasses
+import numpy as np
+import torch
+torch.set_num_threads(1)
+from distsim.activations import blocks, make_probe
+from distsim.chain import Trainer
+from distsim.compare import InMemory, Reference
+from distsim.data import Dataset
+from distsim.metrics import cka
+from distsim.models import build
+from distsim.problems import PROBLEMS
+from distsim.specs import METRICS, Identity
+from distsim.training import threads
+
+rng = np.random.default_rng(0)
+labels = np.arange(60) % 3
+images = (labels[:, None, None, None] * 80 + rng.integers(0, 60, (60, 1, 8, 8))).astype(np.uint8)
+dataset = Dataset(images, labels, images[:9], labels[:9], ("a", "b", "c"))
+problem = PROBLEMS["digits"].reduced_to(epochs=2, probe=40)
+recipe = dataclasses.replace(problem.recipe, normalise=((0.5,), (0.3,)), batch_size=16)
+identity = Identity(dataclasses.replace(problem, recipe=recipe, classes=dataset.classes), dataset.digest)
+with threads(1):  # threadpoolctl, which the core has too
+    trainer = Trainer(identity, dataset)
+    complete = trainer.complete()
+    *_, last = trainer.chain(0, complete, iterations=2)
+    probe, sides = make_probe(identity, dataset), []
+    for step in (complete, last):
+        network = build(identity.problem, 3)
+        network.load_state_dict(step.weights)
+        sides.append(np.concatenate([block["pool2"].numpy() for block in blocks(network, probe)]))
+    value = cka(*sides, channels_last=True)
+    streamed = Reference(InMemory(sides[0]), METRICS).compare(InMemory(sides[1]))["cka"]["value"]
+assert last.iteration == 2 and last.record["remaining"] < 1
+assert 0 < value < 1 and abs(value - streamed) < 1e-10, (value, streamed)
+assert not {name.split(".")[0] for name in sys.modules} & set(BLOCKED)
+print("done")
+"""
+
+
+def test_the_core_runs_without_the_edges_libraries() -> None:
+    names = ("", ".metrics", ".models", ".training", ".chain", ".activations", ".compare", ".specs", ".data")
+    modules = tuple(f"distsim{name}" for name in names)
+    code = f"BLOCKED, MODULES = {BLOCKED!r}, {modules!r}\n{WITHOUT_EDGES}"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "done\n"
+    assert done.stderr == ""
+
+
+def test_the_help_of_the_command_needs_no_torch() -> None:
+    code = "import sys, distsim.cli, distsim.script; print('torch' in sys.modules, 'ray' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout == "False False\n"
