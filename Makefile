@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: demo test check lint types bench clean
+.PHONY: demo test check lint types clean
 
 demo: $(READY)
 	$(BIN)/python sweeps/digits.py

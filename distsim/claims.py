@@ -72,6 +72,9 @@ P2_PROBLEMS = (VGG16, RESNET, SVHN)
 P2_METRICS = ("svcca", "pwcca", "cka", "nbs")
 
 
+NO_DATA = "not enough data"
+
+
 @dataclass(frozen=True)
 class Verdict:
     """What the tables say about one claim for one problem under one metric."""
@@ -222,7 +225,7 @@ def _verdict(claim: Claim, tables: Tables, problem: str, metric: str) -> Verdict
     try:
         parts = claim.judge(evidence, problem, metric)
     except Absent as absent:
-        return Verdict(claim.name, problem, metric, "not enough data", {}, f"Lacks {absent}.", claim.where)
+        return Verdict(claim.name, problem, metric, NO_DATA, {}, f"Lacks {absent}.", claim.where)
     ok = all(part.ok for part in parts)
     if evidence.full:
         verdict = "holds" if ok else "fails"

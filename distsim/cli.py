@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import hashlib
 import sys
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -200,8 +201,16 @@ def _report(flags: argparse.Namespace) -> int:
     for store in stores:
         print(f"{store.problem}\n{results.as_text(tables, store.problem)}\n")
     print("claims of the papers")
-    for verdict in claims.check(tables):
+    verdicts = claims.check(tables)
+    judged = [verdict for verdict in verdicts if verdict.verdict != claims.NO_DATA]
+    for verdict in judged:
         print(f"  {verdict.claim:4} {verdict.problem:20} {verdict.metric:9} {verdict.verdict:18} {verdict.text}")
+    if lacking := dict.fromkeys(f"{v.claim} ({v.problem})" for v in verdicts if v not in judged):
+        print(
+            textwrap.fill(
+                f"not enough data for {', '.join(lacking)}", 118, initial_indent="  ", subsequent_indent="    "
+            )
+        )
     print(f"\n{len(written)} figures in {root.url}/figures")
     return 0
 

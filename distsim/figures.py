@@ -156,7 +156,7 @@ def output_layer(summary: pd.DataFrame, problem: str) -> Figure:
         panel.plot(mean.index, mean, color=colour, marker=marker, label=METRIC_NAMES[metric])
     panel.set(title=f"{problem}: output layer", xlabel="IMP iteration", ylabel="similarity (mean ± sd of runs)")
     panel.xaxis.set_major_locator(FixedLocator(_iteration_ticks(int(rows["iteration"].max()))))
-    _similarity_limits(panel, rows[["mean"]], zoom=True)
+    _similarity_limits(panel, (rows["mean"] - rows["sd"].fillna(0)).to_frame(), zoom=True)
     figure.legend(loc="outside right center")
     return figure
 
@@ -252,9 +252,9 @@ def _iteration_ticks(last: int) -> list[int]:
 
 
 def _similarity_limits(panel: Axes, values: pd.DataFrame, zoom: bool = False) -> None:
-    """0 to 1, or from the tenth below the smallest value if all values are high and `zoom` allows it."""
-    smallest = values.min(axis=None)  # NaN, if all are missing, is not high
-    low = math.floor(smallest * 10) / 10 if zoom and smallest >= 0.5 else 0.0
+    """0 to 1; from the tenth below the smallest value if that is negative, or high and `zoom` allows it."""
+    smallest = values.min(axis=None)  # NaN, if all are missing, is neither
+    low = math.floor(smallest * 10) / 10 if smallest < 0 or (zoom and smallest >= 0.5) else 0.0
     margin = 0.02 * (1 - low)  # so that a line at 1 is not cut
     panel.set_ylim(low - margin if low == 0 else low, 1 + margin)
 
