@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: demo test check lint types clean
+.PHONY: demo test check lint types faults clean
 
 demo: $(READY)
 	$(BIN)/python sweeps/digits.py
@@ -13,6 +13,10 @@ test: $(READY)
 	$(BIN)/python -m pytest
 
 check: lint types test
+
+# Twelve SIGKILLs of the demo, one at least in every stage, each followed by the same command; then digests are compared.
+faults: $(READY)
+	$(BIN)/python tests/faults/kills.py --kills 12 --local-too
 
 lint: $(READY)
 	$(BIN)/ruff format --check .

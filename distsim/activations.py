@@ -94,6 +94,10 @@ def layer_shapes(network: Network, channels: int, size: int) -> dict[str, tuple[
         device = next(network.parameters()).device
         network(torch.zeros(1, channels, size, size, device=device))
     network.train(training)
+    for layer in network.layers:
+        if outputs[layer.name].ndim not in (2, 4):
+            shape = tuple(outputs[layer.name].shape[1:])
+            raise ValueError(f"layer {layer.name} puts out {shape} for one image; (c, h, w) and (p,) can be compared")
     return {layer.name: tuple(outputs[layer.name].shape[1:]) for layer in network.layers}
 
 

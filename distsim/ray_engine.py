@@ -22,7 +22,9 @@ from ray import tune
 from ray.exceptions import RayActorError, RayError
 from ray.tune.search import Searcher
 
+from distsim.models import MODELS
 from distsim.plan import Chain
+from distsim.specs import Sweep
 from distsim.store import Storage, SweepStore
 from distsim.sweep import Order
 from distsim.work import Bench, Comparer, Comparison, Event, attempt
@@ -50,10 +52,12 @@ class RayEngine:
         if self._started:
             ray.shutdown()
 
-    @property
-    def slots(self) -> int:
-        """Comparisons at once if each takes one CPU; what there is at most to share out."""
-        return max(1, int(ray.cluster_resources().get("CPU", 1))) if ray.is_initialized() else 1
+    def slots(self, orders: list[Order]) -> int:
+        """Comparisons that the cluster has room for at once."""
+        self._start(orders)
+        there = ray.cluster_resources()
+        wanted = {"CPU": _slot(orders)[0], "GPU": _slot(orders)[1]}
+        return max(1, min(int(there.get(name, 0) / amount) for name, amount in wanted.items() if amount))
 
     def train(self, orders: list[Order], chains: dict[str, list[Chain]], complete: set[str]) -> list[str]:
         tasks: list[Task] = [(name, None) for name in sorted(complete)]
@@ -68,6 +72,7 @@ class RayEngine:
                 _trial,
                 tasks=dict(enumerate(tasks)),
                 orders={one.name: one for one in orders},
+                models=_models(orders),
                 root=self.root,
                 drift=self.allow_drift,
             ),
@@ -96,8 +101,9 @@ class RayEngine:
         running: dict[Any, tuple[Comparison, int, Any]] = {}
         idle: list[Any] = []
         started, failures = 0, []
+        slots = self.slots(orders)
         while waiting or running:
-            while waiting and (idle or started < self.slots):
+            while waiting and (idle or started < slots):
                 job, tries = waiting.popleft()
                 if idle:
                     actor = idle.pop()
@@ -126,11 +132,11 @@ class RayEngine:
 
     def _actor(self, orders: dict[str, Order]) -> Any:
         """A comparison actor with the resources of one device slot."""
-        wanted = next(iter(orders.values())).sweep
-        gpu = dict(wanted.resources).get("gpu", 0) if wanted.device == "cuda" else 0
+        cpus, gpus = _slot(list(orders.values()))
         sweeps = {name: one.sweep for name, one in orders.items()}
         options: Any = _ComparisonActor  # what ray.remote makes of a class has no type
-        return options.options(num_cpus=wanted.identity.threads, num_gpus=gpu).remote(self.root, sweeps)
+        models = _models(list(orders.values()))
+        return options.options(num_cpus=cpus, num_gpus=gpus).remote(self.root, sweeps, models, self.allow_drift)
 
     def _start(self, orders: list[Order]) -> None:
         if ray.is_initialized():
@@ -146,9 +152,15 @@ class RayEngine:
 
 
 def _trial(
-    config: dict[str, Any], tasks: dict[int, Task], orders: dict[str, Order], root: Storage, drift: bool
+    config: dict[str, Any],
+    tasks: dict[int, Task],
+    orders: dict[str, Order],
+    models: dict[str, Any],
+    root: Storage,
+    drift: bool,
 ) -> None:
     """One Tune trial: a problem's complete network, or a chain. Reports after every iteration."""
+    MODELS.update(models)
     problem, chain = tasks[config["task"]]
     one = orders[problem]
     bench = Bench(SweepStore(root, one.name), one.sweep, one.dataset, drift)
@@ -218,11 +230,24 @@ class _Listener(tune.Callback):  # type: ignore[misc]
 class _ComparisonActor:
     """One device slot's comparer; idempotent, so that a job of a dead actor can be given to another."""
 
-    def __init__(self, root: Storage, sweeps: dict[str, Any]) -> None:
-        self._comparers = {name: Comparer(SweepStore(root, name), sweep) for name, sweep in sweeps.items()}
+    def __init__(self, root: Storage, sweeps: dict[str, Sweep], models: dict[str, Any], drift: bool) -> None:
+        MODELS.update(models)
+        self._comparers = {name: Comparer(SweepStore(root, name), sweep, drift) for name, sweep in sweeps.items()}
 
     def compare(self, job: Comparison) -> list[str]:
         return attempt(f"{job.problem}, layer {job.layer}", self._comparers[job.problem].compare, job)
+
+
+def _slot(orders: list[Order]) -> tuple[int, float]:
+    """CPUs and GPUs of one comparison, which may be of any of these sweeps."""
+    cpus = max(one.sweep.identity.threads for one in orders)
+    gpus = (dict(one.sweep.resources).get("gpu", 1.0) for one in orders if one.sweep.device == "cuda")
+    return cpus, max(gpus, default=0.0)
+
+
+def _models(orders: list[Order]) -> dict[str, Any]:
+    """What makes these sweeps' networks: a worker has not run the script that a user's own one is defined in."""
+    return {one.sweep.problem.model: MODELS[one.sweep.problem.model] for one in orders}
 
 
 def _bundle(resources: dict[str, float]) -> dict[str, float]:

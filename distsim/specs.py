@@ -7,6 +7,7 @@ already holds; the *extent* says how much of it is wanted and may grow.
 import dataclasses
 import hashlib
 import json
+import re
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
@@ -131,6 +132,8 @@ class Problem:
     reduced: bool = False  # something was made smaller by a flag: claims are judged as tendencies only
 
     def __post_init__(self) -> None:
+        plain = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", self.name) and self.name not in ("figures", "tune")
+        _check(bool(plain), f"a problem's name is a folder's: letters, digits, - _ . and not {self.name!r}")
         _check(self.probe >= 1, f"probe must be at least 1, got {self.probe}")
         _check(self.probe_rule in ("uniform", "first"), f"probe_rule must be uniform or first, got {self.probe_rule!r}")
         _check(self.channels in (1, 3), f"channels must be 1 or 3, got {self.channels}")

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterable, Set
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any, Protocol
 
 from distsim import compare, results
@@ -13,6 +14,7 @@ from distsim.environment import require_device
 from distsim.extraction import bytes_per_network, readable
 from distsim.models import Layer, build
 from distsim.plan import Chain, Missing, finished_with, missing, room_for_activations, wave
+from distsim.problems import CIFAR_CLASSES
 from distsim.specs import METRICS, Extent, Identity, Problem, Sweep
 from distsim.store import NetworkId, Storage, SweepStore
 from distsim.work import Bench, Comparer, Comparison, Event, attempt, comparisons
@@ -50,7 +52,10 @@ def identify(problem: Problem, dataset: Dataset, **choices: Any) -> Identity:
     if problem.recipe.normalise is None:
         recipe = dataclasses.replace(problem.recipe, normalise=pixel_statistics(dataset.train_images))
         problem = dataclasses.replace(problem, recipe=recipe)
-    problem = dataclasses.replace(problem, classes=dataset.classes)
+    foreign = problem.source == "cifar10" and not set(dataset.classes) <= set(CIFAR_CLASSES)
+    foreign |= problem.source == "svhn" and not set(dataset.classes) <= set("0123456789")
+    # the papers' claims are not about these images
+    problem = dataclasses.replace(problem, classes=dataset.classes, reduced=problem.reduced or foreign)
     identity = Identity(problem=problem, data_digest=dataset.digest, **choices)
     probe_indices(dataset, problem.probe, problem.probe_rule, identity.seed)  # refuses a probe that is too large
     return identity
@@ -73,18 +78,25 @@ def order(
     dataset = load(problem, data, download=download)
     identity = identify(problem, dataset, **choices)
     extent = Extent(runs or problem.runs, iterations or problem.iterations, metrics, retention)
-    sweep = Sweep(identity, extent, data, device, resources)
+    sweep = Sweep(identity, extent, _absolute(data), device, resources)
     network = build(identity.problem, len(dataset.classes))
     per_network = bytes_per_network(identity.problem, len(dataset.classes), identity.storage)
     return Order(sweep, dataset, network.layers, per_network)
 
 
+def _absolute(data: str) -> str:
+    """The location as another process, started in another folder, finds it."""
+    scheme, colon, path = data.partition(":")
+    if colon and scheme in ("folder", "files"):
+        return f"{scheme}:{Path(path).expanduser().resolve()}"
+    return str(Path(data).expanduser().resolve()) if data else ""
+
+
 class Engine(Protocol):
     """Where the work is done: in this process, or by Ray. Each method returns what failed for good, a sentence each."""
 
-    @property
-    def slots(self) -> int:
-        """Comparisons at once."""
+    def slots(self, orders: list[Order]) -> int:
+        """Comparisons of these sweeps at once."""
         ...
 
     def train(self, orders: list[Order], chains: dict[str, list[Chain]], complete: set[str]) -> list[str]:
@@ -134,7 +146,7 @@ def _compare(
         if None in contents.activations:
             wanted = _left(one, stores[one.name], given_up[one.name]).comparisons
             ready = {network: layers for network, layers in wanted.items() if network in contents.activations}
-            jobs += comparisons(ready, one.sweep, engine.slots)
+            jobs += comparisons(ready, one.sweep, engine.slots(busy))
     failures = []
     if jobs:
         say(f"comparing {sum(len(job.networks) for job in jobs)} pairs of layers")
@@ -214,8 +226,7 @@ class LocalEngine:
         self.root, self.allow_drift = root, allow_drift
         self.tell = tell or (lambda event: None)
 
-    @property
-    def slots(self) -> int:
+    def slots(self, orders: list[Order]) -> int:
         return 1
 
     def train(self, orders: list[Order], chains: dict[str, list[Chain]], complete: set[str]) -> list[str]:
@@ -237,7 +248,7 @@ class LocalEngine:
             self.tell(event)
 
     def compare(self, orders: list[Order], jobs: list[Comparison]) -> list[str]:
-        comparers = {one.name: Comparer(SweepStore(self.root, one.name), one.sweep) for one in orders}
+        comparers = {one.name: Comparer(SweepStore(self.root, one.name), one.sweep, self.allow_drift) for one in orders}
         failures = []
         for job in jobs:
             failures += attempt(f"{job.problem}, layer {job.layer}", comparers[job.problem].compare, job)

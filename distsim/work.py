@@ -177,8 +177,8 @@ def comparisons(lacking: dict[NetworkId, dict[str, tuple[str, ...]]], sweep: Swe
 class Comparer:
     """Compares networks with the complete one, holding the complete network's side of one layer at a time."""
 
-    def __init__(self, store: SweepStore, sweep: Sweep) -> None:
-        self.store, self.sweep = store, sweep
+    def __init__(self, store: SweepStore, sweep: Sweep, allow_drift: bool = False) -> None:
+        self.store, self.sweep, self.allow_drift = store, sweep, allow_drift
         self._held: tuple[str, tuple[str, ...]] | None = None
         self._reference: Reference | None = None
         self._complete: Reader | None = None
@@ -205,7 +205,11 @@ class Comparer:
     def _reference_for(self, layer: str, metrics: tuple[str, ...]) -> Reference:
         if self._held != (layer, metrics) or self._reference is None:
             self._reference = None  # let go of the old side before the new one is made
-            self._complete = self._complete or self._activations(None)
+            if self._complete is None:
+                mark = self.store.activations_mark(None)
+                if mark is not None and not self.allow_drift:
+                    check_environment(self.sweep, mark.environment)
+                self._complete = self._activations(None)
             self._reference = Reference(self._complete.layer(layer), metrics, self.sweep.device)
             self._held = (layer, metrics)
         return self._reference

@@ -14,7 +14,8 @@ def pwcca(X: Array, Y: Array, *, side: str = "smaller", channels_last: bool = Fa
     Morcos et al. 2018; Ansuini et al. 2021, Eq. 4-5. Not symmetric: the weights come from one `side`, "first" (X),
     "second" (Y) or "smaller", the one of smaller rank, X if they tie. google/svcca's own code differs: it weighs with
     uncentred activations. Unchanged by shifts and by scaling a side, not by scaling single columns.
-    Where correlations repeat (all are 1 once p1 + p2 > n - 1) their vectors, hence the weights, are not unique.
+    Where correlations repeat (p1 + p2 - (n - 1) of them are 1 where that is positive) their vectors, hence the weights,
+    are not unique.
     Shapes, warnings and errors as in `mean_cca`.
     """
     X, Y = both_rows("pwcca", X, Y, channels_last)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
+from torch import nn
 
 from distsim.models.layers import KINDS, Dropout, Layer, Network, initialise
 from distsim.models.lenet5 import LeNet5
@@ -40,11 +41,15 @@ def build(problem: Problem, classes: int, generator: torch.Generator | None = No
     if problem.model not in MODELS:
         raise ValueError(f"unknown model {problem.model!r}; there are {', '.join(sorted(MODELS))}")
     with torch.random.fork_rng(devices=[]):  # module constructors draw from the global generator
+        torch.manual_seed(0 if generator is None else generator.initial_seed())
         network = MODELS[problem.model](problem.channels, problem.size, classes)
     _check_layers(problem.model, network)
     if generator is not None:
         initialise(network, generator)
     return network
+
+
+_OWN_RANDOMNESS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 
 
 def _check_layers(model: str, network: Network) -> None:
@@ -57,5 +62,7 @@ def _check_layers(model: str, network: Network) -> None:
     names = [layer.name for layer in network.layers]
     if len(set(names)) != len(names):
         raise ValueError(f"model {model}: layer names are repeated: {names}")
+    if any(isinstance(module, _OWN_RANDOMNESS) for module in network.modules()):
+        raise ValueError(f"model {model}: use distsim.models.Dropout; torch's draws from a generator that all share")
     if network.output not in modules:
         raise ValueError(f"model {model}: output {network.output!r} is no module of it")

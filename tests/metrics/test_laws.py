@@ -5,7 +5,7 @@ Numbers are those of the list the project keeps of such laws. The others are tes
 10 (extracted arrays require no grad, memory is flat in n)        tests/test_activations.py
 11 (pruned weights stay zero under momentum, decay and Adam)      tests/test_training.py
 12 (each iteration's learning rates equal the complete network's) tests/test_chain.py
-13 (test and probe transforms are deterministic)                  tests/test_augmentation.py
+13 (test and probe transforms are deterministic)                  tests/data/test_augment.py
 """
 
 import numpy as np
