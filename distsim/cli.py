@@ -8,7 +8,7 @@ import textwrap
 from collections.abc import Sequence
 from typing import Any
 
-from distsim.script import finish, reported, resolved_device, resources
+from distsim.script import finish, positive, reported, resolved_device, resources
 
 # Everything that needs torch is imported inside functions: --help answers at once.
 
@@ -55,8 +55,8 @@ def _workplace(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--address", help="of a Ray cluster")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), help="(default: as last asked for)")
     parser.add_argument("--data", help="where the data lie (default: as last asked for)")
-    parser.add_argument("--cpus", type=float, help="of one trial")
-    parser.add_argument("--gpus", type=float, help="of one trial")
+    parser.add_argument("--cpus", type=positive, help="of one trial")
+    parser.add_argument("--gpus", type=positive, help="of one trial")
     parser.add_argument("--allow-drift", action="store_true", help="go on with other versions than the store's")
 
 
@@ -82,7 +82,8 @@ def _order(store: Any, flags: argparse.Namespace, **asked: Any) -> Any:
     from distsim.sweep import order
 
     identity, request = store.identity(), store.request()
-    extent = {name: asked.get(name) or request.get(name) for name in ("runs", "iterations", "metrics", "retention")}
+    names = ("runs", "iterations", "metrics", "retention")
+    extent = {name: request[name] if asked.get(name) is None else asked[name] for name in names}
     device = resolved_device(flags.device or request.get("device", "auto"), flags.address)
     one = order(
         identity.problem,
@@ -105,7 +106,7 @@ def _order(store: Any, flags: argparse.Namespace, **asked: Any) -> Any:
 
 def _run(flags: argparse.Namespace) -> int:
     stores = _stores(flags)
-    if flags.only:
+    if flags.only is not None:
         return _only(stores, flags)
     orders = [_order(store, flags, runs=flags.runs, iterations=flags.iterations) for store in stores]
     finish(orders, stores[0].root, local=flags.local, address=flags.address, allow_drift=flags.allow_drift)
@@ -229,6 +230,7 @@ def _list(flags: argparse.Namespace) -> int:
 
 def _digest(flags: argparse.Namespace) -> int:
     for store in _stores(flags):
+        store.identity()  # refuses a spec that was changed
         pieces = store.digests()
         if flags.pieces:
             for piece, digest in pieces.items():

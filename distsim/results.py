@@ -1,7 +1,7 @@
 """From commits to tables and figures: the reducer."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pandas as pd
@@ -9,7 +9,7 @@ import pandas as pd
 from distsim import figures, stages
 from distsim.models import Layer
 from distsim.specs import METRICS, canonical_json
-from distsim.store import Mark, NetworkId, Storage, SweepStore, network_path, problems_in
+from distsim.store import DamagedStore, Mark, NetworkId, Storage, SweepStore, network_path, problems_in
 from distsim.store.commits import MARK, read_mark
 from distsim.summary import Tables, long_table, network_table, read_parquet_bytes, to_csv_bytes, to_parquet_bytes
 
@@ -29,7 +29,7 @@ def reduce(store: SweepStore, layers: tuple[Layer, ...], seed: int, again: bool 
         [(network_path(network), mark.digest) for network, mark in marks.items()]
         + [(f"{network_path(n)}/{layer}", mark.digest) for (n, layer), found in comparisons.items() for mark in found]
     )
-    there = store.results_mark()
+    there = None if again else _believable(store.results_mark)
     if not again and there is not None and there.values.get("inputs") == inputs and _whole(store, there):
         return False
     with stages.stage("reduction", store.problem):
@@ -73,7 +73,7 @@ def draw(root: Storage, again: bool = False) -> list[str]:
     """
     marks = {problem: SweepStore(root, problem).results_mark() for problem in problems_in(root)}
     inputs = _digest([(problem, mark.values["inputs"]) for problem, mark in marks.items() if mark is not None])
-    there = read_mark(root, f"figures/{MARK}")
+    there = None if again else _believable(lambda: read_mark(root, f"figures/{MARK}"))
     if not again and there is not None and there.values.get("inputs") == inputs:
         sizes = root.sizes("figures")
         if all(sizes.get(f"figures/{name}") == size for name, (size, _) in there.objects.items()):
@@ -112,6 +112,14 @@ def as_text(tables: Tables, problem: str) -> str:
     if missing:
         lines.append(f"{missing} values are missing; results.csv gives the reason of each.")
     return "\n".join(lines)
+
+
+def _believable(read: Callable[[], Mark | None]) -> Mark | None:
+    """The mark, None also where it is damaged: what is derived is made again."""
+    try:
+        return read()
+    except DamagedStore:
+        return None
 
 
 Comparisons = dict[tuple[NetworkId, str], list[Mark]]

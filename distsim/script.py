@@ -17,8 +17,8 @@ def main(*problems: Problem, arguments: Sequence[str] | None = None, **defaults:
 
     arguments : the command line, sys.argv's by default. defaults : of flags, by name, where the study has its own.
     """
-    parser = parser_for(problems, defaults)
-    return reported(lambda: _run(problems, parser.parse_args(arguments)))
+    flags = parser_for(problems, defaults).parse_args(arguments)  # before what needs torch: --help answers at once
+    return reported(lambda: _run(problems, flags))
 
 
 def parser_for(problems: Sequence[Problem], defaults: dict[str, Any]) -> argparse.ArgumentParser:
@@ -79,8 +79,8 @@ def parser_for(problems: Sequence[Problem], defaults: dict[str, Any]) -> argpars
     place.add_argument(
         "--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto (default): a GPU if it is here"
     )
-    place.add_argument("--cpus", type=float, help="of one trial (default: --threads)")
-    place.add_argument("--gpus", type=float, help="of one trial; a fraction shares a GPU (default: 1 on a GPU)")
+    place.add_argument("--cpus", type=positive, help="of one trial (default: --threads)")
+    place.add_argument("--gpus", type=positive, help="of one trial; a fraction shares a GPU (default: 1 on a GPU)")
     numbers = parser.add_argument_group("what else determines the numbers")
     numbers.add_argument("--seed", type=int, default=0, help="of every random stream (default: %(default)s)")
     numbers.add_argument(
@@ -93,6 +93,17 @@ def parser_for(problems: Sequence[Problem], defaults: dict[str, Any]) -> argpars
     )
     parser.set_defaults(**defaults)
     return parser
+
+
+def positive(text: str) -> float:
+    """An amount of a resource. ArgumentTypeError: not above zero."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not value > 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number above zero")
+    return value
 
 
 def reported(work: Any) -> int:
@@ -143,6 +154,8 @@ def _run(problems: Sequence[Problem], flags: argparse.Namespace) -> int:
     from distsim.store import Storage
     from distsim.sweep import order
 
+    if flags.data.startswith(("folder:", "files:")) and len({problem.source for problem in problems}) > 1:
+        raise ValueError(f"{flags.data} holds one data set, these problems need several: pass the folder of them all")
     root = Storage(flags.storage)
     device = resolved_device(flags.device, flags.address)
     orders = [
@@ -171,7 +184,7 @@ def finish(orders: list[Any], root: Any, *, local: bool, address: str | None, al
     from distsim.sweep import LocalEngine, claim, describe, run
 
     say = _say
-    claim(orders, root)
+    claim(orders, root, here=address is None)
     if local:
         worked = run(orders, root, LocalEngine(root, allow_drift, lambda event: say(describe(event))), say)
     else:

@@ -77,7 +77,9 @@ def order(
     """Load the data and settle the spec. Errors are those of loading and of the specs' fields."""
     dataset = load(problem, data, download=download)
     identity = identify(problem, dataset, **choices)
-    extent = Extent(runs or problem.runs, iterations or problem.iterations, metrics, retention)
+    runs = problem.runs if runs is None else runs
+    iterations = problem.iterations if iterations is None else iterations
+    extent = Extent(runs, iterations, metrics, retention)
     sweep = Sweep(identity, extent, _absolute(data), device, resources)
     network = build(identity.problem, len(dataset.classes))
     per_network = bytes_per_network(identity.problem, len(dataset.classes), identity.storage)
@@ -193,11 +195,15 @@ def _failed(one: Order, store: SweepStore, chains: list[Chain]) -> set[NetworkId
     return failed | {None} if lack.reference else failed
 
 
-def claim(orders: Iterable[Order], root: Storage) -> None:
-    """Write what is asked for into the store. IdentityMismatch: it holds other sweeps of these problems."""
+def claim(orders: Iterable[Order], root: Storage, here: bool = True) -> None:
+    """Write what is asked for into the store. IdentityMismatch: it holds other sweeps of these problems.
+
+    here : the work is done on this machine, which must have the device; a cluster's head need not.
+    """
     for one in orders:
-        require_device(one.sweep.device)
-        compare.require_device(one.sweep.device)
+        if here:
+            require_device(one.sweep.device)
+            compare.require_device(one.sweep.device)
         store = SweepStore(root, one.name)
         store.claim(one.sweep.identity)
         extent = dataclasses.asdict(one.sweep.extent)

@@ -3,6 +3,7 @@
 Each takes the store, asks it what is already there, and commits what it makes; each can be called again at any time.
 """
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -11,13 +12,13 @@ from typing import Any
 import torch
 
 from distsim import stages
-from distsim.activations import Probe, make_probe
+from distsim.activations import Probe, blocks, make_probe
 from distsim.chain import Step, Trainer
 from distsim.compare import Reference
 from distsim.data import Dataset
-from distsim.environment import check_environment, environment, provenance
+from distsim.environment import check_environment, environment, provenance, require_device
 from distsim.extraction import extract
-from distsim.models import Network
+from distsim.models import Network, build
 from distsim.plan import Chain
 from distsim.specs import Sweep
 from distsim.store import DamagedStore, NetworkId, SweepStore, network_label
@@ -35,6 +36,7 @@ class Bench:
 
     def __init__(self, store: SweepStore, sweep: Sweep, dataset: Dataset, allow_drift: bool = False) -> None:
         self.store, self.sweep, self.dataset, self.allow_drift = store, sweep, dataset, allow_drift
+        require_device(sweep.device)
         self.device = torch.device(sweep.device)
         self._trainer: Trainer | None = None
         self._probe: Probe | None = None
@@ -123,7 +125,19 @@ class Bench:
             check_environment(self.sweep, mark.environment)
         return self.store.load_network(None)
 
+    def _require_finite(self, network: NetworkId, step: Step) -> None:
+        """FloatingPointError names the network and its first layer that puts out something else than numbers."""
+        if math.isfinite(step.record["loss"]):
+            return
+        label = f"{self.sweep.name}, {network_label(network)}"
+        trained = build(self.sweep.problem, self.trainer.classes)
+        trained.load_state_dict(step.weights)
+        for _ in blocks(trained.to(self.device), self.probe, label=label):
+            pass
+        raise FloatingPointError(f"{label}: the test loss is {step.record['loss']}, which is not finite")
+
     def _commit(self, network: NetworkId, step: Step, started: float, files: dict[str, bytes] | None = None) -> None:
+        self._require_finite(network, step)
         self.store.commit_network(
             network,
             step,

@@ -45,7 +45,8 @@ def read_published(source: str, root: Path, *, download: bool) -> Dataset:
             root.mkdir(parents=True, exist_ok=True)
             published.fetch(root)
         except (OSError, RuntimeError) as error:
-            raise ConnectionError(f"could not download {published.title} to {root}: {error}") from error
+            said = " ".join(str(error).split())  # torchvision's goes over several lines
+            raise ConnectionError(f"could not download {published.title} to {root}: {said}") from error
     return published.read(root, _checked_files(published, root))
 
 

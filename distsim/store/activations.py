@@ -14,11 +14,12 @@ import numpy as np
 import zarr
 import zarr.storage
 from numpy.typing import NDArray
+from obstore.exceptions import BaseError
 from zarr.codecs import Crc32cCodec, ZstdCodec
 from zarr.core.buffer import Buffer
 
 from distsim.store.commits import Attempt, DamagedStore, Mark
-from distsim.store.storage import Storage, first_line
+from distsim.store.storage import Storage, StorageError, first_line
 
 CHUNK_BYTES = 16 * 2**20  # at least, where the array is that large
 ROWS = 512  # examples per chunk, unless the layer is so small that more are needed to fill it
@@ -46,7 +47,10 @@ class _Digesting(zarr.storage.WrapperStore[Any]):
         self._attempt = attempt
 
     async def set(self, key: str, value: Buffer) -> None:
-        await super().set(key, value)
+        try:
+            await super().set(key, value)
+        except (BaseError, OSError) as error:
+            raise StorageError(f"cannot write {key} in {self._attempt.prefix}: {first_line(error)}") from None
         self._attempt.wrote(key, value.to_bytes())
 
 

@@ -90,7 +90,7 @@ def read_mark(storage: Storage, path: str) -> Mark | None:
         return None
     try:
         tree = json.loads(content)
-        if tree.pop("sha256") != _sha256(canonical_json(tree)):
+        if not isinstance(tree, dict) or tree.pop("sha256", None) != _sha256(canonical_json(tree)):
             raise ValueError("it does not hash to the digest in it")
         objects = {name: (int(size), str(digest)) for name, (size, digest) in tree.pop("objects").items()}
         return Mark(objects=objects, **tree)

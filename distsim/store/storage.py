@@ -21,6 +21,8 @@ class Storage:
     """Objects under one URL. Cheap to pickle: it travels as its URL, credentials stay in the environment."""
 
     def __init__(self, url: str | Path) -> None:
+        if not str(url):
+            raise StorageError("storage needs a folder or a URL, got nothing")
         self.url = str(url) if "://" in str(url) else str(Path(url).expanduser().resolve())
         try:
             if "://" in self.url:

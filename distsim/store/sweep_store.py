@@ -24,7 +24,7 @@ import safetensors.torch
 
 from distsim import stages
 from distsim.chain import Step
-from distsim.specs import Identity, canonical_json, differences, identity_from_dict
+from distsim.specs import Extent, Identity, canonical_json, differences, identity_from_dict
 from distsim.store.commits import MARK, Attempt, DamagedStore, Mark, read_mark, read_object
 from distsim.store.storage import Storage
 
@@ -81,9 +81,9 @@ class SweepStore:
         content = {"identity": identity.as_dict(), "hash": identity.hash}
         if self.storage.create("spec.json", canonical_json(content).encode()):
             return True
-        theirs = self._spec()
-        if theirs["hash"] != identity.hash:
-            fields = "; ".join(differences(identity.as_dict(), theirs["identity"])) or "its recorded hash"
+        theirs = self.identity()
+        if theirs.hash != identity.hash:
+            fields = "; ".join(differences(identity.as_dict(), theirs.as_dict()))
             raise IdentityMismatch(
                 f"the store {self.root.url} holds another sweep of {self.problem}. It differs in {fields}. "
                 "Ask for the same, or use another --storage"
@@ -116,12 +116,18 @@ class SweepStore:
         self.storage.put("request.json", canonical_json(request).encode())
 
     def request(self) -> dict[str, Any]:
-        """What was asked for last; empty where nothing was."""
+        """What was asked for last. FileNotFoundError: nothing was yet. DamagedStore: it cannot be read."""
         content = self.storage.get("request.json")
+        if content is None:
+            raise FileNotFoundError(f"no request.json in {self.storage.url}: run its sweep script, which writes it")
         try:
-            return dict(json.loads(content)) if content else {}
-        except ValueError:
-            raise DamagedStore(f"request.json of {self.storage.url} is damaged") from None
+            request = json.loads(content)
+            Extent(request["runs"], request["iterations"], tuple(request["metrics"]), request["retention"])
+        except (ValueError, TypeError, KeyError):
+            raise DamagedStore(
+                f"request.json of {self.storage.url} is damaged: run its sweep script, which writes it anew"
+            ) from None
+        return dict(request)
 
     # --- what there is -----------------------------------------------------------------------------------------------
 
