@@ -1,215 +1,149 @@
-"""One layer of one network against the same layer of the complete network: every metric from one pass over both.
+"""One layer of several networks against each other: every metric from one pass over the activations.
 
-The complete network's side (mean and products of its channels, its Gram matrix and the root of that, or its centred
-features) is computed once by `Reference` and used for every network that is compared with it. A layer is read in panels
-of all examples x some image rows; at any time two panels and the n x n or p x p statistics are in memory.
+`Reference` holds the complete network's side (products of its channels, its Gram matrix and the root of that, or its
+features), computed once, for every network that is compared with it; `compare_pairs` reads any number of networks
+together and compares any pairs of them.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
-
-import numpy as np
-from array_api_compat import array_namespace
+from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
+from typing import Any
 
 from distsim.metrics.arrays import Array, Undefined
 from distsim.metrics.channels import ChannelPair, ChannelSide
-from distsim.metrics.cka import from_pair as cka
-from distsim.metrics.cosine import from_matrices as cosine
-from distsim.metrics.kernels import KernelPair, KernelSide, centred_features
-from distsim.metrics.mean_cca import from_pair as mean_cca
-from distsim.metrics.nbs import from_pair as nbs
-from distsim.metrics.pwcca import from_pair as pwcca
-from distsim.metrics.svcca import from_pair as svcca
+from distsim.metrics.kernels import KernelPair, KernelSide, Unresolved
+from distsim.metrics.registry import METRICS, Metric, known
+from distsim.statistics import InMemory, LayerSource, Side, Wanted, collect, on_device
 
-CHANNEL_METRICS: dict[str, Callable[[ChannelPair], float]] = {
-    "mean_cca": mean_cca,
-    "svcca": svcca,
-    # the weights always come from the complete network, so that the side does not jump between iterations
-    "pwcca": lambda pair: pwcca(pair, side="first"),
-}
-KERNEL_METRICS: dict[str, Callable[[KernelPair], float]] = {"cka": cka, "nbs": nbs}
-OUTPUT_METRICS: dict[str, Callable[[Array, Array], float]] = {"cosine": cosine}
+__all__ = ["InMemory", "LayerSource", "Reference", "applicable", "compare_pairs", "require_device"]
 
-
-class LayerSource(Protocol):
-    """One network's activations of a layer, (n, h, w, c) or (n, p), wherever they are."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def kind(self) -> str: ...
-    @property
-    def shape(self) -> tuple[int, ...]: ...
-    @property
-    def panel_rows(self) -> int:
-        """Image rows in a panel that suits how the layer is stored."""
-        ...
-
-    def panels(self, rows: int) -> Iterator[Any]:
-        """All examples of `rows` image rows at a time, (n, rows, w, c), or the whole (n, p) at once."""
-        ...
-
-
-@dataclass(frozen=True)
-class InMemory:
-    """A LayerSource over an array that is already in memory."""
-
-    array: Any
-    name: str = "layer"
-    kind: str = "conv"
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return tuple(self.array.shape)
-
-    @property
-    def panel_rows(self) -> int:
-        return self.shape[1]
-
-    def panels(self, rows: int) -> Iterator[Any]:
-        if len(self.shape) == 2:
-            yield self.array
-            return
-        for start in range(0, self.shape[1], rows):
-            yield self.array[:, start : start + rows]
+Result = dict[str, Any]
 
 
 def applicable(metrics: Iterable[str], kind: str) -> tuple[str, ...]:
     """The metrics that a layer of this kind has: cosine belongs to the output layer only."""
-    return tuple(name for name in metrics if name not in OUTPUT_METRICS or kind == "out")
+    return tuple(name for name in metrics if METRICS[name].applies_to(kind))
 
 
 class Reference:
-    """The complete network's side of one layer."""
+    """The complete network's side of one layer.
 
-    def __init__(self, layer: LayerSource, metrics: Sequence[str], device: str = "cpu") -> None:
-        self.layer, self.device = layer, device
-        self.metrics = applicable(metrics, layer.kind)
-        self._kernels = any(name in KERNEL_METRICS for name in self.metrics)
-        self._crossed = any(name in CHANNEL_METRICS for name in self.metrics)
-        channels, kernel = _Channels(), _Kernel(layer.shape)
-        for panel in layer.panels(layer.panel_rows):
-            panel = on_device(panel, device)
-            channels.add(panel)
-            if self._kernels:
-                kernel.add(panel)
-        self.channels: ChannelSide = channels.side()
-        self.kernel: KernelSide | None = kernel.side() if self._kernels else None
+    precision  exact: NBS within 1e-6 of its float64 value. fast: within 5e-4, from bfloat16 products where the CPU has
+               them and the leading eigenvectors only. The other metrics are within 1e-6 in both.
+    """
 
-    def compare(self, layer: LayerSource) -> dict[str, dict[str, Any]]:
+    def __init__(
+        self, layer: LayerSource, metrics: Sequence[str], device: str = "cpu", precision: str = "exact"
+    ) -> None:
+        self.layer, self.device, self.precision = layer, device, precision
+        self.metrics = known(applicable(metrics, layer.kind))
+        (self.side,), _ = collect([layer], [self._wanted], device=device, precision=precision)
+
+    @property
+    def _wanted(self) -> Wanted:
+        return Wanted(kernel=_any(self.metrics, "kernel"))
+
+    def compare(self, layer: LayerSource) -> dict[str, Result]:
         """Metric -> value (None where it is undefined), reason, rows and columns that it saw, and of both sides the
         dead channels and the rank of the channels' covariance, whichever metric it is.
 
         ValueError: the layers' shapes do not fit together.
         """
-        if layer.shape[:-1] != self.layer.shape[:-1]:
-            raise ValueError(f"layer {layer.name}: shapes {self.layer.shape} and {layer.shape} do not fit together")
-        channels, kernel = _Channels(), _Kernel(layer.shape)
-        for ours, theirs in self._panels(layer):
-            panel = on_device(theirs, self.device)
-            channels.add(panel)
-            if self._crossed:
-                channels.cross(panel, on_device(ours, self.device), self.channels.mean)
-            if self._kernels:
-                kernel.add(panel)
-        x, y = self.channels, channels.side()
-        sides = {"rank_x": x.rank, "rank_y": y.rank, "dead_x": x.dead, "dead_y": y.dead}
-        results: dict[str, dict[str, Any]] = {}
-        pair = ChannelPair(x, y, channels.crossed)
-        size = {"n": x.n, "columns_x": x.columns, "columns_y": y.columns}
-        for name in self._of(CHANNEL_METRICS):
-            results[name] = _value(CHANNEL_METRICS[name], pair) | size | sides
-        if self.kernel is not None:
-            kernels = KernelPair(self.kernel, kernel.side())
-            size = {"n": self.kernel.n, "columns_x": self.kernel.columns, "columns_y": kernels.y.columns}
-            for name in self._of(KERNEL_METRICS):
-                results[name] = _value(KERNEL_METRICS[name], kernels) | size | sides
-        for name in self._of(OUTPUT_METRICS):
-            X, Y = (_whole(source, self.device) for source in (self.layer, layer))
-            size = {"n": X.shape[0], "columns_x": X.shape[1], "columns_y": Y.shape[1]}
-            results[name] = _value(OUTPUT_METRICS[name], X, Y) | size | sides
-        return {name: results[name] for name in self.metrics}
+        nothing = Wanted(channels=False, kernel=False)
+        sources, wanted, crosses = [self.layer, layer], [nothing, self._wanted], [(0, 1)]
+        if not _any(self.metrics, "channels"):  # nothing of ours needs to be read again
+            _must_fit(self.layer, layer)
+            sources, wanted, crosses = [layer], [self._wanted], []
+        sides, products = collect(sources, wanted, crosses, self.device, self.precision)
+        pair = _Pair(self.layer, layer, self.side, sides[-1], products.get((0, 1)), self)
+        return pair.results(self.metrics)
 
-    def _panels(self, layer: LayerSource) -> Iterator[tuple[Any, Any]]:
-        """Our panels beside theirs; ours are read only where the channels' cross-products are needed."""
-        rows = self.layer.panel_rows
-        if self._crossed:
-            yield from zip(self.layer.panels(rows), layer.panels(rows), strict=True)
-        else:
-            yield from ((None, panel) for panel in layer.panels(rows))
-
-    def _of(self, family: dict[str, Any]) -> list[str]:
-        return [name for name in self.metrics if name in family]
+    @cached_property
+    def wide(self) -> KernelSide:
+        """The kernel side from float64 products, where float32 is not enough."""
+        return _wide(self.layer, self.device)
 
 
-class _Channels:
-    """Sums of centred products over panels, of one side and, by `cross`, with the reference.
+def compare_pairs(
+    layers: Sequence[LayerSource],
+    pairs: Sequence[tuple[int, int]],
+    metrics: Sequence[str],
+    device: str = "cpu",
+    precision: str = "exact",
+) -> dict[tuple[int, int], dict[str, Result]]:
+    """Compare the pairs (i, j) of layers, each of which is read once; what `Reference.compare` gives, for each pair.
 
-    Values are shifted by the first panel's mean before they are multiplied, so that a large mean costs no digits.
+    In memory are all layers' statistics: n x n float64 and its Cholesky factor for each, where they are wide.
     """
-
-    def __init__(self) -> None:
-        self._n = 0
-        self._shift: Array = None
-        self._sum: Array = 0.0
-        self._products: Array = 0.0
-        self.crossed: Array = 0.0
-
-    def add(self, panel: Array) -> None:
-        rows = panel.reshape((-1, panel.shape[-1]))
-        if self._shift is None:
-            self._shift = rows.mean(axis=0)
-        rows = rows - self._shift
-        self._n += rows.shape[0]
-        self._sum = self._sum + rows.sum(axis=0)
-        self._products = self._products + rows.T @ rows
-
-    def cross(self, panel: Array, reference: Array, reference_mean: Array) -> None:
-        """Add this panel's products with the reference's, whose columns are centred by their exact mean.
-
-        Those sum to zero over all panels, so our own shift drops out of the result.
-        """
-        ours = reference.reshape((-1, reference.shape[-1])) - reference_mean
-        self.crossed = self.crossed + ours.T @ (panel.reshape((-1, panel.shape[-1])) - self._shift)
-
-    def side(self) -> ChannelSide:
-        rest = self._sum / self._n
-        products = self._products - self._n * (rest[:, None] * rest[None, :])
-        return ChannelSide(self._n, self._shift + rest, products)
+    chosen = known(metrics)
+    want = Wanted(kernel=_any(chosen, "kernel"))
+    crosses = list(pairs) if _any(chosen, "channels") else []
+    sides, products = collect(layers, [want] * len(layers), crosses, device, precision)
+    widened: dict[int, KernelSide] = {}
+    results = {}
+    for i, j in pairs:
+        here = _Holder(widened, i, layers[i], device, precision)
+        pair = _Pair(layers[i], layers[j], sides[i], sides[j], products.get((i, j)), here)
+        results[i, j] = pair.results([metric for metric in chosen if metric.applies_to(layers[i].kind)])
+    return results
 
 
-class _Kernel:
-    """The kernel side of a layer from its panels: centred features where they are few, else their Gram matrix."""
+class _Holder:
+    """Float64 kernel sides of the first layers of pairs, made when they are needed, once."""
 
-    def __init__(self, shape: tuple[int, ...]) -> None:
-        self._n, self._p = shape[0], int(np.prod(shape[1:]))
-        self._panels: list[Array] = []
-        self._gram: Array = 0.0
+    def __init__(self, made: dict[int, KernelSide], at: int, layer: LayerSource, device: str, precision: str) -> None:
+        self._made, self._at, self._layer = made, at, layer
+        self.device, self.precision = device, precision
 
-    def add(self, panel: Array) -> None:
-        features = centred_features(panel.reshape((self._n, -1)))
-        if self._p < self._n:
-            self._panels.append(features)
-        else:
-            self._gram = self._gram + features @ features.T
-
-    def side(self) -> KernelSide:
-        if self._p >= self._n:
-            return KernelSide(self._n, self._p, gram=self._gram)
-        first = self._panels[0]
-        if len(self._panels) == 1:
-            return KernelSide(self._n, self._p, features=first)
-        return KernelSide(self._n, self._p, features=array_namespace(first).concat(self._panels, axis=1))
+    @property
+    def wide(self) -> KernelSide:
+        if self._at not in self._made:
+            self._made[self._at] = _wide(self._layer, self.device)
+        return self._made[self._at]
 
 
-def on_device(panel: Any, device: str) -> Array:
-    """The panel as float64 where the arithmetic happens: NumPy on the CPU, CuPy on the GPU."""
-    if device == "cpu":
-        return np.asarray(panel, dtype=np.float64)
-    import cupy
+class _Pair:
+    """Two sides of a layer, ready to be measured."""
 
-    return cupy.asarray(panel).astype(cupy.float64)
+    def __init__(
+        self, x: LayerSource, y: LayerSource, side_x: Side, side_y: Side, cross: Array | None, first: Any
+    ) -> None:
+        self._x, self._y, self._first = x, y, first
+        self._sides = side_x, side_y
+        self._channels: tuple[ChannelSide, ChannelSide] = (side_x.channels, side_y.channels)  # type: ignore[assignment]
+        self._cross = cross
+
+    def results(self, metrics: Iterable[Metric]) -> dict[str, Result]:
+        x, y = self._channels
+        both = {"rank_x": x.rank, "rank_y": y.rank, "dead_x": x.dead, "dead_y": y.dead}
+        return {metric.name: self._result(metric) | both for metric in metrics}
+
+    def _result(self, metric: Metric) -> Result:
+        if metric.view == "channels":
+            x, y = self._channels
+            return _value(metric.measure, ChannelPair(x, y, self._cross)) | _size(x.n, x.columns, y.columns)
+        if metric.view == "kernel":
+            kernels = self._kernels
+            result = _size(kernels.x.n, kernels.x.columns, kernels.y.columns)
+            try:
+                return _value(metric.measure, kernels) | result
+            except Unresolved:
+                return _value(metric.measure, self._wide_kernels) | result
+        X, Y = (_whole(source, self._first.device) for source in (self._x, self._y))
+        if X.shape != Y.shape:
+            raise ValueError(f"{metric.name}: the outputs have shapes {X.shape} and {Y.shape}; they must match")
+        return _value(metric.measure, X, Y) | _size(X.shape[0], X.shape[1], Y.shape[1])
+
+    @cached_property
+    def _kernels(self) -> KernelPair:
+        x, y = (side.kernel for side in self._sides)
+        if x is None or y is None:
+            raise AssertionError("a kernel metric without kernel sides")
+        return KernelPair(x, y, fast=self._first.precision == "fast")
+
+    @cached_property
+    def _wide_kernels(self) -> KernelPair:
+        return KernelPair(self._first.wide, _wide(self._y, self._first.device))
 
 
 def require_device(device: str) -> None:
@@ -228,12 +162,32 @@ def require_device(device: str) -> None:
         raise ValueError("a GPU was asked for and CuPy finds none")
 
 
+def _any(metrics: Iterable[Metric], view: str) -> bool:
+    return any(metric.view == view for metric in metrics)
+
+
+def _must_fit(ours: LayerSource, theirs: LayerSource) -> None:
+    if theirs.shape[:-1] != ours.shape[:-1]:
+        raise ValueError(f"layer {theirs.name}: shapes {ours.shape} and {theirs.shape} do not fit together")
+
+
+def _wide(layer: LayerSource, device: str) -> KernelSide:
+    (side,), _ = collect([layer], [Wanted(channels=False, wide=True)], device=device)
+    if side.kernel is None:
+        raise AssertionError("no kernel side was collected")
+    return side.kernel
+
+
 def _whole(layer: LayerSource, device: str) -> Array:
     (panel,) = layer.panels(layer.panel_rows)
-    return on_device(panel, device)
+    return on_device(panel, device).astype("float64")
 
 
-def _value(measure: Callable[..., float], *args: Any) -> dict[str, Any]:
+def _size(n: int, columns_x: int, columns_y: int) -> Result:
+    return {"n": n, "columns_x": columns_x, "columns_y": columns_y}
+
+
+def _value(measure: Callable[..., float], *args: Any) -> Result:
     try:
         return {"value": float(measure(*args)), "reason": ""}
     except Undefined as reason:

@@ -17,7 +17,7 @@ STAGES = (
     ("specs", "seeds", "stages"),
     ("data", "models", "optim", "pruning", "training", "chain"),
     ("activations",),
-    ("metrics", "compare"),
+    ("metrics", "statistics", "compare"),
     ("store", "extraction", "plan", "work"),
     ("summary",),
     ("claims", "figures", "results"),

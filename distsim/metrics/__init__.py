@@ -5,11 +5,25 @@ computed in float64 where the arrays live.
 """
 
 from distsim.metrics.arrays import UndefinedSimilarity
-from distsim.metrics.cka import cka
+from distsim.metrics.channels_only import cka_channels, nbs_channels
+from distsim.metrics.cka import cka, cka_unbiased
 from distsim.metrics.cosine import cosine
-from distsim.metrics.mean_cca import mean_cca
-from distsim.metrics.nbs import nbs
+from distsim.metrics.mean_cca import mean_cca, mean_squared_cca
+from distsim.metrics.nbs import nbs, procrustes
 from distsim.metrics.pwcca import pwcca
 from distsim.metrics.svcca import svcca
 
-__all__ = ["UndefinedSimilarity", "cka", "cosine", "mean_cca", "nbs", "pwcca", "svcca"]
+__all__ = [
+    "UndefinedSimilarity",
+    "cka",
+    "cka_channels",
+    "cka_unbiased",
+    "cosine",
+    "mean_cca",
+    "mean_squared_cca",
+    "nbs",
+    "nbs_channels",
+    "procrustes",
+    "pwcca",
+    "svcca",
+]

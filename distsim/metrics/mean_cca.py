@@ -23,6 +23,17 @@ def mean_cca(
     return or_nan("mean_cca", from_pair, channel_pair(X, Y), mean_rule=mean_rule, denominator=denominator)
 
 
+def mean_squared_cca(X: Array, Y: Array, *, channels_last: bool = False) -> float:
+    """Mean of the squared canonical correlations, in [0, 1]: CKA of the whitened sides. As `mean_cca` otherwise."""
+    X, Y = both_rows("mean_squared_cca", X, Y, channels_last)
+    return or_nan("mean_squared_cca", squared_from_pair, channel_pair(X, Y))
+
+
+def squared_from_pair(pair: ChannelPair) -> float:
+    rho = pair.correlations
+    return float((rho * rho).sum()) / rho.shape[0]
+
+
 def from_pair(pair: ChannelPair, mean_rule: str = "all", denominator: str = "rank") -> float:
     rho = pair.correlations
     if denominator not in ("rank", "columns"):

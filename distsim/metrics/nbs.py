@@ -1,6 +1,6 @@
-"""Normalized Bures similarity."""
+"""Normalized Bures similarity, and the angle that it is the cosine of."""
 
-from array_api_compat import array_namespace
+import math
 
 from distsim.metrics.arrays import Array, both_examples, or_nan
 from distsim.metrics.kernels import KernelPair, kernel_pair
@@ -19,11 +19,19 @@ def nbs(X: Array, Y: Array, *, channels_last: bool = False) -> float:
     return or_nan("nbs", from_pair, kernel_pair(X, Y))
 
 
-def from_pair(pair: KernelPair) -> float:
-    """‖FxᵀFy‖_* over √(tr K · tr L), for factors with FFᵀ the kernel.
+def procrustes(X: Array, Y: Array, *, channels_last: bool = False) -> float:
+    """Angular Procrustes distance, arccos NBS, in [0, π/2]: a metric in the strict sense (Williams et al. 2021).
 
-    Not from eigenvalues of KL or of K^½LK^½: they are squares of these singular values, and lose half the digits.
+    The only one here that is 0 for equal sides. Shapes, warnings and errors as in `cka`.
     """
-    scale = (pair.x.trace * pair.y.trace) ** 0.5
-    total = float(array_namespace(pair.cross).linalg.svdvals(pair.cross).sum())
-    return min(total / scale, 1.0)
+    X, Y = both_examples("procrustes", X, Y)
+    return or_nan("procrustes", angle_from_pair, kernel_pair(X, Y))
+
+
+def angle_from_pair(pair: KernelPair) -> float:
+    return math.acos(from_pair(pair))
+
+
+def from_pair(pair: KernelPair) -> float:
+    scale = (pair.x.trace * pair.y.trace) ** 0.5  # Undefined comes first
+    return min(pair.nuclear / scale, 1.0)
