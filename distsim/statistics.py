@@ -100,7 +100,10 @@ def collect(
         if other.shape[:-1] != first.shape[:-1]:
             raise ValueError(f"layer {other.name}: shapes {first.shape} and {other.shape} do not fit together")
     channels = [_Channels() if want.channels else None for want in wanted]
-    kernels = [_Kernel(one.shape, want.wide, precision) if want.kernel else None for one, want in zip(sources, wanted, strict=True)]
+    kernels = [
+        _Kernel(one.shape, want.wide, precision) if want.kernel else None
+        for one, want in zip(sources, wanted, strict=True)
+    ]
     products = {cross: _Cross() for cross in crosses}
     rows = first.panel_rows
     for raw in zip(*(source.panels(rows) for source in sources), strict=True):

@@ -21,7 +21,7 @@ def cka_channels(X: Array, Y: Array, *, channels_last: bool = False) -> float:
 def nbs_channels(X: Array, Y: Array, *, channels_last: bool = False) -> float:
     """Normalized Bures similarity in the view of `mean_cca`, in [0, 1].
 
-        ‖XᵀY‖_* / (‖X‖_F ‖Y‖_F)      columns centred
+    ‖XᵀY‖_* / (‖X‖_F ‖Y‖_F)      columns centred
     """
     X, Y = both_rows("nbs_channels", X, Y, channels_last)
     return or_nan("nbs_channels", nbs_from_pair, channel_pair(X, Y))
