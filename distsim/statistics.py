@@ -284,7 +284,7 @@ def narrow_gram(A: Array, precision: str) -> Array:
     if precision == "fast" and isinstance(A, np.ndarray) and bfloat16_products():
         import torch
 
-        matmul = torch.backends.mkldnn.matmul
+        matmul: Any = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
         before = matmul.fp32_precision
         matmul.fp32_precision = "bf16"
         try:

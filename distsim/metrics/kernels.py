@@ -145,8 +145,8 @@ class KernelPair:
                 return total - (x.trace * y.trace) ** 0.5 / x.n  # of the pair of lifted null directions
         if narrow:
             raise Unresolved
-        total = None if small or (x.features is None and y.features is None) else _roots(self._squares())
-        return self._by_svd() if total is None else total
+        squared = None if small or (x.features is None and y.features is None) else _roots(self._squares())
+        return self._by_svd() if squared is None else squared
 
     def _by_leading(self) -> float:
         xp = array_namespace(self.y.gram)
@@ -158,9 +158,10 @@ class KernelPair:
     def _squares(self) -> Array:
         """Symmetric matrix whose eigenvalues are the squared singular values of XᵀY, the smaller one."""
         x, y = (self.x, self.y) if _size(self.x) <= _size(self.y) else (self.y, self.x)
+        X: Array = x.features
         if y.features is None:
-            return x.features.T @ (y.gram @ x.features)
-        cross = x.features.T @ y.features
+            return X.T @ (y.gram @ X)
+        cross = X.T @ y.features
         return cross @ cross.T
 
     def _by_svd(self) -> float:
