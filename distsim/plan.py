@@ -4,7 +4,7 @@ import shutil
 from collections.abc import Set
 from dataclasses import dataclass
 
-from distsim.compare import applicable
+from distsim.comparison import applicable
 from distsim.models import Layer
 from distsim.specs import Sweep
 from distsim.store import Contents, NetworkId, SweepStore

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-from distsim import compare, results
+from distsim import comparison, results
 from distsim.data import Dataset, load, pixel_statistics, probe_indices
 from distsim.environment import require_device
 from distsim.extraction import bytes_per_network, readable
@@ -203,7 +203,7 @@ def claim(orders: Iterable[Order], root: Storage, here: bool = True) -> None:
     for one in orders:
         if here:
             require_device(one.sweep.device)
-            compare.require_device(one.sweep.device)
+            comparison.require_device(one.sweep.device)
         store = SweepStore(root, one.name)
         store.claim(one.sweep.identity)
         extent = dataclasses.asdict(one.sweep.extent)

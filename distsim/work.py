@@ -14,7 +14,7 @@ import torch
 from distsim import stages
 from distsim.activations import Probe, blocks, make_probe
 from distsim.chain import Step, Trainer
-from distsim.compare import Reference
+from distsim.comparison import Reference
 from distsim.data import Dataset
 from distsim.environment import check_environment, environment, provenance, require_device
 from distsim.extraction import extract

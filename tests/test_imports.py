@@ -17,7 +17,7 @@ STAGES = (
     ("specs", "seeds", "stages"),
     ("data", "models", "optim", "pruning", "training", "chain"),
     ("activations",),
-    ("metrics", "statistics", "compare"),
+    ("metrics", "statistics", "comparison"),
     ("store", "extraction", "plan", "work"),
     ("summary",),
     ("claims", "figures", "results"),
@@ -126,7 +126,7 @@ import torch
 torch.set_num_threads(1)
 from distsim.activations import blocks, make_probe
 from distsim.chain import Trainer
-from distsim.compare import InMemory, Reference
+from distsim.comparison import InMemory, Reference
 from distsim.data import Dataset
 from distsim.metrics import cka
 from distsim.models import build
@@ -160,7 +160,7 @@ print("done")
 
 
 def test_the_core_runs_without_the_edges_libraries() -> None:
-    names = ("", ".metrics", ".models", ".training", ".chain", ".activations", ".compare", ".specs", ".data")
+    names = ("", ".metrics", ".models", ".training", ".chain", ".activations", ".comparison", ".specs", ".data")
     modules = tuple(f"distsim{name}" for name in names)
     code = f"BLOCKED, MODULES = {BLOCKED!r}, {modules!r}\n{WITHOUT_EDGES}"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)

@@ -8,7 +8,7 @@ import pytest
 from numpy.typing import NDArray
 
 from distsim import statistics
-from distsim.compare import InMemory, Reference, compare_pairs
+from distsim.comparison import InMemory, Reference, compare_pairs
 from distsim.metrics import kernels
 from distsim.metrics.registry import METRICS, Metric, known, register
 from distsim.training import threads

@@ -1,4 +1,4 @@
-"""The similarities that sweeps and `distsim.compare` can compute, by name. One's own is one more line."""
+"""The similarities that sweeps and `distsim.comparison` can compute, by name. One's own is one more line."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

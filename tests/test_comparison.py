@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from distsim import metrics
-from distsim.compare import InMemory, Reference, applicable, require_device
+from distsim.comparison import InMemory, Reference, applicable, require_device
 from distsim.extraction import _Waiting
 from distsim.specs import METRICS
 from distsim.store import Storage
