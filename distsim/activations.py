@@ -4,6 +4,7 @@ Blocks are channels last, (b, h, w, c) or (b, p). Nothing here knows where they 
 """
 
 import contextlib
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,8 @@ from distsim.models import Layer, Network
 from distsim.specs import Identity
 
 BATCH = 128  # examples per forward pass; fixed, since the batch size may change a convolution's last bits
+CHUNK_BYTES = 16 * 2**20  # at least, where the array is that large
+ROWS = 512  # examples per chunk, unless the layer is so small that more are needed to fill it
 FLOAT16_LARGEST = 3e4  # float16 overflows at 65,504
 FLOAT16_NOISE = 1e-5  # variance of the rounding error, as a share of its channel's variance, that float16 may cost
 
@@ -142,5 +145,42 @@ def storage_dtype(layer: Layer, rule: str) -> str:
     return "float32" if rule == "float32" or layer.kind in ("fc", "out") else "float16"
 
 
+def chunk_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Chunks of at least 16 MiB over examples and image rows; a smaller array is one chunk.
+
+    Counted as float16 whatever is stored, so that a layer has the same panels in every network.
+    """
+    n, *rest = shape
+    itemsize = 2
+    per_row = math.prod(rest[1:]) * itemsize if len(rest) == 3 else math.prod(rest) * itemsize
+    h = rest[0] if len(rest) == 3 else 1
+    h_block = min(h, max(1, math.ceil(CHUNK_BYTES / (min(n, ROWS) * per_row))))
+    n_block = min(n, max(ROWS, math.ceil(CHUNK_BYTES / (h_block * per_row))))
+    return (n_block, h_block, *rest[1:]) if len(rest) == 3 else (n_block, *rest)
+
+
 def as_numpy(block: torch.Tensor, dtype: str) -> NDArray[Any]:
     return block.to(getattr(torch, dtype)).cpu().numpy()
+
+
+def held(
+    network: Network, probe: Probe, layer: Layer, shape: tuple[int, ...], rule: str, label: str = "network"
+) -> torch.Tensor:
+    """A layer's activations for the whole probe on its device, (n, h, w, c) or (n, p), in the dtype of their storage.
+
+    The same values as from disk. shape : for one image. FloatingPointError as in `blocks`.
+    """
+    dtype = storage_dtype(layer, rule)
+    everything = torch.empty((len(probe.images), *shape), dtype=getattr(torch, dtype), device=probe.images.device)
+    check = Float16Check(shape[-1], probe.images.device) if dtype == "float16" else None
+    start = 0
+    for outputs in blocks(network, probe, [layer], label):
+        block = outputs[layer.name]
+        if check is not None:
+            check.add(block)
+        everything[start : start + len(block)] = block
+        start += len(block)
+    if check is not None and not check:
+        del everything
+        return held(network, probe, layer, shape, "float32", label)
+    return everything

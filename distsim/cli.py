@@ -79,19 +79,19 @@ def _stores(flags: argparse.Namespace) -> list[Any]:
 
 def _order(store: Any, flags: argparse.Namespace, **asked: Any) -> Any:
     """The order that the store's own spec and last request amount to, as the flags change its extent."""
+    from distsim.specs import Extent
     from distsim.sweep import order
 
     identity, request = store.identity(), store.request()
-    names = ("runs", "iterations", "metrics", "retention")
-    extent = {name: request[name] if asked.get(name) is None else asked[name] for name in names}
+    known = {field.name for field in dataclasses.fields(Extent)}
+    extent = {name: value for name, value in request.items() if name in known}
+    extent |= {name: value for name, value in asked.items() if value is not None}
+    extent["metrics"] = tuple(extent["metrics"])
     device = resolved_device(flags.device or request.get("device", "auto"), flags.address)
     one = order(
         identity.problem,
         data=flags.data if flags.data is not None else request.get("data", ""),
-        runs=extent["runs"],
-        iterations=extent["iterations"],
-        metrics=tuple(extent["metrics"]),
-        retention=extent["retention"],
+        **extent,
         device=device,
         resources=resources(argparse.Namespace(**vars(flags), threads=identity.threads), device),
         **{
@@ -144,8 +144,7 @@ def _status(flags: argparse.Namespace) -> int:
 
     for store in _stores(flags):
         identity, request = store.identity(), store.request()
-        names = ("runs", "iterations", "metrics", "retention")
-        asked: dict[str, Any] = {name: request[name] for name in names}
+        asked: dict[str, Any] = {field.name: request[field.name] for field in dataclasses.fields(Extent)}
         sweep = Sweep(identity, Extent(**asked | {"metrics": tuple(asked["metrics"])}))
         contents = store.contents()
         layers = build(identity.problem, len(identity.problem.classes)).layers

@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from distsim.problems import PROBLEMS
-from distsim.summary import Tables
+from distsim.summary import Tables, chance_level
 
 METRIC_NAMES = {
     "mean_cca": "mean CCA",
@@ -107,15 +107,21 @@ def similarity_by_layer(
     statistic: str = "median",
     include_output: bool = False,
     bands: bool = False,
+    chance: pd.DataFrame | None = None,
 ) -> Figure:
-    """P1 Fig. 2: similarity per layer, input to output, one line per IMP iteration, one panel per problem."""
+    """P1 Fig. 2: similarity per layer, input to output, one line per IMP iteration, one panel per problem.
+
+    chance : distsim.summary.chance_level, drawn as a grey band where the axis reaches down to it
+    """
     rows = summary[(summary["metric"] == metric) & (include_output | (summary["kind"] != "out"))]
     problems = _in_order(rows["problem"])
     layers = max(rows.groupby("problem")["layer"].nunique(), default=0)
     figure, panels = _grid(len(problems), width=_layer_width(layers), height=3.0, sharey=True)
     last = int(rows["iteration"].max())
     for panel, problem in zip(panels, problems, strict=True):
-        _layer_lines(panel, rows[rows["problem"] == problem], statistic, bands, last)
+        of_problem = rows[rows["problem"] == problem]
+        _chance_band(panel, of_problem, chance, metric)
+        _layer_lines(panel, of_problem, statistic, bands, last)
         panel.set_title(problem)
     figure.supylabel(f"{METRIC_NAMES[metric]} ({statistic} of runs)")
     _similarity_limits(panels[0], rows[["q25", statistic] if bands else [statistic]], zoom=True)
@@ -125,19 +131,29 @@ def similarity_by_layer(
 
 @_drawn
 def similarity_panels(
-    summary: pd.DataFrame, problem: str, metrics: Sequence[str] = PANEL_METRICS, bands: bool = False
+    summary: pd.DataFrame,
+    problem: str,
+    metrics: Sequence[str] = PANEL_METRICS,
+    bands: bool = False,
+    chance: pd.DataFrame | None = None,
 ) -> Figure:
-    """P2 Fig. 5–7: mean similarity per layer, output included, one line per IMP iteration, one panel per metric."""
+    """P2 Fig. 5–7: mean similarity per layer, output included, one line per IMP iteration, one panel per metric.
+
+    chance : distsim.summary.chance_level, drawn as a grey band
+    """
     rows = summary[(summary["problem"] == problem) & summary["metric"].isin(metrics)]
     width = _layer_width(rows["layer"].nunique())
     figure, panels = _grid(len(metrics), width, height=2.5, columns=2, sharex=True, sharey=True)
     last = int(rows["iteration"].max())
     for panel, metric in zip(panels, metrics, strict=True):
-        _layer_lines(panel, rows[rows["metric"] == metric], "mean", bands, last)
+        of_metric = rows[rows["metric"] == metric]
+        _chance_band(panel, of_metric, chance, metric)
+        _layer_lines(panel, of_metric, "mean", bands, last)
         panel.set_ylabel(METRIC_NAMES[metric])
     _similarity_limits(panels[0], rows[["mean"]])
     _iteration_bar(figure, panels, last)
-    figure.suptitle(f"{problem}: mean of runs", fontsize=10)
+    by_chance = "; grey: by chance" if chance is not None and problem in set(chance["problem"]) else ""
+    figure.suptitle(f"{problem}: mean of runs{by_chance}", fontsize=10)
     return figure
 
 
@@ -167,14 +183,14 @@ def draw_all(tables: Tables) -> dict[str, Figure]:
     if len(tables.accuracy):
         figures["fig1_accuracy_median"] = accuracy_median(tables.accuracy)
         figures["fig4_accuracy_mean"] = accuracy_mean(tables.accuracy)
-    summary = tables.summary
+    summary, chance = tables.summary, chance_level(tables.chance)
     if "svcca" in set(summary["metric"]):
-        figures["fig2_svcca_by_layer"] = similarity_by_layer(summary)
+        figures["fig2_svcca_by_layer"] = similarity_by_layer(summary, chance=chance)
     for problem in _in_order(summary["problem"]):
         present = summary[summary["problem"] == problem]
         metrics = [metric for metric in PANEL_METRICS if metric in set(present["metric"])]
         if metrics:
-            figures[f"fig5_similarity_{problem}"] = similarity_panels(summary, problem, metrics)
+            figures[f"fig5_similarity_{problem}"] = similarity_panels(summary, problem, metrics, chance=chance)
         if len(present[(present["kind"] == "out") & present["metric"].isin(OUTPUT_METRICS)]):
             figures[f"fig8_output_{problem}"] = output_layer(summary, problem)
     return dict(sorted(figures.items()))
@@ -233,6 +249,16 @@ def _layer_lines(panel: Axes, rows: pd.DataFrame, statistic: str, bands: bool, l
         panel.plot(range(len(layers)), at_layer[statistic], color=colour, marker="o", markersize=2.2, linewidth=1.1)
     panel.set_xticks(range(len(layers)), layers, rotation=90)
     panel.grid(visible=False, axis="x")
+
+
+def _chance_band(panel: Axes, rows: pd.DataFrame, chance: pd.DataFrame | None, metric: str) -> None:
+    """From the smallest to the largest similarity that permuted examples gave."""
+    if chance is None or rows.empty:
+        return
+    layers = rows.drop_duplicates("layer").sort_values("position")["layer"]
+    of_metric = chance[(chance["metric"] == metric) & (chance["problem"] == rows["problem"].iloc[0])]
+    levels = of_metric.set_index("layer").reindex(layers)
+    panel.fill_between(range(len(layers)), levels["low"], levels["high"], color="0.75", linewidth=2.0, zorder=0.5)
 
 
 def _iteration_bar(figure: Figure, panels: Sequence[Axes], last: int) -> None:

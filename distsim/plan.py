@@ -1,12 +1,12 @@
 """What a sweep still lacks: the difference between what is asked for and what the store holds."""
 
 import shutil
-from collections.abc import Set
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Set
+from dataclasses import dataclass, field
 
 from distsim.comparison import applicable
 from distsim.models import Layer
-from distsim.specs import Sweep
+from distsim.specs import PERMUTATIONS, Sweep
 from distsim.store import Contents, NetworkId, SweepStore
 
 DISK_SHARE = 0.8  # of the free space, that activations may take
@@ -24,9 +24,14 @@ class Missing:
     chains: dict[int, tuple[int, ...]]  # run -> iterations whose networks are not committed
     activations: tuple[NetworkId, ...]  # wanted and absent, the complete network's first
     comparisons: dict[NetworkId, dict[str, tuple[str, ...]]]  # network -> layer -> metrics
+    chance: dict[NetworkId, dict[str, tuple[str, ...]]] = field(default_factory=dict)  # the same, examples permuted
 
     def __bool__(self) -> bool:
-        return bool(self.complete or self.chains or self.activations or self.comparisons)
+        return bool(self.complete or self.chains or self.activations or self.comparisons or self.chance)
+
+    @property
+    def to_compare(self) -> set[NetworkId]:
+        return self.comparisons.keys() | self.chance.keys()
 
     @property
     def reference(self) -> bool:
@@ -40,7 +45,8 @@ class Missing:
     @property
     def values(self) -> int:
         """Similarities to compute."""
-        return sum(len(metrics) for layers in self.comparisons.values() for metrics in layers.values())
+        whole = sum(len(metrics) for layers in self.comparisons.values() for metrics in layers.values())
+        return whole + PERMUTATIONS * sum(len(m) for layers in self.chance.values() for m in layers.values())
 
     def without(self, given_up: Set[NetworkId]) -> "Missing":
         """What is left to try when these networks have failed; nothing without the complete one."""
@@ -52,6 +58,7 @@ class Missing:
             {run: iterations for run, iterations in left.items() if iterations},
             tuple(network for network in self.activations if network not in given_up),
             {network: layers for network, layers in self.comparisons.items() if network not in given_up},
+            {network: layers for network, layers in self.chance.items() if network not in given_up},
         )
 
 
@@ -59,19 +66,13 @@ def missing(sweep: Sweep, contents: Contents, layers: tuple[Layer, ...]) -> Miss
     """What of `sweep` the store with these contents lacks."""
     extent = sweep.extent
     wanted: list[NetworkId] = [(r, i) for r in range(extent.runs) for i in range(1, extent.iterations + 1)]
-    comparisons = {}
-    for network in wanted:
-        absent = {}
-        for layer in layers:
-            there = contents.comparisons.get((network, layer.name), frozenset())
-            names = tuple(name for name in applicable(extent.metrics, layer.kind) if name not in there)
-            if names:
-                absent[layer.name] = names
-        if absent:
-            comparisons[network] = absent
-    keep_all = extent.retention == "all"
-    activations: list[NetworkId] = [None] if comparisons or keep_all else []
-    activations += wanted if keep_all else list(comparisons)
+    comparisons = _lacking(wanted, contents.comparisons, extent.metrics, layers)
+    chance = _lacking(extent.chance_networks, contents.chance, extent.metrics, layers)
+    activations: list[NetworkId] = []
+    if extent.activations == "store":
+        keep_all = extent.retention == "all"
+        activations += [None] if comparisons or chance or keep_all else []
+        activations += [network for network in wanted if keep_all or network in comparisons or network in chance]
     chains: dict[int, list[int]] = {}
     for network in wanted:
         if network not in contents.networks and network is not None:
@@ -81,7 +82,24 @@ def missing(sweep: Sweep, contents: Contents, layers: tuple[Layer, ...]) -> Miss
         chains={run: tuple(iterations) for run, iterations in chains.items()},
         activations=tuple(network for network in activations if network not in contents.activations),
         comparisons=comparisons,
+        chance=chance,
     )
+
+
+def _lacking(
+    wanted: Iterable[NetworkId],
+    there: Mapping[tuple[NetworkId, str], frozenset[str]],
+    metrics: tuple[str, ...],
+    layers: tuple[Layer, ...],
+) -> dict[NetworkId, dict[str, tuple[str, ...]]]:
+    """Network -> layer -> the metrics that apply to it and are not there."""
+    lacking: dict[NetworkId, dict[str, tuple[str, ...]]] = {}
+    for network in wanted:
+        for layer in layers:
+            held = there.get((network, layer.name), frozenset())
+            if names := tuple(name for name in applicable(metrics, layer.kind) if name not in held):
+                lacking.setdefault(network, {})[layer.name] = names
+    return lacking
 
 
 @dataclass(frozen=True)
@@ -125,5 +143,5 @@ def finished_with(sweep: Sweep, contents: Contents, lacking: Missing) -> list[Ne
     if sweep.extent.retention == "all":
         return []
     within: set[NetworkId] = {(r, i) for r in range(sweep.extent.runs) for i in range(1, sweep.extent.iterations + 1)}
-    served = (contents.activations & within) - lacking.comparisons.keys()
+    served = (contents.activations & within) - lacking.to_compare
     return sorted(served, key=str)

@@ -11,6 +11,7 @@ import uuid
 import warnings
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 # read when ray is imported: Tune's new output cannot be silenced, the old one can; usage is not reported
@@ -22,6 +23,8 @@ from ray import tune
 from ray.exceptions import RayActorError, RayError
 from ray.tune.search import Searcher
 
+from distsim.data import Dataset
+from distsim.metrics.registry import METRICS, Metric
 from distsim.models import MODELS
 from distsim.plan import Chain
 from distsim.specs import Sweep
@@ -72,7 +75,7 @@ class RayEngine:
                 _trial,
                 tasks=dict(enumerate(tasks)),
                 orders={one.name: one for one in orders},
-                models=_models(orders),
+                own=_own(orders),
                 root=self.root,
                 drift=self.allow_drift,
             ),
@@ -96,19 +99,19 @@ class RayEngine:
 
     def compare(self, orders: list[Order], jobs: list[Comparison]) -> list[str]:
         self._start(orders)
-        by_name = {one.name: one for one in orders}
         waiting = deque((job, 0) for job in jobs)
         running: dict[Any, tuple[Comparison, int, Any]] = {}
         idle: list[Any] = []
         started, failures = 0, []
         slots = self.slots(orders)
+        shared = [ray.put((one.sweep, one.dataset if _in_memory(one) else None)) for one in orders]
         while waiting or running:
             while waiting and (idle or started < slots):
                 job, tries = waiting.popleft()
                 if idle:
                     actor = idle.pop()
                 else:
-                    actor, started = self._actor(by_name), started + 1
+                    actor, started = self._actor(orders, shared), started + 1
                 running[actor.compare.remote(job)] = (job, tries, actor)
             (done,), _ = ray.wait(list(running), num_returns=1)
             job, tries, actor = running.pop(done)
@@ -130,13 +133,11 @@ class RayEngine:
             ray.kill(actor)
         return failures
 
-    def _actor(self, orders: dict[str, Order]) -> Any:
+    def _actor(self, orders: list[Order], shared: list[Any]) -> Any:
         """A comparison actor with the resources of one device slot."""
-        cpus, gpus = _slot(list(orders.values()))
-        sweeps = {name: one.sweep for name, one in orders.items()}
+        cpus, gpus = _slot(orders)
         options: Any = _ComparisonActor  # what ray.remote makes of a class has no type
-        models = _models(list(orders.values()))
-        return options.options(num_cpus=cpus, num_gpus=gpus).remote(self.root, sweeps, models, self.allow_drift)
+        return options.options(num_cpus=cpus, num_gpus=gpus).remote(self.root, _own(orders), self.allow_drift, *shared)
 
     def _start(self, orders: list[Order]) -> None:
         if ray.is_initialized():
@@ -155,12 +156,12 @@ def _trial(
     config: dict[str, Any],
     tasks: dict[int, Task],
     orders: dict[str, Order],
-    models: dict[str, Any],
+    own: "_Own",
     root: Storage,
     drift: bool,
 ) -> None:
     """One Tune trial: a problem's complete network, or a chain. Reports after every iteration."""
-    MODELS.update(models)
+    own.make_known()
     problem, chain = tasks[config["task"]]
     one = orders[problem]
     bench = Bench(SweepStore(root, one.name), one.sweep, one.dataset, drift)
@@ -230,12 +231,18 @@ class _Listener(tune.Callback):  # type: ignore[misc]
 class _ComparisonActor:
     """One device slot's comparer; idempotent, so that a job of a dead actor can be given to another."""
 
-    def __init__(self, root: Storage, sweeps: dict[str, Sweep], models: dict[str, Any], drift: bool) -> None:
-        MODELS.update(models)
-        self._comparers = {name: Comparer(SweepStore(root, name), sweep, drift) for name, sweep in sweeps.items()}
+    def __init__(self, root: Storage, own: "_Own", drift: bool, *sweeps: tuple[Sweep, Dataset | None]) -> None:
+        own.make_known()
+        self._comparers = {
+            sweep.name: Comparer(SweepStore(root, sweep.name), sweep, dataset, drift) for sweep, dataset in sweeps
+        }
 
     def compare(self, job: Comparison) -> list[str]:
         return attempt(f"{job.problem}, layer {job.layer}", self._comparers[job.problem].compare, job)
+
+
+def _in_memory(one: Order) -> bool:
+    return one.sweep.extent.activations == "memory"
 
 
 def _slot(orders: list[Order]) -> tuple[int, float]:
@@ -245,9 +252,21 @@ def _slot(orders: list[Order]) -> tuple[int, float]:
     return cpus, max(gpus, default=0.0)
 
 
-def _models(orders: list[Order]) -> dict[str, Any]:
-    """What makes these sweeps' networks: a worker has not run the script that a user's own one is defined in."""
-    return {one.sweep.problem.model: MODELS[one.sweep.problem.model] for one in orders}
+@dataclass(frozen=True)
+class _Own:
+    """These sweeps' networks and metrics: a worker has not run the script that a user's own are defined in."""
+
+    models: dict[str, Any]
+    metrics: dict[str, Metric]
+
+    def make_known(self) -> None:
+        MODELS.update(self.models)
+        METRICS.update(self.metrics)
+
+
+def _own(orders: list[Order]) -> _Own:
+    models = {one.sweep.problem.model: MODELS[one.sweep.problem.model] for one in orders}
+    return _Own(models, {name: METRICS[name] for one in orders for name in one.sweep.extent.metrics})
 
 
 def _bundle(resources: dict[str, float]) -> dict[str, float]:

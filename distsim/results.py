@@ -11,9 +11,17 @@ from distsim.models import Layer
 from distsim.specs import METRICS, canonical_json
 from distsim.store import DamagedStore, Mark, NetworkId, Storage, SweepStore, network_path, problems_in
 from distsim.store.commits import MARK, read_mark
-from distsim.summary import Tables, long_table, network_table, read_parquet_bytes, to_csv_bytes, to_parquet_bytes
+from distsim.summary import (
+    Tables,
+    chance_table,
+    long_table,
+    network_table,
+    read_parquet_bytes,
+    to_csv_bytes,
+    to_parquet_bytes,
+)
 
-TABLES = ("results", "networks", "summary", "accuracy")
+TABLES = ("results", "networks", "summary", "accuracy", "chance")
 
 
 def reduce(store: SweepStore, layers: tuple[Layer, ...], seed: int, again: bool = False) -> bool:
@@ -24,22 +32,28 @@ def reduce(store: SweepStore, layers: tuple[Layer, ...], seed: int, again: bool 
     """
     networks = {network: store.mark(network) for network in store.contents().networks}
     marks = {network: mark for network, mark in networks.items() if mark is not None}
-    comparisons = {key: found for key, found in store.comparisons().items() if key[0] in marks}
+    comparisons, chance = (
+        {key: found for key, found in store.comparisons(what).items() if key[0] in marks}
+        for what in ("comparison", "chance")
+    )
     inputs = _digest(
         [(network_path(network), mark.digest) for network, mark in marks.items()]
         + [(f"{network_path(n)}/{layer}", mark.digest) for (n, layer), found in comparisons.items() for mark in found]
+        + [(f"{network_path(n)}/{layer} by chance", m.digest) for (n, layer), found in chance.items() for m in found]
     )
     there = None if again else _believable(store.results_mark)
     if not again and there is not None and there.values.get("inputs") == inputs and _whole(store, there):
         return False
     with stages.stage("reduction", store.problem):
         similarities = long_table(_similarity_rows(store.problem, layers, marks, comparisons))
-        tables = Tables.of(similarities, network_table(_network_rows(store.problem, marks)), seed)
+        networks_ = network_table(_network_rows(store.problem, marks))
+        tables = Tables.of(similarities, networks_, seed, chance_table(_chance_rows(store.problem, layers, chance)))
         frames = {
             "results": tables.similarities,
             "networks": tables.networks,
             "summary": tables.summary,
             "accuracy": tables.accuracy,
+            "chance": tables.chance,
             "provenance": pd.DataFrame(_provenance_rows(marks, comparisons)),
         }
         files = {}
@@ -60,10 +74,7 @@ def read_tables(root: Storage, problems: list[str] | None = None) -> Tables:
         parts.append([read_parquet_bytes(store.read_result(f"{name}.parquet")) for name in TABLES])
     if not parts:
         raise FileNotFoundError(f"no results in {root.url} yet")
-    similarities, networks, summary, accuracy = (
-        pd.concat(tables, ignore_index=True) for tables in zip(*parts, strict=True)
-    )
-    return Tables(similarities, networks, summary, accuracy)
+    return Tables(*(pd.concat(tables, ignore_index=True) for tables in zip(*parts, strict=True)))
 
 
 def draw(root: Storage, again: bool = False) -> list[str]:
@@ -148,6 +159,28 @@ def _similarity_rows(
                 "metric": metric,
                 **value,
             }
+
+
+def _chance_rows(problem: str, layers: tuple[Layer, ...], chance: Comparisons) -> Iterator[dict[str, Any]]:
+    positions = {layer.name: (position, layer.kind) for position, layer in enumerate(layers)}
+    for (network, layer), found in chance.items():
+        if network is None:
+            continue
+        position, kind = positions[layer]
+        for metric, result in {name: value for mark in reversed(found) for name, value in mark.values.items()}.items():
+            for permutation, (value, reason) in enumerate(zip(result["values"], result["reasons"], strict=True)):
+                yield {
+                    "problem": problem,
+                    "run": network[0],
+                    "iteration": network[1],
+                    "position": position,
+                    "layer": layer,
+                    "kind": kind,
+                    "metric": metric,
+                    "permutation": permutation,
+                    "value": value,
+                    "reason": reason,
+                }
 
 
 def _network_rows(problem: str, marks: dict[NetworkId, Mark]) -> Iterator[dict[str, Any]]:

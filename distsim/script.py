@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from distsim.metrics.registry import METRICS as KNOWN
 from distsim.specs import METRICS, Problem
 
 # Everything that needs torch is imported inside functions: --help answers at once.
@@ -36,13 +37,31 @@ def parser_for(problems: Sequence[Problem], defaults: dict[str, Any]) -> argpars
     extent.add_argument("--runs", type=int, help=f"independent chains of prunings {each(lambda p: p.runs)}")
     extent.add_argument("--iterations", type=int, help=f"prunings in each chain {each(lambda p: p.iterations)}")
     extent.add_argument(
-        "--metrics", nargs="+", choices=METRICS, default=list(METRICS), help="similarities to compute (default: all)"
+        "--metrics",
+        nargs="+",
+        choices=tuple(KNOWN),
+        metavar="NAME",
+        default=list(METRICS),
+        help=f"similarities to compute, of {', '.join(KNOWN)} (default: {', '.join(METRICS)})",
     )
     extent.add_argument(
         "--retention",
         choices=("reference", "all"),
         default="reference",
         help="which activations stay on disk once compared: the complete network's, or all (default: %(default)s)",
+    )
+    extent.add_argument(
+        "--activations",
+        choices=("store", "memory"),
+        default="store",
+        help="store: written once and read for each comparison; memory: a forward pass for each layer and network, "
+        "nothing on disk, the same bits (default: %(default)s)",
+    )
+    extent.add_argument(
+        "--no-chance",
+        dest="chance",
+        action="store_false",
+        help="do not measure what similarity permuted examples give, at iterations 1, 10 and 20 of run 0",
     )
     smaller = parser.add_argument_group("the problem made smaller (another sweep: use another --storage)")
     smaller.add_argument(
@@ -85,6 +104,12 @@ def parser_for(problems: Sequence[Problem], defaults: dict[str, Any]) -> argpars
     numbers.add_argument("--seed", type=int, default=0, help="of every random stream (default: %(default)s)")
     numbers.add_argument(
         "--threads", type=int, default=1, help="of one trial and one comparison, on the CPU (default: %(default)s)"
+    )
+    numbers.add_argument(
+        "--comparison",
+        choices=("exact", "fast"),
+        default="exact",
+        help="exact: NBS to 1e-6; fast: to 5e-4, in a fraction of the time for large layers (default: %(default)s)",
     )
     numbers.add_argument(
         "--allow-drift",
@@ -167,10 +192,13 @@ def _run(problems: Sequence[Problem], flags: argparse.Namespace) -> int:
             iterations=flags.iterations,
             metrics=tuple(flags.metrics),
             retention=flags.retention,
+            activations=flags.activations,
+            chance=flags.chance,
             device=device,
             resources=resources(flags, device),
             seed=flags.seed,
             threads=flags.threads,
+            comparison=flags.comparison,
         )
         for problem in problems
     ]

@@ -12,14 +12,18 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
 
-FORMAT = 1  # of the store; part of the identity
+from distsim.metrics.registry import known
+
+FORMAT = 2  # of the store; part of the identity
 
 OPTIMIZERS = ("adam", "sgd", "fast_sgd")
 SCHEDULES = ("constant", "step", "triangle")
 AUGMENTATIONS = ("crop", "flip", "affine", "cutout")
+CHANCE_ITERATIONS = (1, 10, 20)  # of run 0
+PERMUTATIONS = 5  # of the examples, for what similarity comes by chance
 REWINDS = ("WR", "LRR", "FT")
 SCOPES = ("global", "local", "mixed")
-METRICS = ("mean_cca", "svcca", "pwcca", "cka", "nbs", "cosine")
+METRICS = ("mean_cca", "svcca", "pwcca", "cka", "nbs", "cosine")  # the papers': what is computed if not told otherwise
 
 
 def _check(condition: bool, message: str) -> None:
@@ -173,12 +177,14 @@ class Identity:
     threads: int = 1  # of one trial and one comparison: thread counts change bits
     precision: str = "float32"  # of training
     storage: str = "auto"  # of activations: auto (float16 where it is safe) | float32
+    comparison: str = "exact"  # exact: NBS to 1e-6 of float64 | fast: to 5e-4 (distsim.comparison.Reference)
     format: int = FORMAT
 
     def __post_init__(self) -> None:
         _check(self.threads >= 1, f"threads must be at least 1, got {self.threads}")
         _check(self.precision == "float32", f"precision must be float32, got {self.precision!r}")
         _check(self.storage in ("auto", "float32"), f"storage must be auto or float32, got {self.storage!r}")
+        _check(self.comparison in ("exact", "fast"), f"comparison must be exact or fast, got {self.comparison!r}")
 
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON values. Runs and iterations are extent, not identity, so they are left out."""
@@ -201,13 +207,20 @@ class Extent:
     iterations: int
     metrics: tuple[str, ...] = METRICS
     retention: str = "reference"  # reference: a network's activations are dropped once compared | all
+    activations: str = "store"  # store: written once, read for each comparison | memory: recomputed, never written
+    chance: bool = True  # also compare with permuted examples, at CHANCE_ITERATIONS of run 0
 
     def __post_init__(self) -> None:
-        unknown = [name for name in self.metrics if name not in METRICS]
-        _check(not unknown, f"unknown metrics {unknown}; there are {METRICS}")
+        known(self.metrics)
         _check(self.runs >= 1, f"runs must be at least 1, got {self.runs}")
         _check(self.iterations >= 1, f"iterations must be at least 1, got {self.iterations}")
         _check(self.retention in ("reference", "all"), f"retention must be reference or all, got {self.retention!r}")
+        _check(self.activations in ("store", "memory"), f"activations: store or memory, got {self.activations!r}")
+
+    @property
+    def chance_networks(self) -> tuple[tuple[int, int], ...]:
+        """(run, iteration) of the networks whose similarity by chance is wanted."""
+        return tuple((0, i) for i in CHANCE_ITERATIONS if i <= self.iterations) if self.chance else ()
 
 
 @dataclass(frozen=True)
@@ -259,6 +272,8 @@ def problem_from_dict(tree: dict[str, Any]) -> Problem:
 
 
 def identity_from_dict(tree: dict[str, Any]) -> Identity:
-    """The Identity that `Identity.as_dict` wrote."""
+    """The Identity that `Identity.as_dict` wrote. ValueError: in another format."""
     tree = dict(tree)
+    if tree.get("format") != FORMAT:
+        raise ValueError(f"its format is {tree.get('format')}, this distsim reads {FORMAT}")
     return Identity(problem=problem_from_dict(tree.pop("problem")), **tree)

@@ -4,13 +4,14 @@
     networks       one row per trained network; the complete one is iteration 0 of no run
     summary        similarities over runs: one row per (problem, metric, layer, iteration)
     accuracy       test accuracy over runs: one row per (problem, iteration)
+    chance         similarities with the pruned network's examples permuted: what comes by chance
 
 A value that could not be computed is NaN from end to end: it is counted (`missing`), never filled in.
 """
 
 import io
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -19,8 +20,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from distsim.metrics.registry import METRICS
 from distsim.seeds import numpy_stream
-from distsim.specs import METRICS
 
 SIMILARITY_COLUMNS = {
     "problem": "str",
@@ -52,6 +53,18 @@ NETWORK_COLUMNS = {
     "loss": "float64",
     "epochs": "int64",  # trained
     "reduced": "bool",
+}
+CHANCE_COLUMNS = {
+    "problem": "str",
+    "run": "int64",
+    "iteration": "int64",
+    "position": "int64",
+    "layer": "str",
+    "kind": "str",
+    "metric": "str",
+    "permutation": "int64",  # of the pruned network's examples, from 0; the same for all networks
+    "value": "float64",
+    "reason": "str",
 }
 STATISTICS = {
     "remaining": "float64",  # median
@@ -91,11 +104,19 @@ class Tables:
     networks: pd.DataFrame
     summary: pd.DataFrame
     accuracy: pd.DataFrame
+    chance: pd.DataFrame = field(default_factory=lambda: _frame([], CHANCE_COLUMNS))
 
     @classmethod
-    def of(cls, similarities: pd.DataFrame, networks: pd.DataFrame, seed: int = 0) -> "Tables":
-        """The two measured tables with their summaries."""
-        return cls(similarities, networks, summarise(similarities, seed), summarise_accuracy(networks, seed))
+    def of(
+        cls,
+        similarities: pd.DataFrame,
+        networks: pd.DataFrame,
+        seed: int = 0,
+        chance: pd.DataFrame | None = None,
+    ) -> "Tables":
+        """The measured tables with the summaries."""
+        summaries = summarise(similarities, seed), summarise_accuracy(networks, seed)
+        return cls(similarities, networks, *summaries, chance_table([]) if chance is None else chance)
 
 
 def long_table(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
@@ -113,6 +134,21 @@ def network_table(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     frame = _frame(rows, NETWORK_COLUMNS)
     _check_unique(frame, ["problem", "run", "iteration"])
     return _sorted(frame, ["problem", "run", "iteration"])
+
+
+def chance_table(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+    """Similarities that came by chance. ValueError as in `long_table`."""
+    frame = _frame(rows, CHANCE_COLUMNS)
+    keys = ["problem", "run", "iteration", "layer", "metric", "permutation"]
+    _check_unique(frame, keys)
+    return _sorted(frame, ["problem", "run", "iteration", "position", "metric", "permutation"])
+
+
+def chance_level(chance: pd.DataFrame) -> pd.DataFrame:
+    """Smallest, median and largest similarity by chance, one row per (problem, metric, layer)."""
+    keys = ["problem", "metric", "layer"]
+    levels = chance.groupby(keys, sort=False)["value"].agg(low="min", median="median", high="max").reset_index()
+    return levels.merge(chance[[*keys, "position"]].drop_duplicates(), on=keys)
 
 
 def summarise(similarities: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
@@ -182,12 +218,11 @@ def _check_unique(frame: pd.DataFrame, keys: list[str]) -> None:
 
 
 def _sorted(frame: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
-    """By `keys`, missing first, metrics in the order of `METRICS`."""
+    """By `keys`, missing first, metrics in the order of the registry."""
+    rank: dict[str, int] = {}
     if "metric" in frame:
-        unknown = sorted(set(frame["metric"]) - set(METRICS))
-        if unknown:
-            raise ValueError(f"unknown metrics {unknown}; there are {METRICS}")
-    rank = {name: at for at, name in enumerate(METRICS)}
+        names = list(METRICS) + sorted(set(frame["metric"]) - set(METRICS))  # one's own, from a script, come last
+        rank = {name: at for at, name in enumerate(names)}
     by_rank = frame.assign(metric=frame["metric"].map(rank)) if "metric" in frame else frame
     order = by_rank.reset_index(drop=True).sort_values(keys, kind="stable", na_position="first").index
     return frame.iloc[order].reset_index(drop=True)

@@ -70,6 +70,8 @@ def order(
     iterations: int | None = None,
     metrics: tuple[str, ...] = METRICS,
     retention: str = "reference",
+    activations: str = "store",
+    chance: bool = True,
     device: str = "cpu",
     resources: tuple[tuple[str, float], ...] = (),
     **choices: Any,
@@ -77,9 +79,14 @@ def order(
     """Load the data and settle the spec. Errors are those of loading and of the specs' fields."""
     dataset = load(problem, data, download=download)
     identity = identify(problem, dataset, **choices)
-    runs = problem.runs if runs is None else runs
-    iterations = problem.iterations if iterations is None else iterations
-    extent = Extent(runs, iterations, metrics, retention)
+    extent = Extent(
+        problem.runs if runs is None else runs,
+        problem.iterations if iterations is None else iterations,
+        metrics,
+        retention,
+        activations,
+        chance,
+    )
     sweep = Sweep(identity, extent, _absolute(data), device, resources)
     network = build(identity.problem, len(dataset.classes))
     per_network = bytes_per_network(identity.problem, len(dataset.classes), identity.storage)
@@ -145,10 +152,12 @@ def _compare(
     jobs = []
     for one in busy:
         contents = stores[one.name].contents()
-        if None in contents.activations:
-            wanted = _left(one, stores[one.name], given_up[one.name]).comparisons
-            ready = {network: layers for network, layers in wanted.items() if network in contents.activations}
-            jobs += comparisons(ready, one.sweep, engine.slots(busy))
+        there = contents.networks if one.sweep.extent.activations == "memory" else contents.activations
+        if None in there:
+            left = _left(one, stores[one.name], given_up[one.name])
+            for wanted, chance in ((left.comparisons, False), (left.chance, True)):
+                ready = {network: layers for network, layers in wanted.items() if network in there}
+                jobs += comparisons(ready, one.sweep, engine.slots(busy), chance)
     failures = []
     if jobs:
         say(f"comparing {sum(len(job.networks) for job in jobs)} pairs of layers")
@@ -191,7 +200,8 @@ def _failed(one: Order, store: SweepStore, chains: list[Chain]) -> set[NetworkId
     trained: set[NetworkId] = {(chain.run, i) for chain in chains for i in chain.train}
     extracted: set[NetworkId] = {(chain.run, i) for chain in chains for i in chain.extract}
     failed = trained - contents.networks
-    failed |= (extracted | contents.activations - {None}) & (lack.comparisons.keys() | set(lack.activations))
+    compared = contents.networks if one.sweep.extent.activations == "memory" else extracted | contents.activations
+    failed |= (compared - {None}) & (lack.to_compare | set(lack.activations))
     return failed | {None} if lack.reference else failed
 
 
@@ -254,7 +264,10 @@ class LocalEngine:
             self.tell(event)
 
     def compare(self, orders: list[Order], jobs: list[Comparison]) -> list[str]:
-        comparers = {one.name: Comparer(SweepStore(self.root, one.name), one.sweep, self.allow_drift) for one in orders}
+        comparers = {
+            one.name: Comparer(SweepStore(self.root, one.name), one.sweep, one.dataset, self.allow_drift)
+            for one in orders
+        }
         failures = []
         for job in jobs:
             failures += attempt(f"{job.problem}, layer {job.layer}", comparers[job.problem].compare, job)

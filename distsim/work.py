@@ -7,20 +7,22 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
 
 from distsim import stages
-from distsim.activations import Probe, blocks, make_probe
+from distsim.activations import Probe, blocks, chunk_shape, held, layer_shapes, make_probe
 from distsim.chain import Step, Trainer
-from distsim.comparison import Reference
+from distsim.comparison import InMemory, LayerSource, Reference
 from distsim.data import Dataset
 from distsim.environment import check_environment, environment, provenance, require_device
 from distsim.extraction import extract
 from distsim.models import Network, build
 from distsim.plan import Chain
-from distsim.specs import Sweep
+from distsim.seeds import numpy_stream
+from distsim.specs import PERMUTATIONS, Sweep
 from distsim.store import DamagedStore, NetworkId, SweepStore, network_label
 from distsim.store.activations import Reader
 from distsim.training import threads
@@ -171,9 +173,12 @@ class Comparison:
     problem: str
     layer: str
     networks: tuple[tuple[NetworkId, tuple[str, ...]], ...]
+    chance: bool = False  # with the networks' examples permuted
 
 
-def comparisons(lacking: dict[NetworkId, dict[str, tuple[str, ...]]], sweep: Sweep, slots: int) -> list[Comparison]:
+def comparisons(
+    lacking: dict[NetworkId, dict[str, tuple[str, ...]]], sweep: Sweep, slots: int, chance: bool = False
+) -> list[Comparison]:
     """The missing comparisons as jobs, layer by layer; a layer's networks are divided where slots would idle."""
     by_layer: dict[str, list[tuple[NetworkId, tuple[str, ...]]]] = {}
     for network in sorted(lacking, key=str):
@@ -184,18 +189,24 @@ def comparisons(lacking: dict[NetworkId, dict[str, tuple[str, ...]]], sweep: Swe
         blocks = max(1, min(len(networks), -(-slots // max(len(by_layer), 1))))
         size = -(-len(networks) // blocks)
         for start in range(0, len(networks), size):
-            jobs.append(Comparison(sweep.name, layer, tuple(networks[start : start + size])))
+            jobs.append(Comparison(sweep.name, layer, tuple(networks[start : start + size]), chance))
     return jobs
 
 
 class Comparer:
-    """Compares networks with the complete one, holding the complete network's side of one layer at a time."""
+    """Compares networks with the complete one, holding the complete network's side of one layer at a time.
 
-    def __init__(self, store: SweepStore, sweep: Sweep, allow_drift: bool = False) -> None:
-        self.store, self.sweep, self.allow_drift = store, sweep, allow_drift
+    dataset : for activations that are not stored but recomputed (`Extent.activations` is memory)
+    """
+
+    def __init__(
+        self, store: SweepStore, sweep: Sweep, dataset: Dataset | None = None, allow_drift: bool = False
+    ) -> None:
+        self.store, self.sweep, self.dataset, self.allow_drift = store, sweep, dataset, allow_drift
         self._held: tuple[str, tuple[str, ...]] | None = None
         self._reference: Reference | None = None
-        self._complete: Reader | None = None
+        self._readers: dict[NetworkId, Reader] = {}
+        self._checked = allow_drift
 
     def compare(self, job: Comparison) -> int:
         """Compute and commit what the job asks for and is not there; the number of networks compared."""
@@ -203,36 +214,102 @@ class Comparer:
             for network, metrics in job.networks:
                 started = time.time()
                 with stages.stage("comparison", self.sweep.name, network_label(network), job.layer):
-                    values = self._reference_for(job.layer, metrics).compare(
-                        self._activations(network).layer(job.layer)
-                    )
+                    reference = self._reference_for(job.layer, metrics)
+                    source = self._source(network, job.layer)
+                    values = self._by_chance(reference, source) if job.chance else reference.compare(source)
                     self.store.commit_comparison(
                         network,
                         job.layer,
                         values,
+                        "chance" if job.chance else "comparison",
                         identity=self.sweep.identity.hash,
                         environment=environment(self.sweep),
                         provenance=provenance(started, time.time()),
                     )
         return len(job.networks)
 
+    def _by_chance(self, reference: Reference, source: LayerSource) -> dict[str, dict[str, Any]]:
+        """Metric -> the values for examples in another order, which is the same for all networks."""
+        found = []
+        for number in range(PERMUTATIONS):
+            stream = numpy_stream(self.sweep.identity.seed, "chance", source.name, number)
+            found.append(reference.compare(Permuted(source, stream.permutation(source.shape[0]))))
+        return {
+            name: {"values": [one[name]["value"] for one in found], "reasons": [one[name]["reason"] for one in found]}
+            for name in found[0]
+        }
+
     def _reference_for(self, layer: str, metrics: tuple[str, ...]) -> Reference:
         if self._held != (layer, metrics) or self._reference is None:
             self._reference = None  # let go of the old side before the new one is made
-            if self._complete is None:
-                mark = self.store.activations_mark(None)
-                if mark is not None and not self.allow_drift:
+            if not self._checked:
+                mark = self.store.mark(None)
+                if mark is not None:
                     check_environment(self.sweep, mark.environment)
-                self._complete = self._activations(None)
-            self._reference = Reference(self._complete.layer(layer), metrics, self.sweep.device)
+                self._checked = True
+            source = self._source(None, layer)
+            self._reference = Reference(source, metrics, self.sweep.device, self.sweep.identity.comparison)
             self._held = (layer, metrics)
         return self._reference
 
-    def _activations(self, network: NetworkId) -> Reader:
-        mark = self.store.activations_mark(network)
-        if mark is None:
-            raise FileNotFoundError(f"{self.sweep.name}: no activations of {network_label(network)}")
-        return Reader(self.store.storage, self.store.activations_path(network), mark)
+    def _source(self, network: NetworkId, layer: str) -> LayerSource:
+        """A layer's activations, from the store or by a forward pass."""
+        if self.sweep.extent.activations == "memory":
+            return self._forwarded(network, layer)
+        if network is not None or None not in self._readers:
+            mark = self.store.activations_mark(network)
+            if mark is None:
+                raise FileNotFoundError(f"{self.sweep.name}: no activations of {network_label(network)}")
+            self._readers = {None: self._readers[None]} if None in self._readers else {}
+            self._readers[network] = Reader(self.store.storage, self.store.activations_path(network), mark)
+        return self._readers[network].layer(layer)
+
+    def _forwarded(self, which: NetworkId, name: str) -> LayerSource:
+        identity = self.sweep.identity
+        network = build(identity.problem, len(identity.problem.classes))
+        network.load_state_dict(self.store.load_network(which).weights)
+        network.to(self.sweep.device)
+        layer = next(layer for layer in network.layers if layer.name == name)
+        shape = layer_shapes(network, identity.problem.channels, identity.problem.size)[name]
+        label = f"{self.sweep.name}, {network_label(which)}"
+        activations = held(network, self._probe, layer, shape, identity.storage, label)
+        panel_rows = chunk_shape(tuple(activations.shape))[1]
+        array = activations.numpy() if self.sweep.device == "cpu" else activations
+        return InMemory(array, name, layer.kind, rows=panel_rows)
+
+    @cached_property
+    def _probe(self) -> Probe:
+        if self.dataset is None:
+            raise ValueError(f"{self.sweep.name}: activations in memory need the data set")
+        return make_probe(self.sweep.identity, self.dataset, self.sweep.device)
+
+
+@dataclass(frozen=True)
+class Permuted:
+    """A LayerSource with its examples in another order."""
+
+    source: LayerSource
+    order: Any  # (n,) a permutation
+
+    @property
+    def name(self) -> str:
+        return self.source.name
+
+    @property
+    def kind(self) -> str:
+        return self.source.kind
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.source.shape
+
+    @property
+    def panel_rows(self) -> int:
+        return self.source.panel_rows
+
+    def panels(self, rows: int) -> Iterator[Any]:
+        for panel in self.source.panels(rows):
+            yield panel[self.order]
 
 
 def attempt(label: str, work: Callable[..., Any], *args: Any) -> list[str]:

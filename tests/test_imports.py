@@ -14,10 +14,10 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # The order in which data flow. A stage reaches none that comes after it, by whatever way.
 STAGES = (
-    ("specs", "seeds", "stages"),
+    ("metrics", "specs", "seeds", "stages"),
     ("data", "models", "optim", "pruning", "training", "chain"),
     ("activations",),
-    ("metrics", "statistics", "comparison"),
+    ("statistics", "comparison"),
     ("store", "extraction", "plan", "work"),
     ("summary",),
     ("claims", "figures", "results"),

@@ -6,7 +6,6 @@ covariance can be built from any block but a Gram matrix needs all examples of s
 """
 
 import hashlib
-import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,25 +17,9 @@ from obstore.exceptions import BaseError
 from zarr.codecs import Crc32cCodec, ZstdCodec
 from zarr.core.buffer import Buffer
 
+from distsim.activations import chunk_shape
 from distsim.store.commits import Attempt, DamagedStore, Mark
 from distsim.store.storage import Storage, StorageError, first_line
-
-CHUNK_BYTES = 16 * 2**20  # at least, where the array is that large
-ROWS = 512  # examples per chunk, unless the layer is so small that more are needed to fill it
-
-
-def chunk_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Chunks of at least 16 MiB over examples and image rows; a smaller array is one chunk.
-
-    Counted as float16 whatever is stored, so that a layer has the same panels in every network.
-    """
-    n, *rest = shape
-    itemsize = 2
-    per_row = math.prod(rest[1:]) * itemsize if len(rest) == 3 else math.prod(rest) * itemsize
-    h = rest[0] if len(rest) == 3 else 1
-    h_block = min(h, max(1, math.ceil(CHUNK_BYTES / (min(n, ROWS) * per_row))))
-    n_block = min(n, max(ROWS, math.ceil(CHUNK_BYTES / (h_block * per_row))))
-    return (n_block, h_block, *rest[1:]) if len(rest) == 3 else (n_block, *rest)
 
 
 class _Digesting(zarr.storage.WrapperStore[Any]):

@@ -8,6 +8,7 @@
                  <network>/attempt-<id>/*.safetensors   weights, masks, and of the complete network its rewind state
                  <network>/activations/                 a commit of its own: a Zarr group
                  <network>/comparison/<layer>/<metrics>.json     a mark that holds its values
+                 <network>/chance/<layer>/<metrics>.json         the same with permuted examples
                  results/                               tables
 <root>/figures/                                         drawn from all problems of the store
 <root>/tune/                                            Ray Tune's own files, which nothing here reads
@@ -49,7 +50,7 @@ def network_label(network: NetworkId) -> str:
 _NETWORK = r"(?:complete|runs/(?P<run>\d+)/iter_(?P<iteration>\d+))"
 _COMMIT = re.compile(rf"{_NETWORK}/{MARK}")
 _ACTIVATIONS = re.compile(rf"{_NETWORK}/activations/{MARK}")
-_COMPARISON = re.compile(rf"{_NETWORK}/comparison/(?P<layer>[^/]+)/(?P<metrics>[^/]+)\.json")
+_COMPARISON = re.compile(rf"{_NETWORK}/(?P<what>comparison|chance)/(?P<layer>[^/]+)/(?P<metrics>[^/]+)\.json")
 
 
 @dataclass(frozen=True)
@@ -58,9 +59,9 @@ class Contents:
 
     networks: frozenset[NetworkId]
     activations: frozenset[NetworkId]
-    comparisons: dict[tuple[NetworkId, str], frozenset[str]] = field(
-        default_factory=dict
-    )  # (network, layer) -> metrics
+    # (network, layer) -> metrics
+    comparisons: dict[tuple[NetworkId, str], frozenset[str]] = field(default_factory=dict)
+    chance: dict[tuple[NetworkId, str], frozenset[str]] = field(default_factory=dict)
 
 
 class SweepStore:
@@ -122,7 +123,7 @@ class SweepStore:
             raise FileNotFoundError(f"no request.json in {self.storage.url}: run its sweep script, which writes it")
         try:
             request = json.loads(content)
-            Extent(request["runs"], request["iterations"], tuple(request["metrics"]), request["retention"])
+            Extent(**{f.name: request[f.name] for f in dataclasses.fields(Extent)} | {"metrics": tuple(request["metrics"])})
         except (ValueError, TypeError, KeyError):
             raise DamagedStore(
                 f"request.json of {self.storage.url} is damaged: run its sweep script, which writes it anew"
@@ -134,7 +135,7 @@ class SweepStore:
     def contents(self) -> Contents:
         """Everything committed, from one listing."""
         networks, activations = set(), set()
-        comparisons: dict[tuple[NetworkId, str], set[str]] = {}
+        compared: dict[str, dict[tuple[NetworkId, str], set[str]]] = {"comparison": {}, "chance": {}}
         for path in self.storage.sizes():
             if match := _COMMIT.fullmatch(path):
                 networks.add(_network(match))
@@ -142,12 +143,15 @@ class SweepStore:
                 activations.add(_network(match))
             elif match := _COMPARISON.fullmatch(path):
                 key = (_network(match), match["layer"])
-                comparisons.setdefault(key, set()).update(match["metrics"].split("+"))
+                compared[match["what"]].setdefault(key, set()).update(match["metrics"].split("+"))
         # what is derived from a network counts only while that network is there
         return Contents(
             frozenset(networks),
             frozenset(activations & networks),
-            {key: frozenset(names) for key, names in comparisons.items() if key[0] in networks},
+            *(
+                {key: frozenset(names) for key, names in compared[what].items() if key[0] in networks}
+                for what in ("comparison", "chance")
+            ),
         )
 
     # --- networks ----------------------------------------------------------------------------------------------------
@@ -203,19 +207,21 @@ class SweepStore:
 
     # --- comparisons -------------------------------------------------------------------------------------------------
 
-    def comparison_path(self, network: NetworkId, layer: str, metrics: Iterable[str]) -> str:
-        return f"{network_path(network)}/comparison/{layer}/{'+'.join(sorted(metrics))}.json"
+    def comparison_path(self, network: NetworkId, layer: str, metrics: Iterable[str], what: str = "comparison") -> str:
+        return f"{network_path(network)}/{what}/{layer}/{'+'.join(sorted(metrics))}.json"
 
-    def commit_comparison(self, network: NetworkId, layer: str, values: dict[str, Any], **fields: Any) -> None:
-        """Commit one layer's values of one network; an earlier writer's stay."""
+    def commit_comparison(
+        self, network: NetworkId, layer: str, values: dict[str, Any], what: str = "comparison", **fields: Any
+    ) -> None:
+        """Commit one layer's values of one network, compared as it is or by `chance`; an earlier writer's stay."""
         mark = Mark(attempt="", objects={}, values=values, **fields)
-        self.storage.create(self.comparison_path(network, layer, values), mark.encode())
+        self.storage.create(self.comparison_path(network, layer, values, what), mark.encode())
 
-    def comparisons(self) -> dict[tuple[NetworkId, str], list[Mark]]:
+    def comparisons(self, what: str = "comparison") -> dict[tuple[NetworkId, str], list[Mark]]:
         """(network, layer) -> the marks that hold its values, in a fixed order."""
         found: dict[tuple[NetworkId, str], list[Mark]] = {}
         for path in sorted(self.storage.sizes()):
-            if match := _COMPARISON.fullmatch(path):
+            if (match := _COMPARISON.fullmatch(path)) and match["what"] == what:
                 mark = read_mark(self.storage, path)
                 if mark is not None:
                     found.setdefault((_network(match), match["layer"]), []).append(mark)
@@ -237,9 +243,10 @@ class SweepStore:
                 for name in mark.objects:
                     read_object(self.storage, piece, mark, name)
                 found[piece] = mark.digest
-        for (network, layer), marks in self.comparisons().items():
-            for mark in marks:
-                found[self.comparison_path(network, layer, mark.values)] = mark.digest
+        for what in ("comparison", "chance"):
+            for (network, layer), marks in self.comparisons(what).items():
+                for mark in marks:
+                    found[self.comparison_path(network, layer, mark.values, what)] = mark.digest
         results = self.results_mark()
         for name in results.objects if results is not None else ():
             if not name.startswith("provenance"):

@@ -1,0 +1,66 @@
+"""What a measurement ran on, in a line, so that a table carries it with its numbers."""
+
+import datetime
+import importlib.metadata
+import os
+import platform
+from pathlib import Path
+
+import numpy as np
+import threadpoolctl
+import torch
+
+INSTRUCTION_SETS = ("avx2", "avx512f", "avx512_bf16", "avx512_fp16", "amx_bf16", "asimd", "bf16", "sve")
+VERSIONS = ("numpy", "torch", "zarr", "numcodecs", "obstore")
+
+
+def describe(threads: int, device: str = "cpu") -> str:
+    """Cores, instruction sets, memory, BLAS, versions, threads, how busy it was when this was asked, and the date."""
+    parts = [f"{_usable_cores()} cores of {_processor()}", f"{_memory() / 2**30:.0f} GiB", _blas()]
+    if device != "cpu":
+        parts.append(_gpu())
+    versions = [f"{name} {importlib.metadata.version(name)}" for name in VERSIONS]
+    parts.append(f"Python {platform.python_version()}, {', '.join(versions)}")
+    parts.append(f"{threads} threads")
+    parts.append(f"load {os.getloadavg()[0]:.1f} at the start")
+    parts.append(datetime.date.today().isoformat())
+    return "; ".join(parts)
+
+
+def _usable_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _processor() -> str:
+    """Its name and those of its instruction sets that decide how fast matrices are multiplied."""
+    fields = {}
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        lines = (line.partition(":") for line in info.read_text().splitlines())
+        fields = {key.strip(): value.strip() for key, _, value in lines}
+    flags = fields.get("flags", fields.get("Features", "")).split()
+    name = fields.get("model name", platform.processor() or platform.machine())
+    found = [flag for flag in INSTRUCTION_SETS if flag in flags]
+    return f"{name} ({', '.join(found) or torch.backends.cpu.get_cpu_capability()})"
+
+
+def _memory() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _blas() -> str:
+    """NumPy's BLAS, and which processor's kernels it has chosen: newer ones than it knows get older ones' kernels."""
+    np.ones((2, 2)) @ np.ones((2, 2))  # loads it
+    found = [
+        f"{info['internal_api']} {info['version']} with its kernels for {info.get('architecture', '?')}"
+        for info in threadpoolctl.threadpool_info()
+        if info["user_api"] == "blas"
+    ]
+    return ", ".join(dict.fromkeys(found)) or "an unknown BLAS"
+
+
+def _gpu() -> str:
+    import cupy
+
+    properties = cupy.cuda.runtime.getDeviceProperties(0)
+    return f"{properties['name'].decode()}, CuPy {cupy.__version__}"

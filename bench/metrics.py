@@ -1,0 +1,797 @@
+"""How fast, how exact and how frugal the comparison of activations is, beside other ways to the same numbers.
+
+python bench/metrics.py --data folder:PATH --write docs/benchmarks.md    # everything, at full size: hours on 2 cores
+python bench/metrics.py --only 1,4 --n 1000                              # some sections, smaller
+python bench/metrics.py --small                                          # everything in seconds, for a test
+
+Sections: 1 time of a whole run, 2 peers, 3 memory, 4 rates, 5 pairs of many networks, 6 bad input, 7 accuracy. All are
+measured in this run, on activations that the library has trained, pruned and extracted here. With --write each section
+replaces its own place in the document, so that one can be measured again without the others.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import os
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import baselines
+import google_crc32c
+import machine
+import material
+import numcodecs
+import numpy as np
+from child import Answer, ask
+from material import LAYERS, Networks
+from peers import PEERS, Peer
+from place import Place
+from report import Section, Table, difference, replace, seconds, times
+
+from distsim import metrics as public
+from distsim.comparison import InMemory, Reference, compare_pairs, require_device
+from distsim.extraction import extract, readable
+from distsim.specs import METRICS
+from distsim.statistics import NARROW, PRECISIONS, LayerSource, Wanted, bfloat16_products, collect
+from distsim.store import Storage, SweepStore
+from distsim.store.activations import Reader, Writer
+from distsim.store.commits import Attempt, DamagedStore
+from distsim.training import threads
+
+N = 5000  # examples for which the targets are set
+PAIRWISE = tuple(name for name in METRICS if name != "cosine")  # of every layer; the cosine is of the output's
+PEER_LAYER = "conv1_2"
+REPEATS = 3  # of what takes seconds; the median counts
+
+Values = dict[str, float]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    flags = _parser().parse_args(arguments)
+    if flags.small:
+        flags = argparse.Namespace(**vars(flags) | SMALL)
+    require_device(flags.device)
+    conditions = machine.describe(flags.threads, flags.device)
+    print(f"{conditions}\n", flush=True)
+    wanted = [int(number) for number in flags.only.split(",")] if flags.only else list(SECTIONS)
+    with _workplace(flags.work) as folder, threads(flags.threads):
+        bench = Measuring(flags, folder, conditions)
+        for number in wanted:
+            started = time.perf_counter()
+            section = SECTIONS[number](bench)
+            print(section.markdown(), flush=True)
+            print(f"(section {number} took {seconds(time.perf_counter() - started)})\n", flush=True)
+            if flags.write:
+                replace(flags.write, section)
+    return 0
+
+
+# What --small stands for: every path of this script, no peers, nothing that says anything about speed.
+SMALL = {"n": 60, "iterations": 8, "epochs": 2, "train_limit": 120, "wide": (4, 8), "threads": 1, "peers": False}
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", help=f"sections to measure, with commas (default: {','.join(map(str, SECTIONS))})")
+    parser.add_argument("--n", type=int, default=N, help="examples (default: %(default)s)")
+    parser.add_argument("--iterations", type=int, default=20, help="prunings in the run, 8 or more (default: 20)")
+    parser.add_argument("--threads", type=int, default=2, help="of everything measured (default: %(default)s)")
+    parser.add_argument("--data", default="", help="folder:PATH for real images; made on the spot without it")
+    parser.add_argument("--epochs", type=int, default=4, help="of each training (default: %(default)s)")
+    parser.add_argument("--train-limit", type=int, help="training images (default: all, or as many as examples)")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="of distsim (default: %(default)s)")
+    parser.add_argument(
+        "--baseline-networks", type=int, default=1, help="on which the seeds' way is timed (default: 1)"
+    )
+    parser.add_argument("--cached-networks", type=int, default=3, help="likewise the cached baseline (default: 3)")
+    parser.add_argument("--no-peers", dest="peers", action="store_false", help="only ours in section 2")
+    parser.add_argument(
+        "--peers-python", default=sys.executable, help="the Python that has bench/requirements.txt (default: this one)"
+    )
+    parser.add_argument("--peer-seconds", type=float, default=900, help="that a call of a peer may take (default: 900)")
+    parser.add_argument("--peer-networks", type=int, default=4, help="compared with one reference (default: 4)")
+    parser.add_argument("--limit-gib", type=float, default=6, help="of memory, in section 2 (default: %(default)s)")
+    parser.add_argument("--work", type=Path, help="keep networks and arrays here, for the next call (default: nowhere)")
+    parser.add_argument("--write", type=Path, metavar="FILE", help="a Markdown document to put the sections into")
+    parser.add_argument("--small", action="store_true", help="tiny sizes, no peers")
+    parser.set_defaults(wide=(32, 64))
+    return parser
+
+
+@contextlib.contextmanager
+def _workplace(chosen: Path | None) -> Iterator[Path]:
+    folder = chosen or Path(tempfile.mkdtemp(prefix="distsim-bench-"))
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield folder
+    finally:
+        if chosen is None:
+            shutil.rmtree(folder)
+
+
+class Measuring:
+    """What the sections share: the flags, the machine, and networks that are made when one first needs them."""
+
+    def __init__(self, flags: argparse.Namespace, folder: Path, machine: str) -> None:
+        self.flags, self.folder, self.machine = flags, folder, machine
+        self._networks: Networks | None = None
+
+    @property
+    def networks(self) -> Networks:
+        if self._networks is None:
+            f = self.flags
+            self._networks = material.networks(
+                self.folder, f.n, f.iterations, f.threads, f.epochs, f.train_limit, f.data
+            )
+        return self._networks
+
+    def wide(self, size: int) -> tuple[Place, Place]:
+        return material.wide_pair(self.folder, self.flags.n, size)
+
+    def section(self, number: int, title: str, what: str, tables: list[Table]) -> Section:
+        n = self.flags.n
+        size = f"n = {n:,}" + ("" if n == N else f", **not the n = {N:,} for which the targets are set**")
+        return Section(f"metrics {number}", f"{number}. {title}", f"{what} {size}.\n\nOn {self.machine}.", tables)
+
+    def verdict(self, value: float, target: float, at_most: bool = False) -> str:
+        """The target, and whether the value meets it; at another n than the target's, only the target."""
+        text = f"{'≤' if at_most else '≥'} {target:g}"
+        if self.flags.n != N:
+            return text
+        return f"{text}: {'met' if (value <= target if at_most else value >= target) else '**missed**'}"
+
+
+# --- 1: a whole run --------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass
+class Run:
+    """How long one way took, by layer, for a reference and for each network; its values, by (network, layer)."""
+
+    once: dict[str, float] = dataclasses.field(default_factory=dict)
+    each: dict[str, list[float]] = dataclasses.field(default_factory=dict)
+    values: dict[tuple[int, str], Values] = dataclasses.field(default_factory=dict)
+    clock: baselines.Clock = dataclasses.field(default_factory=baselines.Clock)
+
+    def total(self, networks: int) -> float:
+        """For this many networks, at the mean time of those that were timed."""
+        return sum(self.once.values()) + networks * sum(statistics.fmean(times) for times in self.each.values())
+
+
+def whole_run(bench: Measuring) -> Section:
+    networks, f = bench.networks, bench.flags
+    chosen = [spaced(networks.iterations, count) for count in (f.baseline_networks, f.cached_networks)]
+    ways = {
+        "the seeds' way": seeds_run(networks, chosen[0]),
+        "reference cached, float64": cached_run(networks, sorted({*chosen[0], *chosen[1]})),
+    }
+    for precision in PRECISIONS:
+        ways[f"distsim `{precision}`"] = our_run(networks, precision, f.device)
+    count = networks.iterations
+    totals = {way: run.total(count) for way, run in ways.items()}
+    slow, cached = list(totals.values())[:2]
+
+    table = Table(
+        ("way", "once", "a network", f"{count} networks", "timed on", "to seeds'", "target", "to cached", "target")
+    )
+    for way, run in ways.items():
+        ours = way.startswith("distsim")
+        target = 12 if "fast" in way else 8
+        table.add(
+            way,
+            seconds(sum(run.once.values())) if run.once else "–",
+            seconds(sum(map(statistics.fmean, run.each.values()))),
+            seconds(totals[way]),
+            f"{len(next(iter(run.each.values())))} of {count}",
+            times(slow / totals[way]),
+            bench.verdict(slow / totals[way], target) if ours else "",
+            times(cached / totals[way]),
+            bench.verdict(cached / totals[way], 1.5) if ours else "",
+        )
+    if f.device == "cpu":
+        table.add("distsim on a GPU", *["**open**: `python bench/metrics.py --device cuda`", *[""] * 7])
+    table.notes.append(
+        f"Layers {', '.join(LAYERS)} with {', '.join(PAIRWISE)}, and out with cosine; reading included. A way that was "
+        "timed on fewer networks is scaled: once + networks x mean."
+    )
+    steps = ways["the seeds' way"].clock
+    table.notes.append(
+        "Of the seeds' way: "
+        + ", ".join(f"{what} {100 * s / steps.total:.0f} %" for what, s in steps.seconds.items())
+        + "."
+    )
+
+    layers = Table(("layer", "one network's", *(f"{way}" for way in ways), "distsim's reference, `exact`"))
+    for layer in LAYERS:
+        shape = "x".join(map(str, networks.complete.layer(layer).shape))
+        cells = [_spread(run.each[layer]) for run in ways.values()]
+        layers.add(layer, shape, *cells, seconds(ways["distsim `exact`"].once[layer]))
+    layers.notes.append("A comparison of one network: median (least to most).")
+    return bench.section(
+        1,
+        "One run against the complete network",
+        f"cifar2, one run of {count} IMP iterations on {networks.source}, from a store on disk to all six metrics.",
+        [table, layers, _agreement(ways)],
+    )
+
+
+def _agreement(ways: dict[str, Run]) -> Table:
+    exact = ways["distsim `exact`"]
+    table = Table(("largest difference to `exact`", *METRICS))
+    for way, run in ways.items():
+        if run is exact:
+            continue
+        cells = []
+        for metric in METRICS:
+            found = [
+                abs(values[metric] - exact.values[key][metric])
+                for key, values in run.values.items()
+                if metric in values
+            ]
+            cells.append(difference(max(found)))
+        table.add(way, *cells)
+    table.notes.append(
+        "All compute the same definitions, PWCCA with the complete network's weights. The seeds' way differs by its "
+        "float32: sums over n² entries, and roots of the eigenvalues of a product that is not symmetric."
+    )
+    return table
+
+
+def seeds_run(networks: Networks, chosen: Sequence[int]) -> Run:
+    """Every pair from scratch: both sides are read again, too."""
+    run = Run()
+    for i in chosen:
+        for layer in LAYERS:
+            with _added(run.each.setdefault(layer, [])):
+                with run.clock("reading"):
+                    X, Y = (_float32(place, layer) for place in (networks.complete, networks.place((0, i))))
+                run.values[i, layer] = baselines.seeds_way(X, Y, run.clock)
+        with _added(run.each.setdefault("out", [])):
+            X, Y = (_float32(place, "out") for place in (networks.complete, networks.place((0, i))))
+            run.values[i, "out"] = {"cosine": baselines.cosine(X, Y)}
+    return run
+
+
+def cached_run(networks: Networks, chosen: Sequence[int]) -> Run:
+    run = Run()
+    for layer in LAYERS:
+        started = time.perf_counter()
+        reference = baselines.CachedReference(_float32(networks.complete, layer))
+        run.once[layer] = time.perf_counter() - started
+        for i in chosen:
+            with _added(run.each.setdefault(layer, [])):
+                run.values[i, layer] = reference.compare(_float32(networks.place((0, i)), layer), run.clock)
+    started = time.perf_counter()
+    X = _float32(networks.complete, "out")
+    run.once["out"] = time.perf_counter() - started
+    for i in chosen:
+        with _added(run.each.setdefault("out", [])):
+            run.values[i, "out"] = {"cosine": baselines.cosine(X, _float32(networks.place((0, i)), "out"))}
+    return run
+
+
+def our_run(networks: Networks, precision: str, device: str) -> Run:
+    run = Run()
+    for layer, metrics in [*((layer, PAIRWISE) for layer in LAYERS), ("out", ("cosine",))]:
+        started = time.perf_counter()
+        reference = Reference(networks.complete.layer(layer), metrics, device, precision)
+        run.once[layer] = time.perf_counter() - started
+        for i, place in enumerate(networks.pruned, start=1):
+            with _added(run.each.setdefault(layer, [])):
+                results = reference.compare(place.layer(layer))
+            run.values[i, layer] = {name: _number(result) for name, result in results.items()}
+    return run
+
+
+def _float32(place: Place, layer: str) -> baselines.Array:
+    return place.layer(layer).read().astype(np.float32)
+
+
+def _number(result: dict[str, Any]) -> float:
+    return float("nan") if result["value"] is None else float(result["value"])
+
+
+@contextlib.contextmanager
+def _added(durations: list[float]) -> Iterator[None]:
+    started = time.perf_counter()
+    yield
+    durations.append(time.perf_counter() - started)
+
+
+def _spread(durations: list[float]) -> str:
+    middle = seconds(statistics.median(durations))
+    return middle if len(durations) == 1 else f"{middle} ({min(durations):.3g} to {max(durations):.3g})"
+
+
+def spaced(last: int, count: int) -> list[int]:
+    """`count` of the iterations 1 ... last, evenly, the middle one for 1."""
+    count = min(count, last)
+    return sorted({round((2 * k + 1) * last / (2 * count) + 0.5) for k in range(count)})
+
+
+# --- 2: peers --------------------------------------------------------------------------------------------------------
+
+
+def peers(bench: Measuring) -> Section:
+    networks, f = bench.networks, bench.flags
+    several = spaced(networks.iterations, f.peer_networks)
+    header = (
+        "peer",
+        "ours",
+        "n",
+        "a pair",
+        "ours",
+        "ratio",
+        "target",
+        f"one and {len(several)}",
+        "ours",
+        "ratio",
+        "value",
+    )
+    table = Table((*header, "to ours", "definition"))
+    ours: dict[tuple[str, int, int], Answer] = {}
+
+    def measure(peer: Peer, n: int, count: int, by_us: bool) -> Answer:
+        places = [networks.complete, *(networks.place((0, i)) for i in several[-count:])]
+        request = {
+            "task": "arrays",
+            "places": [dataclasses.asdict(place) for place in places],
+            "layer": PEER_LAYER,
+            "n": n,
+            "peer": None if by_us else peer.name,
+            "metric": peer.metric,
+            "precision": "exact",
+        }
+        if by_us:
+            key = (peer.metric, n, count)
+            if key not in ours:
+                ours[key] = ask(request, f.threads)
+            return ours[key]
+        return ask(request, f.threads, f.peers_python, timeout=2 * f.peer_seconds)
+
+    for peer in PEERS if f.peers else ():
+        n, theirs = _largest(peer, f.n, f.peer_seconds, lambda n, peer=peer: measure(peer, n, 1, by_us=False))
+        if "error" in theirs:
+            table.add(peer.name, f"`{peer.metric}`", f"{n:,}", theirs["error"], *[""] * 9)
+            continue
+        mine = measure(peer, n, 1, by_us=True)
+        ratio = theirs["seconds"] / mine["seconds"]
+        cells = ["not tried", "", ""]
+        if theirs["seconds"] * len(several) < f.peer_seconds:
+            them, us = (measure(peer, n, len(several), by_us) for by_us in (False, True))
+            if "error" in them:
+                cells = [them["error"], "", ""]
+            else:
+                cells = [seconds(them["seconds"]), seconds(us["seconds"]), times(them["seconds"] / us["seconds"])]
+        value = theirs["values"][0]
+        table.add(
+            peer.name,
+            f"`{peer.metric}`",
+            f"{n:,}",
+            seconds(theirs["seconds"]),
+            seconds(mine["seconds"]),
+            times(ratio),
+            bench.verdict(ratio, 3) if n == f.n else "≥ 3",
+            *cells,
+            f"{value:.6f}",
+            difference(abs(value - mine["values"][0])),
+            peer.remark,
+        )
+    if not f.peers:
+        table.notes.append("Peers were left out of this run.")
+    shape = "x".join(map(str, networks.complete.layer(PEER_LAYER).shape[1:]))
+    table.notes.append(
+        f"cifar2's {PEER_LAYER}, (n, {shape}), as float32 arrays in memory; each call in a process of its own, loading "
+        f"not counted, one metric of both sides. Left: one pair. Right: a reference and {len(several)} networks, by "
+        "each library in the way that suits it best. A peer that would take more than "
+        f"{f.peer_seconds:.0f} s a call gets a smaller n, and so do we. Versions: bench/requirements.txt."
+    )
+    return bench.section(
+        2, "Peers on the same arrays", f"On {networks.source}.", [table, *([_limited(bench)] if f.peers else [])]
+    )
+
+
+def _largest(peer: Peer, n: int, budget: float, measure: Callable[[int], Answer]) -> tuple[int, Answer]:
+    """The peer at the largest n that should fit into the budget, judged from a small one."""
+    small = min(n, 500)
+    answer = measure(small)
+    if "error" in answer or small == n:
+        return small, answer
+    fits = small * (budget / answer["seconds"]) ** (1 / peer.growth)
+    largest = n if fits >= n else max(small, int(fits // 100) * 100)
+    return (small, answer) if largest == small else (largest, measure(largest))
+
+
+def _limited(bench: Measuring) -> Table:
+    """Who finishes where memory is short."""
+    f = bench.flags
+    limit = int(f.limit_gib * 2**30)
+    table = Table(("with memory for", *(f"64 channels, {size}x{size}" for size in f.wide)))
+    table.notes.append(
+        f"VGG16-BN's widest layer and twice its size, at n = {f.n:,}, in a process that may have {f.limit_gib:g} GiB "
+        "of private memory (RLIMIT_DATA). Peers are given float32 arrays, which they need whole."
+    )
+    rows: dict[str, list[str]] = {}
+    for size in f.wide:
+        places = [dataclasses.asdict(place) for place in bench.wide(size)]
+        for precision in PRECISIONS:
+            request = {"task": "stored", "places": places, "layer": "conv1_1", "precision": precision, "limit": limit}
+            answer = ask(request, f.threads)
+            rows.setdefault(f"distsim `{precision}`, all metrics", []).append(_ended(answer))
+        for peer in PEERS:
+            request = {
+                "task": "arrays",
+                "places": places,
+                "layer": "conv1_1",
+                "n": f.n,
+                "peer": peer.name,
+                "limit": limit,
+                "enough": 0,
+            }
+            answer = ask(request, f.threads, f.peers_python, timeout=f.peer_seconds)
+            rows.setdefault(peer.name, []).append(_ended(answer))
+    for name, cells in rows.items():
+        table.add(name, *cells)
+    return table
+
+
+def _ended(answer: Answer) -> str:
+    if "error" in answer:
+        return str(answer["error"])
+    return f"{seconds(answer['seconds'])}, at most {answer['peak'] / 2**30:.2f} GiB"
+
+
+# --- 3: memory -------------------------------------------------------------------------------------------------------
+
+
+def memory(bench: Measuring) -> Section:
+    f = bench.flags
+    table = Table(("layer", "precision", "both sides, float32", "peak of the process", "before it", "target", "time"))
+    peaks: dict[str, list[float]] = {}
+    for size in f.wide:
+        places = [dataclasses.asdict(place) for place in bench.wide(size)]
+        for precision in PRECISIONS[:1] if f.small else PRECISIONS:
+            answer = ask({"task": "stored", "places": places, "layer": "conv1_1", "precision": precision}, f.threads)
+            if "error" in answer:
+                raise RuntimeError(f"section 3: {answer['error']}")
+            peaks.setdefault(precision, []).append(answer["peak"] / 2**30)
+            table.add(
+                f"{material.WIDE_CHANNELS}x{size}x{size}",
+                f"`{precision}`",
+                readable(2 * 4 * f.n * size * size * material.WIDE_CHANNELS),
+                f"{peaks[precision][-1]:.2f} GiB",
+                f"{answer['before'] / 2**30:.2f} GiB",
+                f"{bench.verdict(peaks[precision][-1], 3, at_most=True)} GiB".replace(": met GiB", " GiB: met"),
+                seconds(answer["seconds"]),
+            )
+    for precision, found in peaks.items():
+        ratio = found[-1] / found[0]
+        table.notes.append(
+            f"Twice the size, `{precision}`: {ratio:.2f} of the memory (target "
+            f"{bench.verdict(ratio, 1.02, at_most=True)}; 0.02 is what two processes differ by)."
+        )
+    table.notes.append(
+        "VmHWM of a fresh process that reads both networks' layer from disk (float16) and computes all its metrics."
+    )
+    return bench.section(3, "Memory", "VGG16-BN's widest layer, synthetic.", [table])
+
+
+# --- 4: rates --------------------------------------------------------------------------------------------------------
+
+
+def rates(bench: Measuring) -> Section:
+    f, networks = bench.flags, bench.networks
+    gram = Table(("layer", "precision", "dtype", "pass", "rate", "of gemm's", "gemm", "target"))
+    reading = Table(
+        ("layer", "decoded", "in files", "reader", "plain code", "share", "target", "plain, threads", "share")
+    )
+    sources = [
+        (f"cifar2 {PEER_LAYER}", networks.complete, PEER_LAYER),
+        (f"VGG16-BN 64x{f.wide[0]}x{f.wide[0]}", bench.wide(f.wide[0])[0], "conv1_1"),
+    ]
+    for name, place, layer in sources:
+        source = place.layer(layer)
+        n, p = source.shape[0], int(np.prod(source.shape[1:]))
+        narrow = n * n * p >= NARROW
+        for precision in PRECISIONS if narrow and f.device == "cpu" else PRECISIONS[:1]:
+            bfloat16 = precision == "fast" and bfloat16_products()
+            dtype = "bfloat16" if bfloat16 else "float32" if narrow else "float64"
+            columns = p // source.shape[1] * source.panel_rows
+            alone, taken = [], []
+            for _ in range(REPEATS):
+                alone.append(gemm_rate(n, columns, dtype, f.device))
+                started = time.perf_counter()
+                collect([source], [Wanted(channels=False)], device=f.device, precision=precision)
+                taken.append(time.perf_counter() - started)
+            rate = n * (n + 1) * p / statistics.median(taken)
+            share = rate / statistics.median(alone)
+            gram.add(
+                name,
+                f"`{precision}`",
+                dtype,
+                seconds(statistics.median(taken)),
+                f"{rate / 1e9:.0f} GFLOP/s",
+                f"{100 * share:.0f} %",
+                f"{statistics.median(alone) / 1e9:.0f} GFLOP/s",
+                bench.verdict(100 * share, 60) + " %",
+            )
+        reading.add(name, *_reading(bench, place, layer, source))
+    if f.device == "cpu":
+        gram.add("on a GPU", "**open**: `python bench/metrics.py --only 4 --device cuda`", *[""] * 6)
+    gram.notes.append(
+        "From files to the centred Gram matrix: reading, decoding, centring and the products, counted as n(n+1)p. "
+        "Gemm: (n, k) @ (k, n) of unrelated matrices with k a panel's columns, counted as 2n²k, before each pass; "
+        f"medians of {REPEATS}."
+    )
+    reading.notes.append(
+        "The reader's panels against a loop that opens, reads, checks (CRC32C) and decompresses the same chunk files "
+        f"with numcodecs, putting nothing together; and that loop in {f.threads} threads. Files are in the page cache; "
+        f"medians of {REPEATS}."
+    )
+    return bench.section(4, "Rates of the pass and of the reader", f"On {networks.source}.", [gram, reading])
+
+
+def gemm_rate(n: int, columns: int, dtype: str, device: str) -> float:
+    """FLOP/s of a plain product of that dtype, the multiplication alone."""
+    rng = np.random.default_rng(0)
+    A, B = (rng.standard_normal(shape, dtype=np.float32) for shape in ((n, columns), (columns, n)))
+    if device == "cuda":
+        import cupy
+
+        A, B = (cupy.asarray(M, dtype=dtype) for M in (A, B))
+        A @ B
+        cupy.cuda.Device().synchronize()
+        started = time.perf_counter()
+        A @ B
+        cupy.cuda.Device().synchronize()
+        return 2 * n * n * columns / (time.perf_counter() - started)
+    if dtype == "bfloat16":
+        import torch
+
+        S, T = (torch.from_numpy(M).bfloat16() for M in (A, B))
+        started = time.perf_counter()
+        S @ T
+        return 2 * n * n * columns / (time.perf_counter() - started)
+    A, B = A.astype(dtype, copy=False), B.astype(dtype, copy=False)
+    started = time.perf_counter()
+    A @ B
+    return 2 * n * n * columns / (time.perf_counter() - started)
+
+
+def _reading(bench: Measuring, place: Place, layer: str, source: LayerSource) -> list[str]:
+    files = place.files(layer)
+    taken: dict[str, list[float]] = {"reader": [], "plain": [], "threads": []}
+    decoded = 0
+    with ThreadPoolExecutor(bench.flags.threads) as pool:
+        for _ in range(1 + REPEATS):  # the first brings the files into memory and is left out
+            with _added(taken["reader"]):
+                decoded = sum(panel.nbytes for panel in source.panels(source.panel_rows))
+            with _added(taken["plain"]):
+                for file in files:
+                    _plain(file)
+            with _added(taken["threads"]):
+                list(pool.map(_plain, files))
+    reader, plain, threaded = (statistics.median(durations[1:]) for durations in taken.values())
+    rates = [f"{decoded / duration / 1e9:.2f} GB/s" for duration in (reader, plain, threaded)]
+    return [
+        readable(decoded),
+        readable(sum(file.stat().st_size for file in files)),
+        *rates[:2],
+        f"{100 * plain / reader:.0f} %",
+        bench.verdict(100 * plain / reader, 70) + " %",
+        rates[2],
+        f"{100 * threaded / reader:.0f} %",
+    ]
+
+
+def _plain(file: Path) -> int:
+    """Bytes of a chunk: zstd, then a CRC32C of what was compressed."""
+    with open(file, "rb") as opened:
+        raw = opened.read()
+    if google_crc32c.value(raw[:-4]) != int.from_bytes(raw[-4:], "little"):
+        raise AssertionError(f"{file} is damaged")
+    return len(numcodecs.Zstd().decode(raw[:-4]))
+
+
+# --- 5: pairs of many networks ---------------------------------------------------------------------------------------
+
+
+def pairs(bench: Measuring) -> Section:
+    networks = bench.networks
+    chosen = [networks.place((0, i)) for i in spaced(networks.iterations, 8)]
+    every = [(i, j) for i in range(len(chosen)) for j in range(i + 1, len(chosen))]
+    layers = [place.layer(PEER_LAYER) for place in chosen]
+    compare_pairs(layers[:1], [(0, 0)], PAIRWISE)  # whatever is read once in a process
+    table = Table(("", "bytes read", "to one pair's", "target", "time", "to 28 alone"))
+    with _counted() as one_bytes:
+        started = time.perf_counter()
+        first = compare_pairs([layers[0], layers[1]], [(0, 1)], PAIRWISE)[0, 1]
+        one = time.perf_counter() - started
+    with _counted() as all_bytes:
+        started = time.perf_counter()
+        together = compare_pairs(layers, every, PAIRWISE)
+        all_at_once = time.perf_counter() - started
+    with _counted() as separate_bytes:
+        started = time.perf_counter()
+        alone = {pair: compare_pairs([layers[i] for i in pair], [(0, 1)], PAIRWISE)[0, 1] for pair in every}
+        one_by_one = time.perf_counter() - started
+    ratio = all_bytes[0] / one_bytes[0]
+    table.add("one pair", readable(one_bytes[0]), "1", "", seconds(one), "")
+    table.add(
+        f"all {len(every)} pairs of {len(chosen)} networks",
+        readable(all_bytes[0]),
+        f"{ratio:.2f}",
+        bench.verdict(ratio, 4.2, at_most=True),
+        seconds(all_at_once),
+        times(one_by_one / all_at_once),
+    )
+    table.add(
+        f"{len(every)} comparisons one by one",
+        readable(separate_bytes[0]),
+        f"{separate_bytes[0] / one_bytes[0]:.2f}",
+        "",
+        seconds(one_by_one),
+        "1",
+    )
+    furthest = max(abs(together[pair][m]["value"] - alone[pair][m]["value"]) for pair in every for m in PAIRWISE)
+    assert together[0, 1] == first or furthest < 1e-6
+    table.notes.append(
+        f"cifar2's {PEER_LAYER}, {', '.join(PAIRWISE)}, `exact`. Bytes are those that the process read by system calls"
+        f"{'' if COUNTS_BYTES else ' (not known on this system)'}. Largest difference between the two ways' values: "
+        f"{difference(furthest)}."
+    )
+    return bench.section(5, "All pairs of eight networks", f"On {networks.source}.", [table])
+
+
+COUNTS_BYTES = Path("/proc/self/io").exists()
+
+
+@contextlib.contextmanager
+def _counted() -> Iterator[list[int]]:
+    """Bytes that this process reads from files inside the block, in the first place of the list."""
+
+    def so_far() -> int:
+        return int(Path("/proc/self/io").read_text().split()[1]) if COUNTS_BYTES else 0
+
+    counted, before = [0], so_far()
+    yield counted
+    counted[0] = so_far() - before
+
+
+# --- 6: bad input ----------------------------------------------------------------------------------------------------
+
+
+def bad_input(bench: Measuring) -> Section:
+    table = Table(("what is wrong", "what is said"))
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((60, 6, 6, 4), dtype=np.float32)
+    Y = X + rng.standard_normal(X.shape, dtype=np.float32)
+    reference = Reference(InMemory(X, "conv1_1"), PAIRWISE)
+    table.add("another number of examples", _said(lambda: reference.compare(InMemory(Y[:-1], "conv1_1"))))
+    table.add("the same, public function", _said(lambda: public.cka(X, Y[:-1])))
+    broken = Y.copy()
+    broken[3, 2, 2, 1] = np.nan
+    table.add("NaN in an array that is compared", _said(lambda: reference.compare(InMemory(broken, "conv1_1"))))
+    table.add("the same, public function", _said(lambda: public.cka(X, broken)))
+    table.add("NaN in a network that is extracted", _said(lambda: _extract_nan(bench)))
+    with tempfile.TemporaryDirectory(dir=bench.folder) as folder:
+        for what, said in _damaged_files(Path(folder)):
+            table.add(what, said)
+    table.notes.append("STORE stands for the store's path.")
+
+    recorded = Table(("n", "p", "metric", "value", "reason", "recorded with it"))
+    few, wide = (rng.standard_normal((50, 80)) for _ in range(2))
+    results = Reference(InMemory(few, "fc1", "fc"), PAIRWISE).compare(InMemory(few + wide, "fc1", "fc"))
+    for metric, result in results.items():
+        rest = ", ".join(f"{name} {value}" for name, value in result.items() if name not in ("value", "reason"))
+        recorded.add("50", "80", metric, f"{_number(result):.4f}", result["reason"] or "–", rest)
+    recorded.notes.append(
+        "Fewer examples than features: there is a value, and beside it what shows how little it says."
+    )
+    return bench.section(6, "Bad input", "Messages as they come.", [table, recorded])
+
+
+def _said(action: Callable[[], Any]) -> str:
+    """The error, or what came out instead."""
+    try:
+        result = action()
+    except (ValueError, FloatingPointError, DamagedStore, OSError) as error:
+        return f"{type(error).__name__}: {error}"
+    if isinstance(result, dict):
+        return "no error; values " + ", ".join(f"{name} {entry['value']}" for name, entry in result.items())
+    return f"no error; {result}"
+
+
+def _extract_nan(bench: Measuring) -> None:
+    networks = bench.networks
+    step = networks.bench.store.load_network((0, 1))
+    step.weights["blocks.conv1_2.conv.weight"].view(-1)[0] = float("nan")
+    with tempfile.TemporaryDirectory(dir=bench.folder) as folder:
+        store = SweepStore(Storage(folder), networks.bench.sweep.name)
+        extract(store, networks.bench.sweep, networks.bench.probe, networks.bench.trainer.classes, (0, 1), step)
+
+
+def _damaged_files(folder: Path) -> Iterator[tuple[str, str]]:
+    """A layer of two chunks, each harmed in a store of its own."""
+    array = np.random.default_rng(0).standard_normal((1024, 32, 32, 16), dtype=np.float32).astype(np.float16)
+    for what in ("a byte of a chunk changed", "a chunk is missing", "a chunk vanishes while the store is open"):
+        storage = Storage(folder / what.replace(" ", "-"))
+        attempt = Attempt(storage, "run/activations")
+        writer = Writer(attempt)
+        rows = writer.create("conv1_2", array.shape, "float16", {"position": 0, "kind": "conv"})
+        for start in range(0, len(array), rows):
+            writer.write("conv1_2", start, array[start : start + rows])
+        mark = attempt.commit()
+        place = Place(storage.url, "run/activations")
+        harmed = place.files("conv1_2")[-1]
+        reader = Reader(storage, place.piece, mark)
+        if "changed" in what:
+            content = bytearray(harmed.read_bytes())
+            content[len(content) // 2] ^= 1
+            harmed.write_bytes(content)
+        else:
+            harmed.unlink()
+        opened = reader if "vanishes" in what else None
+        yield what, _said(lambda opened=opened, place=place: _read_all(opened, place)).replace(storage.url, "STORE")
+
+
+def _read_all(reader: Reader | None, place: Place) -> int:
+    return (reader or place.reader()).layer("conv1_2").read().nbytes
+
+
+# --- 7: accuracy -----------------------------------------------------------------------------------------------------
+
+
+def accuracy(bench: Measuring) -> Section:
+    networks = bench.networks
+    chosen = spaced(networks.iterations, 1 if bench.flags.small else 2)
+    table = Table(("layer", "iteration", "metric", "float64 from scratch", *(f"`{p}`" for p in PRECISIONS)))
+    worst = dict.fromkeys(PRECISIONS, 0.0)
+    others = dict.fromkeys(PRECISIONS, 0.0)
+    for layer in LAYERS:
+        complete = networks.complete.layer(layer)
+        references = {p: Reference(complete, ("cka", "nbs"), bench.flags.device, p) for p in PRECISIONS}
+        for i in chosen:
+            other = networks.place((0, i)).layer(layer)
+            truth = baselines.kernel_values(complete.read(), other.read())
+            found = {p: reference.compare(other) for p, reference in references.items()}
+            for metric, value in truth.items():
+                off = {p: abs(_number(found[p][metric]) - value) for p in PRECISIONS}
+                table.add(layer, str(i), metric, f"{value:.9f}", *(difference(off[p]) for p in PRECISIONS))
+                largest = worst if metric == "nbs" else others
+                for p in PRECISIONS:
+                    largest[p] = max(largest[p], off[p])
+    targets = {"exact": 1e-6, "fast": 5e-4}
+    for p in PRECISIONS:
+        table.notes.append(
+            f"`{p}`: NBS off by at most {difference(worst[p])} (target "
+            f"{bench.verdict(worst[p], targets[p], at_most=True)}), CKA by {difference(others[p])} (target "
+            f"{bench.verdict(others[p], 1e-6, at_most=True)})."
+        )
+    table.notes.append(
+        "From scratch: Gram matrices by products of float64, NBS from the singular values of RxRyᵀ with Rx, Ry from QR."
+    )
+    return bench.section(7, "Accuracy", f"On {networks.source}.", [table])
+
+
+SECTIONS: dict[int, Callable[[Measuring], Section]] = {
+    1: whole_run,
+    2: peers,
+    3: memory,
+    4: rates,
+    5: pairs,
+    6: bad_input,
+    7: accuracy,
+}
+
+os.environ.setdefault("TQDM_DISABLE", "1")
+
+if __name__ == "__main__":
+    sys.exit(main())

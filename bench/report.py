@@ -1,0 +1,68 @@
+"""Tables as Markdown, and a document whose sections are replaced one at a time."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+@dataclass
+class Table:
+    """Columns by name; cells are text already, so that whoever fills it decides on the digits."""
+
+    header: Sequence[str]
+    rows: list[Sequence[str]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)  # paragraphs under it
+
+    def add(self, *cells: str) -> None:
+        if len(cells) != len(self.header):
+            raise AssertionError(f"{len(cells)} cells in a table of {len(self.header)} columns: {cells}")
+        self.rows.append(cells)
+
+    def markdown(self) -> str:
+        rows = [self.header, *self.rows]
+        escaped = [[cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in rows]
+        widths = [max(len(row[i]) for row in escaped) for i in range(len(self.header))]
+        lines = ["| " + " | ".join(map(str.ljust, row, widths)) + " |" for row in escaped]
+        lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
+        return "\n".join(["\n".join(lines), *(f"\n{note}" for note in self.notes)])
+
+
+@dataclass
+class Section:
+    """What one measurement has to say: a title, where and with which sizes it ran, and its tables."""
+
+    name: str  # of its place in the document
+    title: str
+    conditions: str
+    tables: list[Table]
+
+    def markdown(self) -> str:
+        parts = [f"### {self.title}", self.conditions, *(table.markdown() for table in self.tables)]
+        return "\n\n".join(parts) + "\n"
+
+
+def replace(document: Path, section: Section) -> None:
+    """Put the section where the document has it, between comments with its name, or at the end."""
+    text = document.read_text() if document.exists() else ""
+    begin, end = f"<!-- {section.name}: begin -->", f"<!-- {section.name}: end -->"
+    body = f"{begin}\n{section.markdown()}{end}"
+    place = re.compile(f"{re.escape(begin)}.*?{re.escape(end)}", re.S)
+    if place.search(text):
+        text = place.sub(lambda match: body, text, count=1)
+    else:
+        text = f"{text.rstrip()}\n\n{body}\n".lstrip()
+    document.write_text(text)
+
+
+def seconds(value: float) -> str:
+    return f"{value:.3g} s" if value < 100 else f"{value:,.0f} s"
+
+
+def times(value: float) -> str:
+    """A ratio."""
+    return f"{value:.2f}×" if value < 10 else f"{value:.1f}×"
+
+
+def difference(value: float) -> str:
+    return "0" if value == 0 else f"{value:.0e}"

@@ -1,0 +1,71 @@
+"""The benchmarks run: every section measures something and finds its place. How fast anything is, no test says."""
+
+import importlib.util
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+BENCH = Path(__file__).parents[1] / "bench"
+
+
+@pytest.fixture
+def metrics(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    """The script as a module. Loaded by its path, since tests/ has a package of that name."""
+    monkeypatch.syspath_prepend(BENCH)
+    spec = importlib.util.spec_from_file_location("bench_metrics", BENCH / "metrics.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, module)
+    spec.loader.exec_module(module)
+    yield module
+    for name, other in list(sys.modules.items()):
+        if str(getattr(other, "__file__", "")).startswith(str(BENCH)):
+            del sys.modules[name]
+
+
+def test_every_section_of_the_metrics_benchmark(
+    metrics: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    document = tmp_path / "benchmarks.md"
+    document.write_text("# Title\n\n<!-- metrics 5: begin -->\nold\n<!-- metrics 5: end -->\n\nThe end.\n")
+    assert metrics.main(["--small", "--write", str(document)]) == 0
+    text, printed = document.read_text(), capsys.readouterr().out
+    assert text.startswith("# Title\n\n<!-- metrics 5: begin -->\n### 5. ")
+    assert "\nold\n" not in text
+    for number in metrics.SECTIONS:
+        (section,) = re.findall(f"<!-- metrics {number}: begin -->\n(.*?)<!-- metrics {number}: end -->", text, re.S)
+        assert section in printed
+        assert section.startswith(f"### {number}. ")
+        assert "n = 60, **not the n = 5,000" in section
+        tables = re.findall(r"(?:^\|.*\n)+", section, re.M)
+        assert tables
+        for table in tables:
+            header, _, *rows = table.splitlines()
+            assert rows or number == 2  # which has peers only
+            assert {row.replace("\\|", "").count("|") for row in rows} <= {header.count("|")}
+
+
+def test_a_section_measured_again_replaces_only_itself(metrics: ModuleType, tmp_path: Path) -> None:
+    from report import Section, Table, replace
+
+    document = tmp_path / "benchmarks.md"
+    for name, value in (("one", "1"), ("two", "2"), ("one", "3 \\1")):
+        table = Table(("what", "value"))
+        table.add("it", value)
+        replace(document, Section(name, f"The {name}", "Here.", [table]))
+    text = document.read_text()
+    assert text.index("### The one") < text.index("### The two")
+    assert re.findall(r"it +\| (.*?) *\|", text) == ["3 \\1", "2"]
+    assert text.count("begin -->") == 2
+
+
+def test_networks_are_chosen_evenly(metrics: ModuleType) -> None:
+    assert metrics.spaced(20, 1) == [10]
+    assert metrics.spaced(20, 4) == [3, 8, 13, 18]
+    assert metrics.spaced(8, 8) == list(range(1, 9))
+    assert metrics.spaced(3, 5) == [1, 2, 3]
