@@ -14,6 +14,7 @@
 <root>/tune/                                            Ray Tune's own files, which nothing here reads
 """
 
+import dataclasses
 import hashlib
 import json
 import re
@@ -123,7 +124,9 @@ class SweepStore:
             raise FileNotFoundError(f"no request.json in {self.storage.url}: run its sweep script, which writes it")
         try:
             request = json.loads(content)
-            Extent(**{f.name: request[f.name] for f in dataclasses.fields(Extent)} | {"metrics": tuple(request["metrics"])})
+            Extent(
+                **{f.name: request[f.name] for f in dataclasses.fields(Extent)} | {"metrics": tuple(request["metrics"])}
+            )
         except (ValueError, TypeError, KeyError):
             raise DamagedStore(
                 f"request.json of {self.storage.url} is damaged: run its sweep script, which writes it anew"
