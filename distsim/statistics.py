@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 from array_api_compat import array_namespace
 
-from distsim.metrics.arrays import Array
+from distsim.metrics.arrays import Array, rounding
 from distsim.metrics.channels import EPS, ChannelSide
 from distsim.metrics.kernels import KernelSide
 
@@ -130,6 +130,7 @@ class _Panel:
     shift: Array  # (pixels, c) float64
     rest: Array  # (pixels, c) float64
     channels: int
+    unit: float  # relative rounding of the values themselves
 
     @property
     def rows(self) -> Array:
@@ -147,19 +148,18 @@ def _centred(panel: Array, shape: tuple[int, ...]) -> _Panel:
     n, c = panel.shape[0], panel.shape[-1]
     flat = panel.reshape((n, -1))
     narrow = flat.dtype in (xp.float16, xp.float32) and n * float(np.prod(shape)) >= NARROW
+    unit = rounding(flat)
     flat = xp.astype(flat, xp.float32 if narrow else xp.float64)
     mean = xp.mean(flat, axis=0, dtype=xp.float64)
     shift = xp.astype(mean, flat.dtype)
     A = flat - shift
-    if narrow:
-        rest = mean - xp.astype(shift, xp.float64)  # a constant column is exactly zero, it is its own mean
-    else:
-        rest = xp.mean(A, axis=0)
-        constant = xp.max(xp.abs(A), axis=0) <= 8 * EPS * xp.abs(mean)
-        if bool(xp.any(constant)):  # what centring leaves of it is rounding, and may be all there is
-            A = xp.where(constant, xp.zeros_like(A), A)
-            rest = xp.where(constant, xp.zeros_like(rest), rest)
-    return _Panel(A, xp.astype(shift, xp.float64).reshape((-1, c)), rest.reshape((-1, c)), c)
+    rest = mean - xp.astype(shift, xp.float64) if narrow else xp.mean(A, axis=0)
+    largest = xp.astype(xp.maximum(xp.max(A, axis=0), -xp.min(A, axis=0)), xp.float64)
+    constant = largest <= 8 * unit * xp.abs(mean)
+    if bool(xp.any(constant)):  # what centring leaves of it is rounding, and may be all there is
+        A[:, constant] = 0.0
+        rest[constant] = 0.0
+    return _Panel(A, xp.astype(shift, xp.float64).reshape((-1, c)), rest.reshape((-1, c)), c, unit)
 
 
 class _Channels:
@@ -167,12 +167,12 @@ class _Channels:
 
     def __init__(self) -> None:
         self._within: Array = 0.0
-        self._n = 0
+        self._n, self._unit = 0, EPS
         self._shifts: list[Array] = []
         self._rests: list[Array] = []
 
     def add(self, panel: _Panel) -> None:
-        self._n = panel.A.shape[0]
+        self._n, self._unit = panel.A.shape[0], panel.unit
         self._within = self._within + _products(panel.rows, None)
         self._shifts.append(panel.shift)
         self._rests.append(panel.rest)
@@ -180,7 +180,7 @@ class _Channels:
     def side(self) -> ChannelSide:
         xp = array_namespace(self._within)
         shift, rest = xp.concat(self._shifts), xp.concat(self._rests)
-        mean, D = _between(shift, rest)
+        mean, D = _between(shift, rest, self._unit)
         products = self._within + self._n * (rest.T @ D + D.T @ rest + D.T @ D)
         return ChannelSide(self._n * shift.shape[0], mean, products)
 
@@ -190,22 +190,22 @@ class _Cross:
 
     def __init__(self) -> None:
         self._within: Array = 0.0
-        self._n = 0
+        self._n, self._units = 0, (EPS, EPS)
         self._means: list[tuple[Array, Array, Array, Array]] = []
 
     def add(self, x: _Panel, y: _Panel) -> None:
-        self._n = x.A.shape[0]
+        self._n, self._units = x.A.shape[0], (x.unit, y.unit)
         self._within = self._within + _products(x.rows, y.rows)
         self._means.append((x.shift, x.rest, y.shift, y.rest))
 
     def total(self) -> Array:
         xp = array_namespace(self._within)
         shift_x, rest_x, shift_y, rest_y = (xp.concat(list(parts)) for parts in zip(*self._means, strict=True))
-        Dx, Dy = _between(shift_x, rest_x)[1], _between(shift_y, rest_y)[1]
+        Dx, Dy = _between(shift_x, rest_x, self._units[0])[1], _between(shift_y, rest_y, self._units[1])[1]
         return self._within + self._n * (rest_x.T @ Dy + Dx.T @ rest_y + Dx.T @ Dy)
 
 
-def _between(shift: Array, rest: Array) -> tuple[Array, Array]:
+def _between(shift: Array, rest: Array, unit: float) -> tuple[Array, Array]:
     """Channels' means over all pixels (c,), and how far each pixel's shift is from them (pixels, c).
 
     A channel whose pixels differ by no more than rounding is exactly zero.
@@ -214,7 +214,7 @@ def _between(shift: Array, rest: Array) -> tuple[Array, Array]:
     mean = xp.mean(shift, axis=0)
     mean = mean + xp.mean(shift - mean, axis=0) + xp.mean(rest, axis=0)
     D = shift - mean
-    return mean, xp.where(xp.max(xp.abs(D), axis=0) > 8 * EPS * xp.abs(mean), D, xp.zeros_like(D))
+    return mean, xp.where(xp.max(xp.abs(D), axis=0) > 8 * unit * xp.abs(mean), D, xp.zeros_like(D))
 
 
 def _products(X: Array, Y: Array | None) -> Array:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import nn
 
+from distsim import activations as module
 from distsim.activations import BATCH, Probe
 from distsim.chain import Step
 from distsim.extraction import _Waiting, bytes_per_network, extract
@@ -22,7 +23,6 @@ from distsim.models import MODELS, Layer, Network, build
 from distsim.pruning import full_masks
 from distsim.specs import Extent, Identity, Problem, Pruning, Recipe, Sweep
 from distsim.store import DamagedStore, Mark, Storage, SweepStore
-from distsim.store import activations as module
 from distsim.store.activations import Reader, Writer, chunk_shape
 from distsim.store.commits import Attempt
 from distsim.training import threads

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from distsim import activations as module
 from distsim import metrics
 from distsim.comparison import InMemory, Reference, applicable, require_device
 from distsim.extraction import _Waiting
 from distsim.specs import METRICS
 from distsim.store import Storage
-from distsim.store import activations as module
 from distsim.store.activations import LayerArray, Reader, Writer
 from distsim.store.commits import Attempt
 from distsim.training import threads

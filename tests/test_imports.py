@@ -21,7 +21,7 @@ STAGES = (
     ("store", "extraction", "plan", "work"),
     ("summary",),
     ("claims", "figures", "results"),
-    ("sweep",),
+    ("sweep", "between_models"),
     ("ray_engine",),
     ("script", "cli"),
 )
@@ -160,7 +160,18 @@ print("done")
 
 
 def test_the_core_runs_without_the_edges_libraries() -> None:
-    names = ("", ".metrics", ".models", ".training", ".chain", ".activations", ".comparison", ".specs", ".data")
+    names = (
+        "",
+        ".metrics",
+        ".models",
+        ".training",
+        ".chain",
+        ".activations",
+        ".comparison",
+        ".between_models",
+        ".specs",
+        ".data",
+    )
     modules = tuple(f"distsim{name}" for name in names)
     code = f"BLOCKED, MODULES = {BLOCKED!r}, {modules!r}\n{WITHOUT_EDGES}"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)

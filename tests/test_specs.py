@@ -192,7 +192,14 @@ BASE = Identity(
 )
 # another valid value for each field that determines a number
 OTHER = {
-    Identity: {"data_digest": "1" * 64, "seed": 1, "threads": 2, "storage": "float32", "comparison": "fast", "format": 99},
+    Identity: {
+        "data_digest": "1" * 64,
+        "seed": 1,
+        "threads": 2,
+        "storage": "float32",
+        "comparison": "fast",
+        "format": 99,
+    },
     Problem: {
         "name": "other",
         "source": "mnist",

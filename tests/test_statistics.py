@@ -148,6 +148,18 @@ def test_the_product_of_triangular_matrices(n: int) -> None:
     np.testing.assert_allclose(kernels.triangular_product(A, B), A.T @ B, atol=1e-10)
 
 
+def test_variance_within_the_rounding_of_float32_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows that differ in the last bits of a float32 product only, as behind a dead layer."""
+    X, Y = (A.astype(np.float32) for A in activations(60, 4, 4))
+    Y[:] = 0.7
+    Y[::7] = np.nextafter(Y[::7], np.float32(1))
+    for limit in (statistics.NARROW, 0):
+        monkeypatch.setattr(statistics, "NARROW", limit)
+        results = Reference(InMemory(X, rows=2), ALL).compare(InMemory(Y, rows=2))
+        assert {result["value"] for result in results.values()} == {None}
+        assert {result["dead_y"] for result in results.values()} == {4}
+
+
 # --- pairs -----------------------------------------------------------------------------------------------------------
 
 

@@ -143,13 +143,16 @@ def test_no_rows_make_empty_tables() -> None:
     assert {name: str(dtype) for name, dtype in tables.summary.dtypes.items()} == SUMMARY_COLUMNS
 
 
+def test_ones_own_metrics_come_after_those_that_are_known() -> None:
+    table = long_table([similarity(0.5, metric=name) for name in ("b_own", "nbs", "a_own", "svcca")])
+    assert table["metric"].tolist() == ["svcca", "nbs", "a_own", "b_own"]
+
+
 def test_rows_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ValueError, match=r"1 rows are duplicates.*layer conv1_1, metric svcca"):
         long_table([similarity(0.5), similarity(0.6)])
     with pytest.raises(ValueError, match="duplicates"):
         network_table([network(0.9, None, 0), network(0.8, None, 0)])
-    with pytest.raises(ValueError, match=r"unknown metrics \['svca'\]"):
-        long_table([similarity(0.5, metric="svca")])
     with pytest.raises(ValueError, match=r"lacks the columns \['value'\] and adds \['valu'\]"):
         long_table([{("valu" if name == "value" else name): entry for name, entry in similarity(0.5).items()}])
 

@@ -3,6 +3,7 @@
 import warnings
 from typing import Any
 
+import numpy as np
 from array_api_compat import array_namespace, is_torch_array
 
 Array = Any  # a NumPy, CuPy or torch array; the functions ask it for its namespace
@@ -30,6 +31,7 @@ def both_rows(name: str, X: Array, Y: Array, channels_last: bool) -> tuple[Array
 
     (n, c, h, w) becomes (n*h*w, c), row order n, h, w; (n, p) stays. ValueError: shapes, rows, non-finite values.
     """
+    units = rounding(X), rounding(Y)
     X, Y = _checked(name, X, Y)
     height_width = slice(1, 3) if channels_last else slice(2, 4)
     sizes = [tuple(A.shape[height_width]) for A in (X, Y)]
@@ -38,13 +40,31 @@ def both_rows(name: str, X: Array, Y: Array, channels_last: bool) -> tuple[Array
     X, Y = (_rows(A, channels_last) for A in (X, Y))
     if X.shape[0] != Y.shape[0]:
         raise ValueError(f"{name}: X has {X.shape[0]} rows (examples x pixels), Y has {Y.shape[0]}; they must match")
-    return X, Y
+    return _settled(X, units[0]), _settled(Y, units[1])
 
 
 def both_examples(name: str, X: Array, Y: Array) -> tuple[Array, Array]:
     """X and Y as float64 matrices whose rows are examples: (n, c, h, w) becomes (n, c*h*w); (n, p) stays."""
+    units = rounding(X), rounding(Y)
     X, Y = _checked(name, X, Y)
-    return X.reshape((X.shape[0], -1)), Y.reshape((Y.shape[0], -1))
+    return _settled(X.reshape((X.shape[0], -1)), units[0]), _settled(Y.reshape((Y.shape[0], -1)), units[1])
+
+
+def rounding(A: Array) -> float:
+    """Relative rounding that the values of an array carry, whoever computed them: float32's for narrow floats."""
+    narrow = any(name in str(A.dtype) for name in ("float32", "float16"))  # bfloat16 too
+    return float(np.finfo(np.float32 if narrow else np.float64).eps)
+
+
+def _settled(A: Array, unit: float) -> Array:
+    """The matrix with columns that vary by no more than rounding made constant.
+
+    Behind a dead layer a float32 product of equal rows may differ in its last bits, which is no variance.
+    """
+    xp = array_namespace(A)
+    mean = xp.mean(A, axis=0)
+    constant = xp.max(xp.abs(A - mean), axis=0) <= 8 * unit * xp.abs(mean)
+    return xp.where(constant, mean, A) if bool(xp.any(constant)) else A
 
 
 def _rows(A: Array, channels_last: bool) -> Array:

@@ -92,3 +92,17 @@ def test_a_side_without_variance_has_none(metric, rng):
     A = rng.standard_normal((30, 4, 2, 3))
     with pytest.warns(UndefinedSimilarity):
         assert np.isnan(metric(A, np.full_like(A, 7.3)))
+
+
+@pytest.mark.parametrize("metric", [mean_cca, cka, nbs, cka_channels, mean_squared_cca])
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_variance_within_the_rounding_of_float32_is_none(metric, dtype, rng):
+    """What a linear layer behind a dead one puts out: equal rows but for the last bits of a float32 product."""
+    A = rng.standard_normal((330, 6)).astype(np.float32)
+    dead = np.full((330, 6), 0.7, dtype=np.float32)
+    if dtype == np.float32:
+        dead[::7] = np.nextafter(dead[::7], np.float32(1))
+    with pytest.warns(UndefinedSimilarity):
+        assert np.isnan(metric(A, dead.astype(dtype)))
+    small = 0.7 + 1e-4 * A  # a thousand times above rounding
+    assert metric(A, small) > 0.99
