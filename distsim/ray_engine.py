@@ -238,7 +238,7 @@ class _ComparisonActor:
         }
 
     def compare(self, job: Comparison) -> list[str]:
-        return attempt(f"{job.problem}, layer {job.layer}", self._comparers[job.problem].compare, job)
+        return self._comparers[job.problem].compare(job)
 
 
 def _in_memory(one: Order) -> bool:

@@ -65,7 +65,8 @@ class Bench:
                 files = {"probe.json": self._probe_file()}
                 self._commit(None, step, started, files)
             complete = self._load_complete()
-            self.extract(None, complete)
+            if self.sweep.extent.activations == "store":
+                self.extract(None, complete)
             return self._event(None, started, complete)
 
     def chain(self, work: Chain) -> Iterator[Event]:
@@ -208,25 +209,29 @@ class Comparer:
         self._readers: dict[NetworkId, Reader] = {}
         self._checked = allow_drift
 
-    def compare(self, job: Comparison) -> int:
-        """Compute and commit what the job asks for and is not there; the number of networks compared."""
+    def compare(self, job: Comparison) -> list[str]:
+        """Compute and commit what the job asks for; a sentence for each network that cannot be compared."""
+        failures = []
         with threads(self.sweep.identity.threads):
             for network, metrics in job.networks:
-                started = time.time()
-                with stages.stage("comparison", self.sweep.name, network_label(network), job.layer):
-                    reference = self._reference_for(job.layer, metrics)
-                    source = self._source(network, job.layer)
-                    values = self._by_chance(reference, source) if job.chance else reference.compare(source)
-                    self.store.commit_comparison(
-                        network,
-                        job.layer,
-                        values,
-                        "chance" if job.chance else "comparison",
-                        identity=self.sweep.identity.hash,
-                        environment=environment(self.sweep),
-                        provenance=provenance(started, time.time()),
-                    )
-        return len(job.networks)
+                failures += attempt(f"{job.problem}, layer {job.layer}", self._compare, job, network, metrics)
+        return failures
+
+    def _compare(self, job: Comparison, network: NetworkId, metrics: tuple[str, ...]) -> None:
+        started = time.time()
+        with stages.stage("comparison", self.sweep.name, network_label(network), job.layer):
+            reference = self._reference_for(job.layer, metrics)
+            source = self._source(network, job.layer)
+            values = self._by_chance(reference, source) if job.chance else reference.compare(source)
+            self.store.commit_comparison(
+                network,
+                job.layer,
+                values,
+                "chance" if job.chance else "comparison",
+                identity=self.sweep.identity.hash,
+                environment=environment(self.sweep),
+                provenance=provenance(started, time.time()),
+            )
 
     def _by_chance(self, reference: Reference, source: LayerSource) -> dict[str, dict[str, Any]]:
         """Metric -> the values for examples in another order, which is the same for all networks."""
