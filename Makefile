@@ -10,7 +10,7 @@ demo: $(READY)
 	$(BIN)/python sweeps/digits.py
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: lint types test
 

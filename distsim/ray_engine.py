@@ -94,6 +94,8 @@ class RayEngine:
                     failure_config=tune.FailureConfig(max_failures=RETRIES),
                 ),
             ).fit()
+        if waiting.left or any(not r.error and "failed" not in (r.metrics or {}) for r in grid):
+            raise KeyboardInterrupt  # Tune takes the signal, stops its trials and returns as if all were well
         failures = [f"{_label(tasks[r.config['task']])}: {_cause(r.error)}" for r in grid if r.error]
         return failures + waiting.failures
 
@@ -113,6 +115,9 @@ class RayEngine:
                 else:
                     actor, started = self._actor(orders, shared), started + 1
                 running[actor.compare.remote(job)] = (job, tries, actor)
+            while idle and not waiting:  # a job may wait for an actor that gets no room as long as these hold theirs
+                ray.kill(idle.pop())
+                started -= 1
             (done,), _ = ray.wait(list(running), num_returns=1)
             job, tries, actor = running.pop(done)
             try:
@@ -140,14 +145,18 @@ class RayEngine:
         return options.options(num_cpus=cpus, num_gpus=gpus).remote(self.root, _own(orders), self.allow_drift, *shared)
 
     def _start(self, orders: list[Order]) -> None:
-        if ray.is_initialized():
-            return
+        if not ray.is_initialized():
+            self._connect(orders)
+        if self.address is None:  # another cluster may grow on demand
+            _require_room(orders)
+
+    def _connect(self, orders: list[Order]) -> None:
         quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
         if self.address is not None:
             ray.init(address=self.address, **quiet)
         else:
             size = OBJECT_STORE + sum(2 * _bytes(one) for one in orders)
-            ray.init(include_dashboard=False, object_store_memory=size, **quiet)
+            ray.init(address="local", include_dashboard=False, object_store_memory=size, **quiet)
         self._started = True
         logging.getLogger("ray.tune").setLevel(logging.ERROR)
 
@@ -206,6 +215,11 @@ class _Tasks(Searcher):  # type: ignore[misc]  # ray publishes no types
             if error or failed:  # its chains cannot run
                 self._todo = deque(entry for entry in self._todo if entry[1][0] != problem)
 
+    @property
+    def left(self) -> bool:
+        """Whether tasks were never handed out."""
+        return bool(self._todo)
+
     def save(self, checkpoint_path: str) -> None:
         """Nothing to save: what is done is in the store."""
 
@@ -239,6 +253,17 @@ class _ComparisonActor:
 
     def compare(self, job: Comparison) -> list[str]:
         return self._comparers[job.problem].compare(job)
+
+
+def _require_room(orders: list[Order]) -> None:
+    """ValueError: a trial or a comparison needs more than any machine has; Ray would wait for ever."""
+    cpus, gpus = _slot(orders)
+    wanted = [_bundle(dict(one.sweep.resources)) for one in orders] + [{"CPU": cpus, "GPU": gpus}]
+    machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    for bundle in wanted:
+        if not any(all(there.get(name, 0) >= amount for name, amount in bundle.items()) for there in machines):
+            asked = ", ".join(f"{amount:g} {name}" for name, amount in bundle.items() if amount)
+            raise ValueError(f"no machine of the Ray cluster has {asked}: see --cpus, --gpus, --threads")
 
 
 def _in_memory(one: Order) -> bool:

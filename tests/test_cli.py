@@ -245,7 +245,7 @@ def test_compare_adds_metrics_and_trains_nothing(store: Path) -> None:
     assert not {path for path in after if "runs/0001/iter_02" in path}
     there = {path: digest for path, digest in before.items() if "runs/0001/iter_02" not in path}
     assert {path: after.get(path) for path in there} == there
-    new = {path for path in after if path.endswith("nbs.json")}
+    new = {path for path in after if "/comparison/" in path and path.endswith("nbs.json")}
     assert {path.split("/comparison/")[0] for path in new} == {"digits/runs/0000/iter_01", "digits/runs/0001/iter_01"}
 
 

@@ -4,6 +4,7 @@ Two properties carry the whole design: an object is visible whole or not at all,
 however many writers try (locally by a hard link, on S3 by a conditional put).
 """
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -106,7 +107,10 @@ class Storage:
                 raise StorageError(f"cannot delete {path} in {self.url}: {first_line(error)}") from None
 
     def delete_prefix(self, prefix: str) -> None:
+        """Delete everything under a prefix, what a killed writer left half-written included."""
         self.delete(list(self.sizes(prefix)))
+        if self.folder is not None:
+            shutil.rmtree(self.folder / prefix, ignore_errors=True)
 
     def _list(self, prefix: str) -> Iterator[Any]:
         try:
