@@ -118,7 +118,7 @@ class CachedReference:
             y = _rows(Y).astype(np.float64)
             y -= y.mean(axis=0)
             cross, products = self._rows.T @ y, y.T @ y
-            wx, wy = _inverse_root(self._products), _inverse_root(products)
+            wx, wy = _scaled_inverse_root(self._products), _scaled_inverse_root(products)
             P, rho, _ = np.linalg.svd(wx.T @ cross @ wy, full_matrices=False)
             alpha = np.abs(self._products @ wx @ P).sum(axis=0)
             kx, ky = _leading(self._products), _leading(products)
@@ -137,6 +137,18 @@ class CachedReference:
             "cka": float(cka),
             "nbs": float(nbs),
         }
+
+
+def _scaled_inverse_root(S: Array) -> Array:
+    """As `_inverse_root`, of channels brought to unit variance: no canonical correlation depends on their scale.
+
+    So that weak channels count as they do in distsim, whose rank tolerance this is.
+    """
+    deviations = np.sqrt(np.diag(S))
+    inverse = np.divide(1, deviations, out=np.zeros_like(deviations), where=deviations > 0)
+    values, vectors = np.linalg.eigh(inverse[:, None] * S * inverse)
+    keep = values > 10 * len(S) * np.finfo(np.float64).eps * values[-1]
+    return inverse[:, None] * vectors[:, keep] / np.sqrt(values[keep])
 
 
 def _gram(X: Array) -> Array:
@@ -173,4 +185,6 @@ def _triangle(X: Array) -> Array:
     """(n, min(n, p)) T with TTᵀ = XXᵀ and X = TQ for an orthogonal Q, columns of X centred."""
     flat = X.reshape(len(X), -1).astype(np.float64)
     flat -= flat.mean(axis=0)
-    return flat if flat.shape[1] <= flat.shape[0] else np.linalg.qr(flat.T, mode="r").T
+    if flat.shape[1] <= flat.shape[0]:
+        return flat
+    return np.asarray(np.linalg.qr(flat.T, mode="r")).T

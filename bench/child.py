@@ -30,11 +30,12 @@ def ask(request: Request, threads: int, python: str = sys.executable, timeout: f
     except subprocess.TimeoutExpired:
         return {"error": f"not finished after {timeout:.0f} s"}
     lines = done.stdout.strip().splitlines()
-    if done.returncode == 0 and lines and lines[-1].startswith("{"):
+    if lines and lines[-1].startswith("{"):  # short of memory, a process may give its answer and die tidying up
         return dict(json.loads(lines[-1]))
     said = (done.stderr or done.stdout).strip().splitlines()
-    if request.get("limit") and re.search(r"alloc|memory", done.stderr, re.I):
-        return {"error": "out of memory"}
+    if request.get("limit"):
+        found = re.search(r"alloc|memory", done.stderr, re.I)
+        return {"error": "out of memory" if found else f"died of the limit, with status {done.returncode}"}
     return {"error": f"ended with status {done.returncode}{f': {said[-1]}' if said else ''}"}
 
 
@@ -51,7 +52,8 @@ def main() -> None:
             raise
         answer = {"error": "out of memory"}
     except ImportError as error:
-        answer = {"error": f"not installed: {error}"}
+        short = request.get("limit") and re.search(r"alloc|memory|map segment", str(error), re.I)
+        answer = {"error": "out of memory" if short else f"not installed: {error}"}
     print(json.dumps(answer))
 
 
@@ -88,7 +90,8 @@ def arrays(request: Request) -> Answer:
     torch.set_num_threads(request["threads"])
     X, *Ys = (_loaded(Place(**place), request["layer"], request["n"]) for place in request["places"])
     compute = _ours(request) if request["peer"] is None else _theirs(request["peer"])
-    seconds, values = [], []
+    seconds: list[float] = []
+    values: list[float] = []
     while not seconds or (len(seconds) < 3 and sum(seconds) < request.get("enough", 10.0)):
         started = time.perf_counter()
         values = compute(X, Ys)
@@ -112,8 +115,8 @@ def _loaded(place: Any, layer: str, n: int) -> Any:
 
 
 def _ours(request: Request) -> Any:
+    from distsim.activations import chunk_shape
     from distsim.comparison import InMemory, Reference, compare_pairs
-    from distsim.store.activations import chunk_shape
 
     def compute(X: Any, Ys: Sequence[Any]) -> list[float]:
         rows = chunk_shape(X.shape)[1] if X.ndim == 4 else None

@@ -15,14 +15,13 @@ VERSIONS = ("numpy", "torch", "zarr", "numcodecs", "obstore")
 
 
 def describe(threads: int, device: str = "cpu") -> str:
-    """Cores, instruction sets, memory, BLAS, versions, threads, how busy it was when this was asked, and the date."""
+    """Cores, instruction sets, memory, BLAS, versions, threads and the date."""
     parts = [f"{_usable_cores()} cores of {_processor()}", f"{_memory() / 2**30:.0f} GiB", _blas()]
     if device != "cpu":
         parts.append(_gpu())
     versions = [f"{name} {importlib.metadata.version(name)}" for name in VERSIONS]
     parts.append(f"Python {platform.python_version()}, {', '.join(versions)}")
     parts.append(f"{threads} threads")
-    parts.append(f"load {os.getloadavg()[0]:.1f} at the start")
     parts.append(datetime.date.today().isoformat())
     return "; ".join(parts)
 
@@ -56,7 +55,8 @@ def _blas() -> str:
         for info in threadpoolctl.threadpool_info()
         if info["user_api"] == "blas"
     ]
-    return ", ".join(dict.fromkeys(found)) or "an unknown BLAS"
+    chosen = os.environ.get("OPENBLAS_CORETYPE")
+    return (", ".join(dict.fromkeys(found)) or "an unknown BLAS") + (f" (OPENBLAS_CORETYPE={chosen})" if chosen else "")
 
 
 def _gpu() -> str:

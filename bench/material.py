@@ -88,9 +88,8 @@ def networks(
 def drawn_dataset(classes: tuple[str, ...], train: int, test: int) -> Dataset:
     """Images with a spectrum like photographs' and a pattern that tells the classes apart."""
     generator = torch.Generator().manual_seed(0)
-    labels = torch.arange(train + test) % len(classes)
-    images = drawn_images(labels, 32, generator).numpy()
-    labels = labels.numpy().astype(np.int64)
+    drawn = torch.arange(train + test) % len(classes)
+    images, labels = drawn_images(drawn, 32, generator).numpy(), drawn.numpy()
     return Dataset(images[:train], labels[:train], images[train:], labels[train:], classes)
 
 

@@ -1,7 +1,7 @@
 """Other libraries' ways to the same similarities, each by the call that its own documentation shows for arrays.
 
-A call is given two lists of float32 arrays, the references and the networks, (n, h, w, c), and returns a value for each
-pair of the first reference with a network. Nothing is imported before it is called.
+A call is given float32 arrays (n, h, w, c), a reference and networks, and returns a value for each network. Nothing is
+imported before it is called.
 """
 
 from collections.abc import Callable, Sequence

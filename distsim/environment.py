@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from threadpoolctl import threadpool_info
 
 import distsim
 from distsim.specs import Sweep, differences
@@ -25,9 +26,16 @@ def environment(sweep: Sweep) -> dict[str, Any]:
         "numpy": np.__version__,
         "machine": platform.machine(),
         "instruction_set": torch.backends.cpu.get_cpu_capability(),
+        "blas": _blas_kernels(),
         "threads": sweep.identity.threads,
         "device": torch.cuda.get_device_name() if sweep.device == "cuda" else "cpu",
     }
+
+
+def _blas_kernels() -> str:
+    """The instruction set that NumPy's BLAS runs on, which an environment variable may lower."""
+    found = {str(pool.get("architecture")) for pool in threadpool_info() if pool["user_api"] == "blas"}
+    return "+".join(sorted(found))
 
 
 def check_environment(sweep: Sweep, recorded: dict[str, Any]) -> None:

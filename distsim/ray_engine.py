@@ -156,7 +156,7 @@ class RayEngine:
             ray.init(address=self.address, **quiet)
         else:
             size = OBJECT_STORE + sum(2 * _bytes(one) for one in orders)
-            ray.init(address="local", include_dashboard=False, object_store_memory=size, **quiet)
+            _start_here({"include_dashboard": False, "object_store_memory": size, **quiet})
         self._started = True
         logging.getLogger("ray.tune").setLevel(logging.ERROR)
 
@@ -253,6 +253,20 @@ class _ComparisonActor:
 
     def compare(self, job: Comparison) -> list[str]:
         return self._comparers[job.problem].compare(job)
+
+
+def _start_here(options: dict[str, Any]) -> None:
+    """Start Ray on this machine. ConnectionError: it does not come up within Ray's 30 s, which busy machines exceed."""
+    for last in (False, False, True):
+        try:
+            ray.init(address="local", **options)
+            return
+        except Exception as error:  # Ray raises no narrower one
+            ray.shutdown()
+            if "timed out during startup" not in str(error):
+                raise
+            if last:
+                raise ConnectionError("Ray did not start in three times 30 s; --local works without it") from error
 
 
 def _require_room(orders: list[Order]) -> None:

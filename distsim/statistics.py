@@ -106,8 +106,12 @@ def collect(
     ]
     products = {cross: _Cross() for cross in crosses}
     rows = first.panel_rows
-    for raw in zip(*(source.panels(rows) for source in sources), strict=True):
-        panels = [_centred(on_device(panel, device), source.shape) for panel, source in zip(raw, sources, strict=True)]
+    readers = [source.panels(rows) for source in sources]
+    for _ in range(-(-first.shape[1] // rows) if len(first.shape) == 4 else 1):
+        panels = [
+            _centred(on_device(next(reader), device), source.shape)
+            for reader, source in zip(readers, sources, strict=True)
+        ]
         for panel, channel, kernel in zip(panels, channels, kernels, strict=True):
             if channel is not None:
                 channel.add(panel)
@@ -115,6 +119,7 @@ def collect(
                 kernel.add(panel)
         for (i, j), product in products.items():
             product.add(panels[i], panels[j])
+        del panels, panel  # else the next ones are read beside them
     sides = [
         Side(channel.side() if channel else None, kernel.side() if kernel else None)
         for channel, kernel in zip(channels, kernels, strict=True)
@@ -151,6 +156,8 @@ def _centred(panel: Array, shape: tuple[int, ...]) -> _Panel:
     unit = rounding(flat)
     flat = xp.astype(flat, xp.float32 if narrow else xp.float64)
     mean = xp.mean(flat, axis=0, dtype=xp.float64)
+    if not bool(xp.all(xp.isfinite(mean))):
+        raise FloatingPointError("it has activations that are not finite")
     shift = xp.astype(mean, flat.dtype)
     A = flat - shift
     rest = mean - xp.astype(shift, xp.float64) if narrow else xp.mean(A, axis=0)
@@ -242,13 +249,11 @@ class _Kernel:
     def add(self, panel: _Panel) -> None:
         xp = array_namespace(panel.A)
         if self._gram is None:
-            X = xp.astype(panel.A, xp.float64, copy=False) - panel.rest.reshape((-1,))
             varies = xp.any(panel.A != 0, axis=0)
-            if not bool(xp.all(varies)):
-                X = X[:, varies]
-            self._held += X.shape[1]
+            self._held += int(xp.sum(xp.astype(varies, xp.int64)))
             if self._held < self._n:
-                self._features.append(X)
+                X = xp.astype(panel.A, xp.float64, copy=False) - panel.rest.reshape((-1,))
+                self._features.append(X if bool(xp.all(varies)) else X[:, varies])
                 return
             self._gram = xp.zeros((self._n, self._n), dtype=xp.float64)
             for before in self._features:

@@ -214,7 +214,11 @@ class Comparer:
         failures = []
         with threads(self.sweep.identity.threads):
             for network, metrics in job.networks:
-                failures += attempt(f"{job.problem}, layer {job.layer}", self._compare, job, network, metrics)
+                of_complete = f"{job.problem}, complete network, layer {job.layer}"
+                if unusable := attempt(of_complete, self._reference_for, job.layer, metrics):
+                    return failures + unusable
+                label = f"{job.problem}, {network_label(network)}, layer {job.layer}"
+                failures += attempt(label, self._compare, job, network, metrics)
         return failures
 
     def _compare(self, job: Comparison, network: NetworkId, metrics: tuple[str, ...]) -> None:
