@@ -211,7 +211,7 @@ class Comparer:
 
     def compare(self, job: Comparison) -> list[str]:
         """Compute and commit what the job asks for; a sentence for each network that cannot be compared."""
-        failures = []
+        failures: list[str] = []
         with threads(self.sweep.identity.threads):
             for network, metrics in job.networks:
                 of_complete = f"{job.problem}, complete network, layer {job.layer}"
