@@ -28,8 +28,8 @@ def applicable(metrics: Iterable[str], kind: str) -> tuple[str, ...]:
 class Reference:
     """The complete network's side of one layer.
 
-    precision  exact: NBS within 1e-6 of its float64 value. fast: within 5e-4, from bfloat16 products where the CPU has
-               them and the leading eigenvectors only. The other metrics are within 1e-6 in both.
+    precision  exact: NBS within 1e-6 of its float64 value. fast: within 5e-4, from the
+               leading eigenvectors only. The other metrics are within 1e-6 in both.
     """
 
     def __init__(
