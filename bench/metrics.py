@@ -41,7 +41,7 @@ from distsim import metrics as public
 from distsim.comparison import InMemory, Reference, compare_pairs, require_device
 from distsim.extraction import extract, readable
 from distsim.specs import METRICS
-from distsim.statistics import NARROW, PRECISIONS, LayerSource, Wanted, collect, narrow_gram
+from distsim.statistics import NARROW, PRECISIONS, LayerSource, Wanted, collect
 from distsim.store import Storage, SweepStore
 from distsim.store.activations import Reader, Writer
 from distsim.store.commits import Attempt, DamagedStore
@@ -495,7 +495,7 @@ def memory(bench: Measuring) -> Section:
 
 def rates(bench: Measuring) -> Section:
     f, networks = bench.flags, bench.networks
-    gram = Table(("layer", "precision", "dtype", "pass", "rate", "of gemm's", "gemm", "target"))
+    gram = Table(("layer", "dtype", "pass", "rate", "of gemm's", "gemm", "target"))
     reading = Table(
         ("layer", "decoded", "in files", "reader", "plain code", "share", "target", "plain, threads", "share")
     )
@@ -507,32 +507,28 @@ def rates(bench: Measuring) -> Section:
         source = place.layer(layer)
         n, p = source.shape[0], int(np.prod(source.shape[1:]))
         narrow = n * n * p >= NARROW
-        for precision in PRECISIONS if narrow and f.device == "cpu" else PRECISIONS[:1]:
-            dtype = "float32" if narrow else "float64"
-            if narrow and precision == "fast" and rounds_to_bfloat16():
-                dtype = "bfloat16"
-            columns = p // source.shape[1] * source.panel_rows
-            alone, taken = [], []
-            for _ in range(REPEATS):
-                alone.append(gemm_rate(n, columns, dtype, f.device))
-                started = time.perf_counter()
-                collect([source], [Wanted(channels=False)], device=f.device, precision=precision)
-                taken.append(time.perf_counter() - started)
-            rate = n * (n + 1) * p / statistics.median(taken)
-            share = rate / statistics.median(alone)
-            gram.add(
-                name,
-                f"`{precision}`",
-                dtype,
-                seconds(statistics.median(taken)),
-                f"{rate / 1e9:.0f} GFLOP/s",
-                f"{100 * share:.0f} %",
-                f"{statistics.median(alone) / 1e9:.0f} GFLOP/s",
-                bench.verdict(100 * share, 60) + " %",
-            )
+        dtype = "float32" if narrow else "float64"
+        columns = p // source.shape[1] * source.panel_rows
+        alone, taken = [], []
+        for _ in range(REPEATS):
+            alone.append(gemm_rate(n, columns, dtype, f.device))
+            started = time.perf_counter()
+            collect([source], [Wanted(channels=False)], device=f.device)
+            taken.append(time.perf_counter() - started)
+        rate = n * (n + 1) * p / statistics.median(taken)
+        share = rate / statistics.median(alone)
+        gram.add(
+            name,
+            dtype,
+            seconds(statistics.median(taken)),
+            f"{rate / 1e9:.0f} GFLOP/s",
+            f"{100 * share:.0f} %",
+            f"{statistics.median(alone) / 1e9:.0f} GFLOP/s",
+            bench.verdict(100 * share, 60) + " %",
+        )
         reading.add(name, *_reading(bench, place, layer, source))
     if f.device == "cpu":
-        gram.add("on a GPU", "**open**: `python bench/metrics.py --only 4 --device cuda`", *[""] * 6)
+        gram.add("on a GPU", "**open**: `python bench/metrics.py --only 4 --device cuda`", *[""] * 5)
     gram.notes.append(
         "From files to the centred Gram matrix: reading, decoding, centring and the products, counted as n(n+1)p. "
         "Gemm: (n, k) @ (k, n) of unrelated matrices with k a panel's columns, counted as 2n²k, before each pass; "
@@ -544,13 +540,6 @@ def rates(bench: Measuring) -> Section:
         f"medians of {REPEATS}."
     )
     return bench.section(4, "Rates of the pass and of the reader", f"On {networks.source}.", [gram, reading])
-
-
-def rounds_to_bfloat16() -> bool:
-    """Whether `fast` multiplies bfloat16 here; libraries may keep to float32 though the CPU could."""
-    A = np.random.default_rng(0).standard_normal((500, 2000), dtype=np.float32)
-    exact = A.astype(np.float64) @ A.T.astype(np.float64)
-    return bool(np.abs(narrow_gram(A, "fast") - exact).max() > 1e-4 * np.abs(exact).max())
 
 
 def gemm_rate(n: int, columns: int, dtype: str, device: str) -> float:
@@ -566,13 +555,6 @@ def gemm_rate(n: int, columns: int, dtype: str, device: str) -> float:
         started = time.perf_counter()
         A @ B
         cupy.cuda.Device().synchronize()
-        return 2 * n * n * columns / (time.perf_counter() - started)
-    if dtype == "bfloat16":
-        import torch
-
-        S, T = (torch.from_numpy(M).bfloat16() for M in (A, B))
-        started = time.perf_counter()
-        S @ T
         return 2 * n * n * columns / (time.perf_counter() - started)
     A, B = A.astype(dtype, copy=False), B.astype(dtype, copy=False)
     started = time.perf_counter()

@@ -426,7 +426,6 @@ def _by_channels(ours: Outputs, theirs: Outputs, metrics: Sequence[Metric], devi
                 [Wanted(channels=layer not in sides, kernel=False) for layer in layers],
                 [(layers.index(x), layers.index(y)) for x, y in some],
                 device,
-                precision,
             )
             sides |= {layer: side.channels for layer, side in zip(layers, collected, strict=True) if side.channels}
             for x, y in some:
@@ -443,7 +442,7 @@ def _by_kernels(ours: Outputs, theirs: Outputs, metrics: Sequence[Metric], devic
 
     def side(layer: _Output, wide: bool = False) -> KernelSide:
         source = replace(layer, panel_rows=_panel_rows([layer], layer.size))
-        (found,), _ = collect([source], [Wanted(channels=False, wide=wide)], (), device, precision)
+        (found,), _ = collect([source], [Wanted(channels=False, wide=wide)], (), device)
         if found.kernel is None:
             raise AssertionError("no kernel side was collected")
         return found.kernel

@@ -9,15 +9,16 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from typing import Any
 
-from distsim.metrics.arrays import Array, Undefined
+from distsim.metrics.arrays import Array, Undefined, Workspace
 from distsim.metrics.channels import ChannelPair, ChannelSide
 from distsim.metrics.kernels import KernelPair, KernelSide, Unresolved
 from distsim.metrics.registry import METRICS, Metric, known
-from distsim.statistics import InMemory, LayerSource, Side, Wanted, collect, on_device
+from distsim.statistics import InMemory, LayerSource, Side, Wanted, collect, held, on_device
 
 __all__ = ["InMemory", "LayerSource", "Reference", "applicable", "compare_pairs", "require_device"]
 
 Result = dict[str, Any]
+FEW_ROWS = "fewer rows than columns"
 
 
 def applicable(metrics: Iterable[str], kind: str) -> tuple[str, ...]:
@@ -37,24 +38,28 @@ class Reference:
     ) -> None:
         self.layer, self.device, self.precision = layer, device, precision
         self.metrics = known(applicable(metrics, layer.kind))
-        (self.side,), _ = collect([layer], [self._wanted], device=device, precision=precision)
+        self.workspace = Workspace()
+        # read again for each comparison, unless it is small
+        self._centred = held(layer, device) if _any(self.metrics, "channels") else layer
+        (self.side,), _ = collect([self._centred], [self._wanted], device=device, workspace=self.workspace)
 
     @property
     def _wanted(self) -> Wanted:
         return Wanted(kernel=_any(self.metrics, "kernel"))
 
     def compare(self, layer: LayerSource) -> dict[str, Result]:
-        """Metric -> value (None where it is undefined), reason, rows and columns that it saw, and of both sides the
-        dead channels and the rank of the channels' covariance, whichever metric it is.
+        """Metric -> value (None where it is undefined), reason, rows and columns that it saw, their quotient, a warning
+        if rows are fewer, and of both sides the dead channels and the rank of the channels' covariance, whichever
+        metric it is.
 
-        ValueError: the layers' shapes do not fit together.
+        ValueError: the layers' shapes do not fit together. FloatingPointError: an activation is not finite.
         """
         nothing = Wanted(channels=False, kernel=False)
-        sources, wanted, crosses = [self.layer, layer], [nothing, self._wanted], [(0, 1)]
+        sources, wanted, crosses = [self._centred, layer], [nothing, self._wanted], [(0, 1)]
         if not _any(self.metrics, "channels"):  # nothing of ours needs to be read again
             _must_fit(self.layer, layer)
             sources, wanted, crosses = [layer], [self._wanted], []
-        sides, products = collect(sources, wanted, crosses, self.device, self.precision)
+        sides, products = collect(sources, wanted, crosses, self.device, self.workspace)
         pair = _Pair(self.layer, layer, self.side, sides[-1], products.get((0, 1)), self)
         return pair.results(self.metrics)
 
@@ -78,11 +83,12 @@ def compare_pairs(
     chosen = known(metrics)
     want = Wanted(kernel=_any(chosen, "kernel"))
     crosses = list(pairs) if _any(chosen, "channels") else []
-    sides, products = collect(layers, [want] * len(layers), crosses, device, precision)
+    sides, products = collect(layers, [want] * len(layers), crosses, device)
+    workspace = Workspace()
     widened: dict[int, KernelSide] = {}
     results = {}
     for i, j in pairs:
-        here = _Holder(widened, i, layers[i], device, precision)
+        here = _Holder(widened, i, layers[i], device, precision, workspace)
         pair = _Pair(layers[i], layers[j], sides[i], sides[j], products.get((i, j)), here)
         results[i, j] = pair.results([metric for metric in chosen if metric.applies_to(layers[i].kind)])
     return results
@@ -91,9 +97,17 @@ def compare_pairs(
 class _Holder:
     """Float64 kernel sides of the first layers of pairs, made when they are needed, once."""
 
-    def __init__(self, made: dict[int, KernelSide], at: int, layer: LayerSource, device: str, precision: str) -> None:
+    def __init__(
+        self,
+        made: dict[int, KernelSide],
+        at: int,
+        layer: LayerSource,
+        device: str,
+        precision: str,
+        workspace: Workspace,
+    ) -> None:
         self._made, self._at, self._layer = made, at, layer
-        self.device, self.precision = device, precision
+        self.device, self.precision, self.workspace = device, precision, workspace
 
     @property
     def wide(self) -> KernelSide:
@@ -139,11 +153,11 @@ class _Pair:
         x, y = (side.kernel for side in self._sides)
         if x is None or y is None:
             raise AssertionError("a kernel metric without kernel sides")
-        return KernelPair(x, y, fast=self._first.precision == "fast")
+        return KernelPair(x, y, self._first.precision == "fast", self._first.workspace)
 
     @cached_property
     def _wide_kernels(self) -> KernelPair:
-        return KernelPair(self._first.wide, _wide(self._y, self._first.device))
+        return KernelPair(self._first.wide, _wide(self._y, self._first.device), workspace=self._first.workspace)
 
 
 def require_device(device: str) -> None:
@@ -184,7 +198,9 @@ def _whole(layer: LayerSource, device: str) -> Array:
 
 
 def _size(n: int, columns_x: int, columns_y: int) -> Result:
-    return {"n": n, "columns_x": columns_x, "columns_y": columns_y}
+    wider = max(columns_x, columns_y)
+    warning = FEW_ROWS if n < wider else ""
+    return {"n": n, "columns_x": columns_x, "columns_y": columns_y, "n_per_p": n / wider, "warning": warning}
 
 
 def _value(measure: Callable[..., float], *args: Any) -> Result:

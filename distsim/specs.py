@@ -14,7 +14,7 @@ from typing import Any
 
 from distsim.metrics.registry import known
 
-FORMAT = 2  # of the store; part of the identity
+FORMAT = 3  # of the store; part of the identity
 
 OPTIMIZERS = ("adam", "sgd", "fast_sgd")
 SCHEDULES = ("constant", "step", "triangle")

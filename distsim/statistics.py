@@ -3,7 +3,8 @@
 A panel (all examples x some image rows) is read from every network, centred per feature in the panel's own dtype, and
 adds to float64 statistics: products of channels, cross-products of the pairs that are to be compared, and either the
 Gram matrix or, while they are fewer than the examples, the features themselves. In memory at any time are one panel of
-each network, stored and centred, and the statistics: n x n, or n x p for p < n, and c x c; whatever n·h·w·c is.
+each network, as it is stored, a few of its columns centred, and the statistics: n x n, or n x p for p < n, and c x c;
+whatever n·h·w·c is.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 from array_api_compat import array_namespace
 
-from distsim.metrics.arrays import Array, rounding
+from distsim.metrics.arrays import Array, Workspace, rounding
 from distsim.metrics.channels import EPS, ChannelSide
 from distsim.metrics.kernels import KernelSide
 
@@ -21,6 +22,8 @@ PRECISIONS = ("exact", "fast")
 BLOCK = 2**15  # rows (examples x pixels) whose products are taken in float64 at a time
 NARROW = 2e10  # n²·p from which Gram matrices are summed from float32 products; below, float64 costs nothing
 EPS32 = float(np.finfo(np.float32).eps)
+HELD = 2**29  # bytes of a layer, centred, up to which it is kept in memory rather than read again
+COLUMNS = 2**13  # that are centred at a time, of a panel
 
 
 class LayerSource(Protocol):
@@ -89,29 +92,24 @@ def collect(
     wanted: Sequence[Wanted],
     crosses: Sequence[tuple[int, int]] = (),
     device: str = "cpu",
-    precision: str = "exact",
+    workspace: Workspace | None = None,
 ) -> tuple[list[Side], dict[tuple[int, int], Array]]:
     """Each network's side, and of each pair (i, j) in `crosses` the centred cross-products of channels, (ci, cj).
 
     All are read together, panel by panel of the first source's rows; each once. ValueError: shapes do not fit together.
+    FloatingPointError: an activation is not finite.
     """
-    first = sources[0]
+    first, workspace = sources[0], workspace or Workspace()
     for other in sources[1:]:
         if other.shape[:-1] != first.shape[:-1]:
             raise ValueError(f"layer {other.name}: shapes {first.shape} and {other.shape} do not fit together")
     channels = [_Channels() if want.channels else None for want in wanted]
     kernels = [
-        _Kernel(one.shape, want.wide, precision) if want.kernel else None
+        _Kernel(one.shape, want.wide, workspace) if want.kernel else None
         for one, want in zip(sources, wanted, strict=True)
     ]
     products = {cross: _Cross() for cross in crosses}
-    rows = first.panel_rows
-    readers = [source.panels(rows) for source in sources]
-    for _ in range(-(-first.shape[1] // rows) if len(first.shape) == 4 else 1):
-        panels = [
-            _centred(on_device(next(reader), device), source.shape)
-            for reader, source in zip(readers, sources, strict=True)
-        ]
+    for panels in _slabs(sources, device, workspace):
         for panel, channel, kernel in zip(panels, channels, kernels, strict=True):
             if channel is not None:
                 channel.add(panel)
@@ -119,7 +117,6 @@ def collect(
                 kernel.add(panel)
         for (i, j), product in products.items():
             product.add(panels[i], panels[j])
-        del panels, panel  # else the next ones are read beside them
     sides = [
         Side(channel.side() if channel else None, kernel.side() if kernel else None)
         for channel, kernel in zip(channels, kernels, strict=True)
@@ -128,12 +125,13 @@ def collect(
 
 
 @dataclass(frozen=True)
-class _Panel:
-    """A panel as x = A + shift, with the mean of A's columns, which is all rounding, in `rest`."""
+class _Slab:
+    """Some columns of a panel as x = A + shift, with the mean of A's columns, which is all rounding, in `rest`."""
 
     A: Array  # (n, features), float32 or float64
     shift: Array  # (pixels, c) float64
     rest: Array  # (pixels, c) float64
+    varies: Array  # (features,) whether a column of A is not all zero
     channels: int
     unit: float  # relative rounding of the values themselves
 
@@ -143,30 +141,84 @@ class _Panel:
         return self.A.reshape((-1, self.channels))
 
 
-def _centred(panel: Array, shape: tuple[int, ...]) -> _Panel:
+def _slabs(sources: Sequence[LayerSource], device: str, workspace: Workspace) -> Iterator[tuple[_Slab, ...]]:
+    """The same pixels of all sources, so many at a time as have about `COLUMNS` features of the first."""
+    rows, pixels = sources[0].panel_rows, max(1, COLUMNS // sources[0].shape[-1])
+
+    def of(source: LayerSource, name: str) -> Iterator[_Slab]:
+        if isinstance(source, Held):
+            yield from source.slabs
+            return
+        for panel in source.panels(rows):
+            flat = on_device(panel, device).reshape((panel.shape[0], -1, panel.shape[-1]))
+            del panel  # else the next one is read beside it
+            for start in range(0, flat.shape[1], pixels):
+                slab = _centred(flat[:, start : start + pixels], source.shape, workspace, name)
+                if slab is None:
+                    where = getattr(source, "label", f"layer {source.name}")  # a stored one knows its network
+                    raise FloatingPointError(f"{where} has activations that are not finite")
+                yield slab
+            del flat
+
+    return zip(*(of(source, f"centred {i}") for i, source in enumerate(sources)), strict=True)
+
+
+class Held:
+    """A LayerSource that was read and centred once, and is kept in memory."""
+
+    def __init__(self, layer: LayerSource, device: str) -> None:
+        self.name, self.kind, self.shape, self.panel_rows = layer.name, layer.kind, layer.shape, layer.panel_rows
+        self.slabs = [slab for (slab,) in _slabs([layer], device, _Unshared())]
+
+    def panels(self, rows: int) -> Iterator[Any]:
+        """Not as it was read: `collect` takes the slabs."""
+        raise NotImplementedError
+
+
+class _Unshared(Workspace):
+    """A workspace whose arrays may be kept."""
+
+    def empty(self, xp: Any, name: str, shape: tuple[int, ...], dtype: Any) -> Array:
+        return xp.empty(shape, dtype=dtype)
+
+
+def held(layer: LayerSource, device: str) -> LayerSource:
+    """The layer, kept in memory where that takes at most `HELD` bytes."""
+    itemsize = 4 if _narrow(layer.shape) else 8
+    return Held(layer, device) if np.prod(layer.shape) * itemsize <= HELD else layer
+
+
+def _narrow(shape: tuple[int, ...]) -> bool:
+    """Whether float32 products will do, if the values are no wider; n²·p of the whole layer decides."""
+    return shape[0] * float(np.prod(shape)) >= NARROW
+
+
+def _centred(part: Array, shape: tuple[int, ...], workspace: Workspace, name: str) -> _Slab | None:
     """Columns minus their means, in float64 where the values or the size of the whole layer ask for it, else float32.
 
-    The means are exact in float64. What is subtracted is rounded to the panel's dtype, so that the difference of nearby
-    numbers is exact, and the remainder is accounted for.
+    The means are exact in float64. What is subtracted is rounded to the dtype, so that the difference of nearby numbers
+    is exact, and the remainder is accounted for. Valid until the next call with the same name. None: not finite.
     """
-    xp = array_namespace(panel)
-    n, c = panel.shape[0], panel.shape[-1]
-    flat = panel.reshape((n, -1))
-    narrow = flat.dtype in (xp.float16, xp.float32) and n * float(np.prod(shape)) >= NARROW
-    unit = rounding(flat)
-    flat = xp.astype(flat, xp.float32 if narrow else xp.float64)
-    mean = xp.mean(flat, axis=0, dtype=xp.float64)
+    xp = array_namespace(part)
+    n, c = part.shape[0], part.shape[-1]
+    narrow = part.dtype in (xp.float16, xp.float32) and _narrow(shape)
+    unit = rounding(part)
+    A = workspace.empty(xp, name, part.shape, xp.float32 if narrow else xp.float64)
+    A[...] = part
+    A = A.reshape((n, -1))
+    mean = xp.mean(A, axis=0, dtype=xp.float64)
     if not bool(xp.all(xp.isfinite(mean))):
-        raise FloatingPointError("it has activations that are not finite")
-    shift = xp.astype(mean, flat.dtype)
-    A = flat - shift
+        return None
+    shift = xp.astype(mean, A.dtype)
+    A -= shift
     rest = mean - xp.astype(shift, xp.float64) if narrow else xp.mean(A, axis=0)
     largest = xp.astype(xp.maximum(xp.max(A, axis=0), -xp.min(A, axis=0)), xp.float64)
     constant = largest <= 8 * unit * xp.abs(mean)
     if bool(xp.any(constant)):  # what centring leaves of it is rounding, and may be all there is
         A[:, constant] = 0.0
         rest[constant] = 0.0
-    return _Panel(A, xp.astype(shift, xp.float64).reshape((-1, c)), rest.reshape((-1, c)), c, unit)
+    shift = xp.astype(shift, xp.float64).reshape((-1, c))
+    return _Slab(A, shift, rest.reshape((-1, c)), (largest > 0) & ~constant, c, unit)
 
 
 class _Channels:
@@ -178,11 +230,11 @@ class _Channels:
         self._shifts: list[Array] = []
         self._rests: list[Array] = []
 
-    def add(self, panel: _Panel) -> None:
-        self._n, self._unit = panel.A.shape[0], panel.unit
-        self._within = self._within + _products(panel.rows, None)
-        self._shifts.append(panel.shift)
-        self._rests.append(panel.rest)
+    def add(self, slab: _Slab) -> None:
+        self._n, self._unit = slab.A.shape[0], slab.unit
+        self._within = self._within + _products(slab.rows, None)
+        self._shifts.append(slab.shift)
+        self._rests.append(slab.rest)
 
     def side(self) -> ChannelSide:
         xp = array_namespace(self._within)
@@ -200,7 +252,7 @@ class _Cross:
         self._n, self._units = 0, (EPS, EPS)
         self._means: list[tuple[Array, Array, Array, Array]] = []
 
-    def add(self, x: _Panel, y: _Panel) -> None:
+    def add(self, x: _Slab, y: _Slab) -> None:
         self._n, self._units = x.A.shape[0], (x.unit, y.unit)
         self._within = self._within + _products(x.rows, y.rows)
         self._means.append((x.shift, x.rest, y.shift, y.rest))
@@ -238,36 +290,37 @@ def _products(X: Array, Y: Array | None) -> Array:
 class _Kernel:
     """The kernel side: features that vary as long as they are fewer than examples, from then on their Gram matrix."""
 
-    def __init__(self, shape: tuple[int, ...], wide: bool, precision: str) -> None:
+    def __init__(self, shape: tuple[int, ...], wide: bool, workspace: Workspace) -> None:
         self._n, self._p = shape[0], int(np.prod(shape[1:]))
-        self._wide, self._precision = wide, precision
+        self._wide, self._workspace = wide, workspace
         self._features: list[Array] = []
         self._held = 0
         self._gram: Array | None = None
         self._unit = EPS
 
-    def add(self, panel: _Panel) -> None:
-        xp = array_namespace(panel.A)
+    def add(self, slab: _Slab) -> None:
+        A, xp = slab.A, array_namespace(slab.A)
         if self._gram is None:
-            varies = xp.any(panel.A != 0, axis=0)
-            self._held += int(xp.sum(xp.astype(varies, xp.int64)))
+            self._held += int(xp.sum(xp.astype(slab.varies, xp.int64)))
             if self._held < self._n:
-                X = xp.astype(panel.A, xp.float64, copy=False) - panel.rest.reshape((-1,))
-                self._features.append(X if bool(xp.all(varies)) else X[:, varies])
+                X = xp.astype(A, xp.float64, copy=False) - slab.rest.reshape((-1,))
+                self._features.append(X if bool(xp.all(slab.varies)) else X[:, slab.varies])
                 return
             self._gram = xp.zeros((self._n, self._n), dtype=xp.float64)
             for before in self._features:
                 self._gram += before @ before.T
             self._features = []
-        if panel.A.dtype == xp.float64:
-            self._gram += panel.A @ panel.A.T
-        elif self._wide:
-            for start in range(0, panel.A.shape[1], self._n):
-                X = xp.astype(panel.A[:, start : start + self._n], xp.float64)
-                self._gram += X @ X.T
-        else:
-            self._gram += narrow_gram(panel.A, self._precision)
-            self._unit = EPS32
+        if A.dtype == xp.float64 or not self._wide:
+            self._gram += self._product(A)
+            self._unit = EPS32 if A.dtype == xp.float32 else self._unit
+            return
+        for start in range(0, A.shape[1], self._n):
+            self._gram += self._product(xp.astype(A[:, start : start + self._n], xp.float64))
+
+    def _product(self, A: Array) -> Array:
+        """AAᵀ, summed in A's dtype."""
+        product = self._workspace.empty(array_namespace(A), f"product {A.dtype}", (self._n, self._n), A.dtype)
+        return np.matmul(A, A.T, out=product) if isinstance(A, np.ndarray) else A @ A.T
 
     def side(self) -> KernelSide:
         if self._gram is None:
@@ -276,37 +329,9 @@ class _Kernel:
         K = self._gram  # of columns whose means are not quite zero: centred on both sides
         xp = array_namespace(K)
         means = xp.mean(K, axis=0)
-        K -= means[:, None] + means[None, :]
-        K += xp.mean(means)
+        K -= means[:, None]
+        K -= means[None, :] - xp.mean(means)
         return KernelSide(self._n, self._p, gram=K, unit=self._unit)
-
-
-def narrow_gram(A: Array, precision: str) -> Array:
-    """AAᵀ of a float32 matrix, summed in float32 within the panel.
-
-    `fast` allows PyTorch to multiply in bfloat16; where it does not (measured: 4e-7 off, so it did not), no harm.
-    """
-    if precision == "fast" and isinstance(A, np.ndarray) and bfloat16_products():
-        import torch
-
-        matmul: Any = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
-        before = matmul.fp32_precision
-        matmul.fp32_precision = "bf16"
-        try:
-            T = torch.from_numpy(A)
-            return (T @ T.T).numpy()
-        finally:
-            matmul.fp32_precision = before
-    return A @ A.T
-
-
-def bfloat16_products() -> bool:
-    """Whether this CPU multiplies bfloat16 matrices in hardware."""
-    try:
-        import torch
-    except ImportError:
-        return False
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def on_device(panel: Any, device: str) -> Array:

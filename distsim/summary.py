@@ -37,6 +37,8 @@ SIMILARITY_COLUMNS = {
     "n": "int64",  # rows the metric saw
     "columns_x": "int64",  # x is the complete network, y the pruned one
     "columns_y": "int64",
+    "n_per_p": "float64",  # rows / columns of the wider side
+    "warning": "str",  # what to keep in mind of the value; "" if nothing
     "rank_x": "int64",
     "rank_y": "int64",
     "dead_x": "int64",

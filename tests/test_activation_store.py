@@ -247,12 +247,12 @@ def test_a_missing_or_truncated_chunk_is_named(planted: tuple[Storage, Mark], da
 
 
 @pytest.mark.parametrize("position", [0, 40, -5, -1])
-def test_a_flipped_bit_is_found_and_its_array_named(planted: tuple[Storage, Mark], position: int) -> None:
+def test_a_flipped_bit_is_found_and_its_array_and_chunk_named(planted: tuple[Storage, Mark], position: int) -> None:
     storage, mark = planted
     _flip(position)(folder_of(storage, mark) / CHUNK)
     reader = Reader(storage, PIECE, mark)
     np.testing.assert_array_equal(reader.layer("whole").read(), drawn((20, 6, 4, 3), "float32"))
-    with pytest.raises(DamagedStore, match=rf"array hurt of {PIECE}/attempt-{mark.attempt}"):
+    with pytest.raises(DamagedStore, match=rf"array hurt of {PIECE}/attempt-{mark.attempt} in .*: {CHUNK}: "):
         reader.layer("hurt").read()
     with pytest.raises(DamagedStore, match="array hurt"):
         list(reader.layer("hurt").panels(3))

@@ -128,7 +128,10 @@ def tables(
     """The study as tables. Runs lie evenly around the planted values, so that mean and median are those values."""
     accuracy = {problem: accuracies(problem) for problem in study} if accuracy is None else accuracy
     offsets = 1e-4 * (np.arange(runs) - (runs - 1) / 2)
-    fixed = dict.fromkeys(("n", "columns_x", "columns_y", "rank_x", "rank_y", "dead_x", "dead_y"), 8)
+    fixed = dict.fromkeys(("n", "columns_x", "columns_y", "rank_x", "rank_y", "dead_x", "dead_y"), 8) | {
+        "n_per_p": 1.0,
+        "warning": "",
+    }
     similarities, networks = [], []
     for problem in study.keys() | accuracy.keys():
         place = {"problem": problem, "run": None, "iteration": 0, "remaining": 1.0, "remaining_pool": 1.0}

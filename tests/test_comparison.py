@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from distsim import activations as module
-from distsim import metrics
+from distsim import metrics, statistics
 from distsim.comparison import InMemory, Reference, applicable, require_device
 from distsim.extraction import _Waiting
 from distsim.specs import METRICS
@@ -309,7 +309,12 @@ def test_from_chunks_on_disk(
         np.testing.assert_allclose(value, PUBLIC[name](X, Y), rtol=0, atol=1e-10, err_msg=name)
 
 
-def test_a_layer_is_read_once_and_at_most_a_panel_at_a_time(rng: np.random.Generator) -> None:
+@pytest.mark.parametrize("again", [0, 3])
+def test_a_layer_is_read_once_and_at_most_a_panel_at_a_time(
+    rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch, again: int
+) -> None:
+    if again:  # the reference is not small
+        monkeypatch.setattr(statistics, "HELD", 0)
     read: list[tuple[str, tuple[int, ...]]] = []
 
     class Watched(Panels):
@@ -323,8 +328,30 @@ def test_a_layer_is_read_once_and_at_most_a_panel_at_a_time(rng: np.random.Gener
     assert read == [("conv", (30, 2, 3, 5))] * 3
     read.clear()
     reference.compare(Watched(Y, 2, "pool"))
-    assert sorted(read) == [("conv", (30, 2, 3, 5))] * 3 + [("pool", (30, 2, 3, 5))] * 3
+    assert sorted(read) == [("conv", (30, 2, 3, 5))] * again + [("pool", (30, 2, 3, 5))] * 3
     kernels = Reference(Watched(X, 2, "conv"), ("cka",))
     read.clear()
     kernels.compare(Watched(Y, 2, "pool"))
     assert read == [("pool", (30, 2, 3, 5))] * 3, "without cross-products our own side is not read again"
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("side", [0, 1])
+def test_values_that_are_not_finite_are_found_and_their_network_and_layer_named(
+    rng: np.random.Generator, tmp_path: Path, value: float, side: int
+) -> None:
+    X, Y = pair(rng, (30, 6, 3, 5))
+    (X, Y)[side][3, 2, 1, 4] = value
+    x, y = (stored(Storage(tmp_path), f"runs/000{run}/iter_01", A) for run, A in enumerate((X, Y)))
+    with pytest.raises(FloatingPointError, match=rf"array layer of runs/000{side}/iter_01/.* not finite"):
+        Reference(x, METRICS).compare(y)
+
+
+def test_few_rows_are_warned_of(rng: np.random.Generator) -> None:
+    X, Y = pair(rng, (30, 6, 3, 5))  # 540 rows of 5 channels, 30 of 90
+    results = compared(X, Y, 6)
+    for name, result in results.items():
+        few = name in ("cka", "nbs")
+        assert result["warning"] == ("fewer rows than columns" if few else ""), name
+        assert result["n_per_p"] == (30 / 90 if few else 540 / 5), name
+        assert result["value"] is not None

@@ -27,6 +27,7 @@ def tables(*problems: str, missing: tuple[str, int] = ("", 0), level: float = 0.
     """A small study; `missing` names a (layer, iteration) without a value."""
     similarities, networks = [], []
     counts: dict[str, Any] = dict.fromkeys(("columns_x", "columns_y", "rank_x", "rank_y", "dead_x", "dead_y", "n"), 8)
+    counts |= {"n_per_p": 1.0, "warning": ""}
     for problem in problems:
         rest = {"loss": 0.5, "epochs": 2, "reduced": False}
         place: dict[str, Any] = {

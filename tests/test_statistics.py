@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from distsim import statistics
 from distsim.comparison import InMemory, Reference, compare_pairs
 from distsim.metrics import kernels
+from distsim.metrics.arrays import Workspace
 from distsim.metrics.registry import METRICS, Metric, known, register
 from distsim.training import threads
 
@@ -142,10 +143,48 @@ def test_one_side_of_each_form(monkeypatch: pytest.MonkeyPatch) -> None:
             assert value == pytest.approx(by_svd[name], rel=0, abs=1e-9), name
 
 
+SPECTRA: dict[str, Array] = {
+    "flat": np.ones(600),
+    "power law": np.arange(1, 601) ** -1.0,
+    "steep": np.arange(1, 601) ** -3.0,
+    "to nothing": np.geomspace(1, 1e-16, 600),
+    "half is zero": np.r_[np.arange(1, 301) ** -1.0, np.zeros(300)],
+    "one is large": np.r_[1, np.full(599, 1e-3)],
+    "one is very large": np.r_[1, np.full(599, 1e-5)],
+    "one is so large that float32 loses the others": np.r_[1, np.full(599, 1e-6)],
+    "one is so large that float64 loses the others": np.r_[1, np.full(599, 1e-9)],
+}
+
+
+@pytest.mark.parametrize(("dtype", "bound"), [("float64", EXACT), ("float32", FAST)])
+@pytest.mark.parametrize("singular", SPECTRA.values(), ids=SPECTRA.keys())
+def test_roots_of_eigenvalues_are_within_bounds_or_refused(singular: Array, dtype: str, bound: float) -> None:
+    Q, _ = np.linalg.qr(np.random.default_rng(0).standard_normal((600, 600)))
+    half = (Q * singular).astype(dtype)
+    found = kernels._roots(half @ half.T)
+    assert found is None or found == pytest.approx(singular.sum(), rel=bound)
+    if singular[-1] > 1e-4:
+        assert found is not None, "what is clear is not refused"
+
+
+def test_a_small_reference_is_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Slabs of the held side and of one that is read are the same, whatever cuts them."""
+    X, Y = activations(200, 12, 8)
+    monkeypatch.setattr(statistics, "COLUMNS", 100)  # of 8 channels: 12 pixels and the rest of a panel
+    once = values(X, Y)
+    monkeypatch.setattr(statistics, "HELD", 0)
+    assert values(X, Y) == once
+    monkeypatch.setattr(statistics, "COLUMNS", 2**13)
+    for name, value in values(X, Y).items():
+        assert value == pytest.approx(once[name], rel=0, abs=1e-10), name
+
+
 @pytest.mark.parametrize("n", [511, 512, 700, 1100])
-def test_the_product_of_triangular_matrices(n: int) -> None:
-    A, B = (np.tril(M) for M in np.random.default_rng(0).standard_normal((2, n, n)))
-    np.testing.assert_allclose(kernels.triangular_product(A, B), A.T @ B, atol=1e-10)
+def test_a_congruence_with_a_triangular_matrix(n: int) -> None:
+    C, A = np.random.default_rng(0).standard_normal((2, n, n))
+    C, L = np.tril(C), A + A.T
+    found = kernels.congruence(C, L, Workspace())
+    np.testing.assert_allclose(np.tril(found), np.tril(C.T @ L @ C), atol=1e-9)
 
 
 def test_variance_within_the_rounding_of_float32_is_none(monkeypatch: pytest.MonkeyPatch) -> None:

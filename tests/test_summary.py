@@ -30,7 +30,10 @@ Row = dict[str, Any]
 
 
 def similarity(value: float, run: int = 0, **changes: Any) -> Row:
-    row = dict.fromkeys(("n", "columns_x", "columns_y", "rank_x", "rank_y", "dead_x", "dead_y"), 8)
+    row = dict.fromkeys(("n", "columns_x", "columns_y", "rank_x", "rank_y", "dead_x", "dead_y"), 8) | {
+        "n_per_p": 1.0,
+        "warning": "",
+    }
     row |= {"problem": "digits", "run": run, "iteration": 1, "remaining": 0.8, "remaining_pool": 0.75, "position": 0}
     row |= {"layer": "conv1_1", "kind": "conv", "metric": "svcca", "value": value}
     return row | {"reason": "dead" if np.isnan(value) else ""} | changes

@@ -17,6 +17,26 @@ class Undefined(Exception):
     """Raised inside the package where a similarity has no value; its text is the reason that gets recorded."""
 
 
+class Workspace:
+    """Memory that is used again and again: large arrays cost more to get from the system than to fill.
+
+    Whoever asks for a name gets the array that the one before got. Only NumPy's need it; the other libraries keep what
+    is given back to them.
+    """
+
+    def __init__(self) -> None:
+        self._held: dict[str, np.ndarray] = {}
+
+    def empty(self, xp: Any, name: str, shape: tuple[int, ...], dtype: Any) -> Array:
+        """An array with anything in it."""
+        if xp.__name__.rpartition(".")[2] != "numpy":
+            return xp.empty(shape, dtype=dtype)
+        held = self._held.get(name)
+        if held is None or held.shape != shape or held.dtype != dtype:
+            held = self._held[name] = np.empty(shape, dtype)
+        return held
+
+
 def or_nan(name: str, measure: Any, *args: Any, **options: Any) -> float:
     """`measure(*args, **options)` as a Python float; nan with an UndefinedSimilarity warning where it is undefined."""
     try:

@@ -4,19 +4,20 @@ A side is held in the smaller of two forms: its centred features X (n, p) where 
 (n, n). Sums over n² entries are taken in float64 throughout.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from array_api_compat import array_namespace
 
-from distsim.metrics.arrays import Array, Undefined
+from distsim.metrics.arrays import Array, Undefined, Workspace
 from distsim.metrics.channels import EPS, centred
 
 SMALL = 512  # up to this size singular values come from an SVD; above, from an eigenproblem, which is 10 times faster
 TILE = 512
-TAIL = 1e-4  # share of the trace that `fast` leaves out
-LOST = 2e-7  # of a sum of singular values, that their squares may have lost before the SVD is taken after all
+TAIL = 1e-4  # share of the trace that `fast` leaves out where it takes leading eigenvectors
+LOST = {"float64": 3e-7, "float32": 2e-4}  # of a sum of singular values, that squares of this dtype may lose
 
 
 class Unresolved(Exception):
@@ -87,23 +88,44 @@ class KernelSide:
         return vectors[:, tail:] * xp.sqrt(values[tail:])
 
     @cached_property
-    def cholesky(self) -> Array | None:
-        """(n, n) lower triangular C with CCᵀ = K + t/n·11ᵀ, t = tr K/n; None where K is too near to singular.
+    def lift(self) -> float:
+        """tr K/n², so that K + lift·11ᵀ may be regular: the vector of ones is in the null space of every centred K.
 
-        The vector of ones is in the null space of every centred K; the addition makes K regular and moves nothing else.
-        Then the smallest pivot tells whether the smallest eigenvalues stand out of the rounding of K's entries.
+        The addition moves nothing else.
         """
-        K = self.full_gram
-        xp = array_namespace(K)
-        lift = self.trace / self.n
-        try:
-            C = xp.linalg.cholesky(K + lift / self.n)
-        except (np.linalg.LinAlgError, RuntimeError):  # NumPy's and torch's; CuPy gives NaN
-            return None
-        pivots = xp.linalg.diagonal(C) ** 2
-        largest = float(xp.max(xp.linalg.diagonal(K)))
+        return self.trace / self.n**2
+
+    @cached_property
+    def cholesky(self) -> Array | None:
+        """(n, n) lower triangular C with CCᵀ = K + lift·11ᵀ; None where K is too near to singular.
+
+        The smallest pivot tells whether the smallest eigenvalues stand out of the rounding of K's entries.
+        """
+        C = cholesky(self.full_gram + self.lift)
+        return C if C is not None and self._stands_out(C, 0.0) else None
+
+    @cached_property
+    def narrow_cholesky(self) -> Array | None:
+        """`cholesky` in float32."""
+        C = self.cholesky
+        return None if C is None else array_namespace(C).astype(C, array_namespace(C).float32)
+
+    @cached_property
+    def regular(self) -> bool:
+        """Whether there is a `cholesky`; seen from one in float32, if that leaves no doubt."""
+        if self.unit > EPS and "cholesky" not in self.__dict__:
+            xp = array_namespace(self.gram)
+            C = cholesky(xp.astype(self.gram, xp.float32) + self.lift)
+            if C is not None and self._stands_out(C, 1e-4):
+                return True
+        return self.cholesky is not None
+
+    def _stands_out(self, C: Array, floor: float) -> bool:
+        xp = array_namespace(C)
+        smallest = float(xp.min(xp.linalg.diagonal(C))) ** 2
+        largest = float(xp.max(xp.linalg.diagonal(self.full_gram)))
         # below 1e-10 the squares of small singular values drown in float64's rounding of the large ones
-        return C if float(xp.min(pivots)) > max(16 * self.unit, 1e-10) * largest else None
+        return smallest > max(16 * self.unit, 1e-10, floor) * largest
 
 
 @dataclass(frozen=True)
@@ -111,6 +133,7 @@ class KernelPair:
     x: KernelSide
     y: KernelSide
     fast: bool = False
+    workspace: Workspace = field(default_factory=Workspace, compare=False)
 
     @cached_property
     def cross(self) -> Array:
@@ -126,42 +149,70 @@ class KernelPair:
     def nuclear(self) -> float:
         """‖XᵀY‖_*, the sum of the singular values of XᵀY, by the cheapest route that keeps its digits.
 
-        Two Gram matrices: the roots of the eigenvalues of BᵀB, B = CyᵀCx with the Cholesky factors C; `fast`, those of
-        FᵀLF with the leading eigenvectors F of K. One Gram matrix: those of XᵀLX. For small sides, and wherever squares
-        would lose digits (rank-deficient sides), an SVD of FxᵀFy. Never the eigenvalues of KL, which is not symmetric.
+        Two Gram matrices: the roots of the eigenvalues of CᵀLC with the Cholesky factor C of K; `fast` in float32, and
+        where that may lose too much, or K is singular, those of FᵀLF with the leading eigenvectors F of K. One Gram
+        matrix: those of XᵀLX. For small sides, and wherever squares would lose digits (rank-deficient sides), an SVD
+        of FxᵀFy. Never the eigenvalues of KL, which is not symmetric.
         Unresolved: that needs Gram matrices of float64 products.
         """
         x, y = self.x, self.y
         narrow = max(x.unit, y.unit) > EPS
         small = min(_size(x), _size(y)) <= SMALL
         if x.features is None and y.features is None and (narrow or not small):
+            if x.cholesky is not None:
+                total = self._by_cholesky(x.narrow_cholesky) if self.fast else None
+                if total is not None:
+                    return total
+                if y.regular:
+                    return _root_sum(eigvalsh(self._lifted(x.cholesky))) - self._lifted_null
             if self.fast:
                 return self._by_leading()
-            if x.cholesky is not None and y.cholesky is not None:
-                xp = array_namespace(x.cholesky)
-                B = triangular_product(y.cholesky, x.cholesky)
-                values = xp.linalg.eigvalsh(B.T @ B)
-                total = float(xp.sum(xp.sqrt(xp.clip(values, 0.0, None))))
-                return total - (x.trace * y.trace) ** 0.5 / x.n  # of the pair of lifted null directions
         if narrow:
             raise Unresolved
-        squared = None if small or (x.features is None and y.features is None) else _roots(self._squares())
-        return self._by_svd() if squared is None else squared
+        if not small and (x.features is not None or y.features is not None):
+            total = _roots(self._squares())
+            if total is not None:
+                return total
+        return self._by_svd()
+
+    @property
+    def _lifted_null(self) -> float:
+        """The singular value that the lift of both sides adds."""
+        return (self.x.trace * self.y.trace) ** 0.5 / self.x.n
+
+    def _lifted(self, C: Array) -> Array:
+        """CᵀLC in C's dtype, L lifted as K is in C; its lower triangle."""
+        xp = array_namespace(C)
+        L = self.workspace.empty(xp, f"gram {C.dtype}", C.shape, C.dtype)
+        L[...] = self.y.gram
+        L += self.y.lift
+        return congruence(C, L, self.workspace)
+
+    def _by_cholesky(self, C: Array) -> float | None:
+        total = _roots(self._lifted(C))
+        return None if total is None else total - self._lifted_null
 
     def _by_leading(self) -> float:
         xp = array_namespace(self.y.gram)
         F = xp.astype(self.x.leading, xp.float32)
         squares = xp.astype(F.T @ (xp.astype(self.y.gram, xp.float32) @ F), xp.float64)
-        values = xp.linalg.eigvalsh((squares + squares.T) / 2)
-        return float(xp.sum(xp.sqrt(xp.clip(values, 0.0, None))))
+        return _root_sum(eigvalsh((squares + squares.T) / 2))
 
     def _squares(self) -> Array:
-        """Symmetric matrix whose eigenvalues are the squared singular values of XᵀY, the smaller one."""
+        """Symmetric matrix whose eigenvalues are the squared singular values of XᵀY, the smaller one.
+
+        `fast` takes the first product in float32, which adds 1e-6, and the squares in float64, for small values count.
+        """
         x, y = (self.x, self.y) if _size(self.x) <= _size(self.y) else (self.y, self.x)
-        X: Array = x.features
+        dtype = "float32" if self.fast else "float64"
+        features: Array = x.features
+        X = _as(features, dtype)
         if y.features is None:
-            return X.T @ (y.gram @ X)
-        cross = X.T @ y.features
+            return features.T @ _as(_as(y.gram, dtype) @ X, "float64")
+        if self.fast:
+            cross = _as(X.T @ _as(y.features, dtype), "float64")
+        else:
+            cross = self.cross if x is self.x else self.cross.T
         return cross @ cross.T
 
     def _by_svd(self) -> float:
@@ -172,33 +223,94 @@ def _size(side: KernelSide) -> int:
     return side.n if side.features is None else int(side.features.shape[1])
 
 
-def _roots(squares: Array) -> float | None:
-    """Sum of the roots of a matrix's eigenvalues; None where rounding of the small ones may matter.
-
-    Those within rounding of zero are zero if a gap sets them apart.
-    """
-    xp = array_namespace(squares)
-    values = xp.linalg.eigvalsh(squares)
-    floor = 16 * EPS * values[-1]
-    kept = xp.where(values > floor, values, xp.zeros_like(values))
-    total = float(xp.sum(xp.sqrt(kept)))
-    small = int(xp.sum(xp.astype(values <= floor, xp.int64)))
-    gap = not bool(xp.any((values > floor) & (values < 1e4 * floor)))
-    if small and not gap and small * float(xp.sqrt(floor)) > LOST * total:
-        return None
-    return total
-
-
-def triangular_product(A: Array, B: Array) -> Array:
-    """AᵀB of two lower triangular matrices (n, n), leaving out the products of blocks that are zero."""
+def _as(A: Array, dtype: str) -> Array:
     xp = array_namespace(A)
-    n = A.shape[0]
-    product = xp.empty_like(A)
-    for i in range(0, n, TILE):
-        for j in range(0, n, TILE):
-            k = max(i, j)
-            product[i : i + TILE, j : j + TILE] = A[k:, i : i + TILE].T @ B[k:, j : j + TILE]
+    return xp.astype(A, getattr(xp, dtype), copy=False)
+
+
+def _roots(squares: Array) -> float | None:
+    """Sum of the roots of a symmetric matrix's eigenvalues, of its lower triangle; None where rounding of the small
+    ones may cost more than `LOST`."""
+    found = eigvalsh(squares)
+    xp = array_namespace(found)
+    dtype = str(found.dtype).rpartition(".")[2]
+    unit, values = float(xp.finfo(found.dtype).eps), _as(found, "float64")
+    total = _root_sum(values)
+    if _doubt(values, unit) <= LOST[dtype] * total:
+        return total
+    # the small ones are zero if a gap sets them apart, and if it hardly matters should they not be
+    small = values <= 16 * unit * values[-1]
+    gap = not bool(xp.any(~small & (values < 1.6e5 * unit * values[-1])))
+    rest = _root_sum(xp.where(small, xp.zeros_like(values), values))
+    hidden = int(xp.sum(xp.astype(small, xp.int64))) * _moved(values, unit) ** 0.5
+    return rest if gap and hidden <= LOST[dtype] * rest else None
+
+
+def _root_sum(values: Array) -> float:
+    xp = array_namespace(values)
+    return float(xp.sum(xp.sqrt(xp.clip(_as(values, "float64"), 0.0, None))))
+
+
+def _doubt(values: Array, unit: float) -> float:
+    """What rounding may have done to the sum of the roots of eigenvalues, ascending, that cannot be negative.
+
+    It moves them up or down by chance. Those that are zero come out negative as often as positive, and the positive
+    ones' roots add.
+    """
+    xp = array_namespace(values)
+    moved = _moved(values, unit)
+    shifts = moved / (2 * xp.sqrt(xp.clip(values, moved, None)))
+    return float(xp.sqrt(xp.sum(shifts * shifts))) + _root_sum(-values)
+
+
+def _moved(values: Array, unit: float) -> float:
+    """By how much rounding of a matrix's entries and of its reduction moves most of its n eigenvalues: a little more
+    than the 2 to 6 times unit·λ_max/n that were measured."""
+    return 8 * unit * float(values[-1]) / int(values.shape[0])
+
+
+def congruence(C: Array, L: Array, workspace: Workspace) -> Array:
+    """The lower triangle of CᵀLC, for lower triangular C and symmetric L (n, n); above it may be anything.
+
+    On a CPU blocks of C that are zero are left out, which makes 2/3 n³ multiplications and as many additions of 2 n³.
+    """
+    xp = array_namespace(C)
+    if not isinstance(C, np.ndarray):
+        return C.T @ (L @ C)
+    n = C.shape[0]
+    product = workspace.empty(xp, f"congruence {C.dtype}", C.shape, C.dtype)
+    for j in range(0, n, TILE):
+        right = L[:, j:] @ C[j:, j : j + TILE]
+        for i in range(j, n, TILE):
+            product[i : i + TILE, j : j + TILE] = C[i:, i : i + TILE].T @ right[i:]
     return product
+
+
+def eigvalsh(A: Array) -> Array:
+    """Eigenvalues, ascending, of the symmetric matrix whose lower triangle is A's."""
+    if isinstance(A, np.ndarray) and len(A) > SMALL:
+        return _torch().linalg.eigvalsh(_torch().from_numpy(A), UPLO="L").numpy()
+    return array_namespace(A).linalg.eigvalsh(A)
+
+
+def cholesky(A: Array) -> Array | None:
+    """Lower triangular C with CCᵀ = A; None: A is not positive definite to working precision."""
+    xp = array_namespace(A)
+    try:
+        if isinstance(A, np.ndarray) and len(A) > SMALL:
+            C: Array = _torch().linalg.cholesky(_torch().from_numpy(A)).numpy()
+        else:
+            C = xp.linalg.cholesky(A)
+    except (np.linalg.LinAlgError, RuntimeError):  # NumPy's and torch's; CuPy gives NaN
+        return None
+    return C if bool(xp.isfinite(xp.sum(xp.linalg.diagonal(C)))) else None
+
+
+def _torch() -> Any:
+    """Its LAPACK is the faster one: half of NumPy's time at n = 5,000. Imported for large matrices only."""
+    import torch
+
+    return torch
 
 
 def kernel_side(X: Array) -> KernelSide:
@@ -236,11 +348,12 @@ def u_centred(K: Array) -> Array:
 
 
 def inner(A: Array, B: Array) -> float:
-    """⟨A, B⟩_F. Written as a sum: the libraries' own dot products lose digits on large arrays."""
-    return float(array_namespace(A, B).sum(A * B))
+    """⟨A, B⟩_F. Written as sums: the libraries' own dot products lose digits on large arrays. In blocks of rows: no
+    array of their size is made."""
+    xp = array_namespace(A, B)
+    return sum(float(xp.sum(A[i : i + TILE] * B[i : i + TILE])) for i in range(0, A.shape[0], TILE))
 
 
 def _norm(A: Array) -> float:
-    """Frobenius norm. Written as a sum: the libraries' own norm functions lose digits on large arrays."""
-    xp = array_namespace(A)
-    return float(xp.sqrt(xp.sum(A * A)))
+    """Frobenius norm."""
+    return inner(A, A) ** 0.5

@@ -6,7 +6,7 @@ covariance can be built from any block but a Gram matrix needs all examples of s
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -104,6 +104,7 @@ class Reader:
 
     def __init__(self, storage: Storage, piece: str, mark: Mark) -> None:
         prefix = f"{piece}/attempt-{mark.attempt}"
+        self._storage, self._mark, self._prefix = storage, mark, prefix
         self._where = f"{prefix} in {storage.url}"
         there = {path.removeprefix(f"{prefix}/"): size for path, size in storage.sizes(prefix).items()}
         for name, (size, _) in mark.objects.items():
@@ -120,16 +121,31 @@ class Reader:
         return sorted(positions, key=positions.__getitem__)
 
     def layer(self, name: str) -> "LayerArray":
-        return LayerArray(self._group[name], name, self._where)
+        return LayerArray(self._group[name], name, self._where, self._damaged)
+
+    def _damaged(self, layer: str) -> list[str]:
+        """The layer's objects that are not what the mark says."""
+        found = []
+        for name in (name for name in self._mark.objects if name.startswith(f"{layer}/")):
+            content = self._storage.get(f"{self._prefix}/{name}")
+            if content is None or _sha256(content) != self._mark.objects[name][1]:
+                found.append(name)
+        return found
 
 
 class LayerArray:
     """One layer's activations on disk, read in panels."""
 
-    def __init__(self, array: Any, name: str, where: str) -> None:
-        self._array, self.name, self._where = array, name, where
+    def __init__(
+        self, array: Any, name: str, where: str, damaged: Callable[[str], list[str]] = lambda name: []
+    ) -> None:
+        self._array, self.name, self._where, self._damaged = array, name, where, damaged
         self.shape: tuple[int, ...] = tuple(array.shape)
         self.kind = str(array.attrs["kind"])
+
+    @property
+    def label(self) -> str:
+        return f"array {self.name} of {self._where}"
 
     @property
     def panel_rows(self) -> int:
@@ -152,7 +168,8 @@ class LayerArray:
         try:
             return np.asarray(self._array[selection])
         except (ValueError, RuntimeError, OSError) as error:
-            raise DamagedStore(f"activations: array {self.name} of {self._where}: {first_line(error)}") from None
+            damaged = ", ".join(self._damaged(self.name)) or "no chunk is damaged"
+            raise DamagedStore(f"activations: {self.label}: {damaged}: {first_line(error)}") from None
 
 
 def _object_store(storage: Storage, prefix: str, read_only: bool = False) -> Any:

@@ -1,12 +1,12 @@
 """The same number whatever library, dtype, memory layout and device the arrays come in."""
 
-import importlib.util
-
 import numpy as np
 import pytest
 import torch
 
 from distsim.metrics import UndefinedSimilarity, cka, cosine, mean_cca, nbs, pwcca, svcca
+
+from .conftest import require
 
 METRICS = [mean_cca, svcca, pwcca, cka, nbs, cosine]
 EXACT = 64 * np.finfo(np.float64).eps  # all is computed in float64: only the order of sums may differ
@@ -45,29 +45,15 @@ def test_numpy_and_torch_agree(metric, dtype, pair, rng):
     same(value, metric(X, Y))
 
 
-def cupy_or_skip():
-    if importlib.util.find_spec("cupy") is None:
-        pytest.skip("cupy is not installed")
-    import cupy
-
-    try:
-        devices = cupy.cuda.runtime.getDeviceCount()
-    except cupy.cuda.runtime.CUDARuntimeError as error:
-        pytest.skip(f"no CUDA device: {error}")
-    if devices == 0:
-        pytest.skip("no CUDA device")
-    return cupy
-
-
 @pytest.mark.gpu
 @SHAPES
 @DTYPES
 @pytest.mark.parametrize("metric", METRICS)
 def test_numpy_and_cupy_agree(metric, dtype, pair, rng):
     """CPU twin: test_numpy_and_torch_agree."""
-    cupy = cupy_or_skip()
+    cupy_array = require("cupy")
     X, Y = (Z.astype(dtype) for Z in pair(rng))
-    value = metric(cupy.asarray(X), cupy.asarray(Y))
+    value = metric(cupy_array(X), cupy_array(Y))
     assert type(value) is float
     np.testing.assert_allclose(value, metric(X, Y), rtol=0, atol=1e-12)  # other eigensolvers, same dtype
 
@@ -77,10 +63,9 @@ def test_numpy_and_cupy_agree(metric, dtype, pair, rng):
 @pytest.mark.parametrize("metric", METRICS)
 def test_numpy_and_torch_on_cuda_agree(metric, pair, rng):
     """CPU twin: test_numpy_and_torch_agree."""
-    if not torch.cuda.is_available():
-        pytest.skip("no CUDA device")
+    cuda_tensor = require("cuda")
     X, Y = pair(rng)
-    value = metric(torch.tensor(X, device="cuda"), torch.tensor(Y, device="cuda"))
+    value = metric(cuda_tensor(X), cuda_tensor(Y))
     assert type(value) is float
     np.testing.assert_allclose(value, metric(X, Y), rtol=0, atol=1e-12)
 

@@ -18,6 +18,8 @@ from distsim.metrics import (
 from . import plain
 from .test_conformance import X, Y, agrees
 
+pytestmark = pytest.mark.usefixtures("every_backend")
+
 
 def test_published_values():
     agrees(cka_unbiased(X, Y), 0.1193974689)

@@ -12,6 +12,8 @@ from distsim.metrics import cka, cosine, mean_cca, nbs, pwcca, svcca
 
 from . import plain
 
+pytestmark = pytest.mark.usefixtures("every_backend")
+
 i, j, k = np.arange(1, 65)[:, None], np.arange(1, 7), np.arange(1, 5)
 X = np.sin(0.7 * i * j) + 0.1 * j * np.cos(0.3 * i) + 0.25  # (64, 6)
 Y = np.cos(0.5 * i * k) + 0.5 * X[:, :4] - 0.4  # (64, 4)

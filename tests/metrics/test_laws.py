@@ -17,6 +17,8 @@ from distsim.metrics import UndefinedSimilarity, cka, cosine, mean_cca, nbs, pwc
 
 from . import plain
 
+pytestmark = pytest.mark.usefixtures("every_backend")
+
 CCA_FAMILY = [mean_cca, svcca, pwcca]
 KERNEL_FAMILY = [cka, nbs]
 CENTRED = CCA_FAMILY + KERNEL_FAMILY

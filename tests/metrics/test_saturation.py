@@ -10,6 +10,8 @@ from distsim.metrics import cka, mean_cca, nbs, pwcca, svcca
 
 from . import plain
 
+pytestmark = pytest.mark.usefixtures("every_backend")
+
 
 @pytest.fixture(scope="module")
 def independent():
