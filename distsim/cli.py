@@ -43,6 +43,35 @@ def _parser() -> argparse.ArgumentParser:
     compare = command("compare", _compare, "compute the similarities that a store lacks, and nothing else")
     _workplace(compare)
     compare.add_argument("--metrics", nargs="+", help="ask for these")
+    pairs = command("pairs", _pairs, "compare a store's networks with each other")
+    _workplace(pairs)
+    pairs.add_argument(
+        "--plan",
+        choices=("complete", "runs", "iterations", "all"),
+        default="runs",
+        help="complete: the complete network with every other; runs: run with run at equal iteration; iterations: "
+        "iteration with iteration of each run; all: every network with every other (default: %(default)s)",
+    )
+    pairs.add_argument("--runs", nargs="+", type=int, metavar="RUN", help="of these only (default: all there are)")
+    pairs.add_argument("--iterations", nargs="+", type=int, metavar="ITERATION", help="likewise")
+    pairs.add_argument("--layers", nargs="+", metavar="LAYER", help="of these only (default: all that are compared)")
+    pairs.add_argument("--metrics", nargs="+", metavar="NAME", help="(default: as last asked for)")
+    pairs.add_argument("--memory", type=positive, metavar="GIB", help="for all at once (default: half of what is free)")
+    pairs.add_argument("--forecast", action="store_true", help="only say what it would cost")
+    layers = command("layers", _layers, "compare every layer of one network with every layer of another")
+    layers.add_argument(
+        "--networks",
+        nargs=2,
+        metavar=("A", "B"),
+        default=["run=complete", "run=complete"],
+        help="as in run=3,iteration=7; run=complete is the complete network (default: that, twice)",
+    )
+    layers.add_argument("--with", dest="other", metavar="STORE", help="take B from this store")
+    layers.add_argument("--with-problem", metavar="PROBLEM", help="of that store")
+    layers.add_argument("--metrics", nargs="+", metavar="NAME", default=["cka"], help="(default: cka)")
+    layers.add_argument("--out", metavar="FOLDER", default=".", help="for the table and the figure (default: here)")
+    layers.add_argument("--data", help="where the data lie (default: as last asked for)")
+    layers.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     command("report", _report, "write tables and figures of what a store holds, and print the summary and the claims")
     command("list", _list, "list a store's problems")
     digest = command("digest", _digest, "read and check everything in a store and print its digests")
@@ -131,9 +160,9 @@ def _network(text: str) -> tuple[int, int] | None:
     if parts == {"run": "complete"}:
         return None
     if parts.keys() != {"run", "iteration"} or not all(value.isdigit() for value in parts.values()):
-        raise ValueError(f"--only takes run=3,iteration=7 or run=complete, got {text!r}")
+        raise ValueError(f"a network is named run=3,iteration=7 or run=complete, got {text!r}")
     if int(parts["iteration"]) < 1:
-        raise ValueError("--only: iterations are counted from 1; the complete network is run=complete")
+        raise ValueError("iterations are counted from 1; the complete network is run=complete")
     return int(parts["run"]), int(parts["iteration"])
 
 
@@ -184,6 +213,81 @@ def _compare(flags: argparse.Namespace) -> int:
     if not orders:
         raise FileNotFoundError("no run of the store has a committed network yet")
     finish(orders, stores[0].root, local=flags.local, address=flags.address, allow_drift=flags.allow_drift)
+    return 0
+
+
+def _pairs(flags: argparse.Namespace) -> int:
+    from distsim import pairs
+    from distsim.metrics.registry import known
+    from distsim.sweep import LocalEngine, SweepFailed, check_workplace
+
+    stores = _stores(flags)
+    metrics = tuple(metric.name for metric in known(flags.metrics)) if flags.metrics else None
+    orders = [_order(store, flags) for store in stores]
+    root, failures = stores[0].root, []
+
+    def work(engine: Any) -> None:
+        for one, store in zip(orders, stores, strict=True):
+            networks = [n for n in store.contents().networks if _chosen(n, flags.runs, flags.iterations)]
+            planned = pairs.planned(flags.plan, networks)
+            if not planned:
+                raise FileNotFoundError(f"{one.name}: no two committed networks make a pair of this plan")
+            chosen = metrics or one.sweep.extent.metrics
+            memory = flags.memory * 2**30 if flags.memory else None
+            failures.extend(pairs.compare(one, store, engine, planned, chosen, flags.layers, memory, flags.forecast))
+            if not flags.forecast:
+                table, masks = pairs.write_results(store, one.layers)
+                print(pairs.as_text(table))
+                print(f"masks: median Jaccard similarity {masks[masks['parameter'] == 'all']['jaccard'].median():.3f}")
+                print(f"tables and figures in {store.storage.url}/{pairs.FOLDER}")
+
+    check_workplace(orders, here=flags.address is None)
+    if flags.local or flags.forecast:
+        work(LocalEngine(root, flags.allow_drift))
+    else:
+        from distsim.ray_engine import RayEngine
+
+        with RayEngine(root, flags.address, flags.allow_drift) as engine:
+            work(engine)
+    if failures:
+        raise SweepFailed(failures)
+    return 0
+
+
+def _chosen(network: Any, runs: list[int] | None, iterations: list[int] | None) -> bool:
+    """The complete network is iteration 0 of every run."""
+    run, iteration = (None, 0) if network is None else network
+    return (run is None or runs is None or run in runs) and (iterations is None or iteration in iterations)
+
+
+def _layers(flags: argparse.Namespace) -> int:
+    from pathlib import Path
+
+    from distsim.across import Stored, layer_by_layer
+    from distsim.figures import render
+    from distsim.summary import to_csv_bytes
+
+    sides = []
+    for where, problem, text in zip(
+        (flags.store, flags.other or flags.store),
+        (flags.problem, flags.with_problem or flags.problem),
+        flags.networks,
+        strict=True,
+    ):
+        stores = _stores(argparse.Namespace(store=where, problem=problem))
+        if len(stores) > 1:
+            raise ValueError(f"{where} holds {', '.join(s.problem for s in stores)}: name one with --problem")
+        sides.append(Stored(stores[0], _network(text)))
+    device = resolved_device(flags.device, None)
+    found = layer_by_layer(sides[0], sides[1], flags.metrics, flags.data, device)
+    folder = Path(flags.out)
+    folder.mkdir(parents=True, exist_ok=True)
+    name = f"layers_{sides[0].label}_{sides[1].label}"
+    (folder / f"{name}.csv").write_bytes(to_csv_bytes(found.table))
+    (folder / f"{name}.png").write_bytes(render(found.heatmap(), "png"))
+    for metric in found.metrics:
+        print(f"{metric}\n{found.matrix(metric).round(3).to_string()}\n")
+    print(f"{folder / name}.csv and .png")
     return 0
 
 

@@ -5,6 +5,7 @@ features), computed once, for every network that is compared with it; `compare_p
 together and compares any pairs of them.
 """
 
+import importlib.util
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from typing import Any
@@ -86,16 +87,16 @@ def compare_pairs(
     sides, products = collect(layers, [want] * len(layers), crosses, device)
     workspace = Workspace()
     widened: dict[int, KernelSide] = {}
+    holders = [_Holder(widened, i, layer, device, precision, workspace) for i, layer in enumerate(layers)]
     results = {}
     for i, j in pairs:
-        here = _Holder(widened, i, layers[i], device, precision, workspace)
-        pair = _Pair(layers[i], layers[j], sides[i], sides[j], products.get((i, j)), here)
+        pair = _Pair(layers[i], layers[j], sides[i], sides[j], products.get((i, j)), holders[i], holders[j])
         results[i, j] = pair.results([metric for metric in chosen if metric.applies_to(layers[i].kind)])
     return results
 
 
 class _Holder:
-    """Float64 kernel sides of the first layers of pairs, made when they are needed, once."""
+    """A layer of several pairs: its kernel side of float64 products is made when it is needed, once."""
 
     def __init__(
         self,
@@ -120,9 +121,16 @@ class _Pair:
     """Two sides of a layer, ready to be measured."""
 
     def __init__(
-        self, x: LayerSource, y: LayerSource, side_x: Side, side_y: Side, cross: Array | None, first: Any
+        self,
+        x: LayerSource,
+        y: LayerSource,
+        side_x: Side,
+        side_y: Side,
+        cross: Array | None,
+        first: Any,
+        second: Any = None,
     ) -> None:
-        self._x, self._y, self._first = x, y, first
+        self._x, self._y, self._first, self._second = x, y, first, second
         self._sides = side_x, side_y
         self._channels: tuple[ChannelSide, ChannelSide] = (side_x.channels, side_y.channels)  # type: ignore[assignment]
         self._cross = cross
@@ -157,7 +165,8 @@ class _Pair:
 
     @cached_property
     def _wide_kernels(self) -> KernelPair:
-        return KernelPair(self._first.wide, _wide(self._y, self._first.device), workspace=self._first.workspace)
+        y = self._second.wide if self._second else _wide(self._y, self._first.device)
+        return KernelPair(self._first.wide, y, workspace=self._first.workspace)
 
 
 def require_device(device: str) -> None:
@@ -174,6 +183,13 @@ def require_device(device: str) -> None:
         raise ValueError(f"a GPU was asked for and CuPy finds none: {error}") from None
     if count == 0:
         raise ValueError("a GPU was asked for and CuPy finds none")
+
+
+def require_libraries(metrics: Iterable[str]) -> None:
+    """ValueError with what to install where a metric needs a library that is not there."""
+    for metric in known(metrics):
+        if metric.needs and importlib.util.find_spec(metric.needs) is None:
+            raise ValueError(f"the metric {metric.name} needs a library: pip install 'distsim[{metric.extra}]'")
 
 
 def _any(metrics: Iterable[Metric], view: str) -> bool:

@@ -136,6 +136,7 @@ def similarity_panels(
     metrics: Sequence[str] = PANEL_METRICS,
     bands: bool = False,
     chance: pd.DataFrame | None = None,
+    title: str = "",
 ) -> Figure:
     """P2 Fig. 5–7: mean similarity per layer, output included, one line per IMP iteration, one panel per metric.
 
@@ -153,14 +154,45 @@ def similarity_panels(
     _similarity_limits(panels[0], rows[["mean"]])
     _iteration_bar(figure, panels, last)
     by_chance = "; grey: by chance" if chance is not None and problem in set(chance["problem"]) else ""
-    figure.suptitle(f"{problem}: mean of runs{by_chance}", fontsize=10)
+    figure.suptitle(title or f"{problem}: mean of runs{by_chance}", fontsize=10)
+    return figure
+
+
+@_drawn
+def iteration_maps(pairs: pd.DataFrame, problem: str, metric: str) -> Figure:
+    """Similarity of iteration to iteration, median of runs, one map per layer; iteration 0 is the complete network.
+
+    pairs : rows with iteration_a, iteration_b, layer, position, metric and value, of equal runs
+    """
+    rows = pairs[pairs["metric"] == metric]
+    layers = rows.drop_duplicates("layer").sort_values("position")["layer"]
+    medians = rows.groupby(["layer", "iteration_a", "iteration_b"])["value"].median()
+    shown = sorted({int(iteration) for name in ("iteration_a", "iteration_b") for iteration in rows[name]})
+    low, high = min(medians.min(), 1.0), max(medians.max(), 1.0)
+    figure, panels = _grid(len(layers), width=2.2, height=2.3, columns=4, sharex=True, sharey=True)
+    for panel, layer in zip(panels, layers, strict=True):
+        matrix = np.full((len(shown), len(shown)), np.nan)
+        for (a, b), value in medians[layer].items():
+            i, j = shown.index(int(a)), shown.index(int(b))
+            matrix[i, j] = matrix[j, i] = value
+        panel.set_facecolor("0.88")
+        image = panel.imshow(matrix, cmap=SHADES, vmin=low, vmax=high, origin="lower")
+        panel.grid(visible=False)
+        panel.set_title(layer)
+        ticks = [at for at, iteration in enumerate(shown) if len(shown) <= 8 or iteration % 5 == 0]
+        panel.set_xticks(ticks, [str(shown[at]) for at in ticks])
+        panel.set_yticks(ticks, [str(shown[at]) for at in ticks])
+    figure.supxlabel("IMP iteration")
+    figure.supylabel("IMP iteration")
+    figure.suptitle(f"{problem}: iteration to iteration, median of runs", fontsize=10)
+    figure.colorbar(image, ax=panels, label=METRIC_NAMES.get(metric, metric), pad=0.02)
     return figure
 
 
 @_drawn
 def output_layer(summary: pd.DataFrame, problem: str) -> Figure:
     """P2 Fig. 8: similarity of the output layer against IMP iteration, one line per metric; band: mean ± sd."""
-    rows = summary[(summary["problem"] == problem) & (summary["kind"] == "out")]
+    rows = summary[(summary["problem"] == problem) & (summary["kind"] == "out") & summary["metric"].isin(METRIC_NAMES)]
     figure, (panel,) = _grid(1, width=5.2, height=3.4)
     for metric, (colour, marker) in METRIC_LOOKS.items():
         of_metric = rows[rows["metric"] == metric].set_index("iteration")

@@ -10,7 +10,7 @@ import time
 import uuid
 import warnings
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,7 +30,7 @@ from distsim.plan import Chain
 from distsim.specs import Sweep
 from distsim.store import Storage, SweepStore
 from distsim.sweep import Order
-from distsim.work import Bench, Comparer, Comparison, Event, attempt
+from distsim.work import Bench, Comparer, Comparison, Event, PairJob, attempt
 
 RETRIES = 3  # of a trial or a comparison whose worker died; what fails by its own doing is not retried
 OBJECT_STORE = 200 * 2**20  # bytes beside the data sets: results go to the store, not through Ray
@@ -99,10 +99,10 @@ class RayEngine:
         failures = [f"{_label(tasks[r.config['task']])}: {_cause(r.error)}" for r in grid if r.error]
         return failures + waiting.failures
 
-    def compare(self, orders: list[Order], jobs: list[Comparison]) -> list[str]:
+    def compare(self, orders: list[Order], jobs: Sequence[Comparison | PairJob]) -> list[str]:
         self._start(orders)
         waiting = deque((job, 0) for job in jobs)
-        running: dict[Any, tuple[Comparison, int, Any]] = {}
+        running: dict[Any, tuple[Comparison | PairJob, int, Any]] = {}
         idle: list[Any] = []
         started, failures = 0, []
         slots = self.slots(orders)
@@ -251,7 +251,7 @@ class _ComparisonActor:
             sweep.name: Comparer(SweepStore(root, sweep.name), sweep, dataset, drift) for sweep, dataset in sweeps
         }
 
-    def compare(self, job: Comparison) -> list[str]:
+    def compare(self, job: Comparison | PairJob) -> list[str]:
         return self._comparers[job.problem].compare(job)
 
 

@@ -2,22 +2,25 @@
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterable, Set
+from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 from distsim import comparison, results
+from distsim.activations import layer_shapes
+from distsim.cost import Cost, layer_cost, product_rate
 from distsim.data import Dataset, load, pixel_statistics, probe_indices
 from distsim.environment import require_device
 from distsim.extraction import bytes_per_network, readable
 from distsim.models import Layer, build
 from distsim.plan import Chain, Missing, finished_with, missing, room_for_activations, wave
 from distsim.problems import CIFAR_CLASSES
-from distsim.specs import METRICS, Extent, Identity, Problem, Sweep
+from distsim.specs import METRICS, PERMUTATIONS, Extent, Identity, Problem, Sweep
 from distsim.store import NetworkId, Storage, SweepStore
-from distsim.work import Bench, Comparer, Comparison, Event, attempt, comparisons
+from distsim.training import threads
+from distsim.work import Bench, Comparer, Comparison, Event, PairJob, attempt, comparisons
 
 Say = Callable[[str], None]
 
@@ -112,7 +115,7 @@ class Engine(Protocol):
         """Train the complete networks named and extract their activations, then run the chains that need them."""
         ...
 
-    def compare(self, orders: list[Order], jobs: list[Comparison]) -> list[str]: ...
+    def compare(self, orders: list[Order], jobs: Sequence[Comparison | PairJob]) -> list[str]: ...
 
 
 def run(orders: Iterable[Order], root: Storage, engine: Engine, say: Say = print) -> bool:
@@ -160,13 +163,30 @@ def _compare(
                 jobs += comparisons(ready, one.sweep, engine.slots(busy), chance)
     failures = []
     if jobs:
-        say(f"comparing {sum(len(job.networks) for job in jobs)} pairs of layers")
+        say(f"comparing {sum(len(job.networks) for job in jobs)} pairs of layers: {_forecast(busy, jobs, engine)}")
         failures = engine.compare(busy, jobs)
     for one in busy:
         contents = stores[one.name].contents()
         for network in finished_with(one.sweep, contents, missing(one.sweep, contents, one.layers)):
             stores[one.name].drop_activations(network)
     return failures
+
+
+def _forecast(busy: list[Order], jobs: Sequence[Comparison], engine: Engine) -> str:
+    """Bytes, FLOPs and about how long."""
+    shapes: dict[tuple[str, str], tuple[int, ...]] = {}
+    for one in busy:
+        problem = one.sweep.problem
+        of_layer = layer_shapes(build(problem, len(problem.classes)), problem.channels, problem.size)
+        shapes |= {(one.name, name): (problem.probe, *shape) for name, shape in of_layer.items()}
+    total = Cost()
+    for job in jobs:
+        metrics = {name for _, wanted in job.networks for name in wanted}
+        times = PERMUTATIONS if job.chance else 1
+        read = 1 + times * len(job.networks)
+        total += layer_cost(shapes[job.problem, job.layer], 2, read, read - 1, metrics)
+    with threads(busy[0].sweep.identity.threads):
+        return total.sentence(product_rate(), engine.slots(busy))
 
 
 def _results(orders: list[Order], stores: dict[str, SweepStore], root: Storage) -> tuple[bool, list[str]]:
@@ -210,14 +230,21 @@ def claim(orders: Iterable[Order], root: Storage, here: bool = True) -> None:
 
     here : the work is done on this machine, which must have the device; a cluster's head need not.
     """
+    orders = list(orders)
+    check_workplace(orders, here)
     for one in orders:
-        if here:
-            require_device(one.sweep.device)
-            comparison.require_device(one.sweep.device)
         store = SweepStore(root, one.name)
         store.claim(one.sweep.identity)
         extent = dataclasses.asdict(one.sweep.extent)
         store.write_request(extent | {"data": one.sweep.data, "device": one.sweep.device})
+
+
+def check_workplace(orders: Iterable[Order], here: bool) -> None:
+    """ValueError: the work is done here, and the device asked for, or a library that a metric needs, is not."""
+    for one in orders if here else ():
+        require_device(one.sweep.device)
+        comparison.require_device(one.sweep.device)
+        comparison.require_libraries(one.sweep.extent.metrics)
 
 
 def compare_only(one: Order, store: SweepStore) -> Order | None:
@@ -263,7 +290,7 @@ class LocalEngine:
         for event in bench.chain(chain):
             self.tell(event)
 
-    def compare(self, orders: list[Order], jobs: list[Comparison]) -> list[str]:
+    def compare(self, orders: list[Order], jobs: Sequence[Comparison | PairJob]) -> list[str]:
         comparers = {
             one.name: Comparer(SweepStore(self.root, one.name), one.sweep, one.dataset, self.allow_drift)
             for one in orders

@@ -3,6 +3,7 @@
 Each takes the store, asks it what is already there, and commits what it makes; each can be called again at any time.
 """
 
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -15,7 +16,7 @@ import torch
 from distsim import stages
 from distsim.activations import Probe, blocks, chunk_shape, held, layer_shapes, make_probe
 from distsim.chain import Step, Trainer
-from distsim.comparison import InMemory, LayerSource, Reference
+from distsim.comparison import InMemory, LayerSource, Reference, compare_pairs
 from distsim.data import Dataset
 from distsim.environment import check_environment, environment, provenance, require_device
 from distsim.extraction import extract
@@ -177,6 +178,23 @@ class Comparison:
     chance: bool = False  # with the networks' examples permuted
 
 
+Pair = tuple[NetworkId, NetworkId]
+
+
+@dataclass(frozen=True)
+class PairJob:
+    """One layer of a tile of networks, and the pairs of them that are to be compared."""
+
+    problem: str
+    layer: str
+    pairs: tuple[Pair, ...]
+    metrics: tuple[str, ...]
+
+    @property
+    def networks(self) -> tuple[NetworkId, ...]:
+        return tuple(dict.fromkeys(itertools.chain.from_iterable(self.pairs)))
+
+
 def comparisons(
     lacking: dict[NetworkId, dict[str, tuple[str, ...]]], sweep: Sweep, slots: int, chance: bool = False
 ) -> list[Comparison]:
@@ -209,8 +227,11 @@ class Comparer:
         self._readers: dict[NetworkId, Reader] = {}
         self._checked = allow_drift
 
-    def compare(self, job: Comparison) -> list[str]:
+    def compare(self, job: Comparison | PairJob) -> list[str]:
         """Compute and commit what the job asks for; a sentence for each network that cannot be compared."""
+        if isinstance(job, PairJob):
+            with threads(self.sweep.identity.threads):
+                return attempt(f"{job.problem}, layer {job.layer}", self._compare_pairs, job)
         failures: list[str] = []
         with threads(self.sweep.identity.threads):
             for network, metrics in job.networks:
@@ -237,6 +258,41 @@ class Comparer:
                 provenance=provenance(started, time.time()),
             )
 
+    def _compare_pairs(self, job: PairJob) -> None:
+        started = time.time()
+        self._check_environment()
+        self._reference = None  # its memory is needed
+        with stages.stage("comparison", self.sweep.name, f"{len(job.pairs)} pairs", job.layer):
+            places = {network: place for place, network in enumerate(job.networks)}
+            found = compare_pairs(
+                [self._kept_or_forwarded(network, job.layer) for network in job.networks],
+                [(places[a], places[b]) for a, b in job.pairs],
+                job.metrics,
+                self.sweep.device,
+                self.sweep.identity.comparison,
+            )
+            self.store.commit_pairs(
+                job.layer,
+                {(a, b): found[places[a], places[b]] for a, b in job.pairs},
+                identity=self.sweep.identity.hash,
+                environment=environment(self.sweep),
+                provenance=provenance(started, time.time()),
+            )
+
+    def _kept_or_forwarded(self, network: NetworkId, layer: str) -> LayerSource:
+        """A layer's activations, from the store if they are kept there, else by a forward pass: the same bits."""
+        mark = self.store.activations_mark(network)
+        if mark is None:
+            return self._forwarded(network, layer)
+        return Reader(self.store.storage, self.store.activations_path(network), mark).layer(layer)
+
+    def _check_environment(self) -> None:
+        if not self._checked:
+            mark = self.store.mark(None)
+            if mark is not None:
+                check_environment(self.sweep, mark.environment)
+            self._checked = True
+
     def _by_chance(self, reference: Reference, source: LayerSource) -> dict[str, dict[str, Any]]:
         """Metric -> the values for examples in another order, which is the same for all networks."""
         found = []
@@ -251,11 +307,7 @@ class Comparer:
     def _reference_for(self, layer: str, metrics: tuple[str, ...]) -> Reference:
         if self._held != (layer, metrics) or self._reference is None:
             self._reference = None  # let go of the old side before the new one is made
-            if not self._checked:
-                mark = self.store.mark(None)
-                if mark is not None:
-                    check_environment(self.sweep, mark.environment)
-                self._checked = True
+            self._check_environment()
             source = self._source(None, layer)
             self._reference = Reference(source, metrics, self.sweep.device, self.sweep.identity.comparison)
             self._held = (layer, metrics)

@@ -8,6 +8,7 @@ from distsim.metrics.arrays import UndefinedSimilarity
 from distsim.metrics.channels_only import cka_channels, nbs_channels
 from distsim.metrics.cka import cka, cka_unbiased
 from distsim.metrics.cosine import cosine
+from distsim.metrics.dimension import intrinsic_dimension
 from distsim.metrics.mean_cca import mean_cca, mean_squared_cca
 from distsim.metrics.nbs import nbs, procrustes
 from distsim.metrics.pwcca import pwcca
@@ -19,6 +20,7 @@ __all__ = [
     "cka_channels",
     "cka_unbiased",
     "cosine",
+    "intrinsic_dimension",
     "mean_cca",
     "mean_squared_cca",
     "nbs",

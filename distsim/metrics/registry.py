@@ -10,6 +10,8 @@ from distsim.metrics.channels_only import nbs_from_pair as nbs_channels
 from distsim.metrics.cka import from_pair as cka
 from distsim.metrics.cka import unbiased_from_pair as cka_unbiased
 from distsim.metrics.cosine import from_matrices as cosine
+from distsim.metrics.dimension import of_complete as dimension_complete
+from distsim.metrics.dimension import of_pruned as dimension
 from distsim.metrics.mean_cca import from_pair as mean_cca
 from distsim.metrics.mean_cca import squared_from_pair as mean_squared_cca
 from distsim.metrics.nbs import angle_from_pair as procrustes
@@ -35,6 +37,8 @@ class Metric:
     view: str
     measure: Callable[..., float]
     label: str = ""  # in figures; the name if empty
+    needs: str = ""  # a module that is not among distsim's own requirements
+    extra: str = ""  # of distsim, that installs it
 
     def __post_init__(self) -> None:
         if self.view not in VIEWS:
@@ -82,5 +86,15 @@ for _metric in (
     Metric("nbs_channels", "channels", nbs_channels, "NBS over channels"),
     Metric("cka_unbiased", "kernel", cka_unbiased, "unbiased CKA"),
     Metric("procrustes", "kernel", procrustes, "angular Procrustes"),
+    # of one side each, and no similarities
+    Metric("dimension", "kernel", dimension, "intrinsic dimension", needs="skdim", extra="dimension"),
+    Metric(
+        "dimension_complete",
+        "kernel",
+        dimension_complete,
+        "intrinsic dimension of the complete network",
+        needs="skdim",
+        extra="dimension",
+    ),
 ):
     register(_metric)

@@ -9,6 +9,8 @@
                  <network>/activations/                 a commit of its own: a Zarr group
                  <network>/comparison/<layer>/<metrics>.json     a mark that holds its values
                  <network>/chance/<layer>/<metrics>.json         the same with permuted examples
+                 pairs/<layer>/<digest>.json            networks compared with each other, a tile at a time
+                 pair_results/                          tables and figures of these
                  results/                               tables
 <root>/figures/                                         drawn from all problems of the store
 <root>/tune/                                            Ray Tune's own files, which nothing here reads
@@ -179,6 +181,13 @@ class SweepStore:
                 attempt.put(name, content)
             return attempt.commit(values=step.record, **fields)
 
+    def load_masks(self, network: NetworkId) -> dict[str, Any]:
+        """A committed network's masks by parameter. Errors as in `load_network`."""
+        mark = self.mark(network)
+        if mark is None:
+            raise FileNotFoundError(f"{network_label(network)} of {self.problem} is not in {self.root.url}")
+        return safetensors.torch.load(read_object(self.storage, network_path(network), mark, "masks.safetensors"))
+
     def load_network(self, network: NetworkId) -> Step:
         """A committed network. DamagedStore: an object is missing or changed. FileNotFoundError: not committed."""
         mark = self.mark(network)
@@ -230,6 +239,20 @@ class SweepStore:
                     found.setdefault((_network(match), match["layer"]), []).append(mark)
         return found
 
+    def commit_pairs(self, layer: str, results: dict[tuple[NetworkId, NetworkId], Any], **fields: Any) -> None:
+        """Commit one layer's values of pairs of networks; an earlier writer's stay."""
+        metrics = sorted({metric for values in results.values() for metric in values})
+        key = hashlib.sha256(canonical_json([sorted(map(str, results)), metrics]).encode()).hexdigest()[:16]
+        values = {"layer": layer, "pairs": [[a, b, values] for (a, b), values in results.items()]}
+        mark = Mark(attempt="", objects={}, values=values, **fields)
+        self.storage.create(f"pairs/{layer}/{key}.json", mark.encode())
+
+    def pair_marks(self) -> dict[str, Mark]:
+        """Path -> the mark that holds values of pairs of networks, by path."""
+        paths = sorted(path for path in self.storage.sizes("pairs") if path.endswith(".json"))
+        marks = {path: read_mark(self.storage, path) for path in paths}
+        return {path: mark for path, mark in marks.items() if mark is not None}
+
     def digests(self) -> dict[str, str]:
         """Piece -> SHA-256 of its contents, read and checked: networks, activations, comparisons and tables.
 
@@ -250,6 +273,7 @@ class SweepStore:
             for (network, layer), marks in self.comparisons(what).items():
                 for mark in marks:
                     found[self.comparison_path(network, layer, mark.values, what)] = mark.digest
+        found |= {path: mark.digest for path, mark in self.pair_marks().items()}
         results = self.results_mark()
         for name in results.objects if results is not None else ():
             if not name.startswith("provenance"):
