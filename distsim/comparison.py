@@ -7,6 +7,7 @@ together and compares any pairs of them.
 
 import importlib.util
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -56,10 +57,11 @@ class Reference:
         ValueError: the layers' shapes do not fit together. FloatingPointError: an activation is not finite.
         """
         nothing = Wanted(channels=False, kernel=False)
-        sources, wanted, crosses = [self._centred, layer], [nothing, self._wanted], [(0, 1)]
+        theirs = replace(self._wanted, passing=True)
+        sources, wanted, crosses = [self._centred, layer], [nothing, theirs], [(0, 1)]
         if not _any(self.metrics, "channels"):  # nothing of ours needs to be read again
             _must_fit(self.layer, layer)
-            sources, wanted, crosses = [layer], [self._wanted], []
+            sources, wanted, crosses = [layer], [theirs], []
         sides, products = collect(sources, wanted, crosses, self.device, self.workspace)
         pair = _Pair(self.layer, layer, self.side, sides[-1], products.get((0, 1)), self)
         return pair.results(self.metrics)

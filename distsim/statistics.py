@@ -77,6 +77,7 @@ class Wanted:
     channels: bool = True
     kernel: bool = True
     wide: bool = False  # the kernel from float64 products, whatever the size
+    passing: bool = False  # the kernel side is valid until the workspace is used again
 
 
 @dataclass(frozen=True)
@@ -105,8 +106,7 @@ def collect(
             raise ValueError(f"layer {other.name}: shapes {first.shape} and {other.shape} do not fit together")
     channels = [_Channels() if want.channels else None for want in wanted]
     kernels = [
-        _Kernel(one.shape, want.wide, workspace) if want.kernel else None
-        for one, want in zip(sources, wanted, strict=True)
+        _Kernel(one.shape, want, workspace) if want.kernel else None for one, want in zip(sources, wanted, strict=True)
     ]
     products = {cross: _Cross() for cross in crosses}
     for panels in _slabs(sources, device, workspace):
@@ -290,9 +290,9 @@ def _products(X: Array, Y: Array | None) -> Array:
 class _Kernel:
     """The kernel side: features that vary as long as they are fewer than examples, from then on their Gram matrix."""
 
-    def __init__(self, shape: tuple[int, ...], wide: bool, workspace: Workspace) -> None:
+    def __init__(self, shape: tuple[int, ...], wanted: Wanted, workspace: Workspace) -> None:
         self._n, self._p = shape[0], int(np.prod(shape[1:]))
-        self._wide, self._workspace = wide, workspace
+        self._wide, self._passing, self._workspace = wanted.wide, wanted.passing, workspace
         self._features: list[Array] = []
         self._held = 0
         self._gram: Array | None = None
@@ -306,7 +306,11 @@ class _Kernel:
                 X = xp.astype(A, xp.float64, copy=False) - slab.rest.reshape((-1,))
                 self._features.append(X if bool(xp.all(slab.varies)) else X[:, slab.varies])
                 return
-            self._gram = xp.zeros((self._n, self._n), dtype=xp.float64)
+            if self._passing:
+                self._gram = self._workspace.empty(xp, "passing", (self._n, self._n), xp.float64)
+                self._gram[...] = 0.0
+            else:
+                self._gram = xp.zeros((self._n, self._n), dtype=xp.float64)
             for before in self._features:
                 self._gram += before @ before.T
             self._features = []
