@@ -293,33 +293,49 @@ class _Kernel:
     def __init__(self, shape: tuple[int, ...], wanted: Wanted, workspace: Workspace) -> None:
         self._n, self._p = shape[0], int(np.prod(shape[1:]))
         self._wide, self._passing, self._workspace = wanted.wide, wanted.passing, workspace
-        self._features: list[Array] = []
-        self._held = 0
+        self._features: Array | None = None
+        self._held = 0  # of its columns
+        self._narrow = False
         self._gram: Array | None = None
         self._unit = EPS
 
     def add(self, slab: _Slab) -> None:
         A, xp = slab.A, array_namespace(slab.A)
         if self._gram is None:
-            self._held += int(xp.sum(xp.astype(slab.varies, xp.int64)))
-            if self._held < self._n:
-                X = xp.astype(A, xp.float64, copy=False) - slab.rest.reshape((-1,))
-                self._features.append(X if bool(xp.all(slab.varies)) else X[:, slab.varies])
+            more = int(xp.sum(xp.astype(slab.varies, xp.int64)))
+            if self._held + more < self._n:
+                self._hold(slab, more)
                 return
-            if self._passing:
-                self._gram = self._workspace.empty(xp, "passing", (self._n, self._n), xp.float64)
-                self._gram[...] = 0.0
-            else:
-                self._gram = xp.zeros((self._n, self._n), dtype=xp.float64)
-            for before in self._features:
+            self._gram = self._empty(xp, "gram", (self._n, self._n))
+            self._gram[...] = 0.0
+            if self._features is not None:
+                before = self._features[:, : self._held]
                 self._gram += before @ before.T
-            self._features = []
+                self._features = None
         if A.dtype == xp.float64 or not self._wide:
             self._gram += self._product(A)
             self._unit = EPS32 if A.dtype == xp.float32 else self._unit
             return
         for start in range(0, A.shape[1], self._n):
             self._gram += self._product(xp.astype(A[:, start : start + self._n], xp.float64))
+
+    def _hold(self, slab: _Slab, more: int) -> None:
+        """Keep the columns that vary, exactly centred."""
+        A, rest, xp = slab.A, slab.rest.reshape((-1,)), array_namespace(slab.A)
+        if self._features is None:
+            self._features = self._empty(xp, "features", (self._n, min(self._n, self._p)))
+        if more < A.shape[1]:
+            A, rest = A[:, slab.varies], rest[slab.varies]
+        columns = self._features[:, self._held : self._held + more]
+        columns[...] = A
+        columns -= rest
+        self._held += more
+        self._narrow = A.dtype == xp.float32 and not self._wide
+
+    def _empty(self, xp: Any, name: str, shape: tuple[int, int]) -> Array:
+        if self._passing:
+            return self._workspace.empty(xp, f"passing {name}", shape, xp.float64)
+        return xp.empty(shape, dtype=xp.float64)
 
     def _product(self, A: Array) -> Array:
         """AAᵀ, summed in A's dtype."""
@@ -328,8 +344,8 @@ class _Kernel:
 
     def side(self) -> KernelSide:
         if self._gram is None:
-            xp = array_namespace(self._features[0])
-            return KernelSide(self._n, self._p, features=xp.concat(self._features, axis=1))
+            features: Array = self._features
+            return KernelSide(self._n, self._p, features=features[:, : self._held], narrow=self._narrow)
         K = self._gram  # of columns whose means are not quite zero: centred on both sides
         xp = array_namespace(K)
         means = xp.mean(K, axis=0)

@@ -18,10 +18,10 @@ STAGES = (
     ("data", "models", "optim", "pruning", "training", "chain"),
     ("activations",),
     ("statistics", "comparison"),
-    ("store", "extraction", "plan", "work"),
+    ("store", "extraction", "plan", "cost", "work"),
     ("summary",),
     ("claims", "figures", "results"),
-    ("sweep", "between_models"),
+    ("sweep", "between_models", "pairs", "across"),
     ("ray_engine",),
     ("script", "cli"),
 )

@@ -81,11 +81,12 @@ HARD: dict[str, Callable[[Array], Array]] = {
 
 @pytest.mark.parametrize("change", HARD.values(), ids=HARD.keys())
 @pytest.mark.parametrize("sides", ["both", "second"])
+@pytest.mark.parametrize("shape", [(600, 12, 8), (900, 12, 5)], ids=["Gram matrices", "features"])
 def test_float32_products_agree_with_float64(
-    monkeypatch: pytest.MonkeyPatch, change: Callable[[Array], Array], sides: str
+    monkeypatch: pytest.MonkeyPatch, change: Callable[[Array], Array], sides: str, shape: tuple[int, int, int]
 ) -> None:
     """Forced on a small layer; otherwise only layers whose float64 products would cost seconds take them."""
-    X, Y = activations(600, 12, 8)
+    X, Y = activations(*shape)
     if sides == "both" or change in (repeated_examples, large_mean):
         X = change(X)
     Y = change(Y)

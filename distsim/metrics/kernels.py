@@ -4,7 +4,7 @@ A side is held in the smaller of two forms: its centred features X (n, p) where 
 (n, n). Sums over n² entries are taken in float64 throughout.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -17,6 +17,7 @@ from distsim.metrics.channels import EPS, centred
 SMALL = 512  # up to this size singular values come from an SVD; above, from an eigenproblem, which is 10 times faster
 TILE = 512
 TAIL = 1e-4  # share of the trace that `fast` leaves out where it takes leading eigenvectors
+EPS32 = float(np.finfo(np.float32).eps)
 LOST = {"float64": 3e-7, "float32": 2e-4}  # of a sum of singular values, that squares of this dtype may lose
 
 
@@ -36,6 +37,7 @@ class KernelSide:
     features: Array | None = None
     gram: Array | None = None
     unit: float = EPS  # relative rounding of the products that the Gram matrix was summed from
+    narrow: bool = False  # features are float32 values, so many that products of them are taken in float32
 
     @cached_property
     def trace(self) -> float:
@@ -52,8 +54,15 @@ class KernelSide:
     @cached_property
     def norm(self) -> float:
         """‖K‖_F = ‖XᵀX‖_F."""
-        small = self.gram if self.features is None else self.features.T @ self.features
-        return _norm(small)
+        if self.features is None:
+            return _norm(self.gram)
+        F = self.narrow_features if self.narrow else self.features
+        return _norm(_as(F.T @ F, "float64"))
+
+    @cached_property
+    def narrow_features(self) -> Array:
+        """(n, p) float32"""
+        return _as(self.features, "float32")
 
     @cached_property
     def full_gram(self) -> Array:
@@ -138,7 +147,14 @@ class KernelPair:
     @cached_property
     def cross(self) -> Array:
         """FxᵀFy of the two sides' factors; XᵀY where both are held as features."""
+        if self.narrow:
+            return _as(self.x.narrow_features.T @ self.y.narrow_features, "float64")
         return self.x.factor.T @ self.y.factor
+
+    @property
+    def narrow(self) -> bool:
+        """Whether XᵀY is taken in float32."""
+        return self.small and self.x.narrow and self.y.narrow and min(_size(self.x), _size(self.y)) > SMALL
 
     @property
     def small(self) -> bool:
@@ -170,7 +186,9 @@ class KernelPair:
         if narrow:
             raise Unresolved
         if not small and (x.features is not None or y.features is not None):
-            total = _roots(self._squares())
+            total = _roots(self._squares(), of_narrow=self.narrow)
+            if total is None and self.narrow:
+                return replace(self, x=replace(x, narrow=False)).nuclear
             if total is not None:
                 return total
         return self._by_svd()
@@ -199,20 +217,12 @@ class KernelPair:
         return _root_sum(eigvalsh((squares + squares.T) / 2))
 
     def _squares(self) -> Array:
-        """Symmetric matrix whose eigenvalues are the squared singular values of XᵀY, the smaller one.
-
-        `fast` takes the first product in float32, which adds 1e-6, and the squares in float64, for small values count.
-        """
+        """Symmetric matrix whose eigenvalues are the squared singular values of XᵀY, the smaller one."""
         x, y = (self.x, self.y) if _size(self.x) <= _size(self.y) else (self.y, self.x)
-        dtype = "float32" if self.fast else "float64"
-        features: Array = x.features
-        X = _as(features, dtype)
+        X: Array = x.features
         if y.features is None:
-            return features.T @ _as(_as(y.gram, dtype) @ X, "float64")
-        if self.fast:
-            cross = _as(X.T @ _as(y.features, dtype), "float64")
-        else:
-            cross = self.cross if x is self.x else self.cross.T
+            return X.T @ (y.gram @ X)
+        cross = self.cross if x is self.x else self.cross.T
         return cross @ cross.T
 
     def _by_svd(self) -> float:
@@ -228,16 +238,21 @@ def _as(A: Array, dtype: str) -> Array:
     return xp.astype(A, getattr(xp, dtype), copy=False)
 
 
-def _roots(squares: Array) -> float | None:
+def _roots(squares: Array, of_narrow: bool = False) -> float | None:
     """Sum of the roots of a symmetric matrix's eigenvalues, of its lower triangle; None where rounding of the small
-    ones may cost more than `LOST`."""
+    ones may cost more than `LOST`.
+
+    of_narrow : the squares are float64's, of a matrix of float32 products
+    """
     found = eigvalsh(squares)
     xp = array_namespace(found)
     dtype = str(found.dtype).rpartition(".")[2]
     unit, values = float(xp.finfo(found.dtype).eps), _as(found, "float64")
     total = _root_sum(values)
-    if _doubt(values, unit) <= LOST[dtype] * total:
+    if _doubt(values, unit) + (_product_doubt(values) if of_narrow else 0.0) <= LOST[dtype] * total:
         return total
+    if of_narrow:
+        return None
     # the small ones are zero if a gap sets them apart, and if it hardly matters should they not be
     small = values <= 16 * unit * values[-1]
     gap = not bool(xp.any(~small & (values < 1.6e5 * unit * values[-1])))
@@ -261,6 +276,16 @@ def _doubt(values: Array, unit: float) -> float:
     moved = _moved(values, unit)
     shifts = moved / (2 * xp.sqrt(xp.clip(values, moved, None)))
     return float(xp.sqrt(xp.sum(shifts * shifts))) + _root_sum(-values)
+
+
+def _product_doubt(squares: Array) -> float:
+    """What rounding to float32 of a square matrix's entries may add to its singular values, whose squares these are.
+
+    As a random matrix it adds to a singular value the square of its own norm over twice that value, at most its norm.
+    """
+    xp = array_namespace(squares)
+    norm = 4 * EPS32 * float(xp.sum(xp.clip(squares, 0.0, None)) / squares.shape[0]) ** 0.5
+    return float(xp.sum(norm * norm / (2 * xp.sqrt(xp.clip(squares, norm * norm / 4, None)))))
 
 
 def _moved(values: Array, unit: float) -> float:
