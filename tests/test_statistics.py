@@ -66,7 +66,8 @@ def constant(A: Array) -> Array:
 
 def duplicated(A: Array) -> Array:
     A = A.copy()
-    A[..., 4:] = A[..., :4]
+    half = A.shape[-1] // 2
+    A[..., -half:] = A[..., :half]
     return A
 
 

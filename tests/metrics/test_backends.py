@@ -1,10 +1,12 @@
 """The same number whatever library, dtype, memory layout and device the arrays come in."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 
-from distsim.metrics import UndefinedSimilarity, cka, cosine, mean_cca, nbs, pwcca, svcca
+from distsim.metrics import UndefinedSimilarity, cka, cosine, kernels, mean_cca, nbs, pwcca, svcca
 
 from .conftest import require
 
@@ -198,3 +200,28 @@ def test_global_random_state_is_left_alone(rng):
         metric(torch.tensor(X), torch.tensor(Y))
     assert torch.equal(torch.get_rng_state(), state)
     np.testing.assert_array_equal(np.random.get_state()[1], np_state)  # noqa: NPY002
+
+
+@pytest.mark.parametrize("backend", ["torch", pytest.param("cupy", marks=pytest.mark.gpu)])
+@pytest.mark.parametrize("p", [900, 560], ids=["Gram matrices", "features"])
+@pytest.mark.parametrize("fast", [False, True])
+def test_large_sides_too(backend, p, fast, rng):
+    """From 512 columns on, eigenproblems take the place of the SVD; each backend has routes of its own."""
+    bring = require(backend)
+    X = rng.standard_normal((700, p)) * np.arange(1, p + 1) ** -0.5
+    Y = X + 0.3 * rng.standard_normal((700, p)) * np.arange(1, p + 1) ** -0.5
+
+    def nuclear(X, Y):
+        sides = []
+        for A in (X, Y):
+            side = kernels.kernel_side(A)
+            sides.append(
+                dataclasses.replace(side, unit=kernels.EPS32) if p > 700 else dataclasses.replace(side, narrow=True)
+            )
+        pair = kernels.KernelPair(*sides, fast)
+        return pair.nuclear / (pair.x.trace * pair.y.trace) ** 0.5
+
+    svd = np.linalg.svd((X - X.mean(0)).T @ (Y - Y.mean(0)), compute_uv=False).sum()
+    expected = svd / np.sqrt(((X - X.mean(0)) ** 2).sum() * ((Y - Y.mean(0)) ** 2).sum())
+    np.testing.assert_allclose(nuclear(X, Y), expected, rtol=0, atol=5e-4 if fast else 1e-6)
+    np.testing.assert_allclose(nuclear(bring(X), bring(Y)), expected, rtol=0, atol=5e-4 if fast else 1e-6)
