@@ -157,9 +157,9 @@ class Measuring:
         conditions = f"{what} {size}.\n\nOn {self.machine}; load {self.load:.1f} at the start."
         return Section(f"metrics {number}{where}", f"{number}. {title}{where}", conditions, tables)
 
-    def verdict(self, value: float, target: float, at_most: bool = False) -> str:
+    def verdict(self, value: float, target: float, at_most: bool = False, unit: str = "") -> str:
         """The target, and whether the value meets it; at another n than the target's, only the target."""
-        text = f"{'≤' if at_most else '≥'} {target:g}"
+        text = f"{'≤' if at_most else '≥'} {target:g}{unit}"
         if self.flags.n != N:
             return text
         return f"{text}: {'met' if (value <= target if at_most else value >= target) else '**missed**'}"
@@ -475,7 +475,7 @@ def memory(bench: Measuring) -> Section:
                 readable(2 * 4 * f.n * size * size * material.WIDE_CHANNELS),
                 f"{peaks[precision][-1]:.2f} GiB",
                 f"{answer['before'] / 2**30:.2f} GiB",
-                f"{bench.verdict(peaks[precision][-1], 3, at_most=True)} GiB".replace(": met GiB", " GiB: met"),
+                bench.verdict(peaks[precision][-1], 3, at_most=True, unit=" GiB"),
                 seconds(answer["seconds"]),
             )
     for precision, found in peaks.items():
@@ -524,7 +524,7 @@ def rates(bench: Measuring) -> Section:
             f"{rate / 1e9:.0f} GFLOP/s",
             f"{100 * share:.0f} %",
             f"{statistics.median(alone) / 1e9:.0f} GFLOP/s",
-            bench.verdict(100 * share, 60) + " %",
+            bench.verdict(100 * share, 60, unit=" %"),
         )
         reading.add(name, *_reading(bench, place, layer, source))
     if f.device == "cpu":
@@ -582,7 +582,7 @@ def _reading(bench: Measuring, place: Place, layer: str, source: LayerSource) ->
         readable(sum(file.stat().st_size for file in files)),
         *speeds[:2],
         f"{100 * plain / reader:.0f} %",
-        bench.verdict(100 * plain / reader, 70) + " %",
+        bench.verdict(100 * plain / reader, 70, unit=" %"),
         speeds[2],
         f"{100 * threaded / reader:.0f} %",
     ]

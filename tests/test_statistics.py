@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from distsim import statistics
+from distsim import comparison, statistics
 from distsim.comparison import InMemory, Reference, compare_pairs
 from distsim.metrics import kernels
 from distsim.metrics.arrays import Workspace
@@ -71,12 +71,20 @@ def duplicated(A: Array) -> Array:
     return A
 
 
+def mostly_dead(A: Array) -> Array:
+    """Fewer features than examples vary: one side is held as features, the other as a Gram matrix."""
+    A = A.copy()
+    A[..., 2:] = 0
+    return A
+
+
 def repeated_examples(A: Array) -> Array:
     return np.concatenate([A[:300], A[:300]])
 
 
 HARD: dict[str, Callable[[Array], Array]] = {
-    change.__name__: change for change in (plain, large_mean, dead, constant, duplicated, repeated_examples)
+    change.__name__: change
+    for change in (plain, large_mean, dead, constant, duplicated, mostly_dead, repeated_examples)
 }
 
 
@@ -106,6 +114,14 @@ def test_fast_keeps_its_bounds(monkeypatch: pytest.MonkeyPatch, change: Callable
     assert np.cos(fast.pop("procrustes")) == pytest.approx(exact["nbs"], rel=0, abs=FAST)
     for name, value in fast.items():
         assert value == pytest.approx(exact[name], rel=0, abs=FAST if name == "nbs" else EXACT), name
+
+
+def test_a_regular_gram_matrix_beside_features_is_not_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    X, Y = activations(600, 12, 8)
+    monkeypatch.setattr(statistics, "NARROW", 0)
+    monkeypatch.setattr(comparison, "_wide", None)
+    for x, y in ((X, mostly_dead(Y)), (mostly_dead(Y), X)):
+        Reference(InMemory(x, rows=4), ("nbs",)).compare(InMemory(y, rows=4))
 
 
 def test_singular_gram_matrices_take_float64_products(monkeypatch: pytest.MonkeyPatch) -> None:

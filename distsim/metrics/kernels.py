@@ -183,6 +183,10 @@ class KernelPair:
                     return _root_sum(eigvalsh(self._lifted(x.cholesky))) - self._lifted_null
             if self.fast:
                 return self._by_leading()
+        if (x.features is None) != (y.features is None) and narrow:
+            total = _roots(self._squares()) if (x if x.features is None else y).regular else None
+            if total is not None:
+                return total
         if narrow:
             raise Unresolved
         if not small and (x.features is not None or y.features is not None):
