@@ -7,11 +7,9 @@ is computed once, however many layers it is compared with.
 import contextlib
 import difflib
 import itertools
-import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,7 +23,7 @@ from distsim.metrics.arrays import Undefined
 from distsim.metrics.channels import ChannelPair, ChannelSide
 from distsim.metrics.kernels import KernelPair, KernelSide, Unresolved
 from distsim.metrics.registry import METRICS, Metric, known
-from distsim.statistics import PRECISIONS, Wanted, collect, on_device
+from distsim.statistics import PRECISIONS, Wanted, collect, free_memory, on_device
 
 __all__ = ["Similarities", "compare"]
 
@@ -343,13 +341,11 @@ def _examples(data: Data, first: int) -> int:
 
 
 def _require_memory(models: Sequence[_Watched], n: int, kernels: bool) -> None:
-    """MemoryError: n examples need more than the machine has free. Only Linux says what it has."""
-    meminfo = Path("/proc/meminfo")
-    found = re.search(r"MemAvailable: +(\d+) kB", meminfo.read_text()) if meminfo.exists() else None
+    """MemoryError: n examples need more than the machine has free."""
     need = sum(4 * n * columns for model in models for columns in model.columns.values())
     if kernels:
         need += sum(8 * n * min(n, columns) for columns in models[0].columns.values())
-    if found and need > (free := 1024 * int(found[1])):
+    if (free := free_memory()) is not None and need > free:
         raise MemoryError(
             f"what the layers put out for {n} examples needs {need / 2**30:.1f} GiB, {free / 2**30:.1f} GiB are free: "
             "name fewer layers, or give fewer examples"

@@ -7,9 +7,7 @@ Jaccard similarity, |A ∩ B| / |A ∪ B| of the parameters that are alive.
 
 import dataclasses
 import itertools
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +19,7 @@ from distsim.activations import layer_shapes
 from distsim.comparison import applicable
 from distsim.cost import Cost, layer_cost, product_rate
 from distsim.models import Layer, build
-from distsim.statistics import COLUMNS
+from distsim.statistics import COLUMNS, free_memory
 from distsim.store import NetworkId, SweepStore, network_label
 from distsim.summary import SIMILARITY_COLUMNS, summarise, to_csv_bytes, to_parquet_bytes
 from distsim.sweep import Engine, Order
@@ -129,7 +127,7 @@ def compare(
     """Compare what of these pairs is not compared yet and commit it; a sentence for each tile that failed.
 
     names     of layers; None: all
-    memory    bytes for all comparisons at once; None: half of what this machine has free
+    memory    bytes for all comparisons at once; None: half of what this machine has free, 4 GiB if it does not say
     forecast  only say what it would cost
 
     Activations that the store keeps (`--retention all`) are read; the others' networks run over the probe again.
@@ -149,7 +147,9 @@ def compare(
         extent = dataclasses.replace(one.sweep.extent, activations="memory")
         one = dataclasses.replace(one, sweep=dataclasses.replace(one.sweep, extent=extent))
     slots = 1 if forecast else engine.slots([one])
-    todo = jobs(one.name, pairs, sized, metrics, found_in(store), (memory or free_memory() / 2) / slots)
+    todo = jobs(
+        one.name, pairs, sized, metrics, found_in(store), (memory or (free_memory() or 8 * 2.0**30) / 2) / slots
+    )
     if not todo:
         say(f"{one.name}: nothing is missing")
         return []
@@ -160,13 +160,6 @@ def compare(
         + total.sentence(rate, slots)
     )
     return [] if forecast else engine.compare([one], todo)
-
-
-def free_memory() -> float:
-    """Bytes; 4 GiB where the system does not say."""
-    meminfo = Path("/proc/meminfo")
-    found = re.search(r"MemAvailable: +(\d+) kB", meminfo.read_text()) if meminfo.exists() else None
-    return 1024.0 * int(found[1]) if found else 4.0 * 2**30
 
 
 # --- tables ----------------------------------------------------------------------------------------------------------

@@ -7,8 +7,10 @@ each network, as it is stored, a few of its columns centred, and the statistics:
 whatever n·h·w·c is.
 """
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -88,8 +90,16 @@ class Side:
     kernel: KernelSide | None = None
 
 
+class Held:
+    """A layer that was read and centred once, and is kept in memory."""
+
+    def __init__(self, layer: LayerSource, device: str) -> None:
+        self.name, self.kind, self.shape, self.panel_rows = layer.name, layer.kind, layer.shape, layer.panel_rows
+        self.slabs = [slab for (slab,) in _slabs([layer], device, _Unshared())]
+
+
 def collect(
-    sources: Sequence[LayerSource],
+    sources: Sequence[LayerSource | Held],
     wanted: Sequence[Wanted],
     crosses: Sequence[tuple[int, int]] = (),
     device: str = "cpu",
@@ -141,11 +151,11 @@ class _Slab:
         return self.A.reshape((-1, self.channels))
 
 
-def _slabs(sources: Sequence[LayerSource], device: str, workspace: Workspace) -> Iterator[tuple[_Slab, ...]]:
+def _slabs(sources: Sequence[LayerSource | Held], device: str, workspace: Workspace) -> Iterator[tuple[_Slab, ...]]:
     """The same pixels of all sources, so many at a time as have about `COLUMNS` features of the first."""
     rows, pixels = sources[0].panel_rows, max(1, COLUMNS // sources[0].shape[-1])
 
-    def of(source: LayerSource, name: str) -> Iterator[_Slab]:
+    def of(source: LayerSource | Held, name: str) -> Iterator[_Slab]:
         if isinstance(source, Held):
             yield from source.slabs
             return
@@ -163,18 +173,6 @@ def _slabs(sources: Sequence[LayerSource], device: str, workspace: Workspace) ->
     return zip(*(of(source, f"centred {i}") for i, source in enumerate(sources)), strict=True)
 
 
-class Held:
-    """A LayerSource that was read and centred once, and is kept in memory."""
-
-    def __init__(self, layer: LayerSource, device: str) -> None:
-        self.name, self.kind, self.shape, self.panel_rows = layer.name, layer.kind, layer.shape, layer.panel_rows
-        self.slabs = [slab for (slab,) in _slabs([layer], device, _Unshared())]
-
-    def panels(self, rows: int) -> Iterator[Any]:
-        """Not as it was read: `collect` takes the slabs."""
-        raise NotImplementedError
-
-
 class _Unshared(Workspace):
     """A workspace whose arrays may be kept."""
 
@@ -182,7 +180,7 @@ class _Unshared(Workspace):
         return xp.empty(shape, dtype=dtype)
 
 
-def held(layer: LayerSource, device: str) -> LayerSource:
+def held(layer: LayerSource, device: str) -> LayerSource | Held:
     """The layer, kept in memory where that takes at most `HELD` bytes."""
     itemsize = 4 if _narrow(layer.shape) else 8
     return Held(layer, device) if np.prod(layer.shape) * itemsize <= HELD else layer
@@ -352,6 +350,13 @@ class _Kernel:
         K -= means[:, None]
         K -= means[None, :] - xp.mean(means)
         return KernelSide(self._n, self._p, gram=K, unit=self._unit)
+
+
+def free_memory() -> float | None:
+    """Bytes that this machine has; None where the system does not say. Only Linux does."""
+    meminfo = Path("/proc/meminfo")
+    found = re.search(r"MemAvailable: +(\d+) kB", meminfo.read_text()) if meminfo.exists() else None
+    return 1024.0 * int(found[1]) if found else None
 
 
 def on_device(panel: Any, device: str) -> Array:
