@@ -1,7 +1,10 @@
 """Linear centred kernel alignment."""
 
+from array_api_compat import array_namespace
+
 from distsim.metrics.arrays import Array, Undefined, both_examples, or_nan
-from distsim.metrics.kernels import KernelPair, inner, kernel_pair, u_centred
+from distsim.metrics.channels import EPS
+from distsim.metrics.kernels import KernelPair, KernelSide, kernel_pair
 
 
 def cka(X: Array, Y: Array, *, channels_last: bool = False) -> float:
@@ -37,17 +40,26 @@ def unbiased_from_pair(pair: KernelPair) -> float:
     if pair.x.n < 4:
         raise Undefined(f"the unbiased estimate needs at least 4 examples, there are {pair.x.n}")
     pair.x.trace, pair.y.trace  # noqa: B018  raises Undefined for a side without variance
-    norms = pair.x.unbiased_norm * pair.y.unbiased_norm
-    if not norms > 0:
+    own_x, own_y = (_unbiased(side, side, side.norm**2) for side in (pair.x, pair.y))
+    if not (own_x > 0 and own_y > 0):
         raise Undefined("the unbiased estimate of a side's variance is zero")
-    U, V = u_centred(pair.x.full_gram), u_centred(pair.y.full_gram)
-    return min(inner(U, V) / norms, 1.0)
+    return min(_unbiased(pair.x, pair.y, pair.shared) / (own_x * own_y) ** 0.5, 1.0)
+
+
+def _unbiased(x: KernelSide, y: KernelSide, shared: float) -> float:
+    """n(n - 3) HSIC₁(K, L) from ⟨K, L⟩ and the diagonals k, l alone: rows of K and L sum to zero.
+
+        ⟨U(K), U(L)⟩ = ⟨K, L⟩ - Σ k·l + tr K tr L / ((n - 1)(n - 2)) - 2 Σ k·l / (n - 2)
+
+    Zero where it is no more than rounding.
+    """
+    n = x.n
+    diagonals = float(array_namespace(x.diagonal).sum(x.diagonal * y.diagonal)) * (1 + 2 / (n - 2))
+    traces = x.trace * y.trace / ((n - 1) * (n - 2))
+    value = shared - diagonals + traces
+    return value if abs(value) > 16 * EPS * (abs(shared) + diagonals + traces) else 0.0
 
 
 def from_pair(pair: KernelPair) -> float:
     pair.x.trace, pair.y.trace  # noqa: B018  raises Undefined for a side without variance
-    if pair.small:
-        shared = inner(pair.cross, pair.cross)
-    else:
-        shared = inner(pair.x.full_gram, pair.y.full_gram)
-    return min(shared / (pair.x.norm * pair.y.norm), 1.0)
+    return min(pair.shared / (pair.x.norm * pair.y.norm), 1.0)

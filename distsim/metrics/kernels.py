@@ -69,9 +69,11 @@ class KernelSide:
         return self.gram if self.features is None else self.features @ self.features.T
 
     @cached_property
-    def unbiased_norm(self) -> float:
-        """‖U(K)‖_F, the root of n(n - 3) HSIC₁(K, K)."""
-        return _norm(u_centred(self.full_gram))
+    def diagonal(self) -> Array:
+        """(n,) of K"""
+        if self.features is None:
+            return array_namespace(self.gram).linalg.diagonal(self.gram)
+        return array_namespace(self.features).sum(self.features * self.features, axis=1)
 
     @cached_property
     def factor(self) -> Array:
@@ -143,6 +145,13 @@ class KernelPair:
     y: KernelSide
     fast: bool = False
     workspace: Workspace = field(default_factory=Workspace, compare=False)
+
+    @cached_property
+    def shared(self) -> float:
+        """⟨K, L⟩_F = ‖XᵀY‖²_F."""
+        if self.small:
+            return inner(self.cross, self.cross)
+        return inner(self.x.full_gram, self.y.full_gram)
 
     @cached_property
     def cross(self) -> Array:
@@ -361,19 +370,6 @@ def centred_features(X: Array) -> Array:
 
 def kernel_pair(X: Array, Y: Array) -> KernelPair:
     return KernelPair(kernel_side(X), kernel_side(Y))
-
-
-def u_centred(K: Array) -> Array:
-    """K without its diagonal, minus what makes its rows and columns sum to zero (Székely and Rizzo 2014)."""
-    xp = array_namespace(K)
-    n = K.shape[0]
-    U, every = K * 1.0, xp.arange(n)
-    U[every, every] = 0.0
-    means = xp.sum(U, axis=0) / (n - 2)
-    means = means - xp.sum(means) / (2 * (n - 1))
-    U -= means[:, None] + means[None, :]
-    U[every, every] = 0.0
-    return U
 
 
 def inner(A: Array, B: Array) -> float:
