@@ -80,8 +80,11 @@ def networks(
         train=tuple(i for i in every if (0, i) not in contents.networks),
         extract=tuple(i for i in every if (0, i) not in contents.activations),
     )
-    for _ in bench.chain(todo):
+    failed: list[str] = []
+    for _ in bench.chains([todo], failed.append):
         pass
+    if failed:
+        raise RuntimeError("; ".join(failed))
     return Networks(bench, iterations, "CIFAR-10 (JPEG)" if data else "images made on the spot")
 
 

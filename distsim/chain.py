@@ -1,6 +1,6 @@
 """The complete network, and chains of prunings and retrainings that start from it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,14 +12,19 @@ from distsim.models import Network, build
 from distsim.pruning import Masks, apply_masks, full_masks, prune, remaining
 from distsim.seeds import torch_stream
 from distsim.specs import Identity
+from distsim.stepping import Arithmetic, State, Stepper, on_cpu, settle
 from distsim.training import (
     AfterEpoch,
     EarlyStopping,
     EpochStreams,
-    State,
+    Halfway,
+    Keeper,
+    Memory,
     TrainingData,
     evaluate,
-    train,
+    finish,
+    stepper_for,
+    train_steps,
     training_data,
 )
 
@@ -33,6 +38,9 @@ class Step:
     masks: Masks
     record: dict[str, Any] = field(default_factory=dict)  # JSON values that depend on the identity and the run only
     rewind: State | None = None  # of the complete network: its state after `rewind_epoch` epochs
+
+
+Steps = Generator[None, None, Step]  # gives way after each step of training, and returns the finished network
 
 
 class Trainer:
@@ -51,24 +59,23 @@ class Trainer:
         self.device = torch.device(device)
         self.after_epoch = tuple(after_epoch)
         self.classes = len(dataset.classes)
+        settle(self.device, identity.deterministic)
         self.data: TrainingData = training_data(dataset, self.problem.recipe, identity.seed, self.device)
+        self._idle: list[Stepper] = []  # a captured step costs more than some trainings: they are used again
 
-    def complete(self) -> Step:
+    def complete(self, keeper: Keeper | None = None) -> Step:
         """Train the network that every run starts from."""
+        return finish(self.completing(keeper))
+
+    def completing(self, keeper: Keeper | None = None) -> Steps:
+        """`complete`, giving way after each step of training."""
         generator = torch_stream(self.identity.seed, "initialisation")
-        network = build(self.problem, self.classes, generator).to(self.device)
+        network = build(self.problem, self.classes, generator)
         pruning = self.problem.pruning
         masks = full_masks(network, pruning)
         rewind_epoch = pruning.rewind_epoch if pruning.rewind == "WR" else 0
-        states = [] if rewind_epoch else [_on_cpu(network)]
-
-        def keep_rewind_state(epoch: int, network: Network) -> bool:
-            if epoch + 1 == rewind_epoch:
-                states.append(_on_cpu(network))
-            return False
-
-        record = self._train(network, masks, "complete", 0, first_epoch=0, extra=[keep_rewind_state])
-        return self._finished(network, masks, 0, record, rewind=states[0])
+        rewind = _RewindState(rewind_epoch, network)
+        return self._training(_weights(network), masks, "complete", 0, 0, keeper=keeper, rewind=rewind)
 
     def chain(self, run: int, complete: Step, resume: Step | None = None, iterations: int = 20) -> Iterator[Step]:
         """The run's networks after each IMP iteration, continuing after `resume` (one of them) if it is given."""
@@ -77,8 +84,12 @@ class Trainer:
             step = self.iterate(run, iteration, step, complete)
             yield step
 
-    def iterate(self, run: int, iteration: int, before: Step, complete: Step) -> Step:
+    def iterate(self, run: int, iteration: int, before: Step, complete: Step, keeper: Keeper | None = None) -> Step:
         """One IMP iteration: prune `before`, return the survivors to where the recipe says, retrain."""
+        return finish(self.iterating(run, iteration, before, complete, keeper))
+
+    def iterating(self, run: int, iteration: int, before: Step, complete: Step, keeper: Keeper | None = None) -> Steps:
+        """`iterate`, giving way after each step of training."""
         pruning = self.problem.pruning
         if complete.rewind is None:
             raise ValueError("chain: the complete network came without its rewind state")
@@ -88,40 +99,54 @@ class Trainer:
         if pruning.rewind == "WR":
             network.load_state_dict(complete.rewind)
         apply_masks(network, masks)
-        network.to(self.device)
         first_epoch = pruning.rewind_epoch if pruning.rewind == "WR" else 0
-        record = self._train(network, masks, run, iteration, first_epoch, finetune=pruning.rewind == "FT")
-        return self._finished(network, masks, iteration, record)
+        return self._training(_weights(network), masks, run, iteration, first_epoch, pruning.rewind == "FT", keeper)
 
-    def _train(
+    def _training(
         self,
-        network: Network,
+        weights: State,
         masks: Masks,
         run: int | str,
         iteration: int,
         first_epoch: int,
         finetune: bool = False,
-        extra: list[AfterEpoch] | None = None,
-    ) -> dict[str, Any]:
+        keeper: Keeper | None = None,
+        rewind: "_RewindState | None" = None,
+    ) -> Steps:
         """Train as the recipe says, keep the best epoch where it stops early; what there is to record of it."""
         recipe, pruning = self.problem.recipe, self.problem.pruning
-        after_epoch = [*self.after_epoch, *(extra or [])]
+        after_epoch: list[AfterEpoch] = [*self.after_epoch]
+        memories: dict[str, Memory] = {}
+        if rewind is not None:
+            after_epoch.append(rewind)
+            memories["rewind"] = rewind
         stopping = None
         if recipe.patience is not None and not finetune:
             earliest = pruning.rewind_epoch if pruning.rewind == "WR" else 0
             stopping = EarlyStopping(self.data, recipe.patience, earliest)
             after_epoch.append(stopping)
+            memories["stopping"] = stopping
         epochs, rate = range(first_epoch, recipe.epochs), optim.schedule(recipe)
         if finetune:
             constant = optim.last_rate(recipe, max(len(self.data.images) // recipe.batch_size, 1))
             epochs, rate = range(pruning.finetune_epochs), lambda epoch, step, steps: constant
         streams = EpochStreams(self.identity.seed, run, iteration)
-        losses = train(network, self.data, recipe, streams, masks, epochs, rate, after_epoch)
+        stepper = self._idle.pop() if self._idle else self._stepper()
+        stepper.reset(weights, masks)
+        losses = yield from train_steps(stepper, recipe, streams, epochs, rate, after_epoch, keeper, memories)
+        network = stepper.network
         record: dict[str, Any] = {"run": run, "train_loss": losses, "epochs": len(losses), "best_epoch": None}
         if stopping is not None and stopping.best_state is not None:
             network.load_state_dict(stopping.best_state)
             record |= {"best_epoch": stopping.best_epoch + 1, "validation_loss": stopping.losses}
-        return record
+        finished = self._finished(network, masks, iteration, record, None if rewind is None else rewind.weights)
+        self._idle.append(stepper)
+        return finished
+
+    def _stepper(self) -> Stepper:
+        network = build(self.problem, self.classes).to(self.device)
+        arithmetic = Arithmetic(self.identity.precision, self.identity.deterministic)
+        return stepper_for(network, self.data, self.problem.recipe, arithmetic)
 
     def _finished(
         self, network: Network, masks: Masks, iteration: int, record: dict[str, Any], rewind: State | None = None
@@ -136,12 +161,31 @@ class Trainer:
             "remaining_pool": of_pool,
             "reduced": self.problem.reduced,
         }
-        weights = _on_cpu(network)
+        weights = _weights(network)
         for name, mask in masks.items():
             if weights[name][~mask].any():
                 raise AssertionError(f"a dead parameter of {name} is not zero after iteration {iteration}")
         return Step(iteration, weights, masks, record, rewind)
 
 
-def _on_cpu(network: Network) -> State:
-    return {name: tensor.detach().cpu().clone() for name, tensor in network.state_dict().items()}
+class _RewindState:
+    """The complete network's state after `epoch` epochs, which pruned ones return to."""
+
+    def __init__(self, epoch: int, network: Network) -> None:
+        self._epoch = epoch
+        self.weights: State | None = None if epoch else _weights(network)
+
+    def __call__(self, epoch: int, network: Network) -> bool:
+        if epoch + 1 == self._epoch:
+            self.weights = _weights(network)
+        return False
+
+    def state(self) -> Halfway:
+        return Halfway(self.weights or {}, {})
+
+    def load(self, halfway: Halfway) -> None:
+        self.weights = halfway.tensors or None
+
+
+def _weights(network: Network) -> State:
+    return {name: on_cpu(tensor) for name, tensor in network.state_dict().items()}

@@ -76,6 +76,16 @@ def _parser() -> argparse.ArgumentParser:
     command("list", _list, "list a store's problems")
     digest = command("digest", _digest, "read and check everything in a store and print its digests")
     digest.add_argument("--pieces", action="store_true", help="one line for each piece")
+    doctor = commands.add_parser(
+        "doctor",
+        help="measure this machine, and say how a sweep suits it best",
+        description="Measure this machine, and say how a sweep suits it best: trials at once, threads, precision.",
+    )
+    doctor.set_defaults(command=_doctor)
+    doctor.add_argument("problem", nargs="?", default="cifar2", help="to train for some seconds (default: %(default)s)")
+    doctor.add_argument("--storage", metavar="STORE", default="results", help="to write to (default: %(default)s)")
+    doctor.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    doctor.add_argument("--seconds", type=positive, default=3.0, help="of each measurement (default: %(default)s)")
     return parser
 
 
@@ -328,6 +338,19 @@ def _list(flags: argparse.Namespace) -> int:
         print(
             f"{store.problem:20} {len(runs)} runs, up to iteration {last}, seed {identity.seed}, {identity.hash[:12]}"
         )
+    return 0
+
+
+def _doctor(flags: argparse.Namespace) -> int:
+    from distsim.doctor import examine
+    from distsim.environment import require_device
+    from distsim.problems import PROBLEMS
+
+    if flags.problem not in PROBLEMS:
+        raise ValueError(f"unknown problem {flags.problem!r}; there are {', '.join(PROBLEMS)}")
+    device = resolved_device(flags.device, None)
+    require_device(device)
+    examine(PROBLEMS[flags.problem], flags.storage, device, enough=flags.seconds)
     return 0
 
 

@@ -1,4 +1,4 @@
-"""What comparisons cost, before they are made: bytes to read, multiplications and additions, and about how long."""
+"""What training and comparisons cost, before they are done: images, bytes, multiplications, and about how long."""
 
 import math
 import time
@@ -6,9 +6,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
+from distsim.data import augment
 from distsim.extraction import readable
 from distsim.metrics.registry import known
+from distsim.models import build
+from distsim.seeds import torch_stream
+from distsim.specs import Problem
+from distsim.statistics import COLUMNS
+from distsim.stepping import Arithmetic, Stepper, settle
 
 READING = 0.5e9  # bytes a second that one process reads and decodes, or puts out by a forward pass
 EIGENVALUES = 4  # times as long as a product of as many FLOPs
@@ -59,6 +66,83 @@ def product_rate() -> float:
     started = time.perf_counter()
     A @ A
     return 2 * SIZE**3 / (time.perf_counter() - started)
+
+
+def comparison_memory(shape: tuple[int, ...], panel_rows: int) -> float:
+    """Bytes that comparing one layer, (n, h, w, c) or (n, p), takes at most, beside what a process takes anyway.
+
+    Gram matrices and what is made of them, a panel of each network as it is stored, and a few of its columns centred;
+    measured by bench/metrics.py, section 3.
+    """
+    n, p = shape[0], math.prod(shape[1:])
+    smaller = min(n, p)
+    panel = 2 * n * math.prod(shape[2:]) * panel_rows if len(shape) == 4 else 8 * n * p
+    return 7 * 8.0 * n * smaller + 2 * (panel + 8.0 * n * min(p, COLUMNS))
+
+
+def images_to_train(problem: Problem, training_images: int, complete: bool, pruned: int) -> int:
+    """That pass through the network forwards and backwards, for so many pruned networks; at most, with patience."""
+    recipe, pruning = problem.recipe, problem.pruning
+    batch = min(recipe.batch_size, training_images)
+    if recipe.patience is not None:
+        training_images -= round(recipe.validation * training_images)
+    epochs = {"WR": recipe.epochs - pruning.rewind_epoch, "LRR": recipe.epochs, "FT": pruning.finetune_epochs}
+    return training_images // batch * batch * (recipe.epochs * complete + epochs[pruning.rewind] * pruned)
+
+
+def training_rate(
+    problem: Problem, classes: int, device: str, precision: str = "float32", enough: float = 1.0, pack: int = 1
+) -> float:
+    """Images a second of this problem's training here and now, with the threads as they are set.
+
+    pack : trainings that take turns, on a GPU each on a stream of its own
+    """
+    lanes = [_Lane(problem, classes, torch.device(device), precision) for _ in range(pack)]
+    for lane in lanes * 2:  # the first steps choose kernels and get memory
+        lane.step()
+    lanes[0].wait()
+    steps, started = 0, time.perf_counter()
+    while time.perf_counter() - started < enough:
+        for _ in range(1 if device == "cpu" else 50):  # waiting costs a GPU
+            for lane in lanes:
+                lane.step()
+            steps += 1
+        lanes[0].wait()
+    return steps * pack * lanes[0].stepper.batch / (time.perf_counter() - started)
+
+
+class _Lane:
+    """A network in training, on noise."""
+
+    def __init__(self, problem: Problem, classes: int, device: torch.device, precision: str) -> None:
+        settle(device, False)
+        recipe, n = problem.recipe, 4 * problem.recipe.batch_size
+        generator = torch_stream(0, "rate")
+        images = torch.randint(256, (n, problem.channels, problem.size, problem.size), generator=generator)
+        network = build(problem, classes, generator)
+        weights = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+        normalise = (torch.full((problem.channels,), 0.5, device=device),) * 2
+        labels = torch.arange(n, device=device) % classes
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        with torch.cuda.stream(self._stream):
+            self.stepper = Stepper(
+                network.to(device), images.byte().to(device), labels, normalise, recipe, Arithmetic(precision)
+            )
+            self.stepper.reset(weights, {})
+        self._draws, self._at = augment.draw(recipe.augment, n, problem.size, generator), self.stepper.steps
+
+    def step(self) -> None:
+        with torch.cuda.stream(self._stream):
+            if self._at == self.stepper.steps:
+                rates, seeds = [0.0] * self._at, range(self.stepper.dropouts)
+                self.stepper.begin(torch.arange(self.stepper.examples), self._draws, rates, seeds)
+                self._at = 0
+            self.stepper.step()
+            self._at += 1
+
+    def wait(self) -> None:
+        if self.stepper.device.type == "cuda":
+            torch.cuda.synchronize(self.stepper.device)
 
 
 def duration(seconds: float) -> str:

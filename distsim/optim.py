@@ -42,7 +42,13 @@ def optimizer(recipe: Recipe, parameters: Iterable[torch.nn.Parameter]) -> torch
     """A fresh optimizer; the loop sets its learning rate before every step. Weight decay is coupled, on everything."""
     parameters = list(parameters)
     if recipe.optimizer == "adam":
-        return torch.optim.Adam(parameters, lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True)
+        return torch.optim.Adam(
+            parameters,
+            lr=recipe.lr,
+            weight_decay=recipe.weight_decay,
+            fused=True,
+            capturable=parameters[0].is_cuda,  # its step counts stay on the device either way
+        )
     if recipe.optimizer == "sgd":
         return torch.optim.SGD(
             parameters, lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay, fused=True
@@ -73,17 +79,24 @@ class FastSGD(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is None:
-                    continue
-                state = self.state[parameter]
-                if not state:
-                    state["buffer"] = torch.zeros_like(parameter)
-                update = (parameter.grad + group["weight_decay"] * parameter) * group["lr"]
+            parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
+            if not parameters:
+                continue
+            for parameter in parameters:
+                if not self.state[parameter]:
+                    self.state[parameter]["buffer"] = torch.zeros_like(parameter)
+            buffers = [self.state[parameter]["buffer"] for parameter in parameters]
+            updates = torch._foreach_add(
+                [parameter.grad for parameter in parameters], parameters, alpha=group["weight_decay"]
+            )
+            torch._foreach_mul_(updates, group["lr"])
+            for parameter, update in zip(parameters, updates, strict=True):
                 if group["lars"] and parameter.ndim == 4:
                     update *= _trust(parameter, parameter.grad)
-                state["buffer"].mul_(group["momentum"]).sub_(update)
-                parameter.add_(state["buffer"], alpha=group["momentum"]).sub_(update)
+            torch._foreach_mul_(buffers, group["momentum"])
+            torch._foreach_sub_(buffers, updates)
+            torch._foreach_add_(parameters, buffers, alpha=group["momentum"])
+            torch._foreach_sub_(parameters, updates)
 
 
 def _trust(weight: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:

@@ -1,7 +1,7 @@
 """What a sweep still lacks: the difference between what is asked for and what the store holds."""
 
 import shutil
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 
 from distsim.comparison import applicable
@@ -130,6 +130,17 @@ def wave(sweep: Sweep, lacking: Missing, room: int | None, per_network: int, pro
     chosen = set(networks[:fits])
     runs = sorted(lacking.chains.keys() | {network[0] for network in chosen})
     return [Chain(run, lacking.chains.get(run, ()), tuple(sorted(i for r, i in chosen if r == run))) for run in runs]
+
+
+def packed(chains: Sequence[Chain], size: int) -> list[tuple[Chain, ...]]:
+    """The chains, `size` to a trial; the last trial may have fewer."""
+    return [tuple(chains[start : start + size]) for start in range(0, len(chains), size)]
+
+
+def runs_of(pack: Sequence[Chain]) -> str:
+    """The runs of a trial, for people."""
+    runs = [chain.run for chain in pack]
+    return f"run {runs[0]}" if len(runs) == 1 else f"runs {', '.join(map(str, runs))}"
 
 
 def room_for_activations(store: SweepStore) -> int | None:

@@ -26,7 +26,7 @@ from ray.tune.search import Searcher
 from distsim.data import Dataset
 from distsim.metrics.registry import METRICS, Metric
 from distsim.models import MODELS
-from distsim.plan import Chain
+from distsim.plan import Chain, packed, runs_of
 from distsim.specs import Sweep
 from distsim.store import Storage, SweepStore
 from distsim.sweep import Order
@@ -35,7 +35,7 @@ from distsim.work import Bench, Comparer, Comparison, Event, PairJob, attempt
 RETRIES = 3  # of a trial or a comparison whose worker died; what fails by its own doing is not retried
 OBJECT_STORE = 200 * 2**20  # bytes beside the data sets: results go to the store, not through Ray
 
-Task = tuple[str, Chain | None]  # a problem's complete network (None), or one of its chains
+Task = tuple[str, tuple[Chain, ...] | None]  # a problem's complete network (None), or some of its chains
 
 
 class RayEngine:
@@ -55,6 +55,17 @@ class RayEngine:
         if self._started:
             ray.shutdown()
 
+    @property
+    def here(self) -> bool:
+        return self.address is None
+
+    def trials(self, orders: list[Order], one: Order) -> int:
+        """Trials of this one of the sweeps that the cluster has room for at once."""
+        self._start(orders)
+        there = ray.cluster_resources()
+        wanted = _bundle(dict(one.sweep.resources))
+        return max(1, min(int(there.get(name, 0) / amount) for name, amount in wanted.items() if amount))
+
     def slots(self, orders: list[Order]) -> int:
         """Comparisons that the cluster has room for at once."""
         self._start(orders)
@@ -64,7 +75,7 @@ class RayEngine:
 
     def train(self, orders: list[Order], chains: dict[str, list[Chain]], complete: set[str]) -> list[str]:
         tasks: list[Task] = [(name, None) for name in sorted(complete)]
-        tasks += [(one.name, chain) for one in orders for chain in chains[one.name]]
+        tasks += [(one.name, pack) for one in orders for pack in packed(chains[one.name], one.sweep.pack)]
         if not tasks:
             return []
         self._start(orders)
@@ -169,17 +180,18 @@ def _trial(
     root: Storage,
     drift: bool,
 ) -> None:
-    """One Tune trial: a problem's complete network, or a chain. Reports after every iteration."""
+    """One Tune trial: a problem's complete network, or some chains. Reports after every iteration."""
     own.make_known()
-    problem, chain = tasks[config["task"]]
+    problem, pack = tasks[config["task"]]
     one = orders[problem]
-    bench = Bench(SweepStore(root, one.name), one.sweep, one.dataset, drift)
+    bench = Bench(SweepStore(root, one.name), one.sweep, one.dataset, drift, beside=True)
+    failed: list[str] = []
 
     def work() -> None:
-        for event in [bench.complete()] if chain is None else bench.chain(chain):
+        for event in [bench.complete()] if pack is None else bench.chains(pack, failed.append):
             tune.report({name: value for name, value in event.items() if value is not None})
 
-    failed = attempt(_label((one.name, chain)), work)
+    failed += attempt(_label((one.name, pack)), work)
     tune.report({"failed": failed, "problem": one.name})
 
 
@@ -192,25 +204,25 @@ class _Tasks(Searcher):  # type: ignore[misc]  # ray publishes no types
     def __init__(self, tasks: list[Task]) -> None:
         super().__init__()
         self._todo = deque(enumerate(tasks))
-        self._pending = {problem for problem, chain in tasks if chain is None}
+        self._pending = {problem for problem, pack in tasks if pack is None}
         self._running: dict[str, Task] = {}
         self.failures: list[str] = []
 
     def suggest(self, trial_id: str) -> Any:
         for _ in range(len(self._todo)):
-            number, (problem, chain) = self._todo.popleft()
-            if chain is not None and problem in self._pending:
-                self._todo.append((number, (problem, chain)))
+            number, (problem, pack) = self._todo.popleft()
+            if pack is not None and problem in self._pending:
+                self._todo.append((number, (problem, pack)))
                 continue
-            self._running[trial_id] = (problem, chain)
-            return {"problem": problem, "piece": "complete" if chain is None else f"run {chain.run}", "task": number}
+            self._running[trial_id] = (problem, pack)
+            return {"problem": problem, "piece": "complete" if pack is None else runs_of(pack), "task": number}
         return None if self._todo else Searcher.FINISHED
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        problem, chain = self._running.pop(trial_id)
+        problem, pack = self._running.pop(trial_id)
         failed = (result or {}).get("failed") or []
         self.failures += failed
-        if chain is None:
+        if pack is None:
             self._pending.discard(problem)
             if error or failed:  # its chains cannot run
                 self._todo = deque(entry for entry in self._todo if entry[1][0] != problem)
@@ -313,8 +325,8 @@ def _bundle(resources: dict[str, float]) -> dict[str, float]:
 
 
 def _label(task: Task) -> str:
-    problem, chain = task
-    return f"{problem}, complete network" if chain is None else f"{problem}, run {chain.run}"
+    problem, pack = task
+    return f"{problem}, complete network" if pack is None else f"{problem}, {runs_of(pack)}"
 
 
 def _cause(error: BaseException) -> str:

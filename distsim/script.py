@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from distsim.metrics.registry import METRICS as KNOWN
-from distsim.specs import METRICS, Problem
+from distsim.specs import METRICS, PRECISIONS, Problem
 
 # Everything that needs torch is imported inside functions: --help answers at once.
 
@@ -100,10 +100,29 @@ def parser_for(problems: Sequence[Problem], defaults: dict[str, Any]) -> argpars
     )
     place.add_argument("--cpus", type=positive, help="of one trial (default: --threads)")
     place.add_argument("--gpus", type=positive, help="of one trial; a fraction shares a GPU (default: 1 on a GPU)")
+    place.add_argument(
+        "--pack",
+        type=int,
+        default=1,
+        help="runs that one trial trains in turns, step by step: on a GPU, networks too small to fill it fill it "
+        "together; each run is committed by itself and comes out as alone (default: %(default)s)",
+    )
     numbers = parser.add_argument_group("what else determines the numbers")
     numbers.add_argument("--seed", type=int, default=0, help="of every random stream (default: %(default)s)")
     numbers.add_argument(
         "--threads", type=int, default=1, help="of one trial and one comparison, on the CPU (default: %(default)s)"
+    )
+    numbers.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        default="float32",
+        help="of training: float32, or bfloat16 for convolutions and products, faster where the hardware has it; "
+        "activations are always computed in float32 (default: %(default)s)",
+    )
+    numbers.add_argument(
+        "--deterministic",
+        action="store_true",
+        help="a GPU repeats itself bit by bit, at a price in time; a CPU always does",
     )
     numbers.add_argument(
         "--comparison",
@@ -196,8 +215,11 @@ def _run(problems: Sequence[Problem], flags: argparse.Namespace) -> int:
             chance=flags.chance,
             device=device,
             resources=resources(flags, device),
+            pack=flags.pack,
             seed=flags.seed,
             threads=flags.threads,
+            precision=flags.precision,
+            deterministic=flags.deterministic,
             comparison=flags.comparison,
         )
         for problem in problems

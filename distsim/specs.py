@@ -14,9 +14,10 @@ from typing import Any
 
 from distsim.metrics.registry import known
 
-FORMAT = 3  # of the store; part of the identity
+FORMAT = 4  # of the store; part of the identity
 
 OPTIMIZERS = ("adam", "sgd", "fast_sgd")
+PRECISIONS = ("float32", "bfloat16")
 SCHEDULES = ("constant", "step", "triangle")
 AUGMENTATIONS = ("crop", "flip", "affine", "cutout")
 CHANCE_ITERATIONS = (1, 10, 20)  # of run 0
@@ -175,14 +176,15 @@ class Identity:
     data_digest: str  # of the decoded training and test images, labels and class names
     seed: int = 0
     threads: int = 1  # of one trial and one comparison: thread counts change bits
-    precision: str = "float32"  # of training
+    precision: str = "float32"  # of training: float32 | bfloat16 (autocast; weights and their sums stay float32)
+    deterministic: bool = False  # a GPU repeats itself bit by bit, slower; a CPU always does
     storage: str = "auto"  # of activations: auto (float16 where it is safe) | float32
     comparison: str = "exact"  # exact: NBS to 1e-6 of float64 | fast: to 5e-4 (distsim.comparison.Reference)
     format: int = FORMAT
 
     def __post_init__(self) -> None:
         _check(self.threads >= 1, f"threads must be at least 1, got {self.threads}")
-        _check(self.precision == "float32", f"precision must be float32, got {self.precision!r}")
+        _check(self.precision in PRECISIONS, f"precision must be one of {PRECISIONS}, got {self.precision!r}")
         _check(self.storage in ("auto", "float32"), f"storage must be auto or float32, got {self.storage!r}")
         _check(self.comparison in ("exact", "fast"), f"comparison must be exact or fast, got {self.comparison!r}")
 
@@ -232,6 +234,10 @@ class Sweep:
     data: str = ""  # "folder:PATH", "files:PATH", or the folder torchvision keeps its data sets in
     device: str = "cpu"  # cpu | cuda
     resources: tuple[tuple[str, float], ...] = field(default=())  # of one trial, for Ray
+    pack: int = 1  # runs that one trial trains in turns, on one device
+
+    def __post_init__(self) -> None:
+        _check(self.pack >= 1, f"pack must be at least 1, got {self.pack}")
 
     @property
     def problem(self) -> Problem:

@@ -9,20 +9,31 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from distsim import comparison, results
-from distsim.activations import layer_shapes
-from distsim.cost import Cost, layer_cost, product_rate
+from distsim.activations import chunk_shape, layer_shapes
+from distsim.cost import (
+    Cost,
+    comparison_memory,
+    duration,
+    images_to_train,
+    layer_cost,
+    product_rate,
+    training_rate,
+)
 from distsim.data import Dataset, load, pixel_statistics, probe_indices
 from distsim.environment import require_device
 from distsim.extraction import bytes_per_network, readable
 from distsim.models import Layer, build
-from distsim.plan import Chain, Missing, finished_with, missing, room_for_activations, wave
+from distsim.plan import Chain, Missing, NoSpace, finished_with, missing, packed, room_for_activations, runs_of, wave
 from distsim.problems import CIFAR_CLASSES
 from distsim.specs import METRICS, PERMUTATIONS, Extent, Identity, Problem, Sweep
+from distsim.statistics import free_memory
 from distsim.store import NetworkId, Storage, SweepStore
 from distsim.training import threads
 from distsim.work import Bench, Comparer, Comparison, Event, PairJob, attempt, comparisons
 
 Say = Callable[[str], None]
+
+WORTH_MEASURING = 200_000  # images to train, from which on a sweep says how long that takes
 
 
 class SweepFailed(RuntimeError):
@@ -77,6 +88,7 @@ def order(
     chance: bool = True,
     device: str = "cpu",
     resources: tuple[tuple[str, float], ...] = (),
+    pack: int = 1,
     **choices: Any,
 ) -> Order:
     """Load the data and settle the spec. Errors are those of loading and of the specs' fields."""
@@ -90,7 +102,7 @@ def order(
         activations,
         chance,
     )
-    sweep = Sweep(identity, extent, _absolute(data), device, resources)
+    sweep = Sweep(identity, extent, _absolute(data), device, resources, pack)
     network = build(identity.problem, len(dataset.classes))
     per_network = bytes_per_network(identity.problem, len(dataset.classes), identity.storage)
     return Order(sweep, dataset, network.layers, per_network)
@@ -107,8 +119,17 @@ def _absolute(data: str) -> str:
 class Engine(Protocol):
     """Where the work is done: in this process, or by Ray. Each method returns what failed for good, a sentence each."""
 
+    @property
+    def here(self) -> bool:
+        """Whether the work is done on this machine."""
+        ...
+
     def slots(self, orders: list[Order]) -> int:
         """Comparisons of these sweeps at once."""
+        ...
+
+    def trials(self, orders: list[Order], one: Order) -> int:
+        """Trials of this one of the sweeps at once."""
         ...
 
     def train(self, orders: list[Order], chains: dict[str, list[Chain]], complete: set[str]) -> list[str]:
@@ -135,6 +156,8 @@ def run(orders: Iterable[Order], root: Storage, engine: Engine, say: Say = print
         if not worked:
             for one in busy:
                 say(_sentence(one, lacking[one.name]))
+                if lacking[one.name].networks:
+                    say(_training_forecast(busy, one, lacking[one.name], engine))
         worked = True
         chains = _chains(busy, stores, lacking)
         complete = {name for name, lack in lacking.items() if lack.reference}
@@ -189,6 +212,23 @@ def _forecast(busy: list[Order], jobs: Sequence[Comparison], engine: Engine) -> 
         return total.sentence(product_rate(), engine.slots(busy))
 
 
+def _training_forecast(busy: list[Order], one: Order, lack: Missing, engine: Engine) -> str:
+    """Images, and about how long, if that is worth measuring and can be measured here."""
+    identity, problem = one.sweep.identity, one.sweep.problem
+    pruned = sum(map(len, lack.chains.values()))
+    images = images_to_train(problem, len(one.dataset.train_labels), lack.complete, pruned)
+    most = "at most " if problem.recipe.patience is not None else ""
+    text = f"{one.name}: training on {most}{images:,} images"
+    if not engine.here or images < WORTH_MEASURING:
+        return text
+    at_once = max(1, min(engine.trials(busy, one), -(-len(lack.chains) // one.sweep.pack)))
+    with threads(identity.threads):
+        rate = training_rate(
+            problem, len(one.dataset.classes), one.sweep.device, identity.precision, pack=one.sweep.pack
+        )
+    return f"{text}, about {duration(images / (rate * at_once))} with {at_once} trial{'s' * (at_once > 1)} at once"
+
+
 def _results(orders: list[Order], stores: dict[str, SweepStore], root: Storage) -> tuple[bool, list[str]]:
     """Tables and figures of what is committed: whether anything was written, and what failed."""
     written, failures = [], []
@@ -240,11 +280,30 @@ def claim(orders: Iterable[Order], root: Storage, here: bool = True) -> None:
 
 
 def check_workplace(orders: Iterable[Order], here: bool) -> None:
-    """ValueError: the work is done here, and the device asked for, or a library that a metric needs, is not."""
+    """ValueError: the work is done here, and the device asked for, or a library that a metric needs, is not.
+
+    NoSpace: a single comparison needs more memory than there is.
+    """
     for one in orders if here else ():
         require_device(one.sweep.device)
         comparison.require_device(one.sweep.device)
         comparison.require_libraries(one.sweep.extent.metrics)
+        _require_memory(one)
+
+
+def _require_memory(one: Order) -> None:
+    problem, free = one.sweep.problem, free_memory()
+    if free is None or one.sweep.device != "cpu":
+        return
+    shapes = layer_shapes(build(problem, len(problem.classes)), problem.channels, problem.size)
+    for name, shape in shapes.items():
+        whole = (problem.probe, *shape)
+        needed = comparison_memory(whole, chunk_shape(whole)[1])
+        if needed > free:
+            raise NoSpace(
+                f"{one.name}: comparing layer {name} on {problem.probe:,} images takes {readable(needed)} of memory, "
+                f"and {readable(free)} are free: use a smaller --probe"
+            )
 
 
 def compare_only(one: Order, store: SweepStore) -> Order | None:
@@ -265,11 +324,16 @@ def compare_only(one: Order, store: SweepStore) -> Order | None:
 class LocalEngine:
     """Everything in this process, in order: breakpoints work, and the bytes are those that Ray's workers write."""
 
+    here = True
+
     def __init__(self, root: Storage, allow_drift: bool = False, tell: Callable[[Event], None] | None = None) -> None:
         self.root, self.allow_drift = root, allow_drift
         self.tell = tell or (lambda event: None)
 
     def slots(self, orders: list[Order]) -> int:
+        return 1
+
+    def trials(self, orders: list[Order], one: Order) -> int:
         return 1
 
     def train(self, orders: list[Order], chains: dict[str, list[Chain]], complete: set[str]) -> list[str]:
@@ -278,16 +342,16 @@ class LocalEngine:
             bench = Bench(SweepStore(self.root, one.name), one.sweep, one.dataset, self.allow_drift)
             failed = attempt(f"{one.name}, complete network", self._complete, bench) if one.name in complete else []
             if not failed:
-                for chain in chains[one.name]:
-                    failed += attempt(f"{one.name}, run {chain.run}", self._chain, bench, chain)
+                for pack in packed(chains[one.name], one.sweep.pack):
+                    failed += attempt(f"{one.name}, {runs_of(pack)}", self._chains, bench, pack, failed.append)
             failures += failed
         return failures
 
     def _complete(self, bench: Bench) -> None:
         self.tell(bench.complete())
 
-    def _chain(self, bench: Bench, chain: Chain) -> None:
-        for event in bench.chain(chain):
+    def _chains(self, bench: Bench, pack: Sequence[Chain], failed: Callable[[str], None]) -> None:
+        for event in bench.chains(pack, failed):
             self.tell(event)
 
     def compare(self, orders: list[Order], jobs: Sequence[Comparison | PairJob]) -> list[str]:

@@ -3,19 +3,20 @@
 import contextlib
 import copy
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar, cast
 
 import torch
 from torch import nn
 
 from distsim import optim
 from distsim.data import Dataset, augment, validation_split
-from distsim.models import Dropout, Network
+from distsim.models import Network
 from distsim.seeds import derive, torch_stream
 from distsim.specs import Recipe
+from distsim.stepping import Arithmetic, State, Stepper, on_cpu
 
-State = dict[str, torch.Tensor]
 AfterEpoch = Callable[[int, Network], bool]  # (epoch just finished, 0-based; the network) -> stop now?
 
 
@@ -72,6 +73,7 @@ def train(
     epochs: Iterable[int],
     rate: optim.Schedule | None = None,
     after_epoch: Sequence[AfterEpoch] = (),
+    arithmetic: Arithmetic | None = None,
 ) -> list[float]:
     """Train in place through `epochs`, from an empty optimizer; the mean loss of each epoch trained.
 
@@ -79,56 +81,110 @@ def train(
     leave them at exactly zero. After each epoch every function of `after_epoch` is called; one that returns True stops.
     The last partial batch is dropped, unless it is the only one. FloatingPointError: the loss is not finite.
     """
-    rate = rate or optim.schedule(recipe)
-    parameters = dict(network.named_parameters())
-    alive = [(parameters[name], mask.to(data.images.device)) for name, mask in masks.items()]
-    optimizer = optim.optimizer(recipe, network.parameters())
-    batch = min(recipe.batch_size, len(data.images))
-    steps = len(data.images) // batch
-    losses = []
-    for epoch in epochs:
-        network.train()
-        batches = _batches(network, data, recipe, streams, epoch, batch, steps)
-        total = torch.zeros((), device=data.images.device)
-        for step, (images, labels) in enumerate(batches):
-            loss = nn.functional.cross_entropy(network(images), labels)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            for parameter, mask in alive:
-                if parameter.grad is not None:
-                    parameter.grad.mul_(mask)
-            for group in optimizer.param_groups:
-                group["lr"] = rate(epoch, step, steps)
-            optimizer.step()
-            total += loss.detach()
-        losses.append(float(total) / steps)
+    weights = {name: on_cpu(tensor) for name, tensor in network.state_dict().items()}
+    stepper = stepper_for(network, data, recipe, arithmetic)
+    stepper.reset(weights, masks)
+    return finish(train_steps(stepper, recipe, streams, epochs, rate, after_epoch))
+
+
+def stepper_for(network: Network, data: TrainingData, recipe: Recipe, arithmetic: Arithmetic | None = None) -> Stepper:
+    return Stepper(network, data.images, data.labels, (data.mean, data.sd), recipe, arithmetic)
+
+
+@dataclass(frozen=True)
+class Halfway:
+    """A training between two epochs: all that the rest of it depends on, besides its spec. Tensors are on the CPU."""
+
+    tensors: State
+    values: dict[str, Any]  # JSON
+
+
+class Keeper(Protocol):
+    """Where a training is kept after each epoch, so that an interruption costs no more than what came after."""
+
+    def load(self) -> Halfway | None: ...
+
+    def offer(self, halfway: Callable[[], Halfway]) -> None:
+        """Take it, or decline where that would cost too much beside the training."""
+        ...
+
+
+class Memory(Protocol):
+    """A function of `after_epoch` that a training's continuation depends on."""
+
+    def state(self) -> Halfway: ...
+    def load(self, halfway: Halfway) -> None: ...
+
+
+def train_steps(
+    stepper: Stepper,
+    recipe: Recipe,
+    streams: EpochStreams,
+    epochs: Iterable[int],
+    rate: optim.Schedule | None = None,
+    after_epoch: Sequence[AfterEpoch] = (),
+    keeper: Keeper | None = None,
+    memories: Mapping[str, Memory] | None = None,
+) -> Generator[None, None, list[float]]:
+    """`train` of a stepper that was reset, giving way after each step: several trainings may take turns on a device.
+
+    keeper : asked at the start for what an interrupted training left, and offered the state after each epoch;
+    memories : what else belongs to that state
+    """
+    rate, memories = rate or optim.schedule(recipe), memories or {}
+    losses: list[float] = []
+    left = keeper.load() if keeper is not None else None
+    if left is not None:
+        losses = list(left.values["losses"])
+        stepper.load(left.tensors)
+        for name, memory in memories.items():
+            memory.load(_part(left, name))
+    done = len(losses)
+    for epoch in list(epochs)[done:]:
+        seeds = [streams.seed_for("dropout", epoch, index) for index in range(stepper.dropouts)]
+        order = torch.randperm(stepper.examples, generator=streams.generator("order", epoch))
+        draws = augment.draw(recipe.augment, stepper.examples, stepper.size, streams.generator("augment", epoch))
+        stepper.begin(order, draws, [rate(epoch, step, stepper.steps) for step in range(stepper.steps)], seeds)
+        for _ in range(stepper.steps):
+            stepper.step()
+            yield
+        losses.append(stepper.loss())
         if not math.isfinite(losses[-1]):
             where = (
                 "complete network" if streams.run == "complete" else f"run {streams.run}, iteration {streams.iteration}"
             )
             raise FloatingPointError(f"training diverged: {where}: the loss of epoch {epoch + 1} is {losses[-1]}")
-        stops = [stop(epoch, network) for stop in after_epoch]
+        stops = [stop(epoch, stepper.network) for stop in after_epoch]
         if any(stops):
             break
+        if keeper is not None:
+            keeper.offer(lambda: _halfway(stepper, losses, memories))
     return losses
 
 
-def _batches(
-    network: Network, data: TrainingData, recipe: Recipe, streams: EpochStreams, epoch: int, batch: int, steps: int
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """One epoch's augmented, normalised batches; the order, the augmentation and dropout get this epoch's streams."""
-    device, n, size = data.images.device, len(data.images), data.images.shape[-1]
-    order = torch.randperm(n, generator=streams.generator("order", epoch)).to(device)
-    draws = augment.draw(recipe.augment, n, size, streams.generator("augment", epoch))
-    draws = {name: values.to(device) for name, values in draws.items()}
-    dropouts = [module for module in network.modules() if isinstance(module, Dropout)]
-    for index, module in enumerate(dropouts):
-        module.reseed(streams.seed_for("dropout", epoch, index), device)
-    for step in range(steps):
-        rows = slice(step * batch, (step + 1) * batch)
-        chosen = order[rows]
-        drawn = {name: values[rows] for name, values in draws.items()}
-        yield augment.apply(data.images[chosen], drawn, data.mean, data.sd), data.labels[chosen]
+def _halfway(stepper: Stepper, losses: list[float], memories: Mapping[str, Memory]) -> Halfway:
+    tensors, states = stepper.state(), {name: memory.state() for name, memory in memories.items()}
+    for name, state in states.items():
+        tensors |= {f"memory/{name}/{key}": value for key, value in state.tensors.items()}
+    return Halfway(tensors, {"losses": losses, "memories": {name: state.values for name, state in states.items()}})
+
+
+def _part(halfway: Halfway, name: str) -> Halfway:
+    prefix = f"memory/{name}/"
+    tensors = {key.removeprefix(prefix): value for key, value in halfway.tensors.items() if key.startswith(prefix)}
+    return Halfway(tensors, halfway.values["memories"][name])
+
+
+Result = TypeVar("Result")
+
+
+def finish(steps: Generator[None, None, Result]) -> Result:
+    """What a generator that gives way returns at its end."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return cast(Result, end.value)
 
 
 @torch.no_grad()
@@ -174,6 +230,18 @@ class EarlyStopping:
         else:
             self.waited += 1
         return self.waited >= self.patience
+
+    def state(self) -> Halfway:
+        best = {name: on_cpu(tensor) for name, tensor in (self.best_state or {}).items()}
+        loss = self.best_loss if math.isfinite(self.best_loss) else None
+        values = {"losses": self.losses, "best_epoch": self.best_epoch, "best_loss": loss, "waited": self.waited}
+        return Halfway(best, values)
+
+    def load(self, halfway: Halfway) -> None:
+        values = halfway.values
+        self.losses, self.best_epoch, self.waited = list(values["losses"]), values["best_epoch"], values["waited"]
+        self.best_loss = math.inf if values["best_loss"] is None else values["best_loss"]
+        self.best_state = dict(halfway.tensors) or None
 
 
 @contextlib.contextmanager

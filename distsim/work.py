@@ -6,7 +6,8 @@ Each takes the store, asks it what is already there, and commits what it makes; 
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -24,8 +25,9 @@ from distsim.models import Network, build
 from distsim.plan import Chain
 from distsim.seeds import numpy_stream
 from distsim.specs import PERMUTATIONS, Sweep
-from distsim.store import DamagedStore, NetworkId, SweepStore, network_label
+from distsim.store import DamagedStore, NetworkId, SweepStore, network_label, network_path
 from distsim.store.activations import Reader
+from distsim.store.epochs import EpochKeeper
 from distsim.training import threads
 
 # What a person can act on, and what trying again would not change: reported, never retried.
@@ -37,8 +39,12 @@ Event = dict[str, Any]
 class Bench:
     """A worker's own copy of a problem: its data on the device, ready to train and to extract."""
 
-    def __init__(self, store: SweepStore, sweep: Sweep, dataset: Dataset, allow_drift: bool = False) -> None:
+    def __init__(
+        self, store: SweepStore, sweep: Sweep, dataset: Dataset, allow_drift: bool = False, beside: bool = False
+    ) -> None:
+        """beside : write activations in a thread of its own, while the next network is trained."""
         self.store, self.sweep, self.dataset, self.allow_drift = store, sweep, dataset, allow_drift
+        self.beside = beside
         require_device(sweep.device)
         self.device = torch.device(sweep.device)
         self._trainer: Trainer | None = None
@@ -62,7 +68,7 @@ class Bench:
         with threads(self.sweep.identity.threads):
             if self.store.mark(None) is None:
                 with stages.stage("complete", self.sweep.name):
-                    step = self.trainer.complete()
+                    step = self.trainer.complete(self._keeper(None))
                 files = {"probe.json": self._probe_file()}
                 self._commit(None, step, started, files)
             complete = self._load_complete()
@@ -70,21 +76,51 @@ class Bench:
                 self.extract(None, complete)
             return self._event(None, started, complete)
 
-    def chain(self, work: Chain) -> Iterator[Event]:
-        """Train the run's missing iterations in order, each committed before the next, and write activations."""
+    def chains(self, works: Sequence[Chain], failed: Callable[[str], None]) -> Iterator[Event]:
+        """Train the runs' missing iterations, each committed before its run's next, and write activations.
+
+        The runs take turns, a step of training each: on a GPU each has a stream of its own, so that networks that are
+        too small to fill the device fill it together. Every run comes out as it would alone. What ends one run, a
+        sentence for `failed`, does not end the others.
+        """
         with threads(self.sweep.identity.threads):
             complete = self._load_complete()
-            before: Step | None = complete
+            lanes = [(work, self._turns(work, complete), self._stream()) for work in works]
+            try:
+                while lanes:
+                    for lane in tuple(lanes):
+                        work, turns, stream = lane
+                        try:
+                            with torch.cuda.stream(stream):
+                                event = next(turns)
+                        except StopIteration:
+                            lanes.remove(lane)
+                        except EXPECTED as error:
+                            lanes.remove(lane)
+                            failed(sentence(f"{self.sweep.name}, run {work.run}", error))
+                        else:
+                            if event is not None:
+                                yield event
+            finally:
+                for _, turns, _ in lanes:
+                    turns.close()
+
+    def _turns(self, work: Chain, complete: Step) -> Generator[Event | None, None, None]:
+        """A run, giving way after each step of training; an event after each iteration."""
+        before: Step | None = complete
+        with _Beside(self.beside) as beside:
             for iteration in range(1, max((*work.train, *work.extract), default=0) + 1):
                 started, network = time.time(), (work.run, iteration)
                 step = None
                 if iteration in work.train and self.store.mark(network) is None:
                     before = before or self.store.load_network((work.run, iteration - 1))
-                    step = self.trainer.iterate(work.run, iteration, before, complete)
+                    keeper = self._keeper(network)
+                    with stages.stage("training", self.sweep.name, network_label(network)):
+                        step = yield from self.trainer.iterating(work.run, iteration, before, complete, keeper)
                     self._commit(network, step, started)
                 if iteration in work.extract and self.store.activations_mark(network) is None:
                     step = step or self.store.load_network(network)
-                    self.extract(network, step)
+                    beside.do(self.extract, network, step)
                 if step is not None:
                     yield self._event(network, started, step)
                 before = step
@@ -93,8 +129,15 @@ class Bench:
         """Write and commit a network's activations, unless they are there."""
         if self.store.activations_mark(network) is None:
             step = step or self.store.load_network(network)
-            with threads(self.sweep.identity.threads):
+            with threads(self.sweep.identity.threads), torch.cuda.stream(self._stream()):
                 extract(self.store, self.sweep, self.probe, self.trainer.classes, network, step)
+
+    def _stream(self) -> "torch.cuda.Stream | None":
+        return torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
+
+    def _keeper(self, network: NetworkId) -> EpochKeeper:
+        sweep = self.sweep
+        return EpochKeeper(self.store.storage, network_path(network), sweep.identity.hash, environment(sweep))
 
     def redo(self, network: NetworkId) -> str:
         """Compute one network again; commit it if it is missing, else say whether it equals what is committed.
@@ -373,13 +416,49 @@ class Permuted:
             yield panel[self.order]
 
 
+class _Beside:
+    """Does one thing at a time beside what goes on, or at once; the block ends when all is done.
+
+    An error comes out at the next call, or at the end.
+    """
+
+    def __init__(self, beside: bool) -> None:
+        self._pool = ThreadPoolExecutor(1) if beside else None
+        self._doing: Future[None] | None = None
+
+    def __enter__(self) -> "_Beside":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if self._pool is not None:
+            self._pool.shutdown()
+            if kind is None:
+                self._settled()
+
+    def do(self, work: Callable[..., None], *args: Any) -> None:
+        if self._pool is None:
+            work(*args)
+            return
+        self._settled()
+        self._doing = self._pool.submit(work, *args)
+
+    def _settled(self) -> None:
+        if self._doing is not None:
+            done, self._doing = self._doing, None
+            done.result()
+
+
 def attempt(label: str, work: Callable[..., Any], *args: Any) -> list[str]:
     """Do the work; empty, or one sentence where it failed for a reason that trying again would not change."""
     try:
         work(*args)
     except EXPECTED as error:
-        return [f"{label}: {error}" if label not in str(error) else str(error)]
+        return [sentence(label, error)]
     return []
+
+
+def sentence(label: str, error: BaseException) -> str:
+    return f"{label}: {error}" if label not in str(error) else str(error)
 
 
 def _announce_epoch(epoch: int, network: Network) -> bool:

@@ -15,14 +15,14 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # The order in which data flow. A stage reaches none that comes after it, by whatever way.
 STAGES = (
     ("metrics", "specs", "seeds", "stages"),
-    ("data", "models", "optim", "pruning", "training", "chain"),
+    ("data", "models", "optim", "pruning", "stepping", "training", "chain"),
     ("activations",),
     ("statistics", "comparison"),
     ("store", "extraction", "plan", "cost", "work"),
     ("summary",),
     ("claims", "figures", "results"),
     ("sweep", "between_models", "pairs", "across"),
-    ("ray_engine",),
+    ("ray_engine", "doctor"),
     ("script", "cli"),
 )
 

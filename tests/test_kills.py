@@ -32,9 +32,10 @@ def test_a_process_killed_in_one_stage_after_the_other(
 ) -> None:
     reference, expected = uninterrupted
     with Sweep(tmp_path, "killed", [*FLAGS, "--local"]) as sweep:
-        for stage, occurrence in {"commit": 2, "extraction": 1, "comparison": 9, "reduction": 1}.items():
+        stages = {"commit": 2, "checkpoint": 1, "extraction": 1, "comparison": 9, "reduction": 1}
+        for stage, occurrence in stages.items():
             struck = sweep.strike(Kill(stage, "driver", occurrence, 0.1), reference.watch.usual(stage))
-            assert struck.hit == (stage,)
+            assert struck.hit[0] == stage  # a checkpoint is between two epochs
         sweep.finish()
         assert differing(digests(sweep), expected) == []
 
@@ -76,7 +77,9 @@ def test_pieces_that_differ_are_named() -> None:
 
 
 def test_the_plan_hits_every_stage_in_the_sweeps_order() -> None:
-    counts = Counter(complete=1, epoch=300, commit=25, extraction=25, comparison=192, reduction=1, figures=1)
+    counts = Counter(
+        complete=1, epoch=300, checkpoint=25, commit=25, extraction=25, comparison=192, reduction=1, figures=1
+    )
     for seed in range(50):
         kills = plan(12, seed, counts)
         assert kills == plan(12, seed, counts)
@@ -89,8 +92,8 @@ def test_the_plan_hits_every_stage_in_the_sweeps_order() -> None:
         victims = " ".join(kill.victim for kill in kills)
         assert "worker worker worker" not in victims
         assert {"driver", "worker", "tree"} == set(victims.split())
-    with pytest.raises(ValueError, match="7 stages are to be hit"):
-        plan(6, 0, counts)
+    with pytest.raises(ValueError, match="8 stages are to be hit"):
+        plan(7, 0, counts)
 
 
 def test_stages_are_read_as_they_are_written(tmp_path: Path) -> None:
@@ -108,6 +111,7 @@ def test_stages_are_read_as_they_are_written(tmp_path: Path) -> None:
         assert watch.inside(7) == ()
         assert write("4.0 7 epoch 2\n4.5 8 epoch 2\n5.0 7 epoch 3\n") == [(7, "epoch"), (8, "epoch")]
         assert (watch.inside(7), watch.inside(8)) == ((), ("epoch",)), "after the last epoch the training is over"
+        assert write("5.5 7 training end digits run 0, iteration 1\n") == []
         assert write("6.0 7 commit begin digits run 0, iteration 1\n") == [(7, "commit")]
         assert watch.close(alive={7}) == ("epoch",)
         assert watch.close(alive=set()) == ("commit",)

@@ -293,7 +293,7 @@ def test_an_interrupt_is_not_mistaken_for_the_end(tmp_path: Path) -> None:
     assert len(store_in(tmp_path).contents().networks) == 4
 
 
-FIRST, SECOND = Chain(0, (1,), ()), Chain(1, (1,), ())
+FIRST, SECOND = (Chain(0, (1,), ()),), (Chain(1, (1,), ()),)
 
 
 def suggested(tasks: _Tasks, trial: str) -> int | str | None:

@@ -37,7 +37,9 @@ class Dropout(nn.Module):
         self.generator: torch.Generator | None = None
 
     def reseed(self, seed: int, device: torch.device) -> None:
-        self.generator = torch.Generator(device=device).manual_seed(seed)
+        if self.generator is None or self.generator.device.type != device.type:
+            self.generator = torch.Generator(device=device)
+        self.generator.manual_seed(seed)  # of the same one: a CUDA graph draws from the one it was captured with
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if not self.training:

@@ -50,6 +50,7 @@ def network_label(network: NetworkId) -> str:
     return "complete network" if network is None else f"run {network[0]}, iteration {network[1]}"
 
 
+EPOCHS = "epoch"  # folder of a training between two epochs, in its network's
 _NETWORK = r"(?:complete|runs/(?P<run>\d+)/iter_(?P<iteration>\d+))"
 _COMMIT = re.compile(rf"{_NETWORK}/{MARK}")
 _ACTIVATIONS = re.compile(rf"{_NETWORK}/activations/{MARK}")
@@ -179,7 +180,9 @@ class SweepStore:
                 attempt.put("rewind.safetensors", safetensors.torch.save(step.rewind))
             for name, content in (files or {}).items():
                 attempt.put(name, content)
-            return attempt.commit(values=step.record, **fields)
+            mark = attempt.commit(values=step.record, **fields)
+        self.storage.delete_prefix(f"{network_path(network)}/{EPOCHS}")  # what a shorter stop would have gone on from
+        return mark
 
     def load_masks(self, network: NetworkId) -> dict[str, Any]:
         """A committed network's masks by parameter. Errors as in `load_network`."""

@@ -34,10 +34,11 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 
 # "epoch" is the inside of the training of a pruned network: between its first and its last finished epoch.
-STAGES = ("complete", "epoch", "commit", "extraction", "comparison", "reduction", "figures")
-PHASE = {"complete": 0, "epoch": 1, "commit": 1, "extraction": 1, "comparison": 2, "reduction": 3, "figures": 4}
+STAGES = ("complete", "epoch", "checkpoint", "commit", "extraction", "comparison", "reduction", "figures")
+PHASE = dict(zip(STAGES, (0, 1, 1, 1, 1, 2, 3, 4), strict=True))
 DRIVERS_OWN = ("reduction", "figures")  # stages that no worker has
-RECURRING = ("epoch", "commit", "extraction", "comparison")
+RECURRING = ("epoch", "checkpoint", "commit", "extraction", "comparison")
+WITHIN_TRAINING = ("checkpoint", "extraction")  # between two epochs, and beside them
 VICTIMS = ("driver", "worker", "tree")
 
 PATIENCE = 900.0  # seconds until a sweep that neither ends nor reaches a stage is given up
@@ -130,11 +131,14 @@ class Watch:
 
     def _take(self, line: str) -> tuple[int, str] | None:
         at, pid, stage, detail, *_ = line.split()
+        if stage == "training":  # the frame of epochs, checkpoints and what is no stage of its own
+            return None
         now, stages = float(at), self._open[int(pid)]
         if stage == "epoch":
             return self._epoch(int(pid), int(detail), now)
         if detail == "begin":
-            stages.pop("epoch", None)
+            if stage not in WITHIN_TRAINING:
+                stages.pop("epoch", None)
             stages[stage] = now
             self.begun[stage] += 1
             return int(pid), stage
