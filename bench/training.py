@@ -54,7 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if flags.small:
         flags = argparse.Namespace(**vars(flags) | SMALL)
     if flags.child:
-        print(json.dumps(bare(**json.loads(flags.child))))
+        request = json.loads(flags.child)
+        print(json.dumps(CHILDREN[request.pop("task")](**request)))
         return 0
     conditions = machine.describe(flags.threads, flags.device)
     print(f"{conditions}\n", flush=True)
@@ -263,13 +264,37 @@ def speed(flags: argparse.Namespace) -> Found:
         print(" | ".join(cells), file=sys.stderr, flush=True)
     table.notes.append(
         f"Images a second. The seeds' way: a DataLoader over PIL images with torchvision's transforms, the best of "
-        f"{', '.join(map(str, flags.workers))} workers, and a plain float32 loop (bench/seeds_loop.py). Ours: the "
-        "library's step with augmentation, epochs' beginnings included. A step's share: forward, backward and update "
+        f"{', '.join(map(str, flags.workers))} workers, and a plain float32 loop (bench/seeds_loop.py), in a process "
+        "of its own. Ours: the library's step with augmentation, epochs' beginnings included. A step's share: forward, "
+        "backward and update "
         "of one batch that is there already, of our whole step. Medians of "
         f"{ROUNDS} rounds in turns, {flags.seconds:g} s each way."
     )
     what = "All problems at full width, " + ("CIFAR-10 images (JPEG)." if flags.data else "images made on the spot.")
     return "Images a second", what, [table]
+
+
+def _seeds_rate(flags: argparse.Namespace, name: str, workers: int) -> float:
+    """In a process of its own, which has the C library's memory as it comes."""
+    request = {"task": "seeds", "name": name, "workers": workers, "images": flags.images, "data": flags.data}
+    request |= {"enough": flags.seconds, "count": flags.threads}
+    return float(_ask(request, flags.threads)["rate"])
+
+
+def seeds(name: str, workers: int, images: int, data: str, enough: float, count: int) -> dict[str, float]:
+    given = material(name, pictures(argparse.Namespace(images=min(images, 2000), data=data)))
+    with threads(count):
+        return {"rate": seeds_loop.images_a_second(given, workers, enough)}
+
+
+def _started(request: dict[str, Any], count: int) -> "subprocess.Popen[str]":
+    command = [sys.executable, str(Path(__file__).resolve()), "--child", json.dumps(request)]
+    environment = os.environ | {"OMP_NUM_THREADS": str(count), "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+
+
+def _ask(request: dict[str, Any], count: int) -> dict[str, float]:
+    return dict(json.loads(_started(request, count).communicate()[0].splitlines()[-1]))
 
 
 def _verdict(flags: argparse.Namespace, value: float, target: float | None, unit: str = "", most: bool = False) -> str:
@@ -330,10 +355,8 @@ def bare(name: str, images: int, enough: float) -> dict[str, float]:
 
 
 def _two_bare(problem: Problem, flags: argparse.Namespace) -> list[float]:
-    request = {"name": problem.name, "images": problem.train_limit, "enough": 3 * flags.iteration_seconds}
-    command = [sys.executable, str(Path(__file__).resolve()), "--child", json.dumps(request)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) for _ in range(2)]
+    request = {"task": "bare", "name": problem.name, "images": problem.train_limit}
+    running = [_started(request | {"enough": 3 * flags.iteration_seconds}, 1) for _ in range(2)]
     return [json.loads(process.communicate()[0].splitlines()[-1])["rate"] for process in running]
 
 
@@ -341,9 +364,9 @@ def _two_trials(problem: Problem, flags: argparse.Namespace) -> list[float]:
     with tempfile.TemporaryDirectory() as folder:
         log = _sweep(problem, flags, Path(folder), runs=2, iterations=4, activations="memory", cores=1)
     trained = problem.recipe.epochs * _images_an_epoch(problem)
-    rates: dict[int, list[float]] = {}
-    for pid, taken in log.durations("training"):
-        rates.setdefault(pid, []).append(trained / taken)
+    rates: dict[str, list[float]] = {}
+    for label, taken in log.durations("training"):
+        rates.setdefault(label.partition(",")[0], []).append(trained / taken)
     return [statistics.median(found) for found in rates.values()]
 
 
@@ -396,8 +419,8 @@ class Log:
 
     lines: list[tuple[float, int, str, str]]
 
-    def durations(self, stage: str) -> Iterator[tuple[int, float]]:
-        """(pid, seconds) of each time that a process was in the stage."""
+    def durations(self, stage: str) -> Iterator[tuple[str, float]]:
+        """(what, seconds) of each time that a process was in the stage."""
         begun: dict[tuple[int, str], float] = {}
         for at, pid, name, details in self.lines:
             if name != stage:
@@ -406,7 +429,7 @@ class Log:
             if word == "begin":
                 begun[pid, label] = at
             elif word == "end":
-                yield pid, at - begun.pop((pid, label))
+                yield label, at - begun.pop((pid, label))
 
     def chain(self) -> tuple[float, float, float]:
         """Of the only run: its wall time, that of its steps of training, and that of its extractions."""
@@ -574,12 +597,10 @@ def _of_iterations(tables: Any, iterations: int) -> list[dict[str, float]]:
     """Of each iteration, the complete network first: the accuracy, and each metric's mean over the layers."""
     found: list[dict[str, float]] = []
     for iteration in range(iterations + 1):
-        networks = [row for row in tables["networks"] if row["iteration"] == iteration]
-        values = {"accuracy": float(networks[0]["accuracy"])}
-        rows = [row for row in tables["similarities"] if iteration and row["iteration"] == iteration]
-        for metric in dict.fromkeys(row["metric"] for row in rows):
-            here = [float(row["value"]) for row in rows if row["metric"] == metric and row["value"] is not None]
-            values[metric] = statistics.fmean(here)
+        networks = tables.networks[tables.networks["iteration"] == iteration]
+        values = {"accuracy": float(networks["accuracy"].iloc[0])}
+        rows = tables.similarities[tables.similarities["iteration"] == iteration]
+        values |= {str(metric): float(value) for metric, value in rows.groupby("metric")["value"].mean().items()}
         found.append(values)
     return found
 
@@ -598,6 +619,8 @@ def _drawn_classes(folder: Path, images: int) -> Path:
             Image.fromarray(image).save(place / f"{i}.png")
     return folder / "images"
 
+
+CHILDREN: dict[str, Callable[..., dict[str, float]]] = {"bare": bare, "seeds": seeds}
 
 SECTIONS: dict[int, Callable[[argparse.Namespace], Found]] = {
     1: speed,
