@@ -82,6 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 SMALL = {
     "problems": ("cifar2", "lenet5_mnist"),
     "seconds": 0.3,
+    "rounds": 1,
     "threads": 1,
     "workers": (0,),
     "iteration_seconds": 1.0,
@@ -98,6 +99,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--problems", type=lambda text: tuple(text.split(",")), default=NAMES, help="of section 1")
     parser.add_argument("--data", default="", help="folder:PATH for real images; made on the spot without it")
     parser.add_argument("--seconds", type=float, default=8.0, help="of each measurement (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=5, help="of section 1 (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=2, help="of everything measured (default: %(default)s)")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="(default: %(default)s)")
     parser.add_argument("--iteration-seconds", type=float, default=10.0, help="in section 3 (default: %(default)s)")
@@ -266,9 +268,9 @@ def speed(flags: argparse.Namespace) -> Found:
         f"Images a second. The seeds' way: a DataLoader over PIL images with torchvision's transforms, the best of "
         f"{', '.join(map(str, flags.workers))} workers, and a plain float32 loop (bench/seeds_loop.py), in a process "
         "of its own. Ours: the library's step with augmentation, epochs' beginnings included. A step's share: forward, "
-        "backward and update "
-        "of one batch that is there already, of our whole step. Medians of "
-        f"{ROUNDS} rounds in turns, {flags.seconds:g} s each way."
+        "backward and update of one batch that is there already, of our whole step. Medians of "
+        f"{flags.rounds} rounds in which all have their turns, {flags.seconds:g} s for a turn of the seeds' way; a "
+        "ratio is the median of the rounds' ratios."
     )
     what = "All problems at full width, " + ("CIFAR-10 images (JPEG)." if flags.data else "images made on the spot.")
     return "Images a second", what, [table]

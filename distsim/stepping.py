@@ -216,7 +216,7 @@ class Stepper:
                 graph.register_generator_state(module.generator)
         self._optimizer.zero_grad(set_to_none=True)
         self._at.zero_()
-        with torch.cuda.graph(graph):
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # another may be writing activations
             self._step()
         return _Replay(graph)
 

@@ -14,9 +14,18 @@ BENCH = Path(__file__).parents[1] / "bench"
 
 @pytest.fixture
 def metrics(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    yield from script("metrics", monkeypatch)
+
+
+@pytest.fixture
+def training(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    yield from script("training", monkeypatch)
+
+
+def script(name: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     """The script as a module. Loaded by its path, since tests/ has a package of that name."""
     monkeypatch.syspath_prepend(BENCH)
-    spec = importlib.util.spec_from_file_location("bench_metrics", BENCH / "metrics.py")
+    spec = importlib.util.spec_from_file_location(f"bench_{name}", BENCH / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -69,3 +78,39 @@ def test_networks_are_chosen_evenly(metrics: ModuleType) -> None:
     assert metrics.spaced(20, 4) == [3, 8, 13, 18]
     assert metrics.spaced(8, 8) == list(range(1, 9))
     assert metrics.spaced(3, 5) == [1, 2, 3]
+
+
+def test_sections_of_the_training_benchmark(
+    training: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Those that start no Ray: 2 and 3 measure whole sweeps."""
+    document = tmp_path / "benchmarks.md"
+    assert training.main(["--small", "--only", "1,4,5", "--write", str(document)]) == 0
+    text, printed = document.read_text(), capsys.readouterr().out
+    for number in (1, 4, 5):
+        (section,) = re.findall(f"<!-- training {number}: begin -->\n(.*?)<!-- training {number}: end -->", text, re.S)
+        assert section in printed
+        for table in re.findall(r"(?:^\|.*\n)+", section, re.M):
+            header, _, *rows = table.splitlines()
+            assert rows
+            assert {row.count("|") for row in rows} == {header.count("|")}
+    rates = re.findall(r"^\| (cifar2|lenet5_mnist) +\| 128 +\| ([\d,]+) ", text, re.M)
+    assert [name for name, rate in rates if int(rate.replace(",", ""))] == ["cifar2", "lenet5_mnist"]
+    assert len(re.findall(r"^\| [012] +\| (?:accuracy|svcca|cka|nbs) ", text, re.M)) == 1 + 2 * 4
+    assert "**open**" in text, "the GPU's rows"
+
+
+def test_what_workers_announced_is_read_as_durations(training: ModuleType) -> None:
+    lines = [
+        (1.0, 7, "training", "begin a run 0, iteration 1"),
+        (2.0, 7, "checkpoint", "begin runs/0000/iter_01/epoch after 1 epochs"),
+        (2.5, 7, "checkpoint", "end runs/0000/iter_01/epoch after 1 epochs"),
+        (4.0, 7, "training", "end a run 0, iteration 1"),
+        (4.0, 7, "commit", "begin a run 0, iteration 1"),
+        (4.5, 7, "commit", "end a run 0, iteration 1"),
+        (4.6, 7, "extraction", "begin a, run 0, iteration 1"),
+        (5.6, 7, "extraction", "end a, run 0, iteration 1"),
+    ]
+    assert list(training.Log(lines).durations("training")) == [("a run 0, iteration 1", 3.0)]
+    wall, trained, extraction = training.Log(lines).chain()
+    assert (wall, trained, round(extraction, 9)) == (3.5, 2.5, 1.0)

@@ -293,6 +293,20 @@ def test_an_interrupt_is_not_mistaken_for_the_end(tmp_path: Path) -> None:
     assert len(store_in(tmp_path).contents().networks) == 4
 
 
+def test_runs_in_packs_are_those_alone(tmp_path: Path, local: Path) -> None:
+    """Two packs, of two runs and of one; and a run in a pack that diverges takes no other with it."""
+    packed = {"pack": 2, "metrics": ("cka",)}
+    assert by_ray(tmp_path / "packed", ordered(3, 3, **packed))
+    found, expected = (store_in(folder) for folder in (tmp_path / "packed", local))
+    assert len(found.contents().networks) == 10
+    for network in expected.contents().networks:
+        mark, other = expected.mark(network), found.mark(network)
+        assert mark is not None
+        assert other is not None
+        assert mark.digest == other.digest
+    assert made_by(found, (0, 1)) == made_by(found, (1, 1)), "by one process"
+
+
 FIRST, SECOND = (Chain(0, (1,), ()),), (Chain(1, (1,), ()),)
 
 
