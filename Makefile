@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: demo test check lint types faults clean
+.PHONY: demo test check lint types faults bench clean
 
 demo: $(READY)
 	$(BIN)/python sweeps/digits.py
@@ -17,6 +17,11 @@ check: lint types test
 # Twelve SIGKILLs of the demo, one at least in every stage, each followed by the same command; then digests are compared.
 faults: $(READY)
 	$(BIN)/python tests/faults/kills.py --kills 12 --local-too
+
+# Hours: bench/*.py --help says how to measure less, and how to write the tables of docs/benchmarks.md.
+bench: $(READY)
+	$(BIN)/python bench/training.py
+	$(BIN)/python bench/metrics.py --no-peers
 
 lint: $(READY)
 	$(BIN)/ruff format --check .

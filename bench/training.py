@@ -382,8 +382,8 @@ def _images_an_epoch(problem: Problem) -> int:
 
 def overhead(flags: argparse.Namespace) -> Found:
     problem = _sized(flags, "cifar2", threads_each=1)
-    table = Table(("activations", "an iteration", "trained", "not training", "target", "extraction", "of the wall time",
-                   "target", "activations written"))  # fmt: skip
+    header = ("activations", "an iteration", "trained", "not training", "target", "of it kept epochs")
+    table = Table((*header, "extraction", "of the wall time", "target", "activations written"))
     for kept in ("store", "memory"):
         with tempfile.TemporaryDirectory() as folder:
             log = _sweep(problem, flags, Path(folder), runs=1, iterations=4, activations=kept, cores=2)
@@ -392,7 +392,7 @@ def overhead(flags: argparse.Namespace) -> Found:
                 for file in Path(folder).rglob("*")
                 if file.is_file() and "/runs/" in str(file) and "/activations/" in str(file)
             )
-        wall, training, extraction = log.chain()
+        wall, training, extraction, epochs = log.chain()
         rest = 100 * (wall - training) / wall
         share = 100 * extraction / wall
         table.add(
@@ -401,6 +401,7 @@ def overhead(flags: argparse.Namespace) -> Found:
             seconds(training / 4),
             f"{rest:.1f} %",
             _verdict(flags, rest, 3, " %", most=True),
+            f"{100 * epochs / wall:.1f} %",
             seconds(extraction / 4),
             f"{share:.1f} %",
             _verdict(flags, share, 15, " %", most=True),
@@ -433,15 +434,16 @@ class Log:
             elif word == "end":
                 yield label, at - begun.pop((pid, label))
 
-    def chain(self) -> tuple[float, float, float]:
-        """Of the only run: its wall time, that of its steps of training, and that of its extractions."""
+    def chain(self) -> tuple[float, float, float, float]:
+        """Of the only run: its wall time, that of its steps, of its extractions, and of keeping epochs."""
         of_run = [line for line in self.lines if "run 0" in line[3]]
         first = min(at for at, _, name, details in of_run if name == "training" and details.startswith("begin"))
         last = max(at for at, _, name, details in of_run if name == "commit" and details.startswith("end"))
         log = Log(of_run)
-        kept = sum(taken for _, taken in Log(self.lines).durations("checkpoint") if taken)
+        keeping = Log([line for line in self.lines if "runs/0000" in line[3]]).durations("checkpoint")
+        kept = sum(taken for _, taken in keeping)
         training = sum(taken for _, taken in log.durations("training")) - kept
-        return last - first, training, sum(taken for _, taken in log.durations("extraction"))
+        return last - first, training, sum(taken for _, taken in log.durations("extraction")), kept
 
 
 def _sweep(

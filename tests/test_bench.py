@@ -103,8 +103,8 @@ def test_sections_of_the_training_benchmark(
 def test_what_workers_announced_is_read_as_durations(training: ModuleType) -> None:
     lines = [
         (1.0, 7, "training", "begin a run 0, iteration 1"),
-        (2.0, 7, "checkpoint", "begin runs/0000/iter_01/epoch after 1 epochs"),
-        (2.5, 7, "checkpoint", "end runs/0000/iter_01/epoch after 1 epochs"),
+        (2.0, 7, "checkpoint", "begin runs/0000/iter_01/epoch"),
+        (2.5, 7, "checkpoint", "end runs/0000/iter_01/epoch"),
         (4.0, 7, "training", "end a run 0, iteration 1"),
         (4.0, 7, "commit", "begin a run 0, iteration 1"),
         (4.5, 7, "commit", "end a run 0, iteration 1"),
@@ -112,5 +112,5 @@ def test_what_workers_announced_is_read_as_durations(training: ModuleType) -> No
         (5.6, 7, "extraction", "end a, run 0, iteration 1"),
     ]
     assert list(training.Log(lines).durations("training")) == [("a run 0, iteration 1", 3.0)]
-    wall, trained, extraction = training.Log(lines).chain()
-    assert (wall, trained, round(extraction, 9)) == (3.5, 2.5, 1.0)
+    wall, trained, extraction, kept = training.Log(lines).chain()
+    assert (wall, trained, round(extraction, 9), kept) == (3.5, 2.5, 1.0, 0.5)

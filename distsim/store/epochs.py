@@ -43,11 +43,11 @@ class EpochKeeper:
         started = time.monotonic()
         if self._cost > SHARE * (started - self._last):
             return
-        taken = halfway()
-        about = canonical_json(self._about | {"values": taken.values})
-        content = safetensors.torch.save(taken.tensors, metadata={"about": about})
-        path = f"{self._folder}/{hashlib.sha256(content).hexdigest()}.safetensors"
-        with stages.stage("checkpoint", self._folder, f"after {len(taken.values['losses'])} epochs"):
+        with stages.stage("checkpoint", self._folder):
+            taken = halfway()
+            about = canonical_json(self._about | {"values": taken.values})
+            content = safetensors.torch.save(taken.tensors, metadata={"about": about})
+            path = f"{self._folder}/{hashlib.sha256(content).hexdigest()}.safetensors"
             try:
                 older = [other for other in self._storage.sizes(self._folder) if other != path]
                 self._storage.put(path, content)
