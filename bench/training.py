@@ -10,6 +10,7 @@ Sections: 1 images a second, 2 two trials at once, 3 what is not training, 4 GPU
 
 import argparse
 import dataclasses
+import functools
 import json
 import os
 import statistics
@@ -136,6 +137,10 @@ class Material:
         device = self.images.device
         return torch.tensor(mean, device=device), torch.tensor(sd, device=device)
 
+    @functools.cached_property
+    def pictures(self) -> augment.Pictures:
+        return augment.Pictures(self.images, *self.normalise)
+
     @property
     def classes(self) -> int:
         return len(self.problem.classes) or 10
@@ -170,7 +175,7 @@ class Ours:
         network = build(problem, given.classes, torch_stream(0, "initialisation"))
         weights = {name: tensor.clone() for name, tensor in network.state_dict().items()}
         arithmetic = Arithmetic(precision, deterministic)
-        self.stepper = Stepper(network.to(device), given.images, given.labels, given.normalise, recipe, arithmetic)
+        self.stepper = Stepper(network.to(device), given.pictures, given.labels, recipe, arithmetic)
         self.stepper.reset(weights, {})
         self.recipe, self.epoch = recipe, 0
         self._at = self.stepper.steps  # of this epoch

@@ -121,13 +121,11 @@ class _Lane:
         images = torch.randint(256, (n, problem.channels, problem.size, problem.size), generator=generator)
         network = build(problem, classes, generator)
         weights = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-        normalise = (torch.full((problem.channels,), 0.5, device=device),) * 2
+        pictures = augment.Pictures(images.byte().to(device), *(torch.full((problem.channels,), 0.5),) * 2)
         labels = torch.arange(n, device=device) % classes
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         with torch.cuda.stream(self._stream):
-            self.stepper = Stepper(
-                network.to(device), images.byte().to(device), labels, normalise, recipe, Arithmetic(precision)
-            )
+            self.stepper = Stepper(network.to(device), pictures, labels, recipe, Arithmetic(precision))
             self.stepper.reset(weights, {})
         self._draws, self._at = augment.draw(recipe.augment, n, problem.size, generator), self.stepper.steps
 

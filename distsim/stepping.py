@@ -68,27 +68,26 @@ class Stepper:
     def __init__(
         self,
         network: Network,
-        images: Tensor,
+        pictures: augment.Pictures,
         labels: Tensor,
-        normalise: tuple[Tensor, Tensor],
         recipe: Recipe,
         arithmetic: Arithmetic | None = None,
     ) -> None:
-        """network : on the images' device. images : (n, c, s, s) uint8, labels : (n,) int64.
+        """network : on the device of the pictures and of their labels, (n,) int64.
 
         On a GPU the step is captured here, which leaves anything in the network: `reset` it before use.
         """
-        self.network, self.device = network, images.device
-        self.batch = min(recipe.batch_size, len(images))
-        self.steps = len(images) // self.batch  # a last partial batch is dropped, unless it is the only one
-        self._images, self._labels, self._normalise, self._recipe = images, labels, normalise, recipe
+        self.network, self.device = network, labels.device
+        self.batch = min(recipe.batch_size, pictures.n)
+        self.steps = pictures.n // self.batch  # a last partial batch is dropped, unless it is the only one
+        self._pictures, self._labels, self._recipe = pictures, labels, recipe
         self._half = (arithmetic or Arithmetic()).precision == "bfloat16"
         self._parameters = dict(network.named_parameters())
         self._dropouts = [module for module in network.modules() if isinstance(module, Dropout)]
         self._masks: State = {}
-        n = len(images)
+        n = pictures.n
         self._order = torch.arange(n, device=self.device)
-        self._draws = self._on_device(augment.draw(recipe.augment, n, images.shape[-1], torch.Generator()))
+        self._draws = self._on_device(augment.draw(recipe.augment, n, pictures.size, torch.Generator()))
         self._rates = torch.zeros(self.steps, device=self.device)
         self._rate = torch.zeros((), device=self.device)
         self._in_batch = torch.arange(self.batch, device=self.device)
@@ -134,12 +133,12 @@ class Stepper:
 
     @property
     def examples(self) -> int:
-        return len(self._images)
+        return self._pictures.n
 
     @property
     def size(self) -> int:
         """Pixels on a side of an image."""
-        return self._images.shape[-1]
+        return self._pictures.size
 
     @property
     def dropouts(self) -> int:
@@ -176,8 +175,7 @@ class Stepper:
         rows = self._in_batch + self._at * self.batch
         chosen = self._order.index_select(0, rows)
         draws = {name: values.index_select(0, rows) for name, values in self._draws.items()}
-        images = augment.apply(self._images.index_select(0, chosen), draws, *self._normalise)
-        images = images.contiguous(memory_format=torch.channels_last)
+        images = self._pictures.batch(chosen, draws)
         # within a step each weight is used once, and a graph must not find another step's copies
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self._half, cache_enabled=False):
             loss = nn.functional.cross_entropy(self.network(images), self._labels.index_select(0, chosen))

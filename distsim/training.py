@@ -5,6 +5,7 @@ import copy
 import math
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol, TypeVar, cast
 
 import torch
@@ -30,6 +31,11 @@ class TrainingData:
     test: tuple[torch.Tensor, torch.Tensor]
     mean: torch.Tensor
     sd: torch.Tensor
+
+    @cached_property
+    def pictures(self) -> augment.Pictures:
+        """The training images, ready to be augmented."""
+        return augment.Pictures(self.images, self.mean, self.sd)
 
 
 def training_data(dataset: Dataset, recipe: Recipe, seed: int, device: torch.device) -> TrainingData:
@@ -88,7 +94,7 @@ def train(
 
 
 def stepper_for(network: Network, data: TrainingData, recipe: Recipe, arithmetic: Arithmetic | None = None) -> Stepper:
-    return Stepper(network, data.images, data.labels, (data.mean, data.sd), recipe, arithmetic)
+    return Stepper(network, data.pictures, data.labels, recipe, arithmetic)
 
 
 @dataclass(frozen=True)

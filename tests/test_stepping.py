@@ -220,6 +220,6 @@ def test_a_captured_step_goes_on_from_a_state(gpu):
 def test_the_stepper_is_not_tied_to_a_problem():
     network = build(PROBLEM, 10, torch_stream(0, "initialisation"))
     images = torch.randint(256, (40, 1, 8, 8), dtype=torch.uint8)
-    normalise = (torch.zeros(1), torch.ones(1))
-    made = Stepper(network, images, torch.arange(40) % 10, normalise, dataclasses.replace(PROBLEM.recipe, augment=()))
+    pictures = augment.Pictures(images, torch.zeros(1), torch.ones(1))
+    made = Stepper(network, pictures, torch.arange(40) % 10, dataclasses.replace(PROBLEM.recipe, augment=()))
     assert (made.batch, made.steps) == (40, 1)

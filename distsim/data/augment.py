@@ -14,7 +14,7 @@ input pixel or to none (zero). The result equals the steps done one after the ot
 import math
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from distsim.specs import AUGMENTATIONS
 
@@ -57,19 +57,54 @@ def apply(images: Tensor, draws: dict[str, Tensor], mean: Tensor, sd: Tensor) ->
 
     images : (b, c, s, s) uint8; draws : rows of `draw`'s result, b of each; mean, sd : (c,) of pixels in [0, 1]
     Gives (b, c, s, s) float32 on the images' device, where the draws must be too. With no draws it is `normalise`.
-    ValueError: images that are not square, or another number of rows.
+    ValueError: images that are not square, another number of rows, or more than 4 channels.
     """
-    b, _, height, width = images.shape
-    if height != width:
-        raise ValueError(f"apply: images must be square, got {tuple(images.shape)}")
-    for name, rows in draws.items():
-        if len(rows) != b:
-            raise ValueError(f"apply: {b} images, but {len(rows)} rows of {name}")
-    moved = _move(images, draws) if draws.keys() & {"crop", "flip", "affine"} else images
-    result = normalise(moved, mean, sd)
-    if "cutout" in draws:
-        result.masked_fill_(_square(draws["cutout"], height), 0.0)
-    return result
+    return Pictures(images, mean, sd).batch(torch.arange(len(images), device=images.device), draws)
+
+
+class Pictures:
+    """A set of images ready for `apply` to any of them: a pixel's channels lie in one number, so one gather moves them.
+
+    images : (n, c, s, s) uint8, c at most 4; mean, sd : (c,) of pixels in [0, 1]
+    ValueError: images that are not square, or more than 4 channels.
+    """
+
+    def __init__(self, images: Tensor, mean: Tensor, sd: Tensor) -> None:
+        n, c, height, width = images.shape
+        if height != width:
+            raise ValueError(f"apply: images must be square, got {tuple(images.shape)}")
+        if c > 4:
+            raise ValueError(f"apply: images may have 4 channels, got {c}")
+        self.n, self.channels, self.size = n, c, height
+        self._bytes = 1 if c == 1 else 4  # of a pixel
+        pixels = images.new_zeros((n, height * width + 1, self._bytes))  # after each image one that is zero
+        pixels[:, :-1, :c] = images.permute(0, 2, 3, 1).reshape(n, -1, c)
+        self._pixels = (pixels if c == 1 else pixels.view(torch.int32)).view(n, -1)
+        scale, shift = _linear(mean, sd, images.device)
+        # of a whole image: what is broadcast over three values is not vectorised
+        self._scale, self._shift = (self._of_pixels(values) for values in (scale, shift))
+
+    def _of_pixels(self, values: Tensor) -> Tensor:
+        padded = nn.functional.pad(values.view(-1), (0, self._bytes - self.channels))
+        return padded.repeat(self.size * self.size)
+
+    def batch(self, chosen: Tensor, draws: dict[str, Tensor]) -> Tensor:
+        """`apply` to the images of these numbers, (b,) int64; float32 (b, c, s, s), channels last in memory."""
+        b, size = len(chosen), self.size
+        for name, rows in draws.items():
+            if len(rows) != b:
+                raise ValueError(f"apply: {b} images, but {len(rows)} rows of {name}")
+        if draws.keys() & {"crop", "flip", "affine"}:
+            source = _source(draws, b, size, chosen.device) + (chosen * (size * size + 1)).view(b, 1, 1)
+            found = self._pixels.view(-1).index_select(0, source.view(-1))
+        else:
+            found = self._pixels.index_select(0, chosen)[:, :-1].contiguous()
+        values = found.view(torch.uint8).view(b, -1).to(torch.float32).mul_(self._scale).add_(self._shift)
+        result = values.view(b, size, size, self._bytes)[..., : self.channels].permute(0, 3, 1, 2)
+        result = result.contiguous(memory_format=torch.channels_last)
+        if "cutout" in draws:
+            result.masked_fill_(_square(draws["cutout"], size), 0.0)
+        return result
 
 
 def normalise(images: Tensor, mean: Tensor, sd: Tensor) -> Tensor:
@@ -78,21 +113,26 @@ def normalise(images: Tensor, mean: Tensor, sd: Tensor) -> Tensor:
     Computed as x·scale + shift, with both constants taken in float64, and in two operations, each of which rounds once:
     a pixel's value depends on its byte and channel only, not on its place in the batch.
     """
-    mean, sd = (t.to(images.device, torch.float64).view(-1, 1, 1) for t in (mean, sd))
-    scale, shift = 1 / (255 * sd), -mean / sd
-    return images.to(torch.float32).mul_(scale.float()).add_(shift.float())
+    scale, shift = _linear(mean, sd, images.device)
+    return images.to(torch.float32).mul_(scale).add_(shift)
 
 
-def _move(images: Tensor, draws: dict[str, Tensor]) -> Tensor:
-    """Crop, flip and affine of uint8 images (b, c, s, s), in one gather.
+def _linear(mean: Tensor, sd: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
+    """(scale, shift) of bytes, (c, 1, 1) each."""
+    mean, sd = (t.to(device, torch.float64).view(-1, 1, 1) for t in (mean, sd))
+    return (1 / (255 * sd)).float(), (-mean / sd).float()
+
+
+def _source(draws: dict[str, Tensor], b: int, size: int, device: torch.device) -> Tensor:
+    """For crop, flip and affine: (b, s, s) int64, the place among its image's pixels that each output pixel comes
+    from; size·size, one past the end, for none.
 
     Walked backwards: an output pixel comes from column x of the flipped image (`_affine_source`), that from column
     ±x + offset of the original. Both must lie inside their image, and as the second is monotonous in x, this is one
     interval for x per example; the same holds for rows. Coordinates are integers in float32, exact below 2²⁴.
     """
-    b, c, size, _ = images.shape
-    x, y = _affine_source(draws, b, size, images.device)
-    sign, left, top = _window(draws, b, size, images.device)
+    x, y = _affine_source(draws, b, size, device)
+    sign, left, top = _window(draws, b, size, device)
 
     def outside(position: Tensor, first: Tensor, second: Tensor) -> Tensor:
         low, high = torch.minimum(first, second).clamp(min=0), torch.maximum(first, second).clamp(max=size - 1)
@@ -101,10 +141,7 @@ def _move(images: Tensor, draws: dict[str, Tensor]) -> Tensor:
     # the original's columns 0 and size - 1, seen from the flipped image; its rows likewise, which no flip reverses
     beyond = outside(x, -left * sign, (size - 1 - left) * sign) | outside(y, -top, size - 1 - top)
     source = (y + top) * size + (x * sign + left)
-    source = source.masked_fill_(beyond, size * size).long()  # one past the end: a pixel that is zero
-    padded = images.new_zeros((b, c, size * size + 1))
-    padded[:, :, :-1] = images.reshape(b, c, -1)
-    return padded.gather(2, source.view(b, 1, -1).expand(-1, c, -1)).view(images.shape)
+    return source.masked_fill_(beyond, size * size).long()
 
 
 def _affine_source(draws: dict[str, Tensor], b: int, size: int, device: torch.device) -> tuple[Tensor, Tensor]:
