@@ -233,7 +233,9 @@ def in_turns(runs: dict[str, Callable[[int], None]], enough: float) -> dict[str,
     """Seconds a step of each, the median of rounds in which each has its turn, after some to warm up."""
     steps = {}
     for name, run in runs.items():
-        run(2)
+        began = time.perf_counter()
+        while time.perf_counter() - began < enough / ROUNDS:  # it has been idle, and its memory with it
+            run(2)
         once = timed(run, 2) / 2
         steps[name] = max(2, round(enough / ROUNDS / once))
     found: dict[str, list[float]] = {name: [] for name in runs}
