@@ -33,7 +33,8 @@ from distsim.store import Storage
 FLAGS = (
     *("--runs", "--iterations", "--metrics", "--retention", "--epochs", "--train-limit", "--probe", "--data"),
     *("--download", "--classes", "--storage", "--address", "--local", "--device", "--cpus", "--gpus", "--seed"),
-    *("--threads", "--allow-drift", "--activations", "--no-chance", "--comparison"),
+    *("--threads", "--allow-drift", "--activations", "--no-chance", "--comparison", "--pack", "--precision"),
+    "--deterministic",
 )
 STUDIES = {
     "p1": ("cifar2", "cifar4", "cifar6", "cifar8", "cifar10"),
