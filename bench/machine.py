@@ -19,11 +19,19 @@ def describe(threads: int, device: str = "cpu") -> str:
     parts = [f"{_usable_cores()} cores of {_processor()}", f"{_memory() / 2**30:.0f} GiB", _blas()]
     if device != "cpu":
         parts.append(_gpu())
-    versions = [f"{name} {importlib.metadata.version(name)}" for name in VERSIONS]
+    versions = [f"{name} {found}" for name in VERSIONS if (found := _version(name))]
     parts.append(f"Python {platform.python_version()}, {', '.join(versions)}")
     parts.append(f"{threads} threads")
     parts.append(datetime.date.today().isoformat())
     return "; ".join(parts)
+
+
+def _version(name: str) -> str:
+    """Empty where it is not installed: training is measured without what only stores need."""
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
 
 
 def _usable_cores() -> int:
@@ -60,7 +68,5 @@ def _blas() -> str:
 
 
 def _gpu() -> str:
-    import cupy
-
-    properties = cupy.cuda.runtime.getDeviceProperties(0)
-    return f"{properties['name'].decode()}, CuPy {cupy.__version__}"
+    version = _version("cupy-cuda13x") or _version("cupy-cuda12x") or _version("cupy")
+    return torch.cuda.get_device_name() + (f", CuPy {version}" if version else "")
