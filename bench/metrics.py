@@ -35,7 +35,7 @@ from child import Answer, ask
 from material import LAYERS, Networks
 from peers import PEERS, Peer
 from place import Place
-from report import Section, Table, difference, replace, seconds, times
+from report import Section, Table, difference, numbers, replace, seconds, times
 
 from distsim import metrics as public
 from distsim.comparison import InMemory, Reference, compare_pairs, require_device
@@ -86,7 +86,12 @@ SMALL = {"n": 60, "iterations": 8, "epochs": 2, "train_limit": 120, "wide": (4, 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", type=_sections, default=tuple(SECTIONS), help="sections, with commas (default: all)")
+    parser.add_argument(
+        "--only",
+        type=lambda text: numbers(text, SECTIONS),
+        default=tuple(SECTIONS),
+        help="sections, with commas (default: all)",
+    )
     parser.add_argument("--n", type=int, default=N, help="examples (default: %(default)s)")
     parser.add_argument("--iterations", type=int, default=20, help="prunings in the run, 8 or more (default: 20)")
     parser.add_argument("--threads", type=int, default=2, help="of everything measured (default: %(default)s)")
@@ -110,13 +115,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--small", action="store_true", help="tiny sizes, no peers")
     parser.set_defaults(wide=(32, 64))
     return parser
-
-
-def _sections(text: str) -> tuple[int, ...]:
-    chosen = tuple(int(number) for number in text.split(","))
-    if unknown := set(chosen) - set(SECTIONS):
-        raise argparse.ArgumentTypeError(f"there are no sections {sorted(unknown)}; there are {sorted(SECTIONS)}")
-    return chosen
 
 
 @contextlib.contextmanager

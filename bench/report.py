@@ -1,7 +1,8 @@
 """Tables as Markdown, and a document whose sections are replaced one at a time."""
 
+import argparse
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -53,6 +54,14 @@ def replace(document: Path, section: Section) -> None:
     else:
         text = f"{text.rstrip()}\n\n{body}\n".lstrip()
     document.write_text(text)
+
+
+def numbers(text: str, known: Collection[int]) -> tuple[int, ...]:
+    """Sections as a command line names them, with commas. ArgumentTypeError: there is no such section."""
+    chosen = tuple(int(number) for number in text.split(","))
+    if unknown := set(chosen) - set(known):
+        raise argparse.ArgumentTypeError(f"there are no sections {sorted(unknown)}; there are {sorted(known)}")
+    return chosen
 
 
 def seconds(value: float) -> str:

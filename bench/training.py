@@ -27,7 +27,7 @@ import machine
 import numpy as np
 import seeds_loop
 import torch
-from report import Section, Table, replace, seconds, times
+from report import Section, Table, numbers, replace, seconds, times
 from torch import nn
 
 from distsim import optim
@@ -96,7 +96,12 @@ SMALL = {
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", type=_sections, default=tuple(SECTIONS), help="sections, with commas (default: all)")
+    parser.add_argument(
+        "--only",
+        type=lambda text: numbers(text, SECTIONS),
+        default=tuple(SECTIONS),
+        help="sections, with commas (default: all)",
+    )
     parser.add_argument("--problems", type=lambda text: tuple(text.split(",")), default=NAMES, help="of section 1")
     parser.add_argument("--data", default="", help="folder:PATH for real images; made on the spot without it")
     parser.add_argument("--seconds", type=float, default=8.0, help="of each measurement (default: %(default)s)")
@@ -111,13 +116,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--child", help=argparse.SUPPRESS)
     parser.set_defaults(workers=(0, 1, 2), images=10_000, packs=PACKS)
     return parser
-
-
-def _sections(text: str) -> tuple[int, ...]:
-    chosen = tuple(int(number) for number in text.split(","))
-    if unknown := set(chosen) - set(SECTIONS):
-        raise argparse.ArgumentTypeError(f"there are no sections {sorted(unknown)}; there are {sorted(SECTIONS)}")
-    return chosen
 
 
 # --- what is trained -------------------------------------------------------------------------------------------------

@@ -51,8 +51,8 @@ def settle(device: torch.device, deterministic: bool) -> None:
 def _keep_freed_memory() -> None:
     """Let the C library keep what arrays of up to 32 MB leave, where it is glibc.
 
-    It would give it back to the system after each step and get it again, page by page: 8,000 page faults in each step
-    of cifar2's network, half of its time.
+    It would give it back to the system after each step and get it again, page by page: thousands of page faults in each
+    step of a small network, a large part of its time.
     """
     set_option = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if set_option is not None:

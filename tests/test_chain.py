@@ -321,7 +321,6 @@ def test_steps_taken_in_turns_are_those_taken_alone(precision):
 def test_bfloat16_is_another_training_of_the_same_network(small):
     _, complete, _ = small
     half = trainer_of(SMALL, precision="bfloat16").complete()
-    assert same_weights(half.rewind, half.rewind)
     assert {tensor.dtype for tensor in half.weights.values()} == {torch.float32, torch.int64}
     assert not torch.equal(half.weights["out.weight"], complete.weights["out.weight"])
     for name, weight in complete.weights.items():  # rounding, no other initialisation or order

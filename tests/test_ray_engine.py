@@ -294,7 +294,7 @@ def test_an_interrupt_is_not_mistaken_for_the_end(tmp_path: Path) -> None:
 
 
 def test_runs_in_packs_are_those_alone(tmp_path: Path, local: Path) -> None:
-    """Two packs, of two runs and of one; and a run in a pack that diverges takes no other with it."""
+    """Two packs, of two runs and of one. One that fails in a pack: tests/test_epochs_kept.py."""
     packed = {"pack": 2, "metrics": ("cka",)}
     assert by_ray(tmp_path / "packed", ordered(3, 3, **packed))
     found, expected = (store_in(folder) for folder in (tmp_path / "packed", local))
