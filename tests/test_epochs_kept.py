@@ -179,7 +179,9 @@ def test_written_beside_the_training_the_bytes_are_the_same(tmp_path):
     assert store.digests() == expected.digests()
 
 
-def test_what_fails_beside_the_training_ends_the_run_by_name(tmp_path):
+@pytest.mark.parametrize("last", [1, 2])
+def test_what_fails_beside_the_training_ends_the_run_by_name(tmp_path, last):
+    """Found out before the next network's activations are written, or at the end."""
     problem = PROBLEMS["digits"].reduced_to(epochs=2, probe=100, train_limit=200)
     bench, store = bench_of(tmp_path, "beside", problem)
     bench.beside = True
@@ -190,6 +192,6 @@ def test_what_fails_beside_the_training_ends_the_run_by_name(tmp_path):
 
     bench.extract = fails
     failed = []
-    list(bench.chains([Chain(0, (1, 2), (1, 2))], failed.append))
+    list(bench.chains([Chain(0, (1, 2), (last,))], failed.append))
     assert failed == ["digits, run 0: no room for the probe"]
     assert (0, 1) in store.contents().networks

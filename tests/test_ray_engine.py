@@ -296,7 +296,9 @@ def test_an_interrupt_is_not_mistaken_for_the_end(tmp_path: Path) -> None:
 def test_runs_in_packs_are_those_alone(tmp_path: Path, local: Path) -> None:
     """Two packs, of two runs and of one. One that fails in a pack: tests/test_epochs_kept.py."""
     packed = {"pack": 2, "metrics": ("cka",)}
-    assert by_ray(tmp_path / "packed", ordered(3, 3, **packed))
+    told: list[tuple[Any, Any]] = []
+    tell = lambda event: told.append((event["run"], event["iteration"]))  # noqa: E731
+    assert by_ray(tmp_path / "packed", ordered(3, 3, **packed), tell=tell)
     found, expected = (store_in(folder) for folder in (tmp_path / "packed", local))
     assert len(found.contents().networks) == 10
     for network in expected.contents().networks:
@@ -305,6 +307,7 @@ def test_runs_in_packs_are_those_alone(tmp_path: Path, local: Path) -> None:
         assert other is not None
         assert mark.digest == other.digest
     assert made_by(found, (0, 1)) == made_by(found, (1, 1)), "by one process"
+    assert told.index((1, 1)) < told.index((0, 3)), "in turns"
 
 
 FIRST, SECOND = (Chain(0, (1,), ()),), (Chain(1, (1,), ()),)
