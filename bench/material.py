@@ -20,7 +20,7 @@ from distsim.problems import PROBLEMS
 from distsim.specs import METRICS, Extent, Sweep
 from distsim.store import NetworkId, Storage, SweepStore, network_path
 from distsim.store.activations import Writer
-from distsim.store.commits import Attempt, read_mark
+from distsim.store.commits import Attempt, read_piece
 from distsim.sweep import identify, order
 from distsim.work import Bench
 
@@ -121,7 +121,7 @@ def wide_pair(folder: Path, n: int, size: int) -> tuple[Place, Place]:
     """
     storage = Storage(folder / f"wide-{n}-{size}")
     places = [Place(storage.url, name) for name in ("complete", "pruned")]
-    if all(read_mark(storage, f"{place.piece}/COMMIT.json") for place in places):
+    if all(read_piece(storage, place.piece) for place in places):
         return places[0], places[1]
     generator = torch.Generator().manual_seed(1)
     weight = torch.randn(WIDE_CHANNELS, 3, 3, 3, generator=generator) / 27**0.5

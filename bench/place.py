@@ -5,7 +5,7 @@ from pathlib import Path
 
 from distsim.store import Storage
 from distsim.store.activations import LayerArray, Reader
-from distsim.store.commits import Mark, read_mark
+from distsim.store.commits import Mark, read_piece
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Place:
 
     @property
     def mark(self) -> Mark:
-        mark = read_mark(self.storage, f"{self.piece}/COMMIT.json")
+        mark = read_piece(self.storage, self.piece)
         if mark is None:
             raise FileNotFoundError(f"no activations in {self.url}/{self.piece}")
         return mark

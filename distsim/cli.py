@@ -3,12 +3,14 @@
 import argparse
 import dataclasses
 import hashlib
+import re
 import sys
 import textwrap
 from collections.abc import Sequence
 from typing import Any
 
-from distsim.script import finish, positive, reported, resolved_device, resources
+from distsim.script import at_work, finish, positive, reported, resolved_device, resources, whole
+from distsim.specs import shown
 
 # Everything that needs torch is imported inside functions: --help answers at once.
 
@@ -31,8 +33,8 @@ def _parser() -> argparse.ArgumentParser:
 
     run = command("run", _run, "do what a store lacks of what its sweep script last asked for")
     _workplace(run)
-    run.add_argument("--runs", type=int, help="ask for this many runs")
-    run.add_argument("--iterations", type=int, help="ask for this many iterations")
+    run.add_argument("--runs", type=whole, help="ask for this many runs")
+    run.add_argument("--iterations", type=whole, help="ask for this many iterations")
     run.add_argument(
         "--only",
         metavar="run=3,iteration=7",
@@ -52,8 +54,8 @@ def _parser() -> argparse.ArgumentParser:
         help="complete: the complete network with every other; runs: run with run at equal iteration; iterations: "
         "iteration with iteration of each run; all: every network with every other (default: %(default)s)",
     )
-    pairs.add_argument("--runs", nargs="+", type=int, metavar="RUN", help="of these only (default: all there are)")
-    pairs.add_argument("--iterations", nargs="+", type=int, metavar="ITERATION", help="likewise")
+    pairs.add_argument("--runs", nargs="+", type=whole, metavar="RUN", help="of these only (default: all there are)")
+    pairs.add_argument("--iterations", nargs="+", type=whole, metavar="ITERATION", help="likewise")
     pairs.add_argument("--layers", nargs="+", metavar="LAYER", help="of these only (default: all that are compared)")
     pairs.add_argument("--metrics", nargs="+", metavar="NAME", help="(default: as last asked for)")
     pairs.add_argument("--memory", type=positive, metavar="GIB", help="for all at once (default: half of what is free)")
@@ -166,14 +168,16 @@ def _only(stores: list[Any], flags: argparse.Namespace) -> int:
 
 def _network(text: str) -> tuple[int, int] | None:
     """run=3,iteration=7 -> (3, 7); run=complete -> None."""
-    parts = dict(part.split("=", 1) for part in text.split(",") if "=" in part)
-    if parts == {"run": "complete"}:
+    if text == "run=complete":
         return None
-    if parts.keys() != {"run", "iteration"} or not all(value.isdigit() for value in parts.values()):
-        raise ValueError(f"a network is named run=3,iteration=7 or run=complete, got {text!r}")
-    if int(parts["iteration"]) < 1:
+    ordered = ",".join(sorted(text.split(","), reverse=True))
+    named = re.fullmatch(r"run=([0-9]{1,9}),iteration=([0-9]{1,9})", ordered)
+    if named is None:
+        raise ValueError(f"a network is named run=3,iteration=7 or run=complete, got {shown(text)}")
+    run, iteration = map(int, named.groups())
+    if iteration < 1:
         raise ValueError("iterations are counted from 1; the complete network is run=complete")
-    return int(parts["run"]), int(parts["iteration"])
+    return run, iteration
 
 
 def _status(flags: argparse.Namespace) -> int:
@@ -252,12 +256,15 @@ def _pairs(flags: argparse.Namespace) -> int:
                 print(f"tables and figures in {store.storage.url}/{pairs.FOLDER}")
 
     check_workplace(orders, here=flags.address is None)
-    if flags.local or flags.forecast:
+    if flags.forecast:
         work(LocalEngine(root, flags.allow_drift))
+    elif flags.local:
+        with at_work(root, one_writer=True):
+            work(LocalEngine(root, flags.allow_drift))
     else:
         from distsim.ray_engine import RayEngine
 
-        with RayEngine(root, flags.address, flags.allow_drift) as engine:
+        with at_work(root), RayEngine(root, flags.address, flags.allow_drift) as engine:
             work(engine)
     if failures:
         raise SweepFailed(failures)
@@ -304,14 +311,22 @@ def _layers(flags: argparse.Namespace) -> int:
 def _report(flags: argparse.Namespace) -> int:
     from distsim import claims, results
     from distsim.models import build
+    from distsim.store import StoreInUse
 
     stores = _stores(flags)
-    for store in stores:
-        problem = store.identity().problem
-        results.reduce(store, build(problem, len(problem.classes)).layers, store.identity().seed, again=True)
+    layers = {store.problem: build(p := store.identity().problem, len(p.classes)).layers for store in stores}
     root = stores[0].root
-    written = results.draw(root, again=True)
-    tables = results.read_tables(root, [store.problem for store in stores])
+    try:
+        with at_work(root, one_writer=True):
+            for store in stores:
+                results.reduce(store, layers[store.problem], store.identity().seed, again=True)
+            written = f"{len(results.draw(root, again=True))} figures in {root.url}/figures"
+            tables = results.read_tables(root, [store.problem for store in stores])
+    except StoreInUse as error:  # to look at a sweep that is under way is no work on it
+        written = f"nothing was written: {error}"
+        tables = results.joined(
+            [results.collect(store, layers[store.problem], store.identity().seed)[0] for store in stores]
+        )
     for store in stores:
         print(f"{store.problem}\n{results.as_text(tables, store.problem)}\n")
     print("claims of the papers")
@@ -325,7 +340,7 @@ def _report(flags: argparse.Namespace) -> int:
                 f"not enough data for {', '.join(lacking)}", 118, initial_indent="  ", subsequent_indent="    "
             )
         )
-    print(f"\n{len(written)} figures in {root.url}/figures")
+    print(f"\n{written}")
     return 0
 
 

@@ -1,9 +1,12 @@
 """What besides the identity decides the last bits of a result: versions, threads, instruction set, device."""
 
 import datetime
+import functools
+import hashlib
 import os
 import platform
 import socket
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -52,11 +55,23 @@ def check_environment(sweep: Sweep, recorded: dict[str, Any]) -> None:
 def provenance(started: float, ended: float) -> dict[str, Any]:
     """Where and when a piece was computed. True, and no part of any result."""
     return {
+        "code": code_version(),
+        "python": platform.python_version(),
         "host": socket.gethostname(),
         "pid": os.getpid(),
         "started": datetime.datetime.fromtimestamp(started, datetime.UTC).isoformat(timespec="seconds"),
         "seconds": round(ended - started, 3),
     }
+
+
+@functools.cache
+def code_version() -> str:
+    """The version, and a digest of this package's source: a checkout may be between two versions."""
+    digest = hashlib.sha256()
+    package = Path(distsim.__file__).parent
+    for file in sorted(package.rglob("*.py")):
+        digest.update(file.relative_to(package).as_posix().encode() + b"\0" + file.read_bytes() + b"\0")
+    return f"{distsim.__version__}+{digest.hexdigest()[:12]}"
 
 
 def require_device(device: str) -> None:

@@ -7,13 +7,9 @@ from dataclasses import dataclass, field
 from distsim.comparison import applicable
 from distsim.models import Layer
 from distsim.specs import PERMUTATIONS, Sweep
-from distsim.store import Contents, NetworkId, SweepStore
+from distsim.store import Contents, NetworkId, NoSpace, SweepStore
 
 DISK_SHARE = 0.8  # of the free space, that activations may take
-
-
-class NoSpace(OSError):
-    """The disk cannot hold what the sweep has to write."""
 
 
 @dataclass(frozen=True)

@@ -76,9 +76,26 @@ class RayEngine:
     def train(self, orders: list[Order], chains: dict[str, list[Chain]], complete: set[str]) -> list[str]:
         tasks: list[Task] = [(name, None) for name in sorted(complete)]
         tasks += [(one.name, pack) for one in orders for pack in packed(chains[one.name], one.sweep.pack)]
-        if not tasks:
-            return []
-        self._start(orders)
+        failures: list[str] = []
+        while tasks:
+            self._start(orders)
+            before = [self._committed(task) for task in tasks]
+            died, failed = self._fit(orders, tasks)
+            failures += failed
+            # a trial may die again and again in a sweep of days, as long as it comes further each time
+            again = {task for task, count in zip(tasks, before, strict=True) if self._committed(task) > count}
+            failures += [f"{_label(task)}: {cause}" for task, cause in died if task not in again]
+            tasks = [task for task, _ in died if task in again]
+        return failures
+
+    def _committed(self, task: Task) -> int:
+        """Networks of the task that are committed."""
+        problem, pack = task
+        there = SweepStore(self.root, problem).contents().networks
+        return sum((chain.run, i) in there for chain in pack or () for i in chain.train)
+
+    def _fit(self, orders: list[Order], tasks: list[Task]) -> tuple[list[tuple[Task, str]], list[str]]:
+        """Run the tasks as Tune's trials: those whose workers died once too often, and what failed by its own doing."""
         waiting = _Tasks(tasks)
         resources = {one.name: dict(one.sweep.resources) for one in orders}
         trainable = tune.with_resources(
@@ -107,8 +124,7 @@ class RayEngine:
             ).fit()
         if waiting.left or any(not r.error and "failed" not in (r.metrics or {}) for r in grid):
             raise KeyboardInterrupt  # Tune takes the signal, stops its trials and returns as if all were well
-        failures = [f"{_label(tasks[r.config['task']])}: {_cause(r.error)}" for r in grid if r.error]
-        return failures + waiting.failures
+        return [(tasks[r.config["task"]], _cause(r.error)) for r in grid if r.error], waiting.failures
 
     def compare(self, orders: list[Order], jobs: Sequence[Comparison | PairJob]) -> list[str]:
         self._start(orders)
@@ -135,6 +151,7 @@ class RayEngine:
                 failures += ray.get(done)
                 idle.append(actor)
             except RayActorError as error:  # the worker or its node died; what it had committed stays
+                ray.kill(actor)  # or cannot be reached, and would keep its slot if it came back
                 started -= 1
                 if tries < RETRIES:
                     waiting.append((job, tries + 1))

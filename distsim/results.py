@@ -1,7 +1,8 @@
 """From commits to tables and figures: the reducer."""
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
@@ -30,38 +31,66 @@ def reduce(store: SweepStore, layers: tuple[Layer, ...], seed: int, again: bool 
     results, networks, summary and accuracy (distsim.summary) hold values only and are equal byte for byte for equal
     sweeps; provenance says which piece was computed where, when and by what. Each as Parquet and CSV under `results/`.
     """
-    networks = {network: store.mark(network) for network in store.contents().networks}
-    marks = {network: mark for network, mark in networks.items() if mark is not None}
-    comparisons, chance = (
-        {key: found for key, found in store.comparisons(what).items() if key[0] in marks}
-        for what in ("comparison", "chance")
-    )
-    inputs = _digest(
-        [(network_path(network), mark.digest) for network, mark in marks.items()]
-        + [(f"{network_path(n)}/{layer}", mark.digest) for (n, layer), found in comparisons.items() for mark in found]
-        + [(f"{network_path(n)}/{layer} by chance", m.digest) for (n, layer), found in chance.items() for m in found]
-    )
+    committed = _Committed.of(store)
     there = None if again else _believable(store.results_mark)
-    if not again and there is not None and there.values.get("inputs") == inputs and _whole(store, there):
+    if there is not None and there.values.get("inputs") == committed.digest and _whole(store, there):
         return False
     with stages.stage("reduction", store.problem):
-        similarities = long_table(_similarity_rows(store.problem, layers, marks, comparisons))
-        networks_ = network_table(_network_rows(store.problem, marks))
-        tables = Tables.of(similarities, networks_, seed, chance_table(_chance_rows(store.problem, layers, chance)))
-        frames = {
-            "results": tables.similarities,
-            "networks": tables.networks,
-            "summary": tables.summary,
-            "accuracy": tables.accuracy,
-            "chance": tables.chance,
-            "provenance": pd.DataFrame(_provenance_rows(marks, comparisons)),
-        }
+        tables, provenance = collect(store, layers, seed, committed)
+        frames = dict(zip(TABLES, _frames(tables), strict=True)) | {"provenance": provenance}
         files = {}
         for name, frame in frames.items():
             files[f"{name}.csv"] = to_csv_bytes(frame)
             files[f"{name}.parquet"] = to_parquet_bytes(frame)
-        store.replace_results(files, values={"inputs": inputs})
+        store.replace_results(files, values={"inputs": committed.digest})
     return True
+
+
+def collect(
+    store: SweepStore, layers: tuple[Layer, ...], seed: int, committed: "_Committed | None" = None
+) -> tuple[Tables, pd.DataFrame]:
+    """The tables of everything committed for a problem, and where each of their rows comes from."""
+    have = committed or _Committed.of(store)
+    similarities = long_table(_similarity_rows(store.problem, layers, have.marks, have.comparisons))
+    networks = network_table(_network_rows(store.problem, have.marks))
+    tables = Tables.of(similarities, networks, seed, chance_table(_chance_rows(store.problem, layers, have.chance)))
+    return tables, pd.DataFrame(_provenance_rows(have)).astype({"run": "Int64"} if have.marks else {})
+
+
+@dataclass(frozen=True)
+class _Committed:
+    """A problem's marks."""
+
+    marks: dict[NetworkId, Mark]
+    comparisons: dict[tuple[NetworkId, str], list[Mark]]
+    chance: dict[tuple[NetworkId, str], list[Mark]]
+
+    @classmethod
+    def of(cls, store: SweepStore) -> "_Committed":
+        networks = {network: store.mark(network) for network in store.contents().networks}
+        marks = {network: mark for network, mark in networks.items() if mark is not None}
+        comparisons, chance = (
+            {key: found for key, found in store.comparisons(what).items() if key[0] in marks}
+            for what in ("comparison", "chance")
+        )
+        return cls(marks, comparisons, chance)
+
+    @property
+    def digest(self) -> str:
+        """Equal where the tables would be."""
+        return _digest(
+            [(network_path(network), mark.digest) for network, mark in self.marks.items()]
+            + [
+                (f"{network_path(n)}/{layer}", m.digest)
+                for (n, layer), found in self.comparisons.items()
+                for m in found
+            ]
+            + [
+                (f"{network_path(n)}/{layer} by chance", mark.digest)
+                for (n, layer), found in self.chance.items()
+                for mark in found
+            ]
+        )
 
 
 def read_tables(root: Storage, problems: list[str] | None = None) -> Tables:
@@ -71,10 +100,20 @@ def read_tables(root: Storage, problems: list[str] | None = None) -> Tables:
         store = SweepStore(root, problem)
         if problems is None and store.results_mark() is None:
             continue
-        parts.append([read_parquet_bytes(store.read_result(f"{name}.parquet")) for name in TABLES])
+        parts.append(Tables(*(read_parquet_bytes(store.read_result(f"{name}.parquet")) for name in TABLES)))
     if not parts:
         raise FileNotFoundError(f"no results in {root.url} yet")
-    return Tables(*(pd.concat(tables, ignore_index=True) for tables in zip(*parts, strict=True)))
+    return joined(parts)
+
+
+def joined(parts: Sequence[Tables]) -> Tables:
+    """The tables of several problems as one set."""
+    return Tables(*(pd.concat(same, ignore_index=True) for same in zip(*map(_frames, parts), strict=True)))
+
+
+def _frames(tables: Tables) -> tuple[pd.DataFrame, ...]:
+    """In the order of `TABLES`."""
+    return tables.similarities, tables.networks, tables.summary, tables.accuracy, tables.chance
 
 
 def draw(root: Storage, again: bool = False) -> list[str]:
@@ -190,14 +229,25 @@ def _network_rows(problem: str, marks: dict[NetworkId, Mark]) -> Iterator[dict[s
         yield {"problem": problem, "run": run} | {name: mark.values[name] for name in names}
 
 
-def _provenance_rows(marks: dict[NetworkId, Mark], comparisons: Comparisons) -> list[dict[str, Any]]:
-    pieces = [(network_path(network), mark) for network, mark in marks.items()]
-    for (network, layer), found in comparisons.items():
-        pieces += [(f"{network_path(network)}/comparison/{layer}/{'+'.join(mark.values)}", mark) for mark in found]
-    return [
-        {"piece": piece, "digest": mark.digest, "identity": mark.identity, **mark.environment, **mark.provenance}
-        for piece, mark in sorted(pieces, key=lambda entry: entry[0])
-    ]
+def _provenance_rows(have: _Committed) -> list[dict[str, Any]]:
+    """One row for each row of networks, results and chance, under the same keys."""
+    rows = [_provenance_row("networks", n, None, None, network_path(n), mark) for n, mark in have.marks.items()]
+    for table, folder, compared in (("results", "comparison", have.comparisons), ("chance", "chance", have.chance)):
+        for (network, layer), found in compared.items():
+            by_metric = {metric: mark for mark in reversed(found) for metric in mark.values}
+            for metric, mark in by_metric.items():
+                piece = f"{network_path(network)}/{folder}/{layer}/{'+'.join(sorted(mark.values))}"
+                rows.append(_provenance_row(table, network, layer, metric, piece, mark))
+    return sorted(rows, key=lambda row: (row["table"], row["piece"], row["metric"] or ""))
+
+
+def _provenance_row(
+    table: str, network: NetworkId, layer: str | None, metric: str | None, piece: str, mark: Mark
+) -> dict[str, Any]:
+    run, iteration = (None, 0) if network is None else network
+    of_row = {"table": table, "run": run, "iteration": iteration, "layer": layer, "metric": metric}
+    by = {"piece": piece, "digest": mark.digest, "identity": mark.identity}
+    return of_row | by | mark.environment | mark.provenance
 
 
 def _digest(entries: list[tuple[str, str]]) -> str:

@@ -1,14 +1,15 @@
 """The command line of every script in sweeps/: flags to an order, an order to a finished store."""
 
 import argparse
+import contextlib
 import dataclasses
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from distsim.metrics.registry import METRICS as KNOWN
-from distsim.specs import METRICS, PRECISIONS, Problem
+from distsim.specs import METRICS, MOST, PRECISIONS, Problem, shown
 
 # Everything that needs torch is imported inside functions: --help answers at once.
 
@@ -34,8 +35,8 @@ def parser_for(problems: Sequence[Problem], defaults: dict[str, Any]) -> argpars
         return f"(default: {', '.join(dict.fromkeys(str(of(problem)) for problem in problems))})"
 
     extent = parser.add_argument_group("how much (may grow later)")
-    extent.add_argument("--runs", type=int, help=f"independent chains of prunings {each(lambda p: p.runs)}")
-    extent.add_argument("--iterations", type=int, help=f"prunings in each chain {each(lambda p: p.iterations)}")
+    extent.add_argument("--runs", type=whole, help=f"independent chains of prunings {each(lambda p: p.runs)}")
+    extent.add_argument("--iterations", type=whole, help=f"prunings in each chain {each(lambda p: p.iterations)}")
     extent.add_argument(
         "--metrics",
         nargs="+",
@@ -65,11 +66,13 @@ def parser_for(problems: Sequence[Problem], defaults: dict[str, Any]) -> argpars
     )
     smaller = parser.add_argument_group("the problem made smaller (another sweep: use another --storage)")
     smaller.add_argument(
-        "--epochs", type=int, help=f"of each training; schedules scale {each(lambda p: p.recipe.epochs)}"
+        "--epochs", type=whole, help=f"of each training; schedules scale {each(lambda p: p.recipe.epochs)}"
     )
-    smaller.add_argument("--train-limit", type=int, help="training images, shared evenly by the classes (default: all)")
     smaller.add_argument(
-        "--probe", type=int, help=f"images that representations are compared on {each(lambda p: p.probe)}"
+        "--train-limit", type=whole, help="training images, shared evenly by the classes (default: all)"
+    )
+    smaller.add_argument(
+        "--probe", type=whole, help=f"images that representations are compared on {each(lambda p: p.probe)}"
     )
     data = parser.add_argument_group("data")
     data.add_argument(
@@ -102,15 +105,15 @@ def parser_for(problems: Sequence[Problem], defaults: dict[str, Any]) -> argpars
     place.add_argument("--gpus", type=positive, help="of one trial; a fraction shares a GPU (default: 1 on a GPU)")
     place.add_argument(
         "--pack",
-        type=int,
+        type=whole,
         default=1,
         help="runs that one trial trains in turns, step by step: on a GPU, networks too small to fill it fill it "
         "together; each run is committed by itself and comes out as alone (default: %(default)s)",
     )
     numbers = parser.add_argument_group("what else determines the numbers")
-    numbers.add_argument("--seed", type=int, default=0, help="of every random stream (default: %(default)s)")
+    numbers.add_argument("--seed", type=whole, default=0, help="of every random stream (default: %(default)s)")
     numbers.add_argument(
-        "--threads", type=int, default=1, help="of one trial and one comparison, on the CPU (default: %(default)s)"
+        "--threads", type=whole, default=1, help="of one trial and one comparison, on the CPU (default: %(default)s)"
     )
     numbers.add_argument(
         "--precision",
@@ -145,15 +148,25 @@ def positive(text: str) -> float:
         value = float(text)
     except ValueError:
         value = 0.0
-    if not value > 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number above zero")
+    if not 0 < value <= MOST:  # nor is infinity, which no machine has
+        raise argparse.ArgumentTypeError(f"{text!r} is no number above zero" + f" and up to {MOST:,}" * (value > MOST))
+    return value
+
+
+def whole(text: str) -> int:
+    """A whole number. ArgumentTypeError: it is none, or longer than anything here can be."""
+    try:
+        value = int(text)
+    except ValueError:
+        value = 2**63
+    if abs(value) >= 2**63:
+        raise argparse.ArgumentTypeError(f"{shown(text)} is no whole number" + " of 64 bits" * text.isdigit())
     return value
 
 
 def reported(work: Any) -> int:
     """Do the work; what a person can act on becomes one sentence on stderr and exit status 1."""
-    from distsim.plan import NoSpace
-    from distsim.store import StorageError
+    from distsim.store import NoSpace
     from distsim.sweep import SweepFailed
     from distsim.work import EXPECTED
 
@@ -162,14 +175,22 @@ def reported(work: Any) -> int:
     except SweepFailed as error:
         print(f"distsim: {len(error.failures)} failed, the rest is done:", file=sys.stderr)
         for failure in error.failures:
-            print(f"  {failure}", file=sys.stderr)
+            print(f"  {one_line(failure)}", file=sys.stderr)
         return 1
-    except (*EXPECTED, StorageError, NoSpace, ConnectionError) as error:
-        print(f"distsim: {error}", file=sys.stderr)
+    except NoSpace as error:
+        print(f"distsim: {error}. What is committed is kept: make room, the same command goes on", file=sys.stderr)
+        return 1
+    except (*EXPECTED, OSError) as error:
+        print(f"distsim: {one_line(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("distsim: interrupted; the same command goes on from here", file=sys.stderr)
         return 130
+
+
+def one_line(said: object) -> str:
+    """The sentence without line breaks and other control characters: names of files and of classes may have them."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(said).strip())
 
 
 def adapted(problem: Problem, flags: argparse.Namespace) -> Problem:
@@ -234,14 +255,16 @@ def finish(orders: list[Any], root: Any, *, local: bool, address: str | None, al
     from distsim.sweep import LocalEngine, claim, describe, run
 
     say = _say
-    claim(orders, root, here=address is None)
-    if local:
-        worked = run(orders, root, LocalEngine(root, allow_drift, lambda event: say(describe(event))), say)
-    else:
-        from distsim.ray_engine import RayEngine
+    with at_work(root, one_writer=local) as check:
+        claim(orders, root, here=address is None)
+        if local:
+            engine: Any = LocalEngine(root, allow_drift, lambda event: say(describe(event)))
+            worked = run(orders, root, engine, say, check)
+        else:
+            from distsim.ray_engine import RayEngine
 
-        with RayEngine(root, address, allow_drift, lambda event: say(describe(event))) as engine:
-            worked = run(orders, root, engine, say)
+            with RayEngine(root, address, allow_drift, lambda event: say(describe(event))) as engine:
+                worked = run(orders, root, engine, say, check)
     if not worked:
         say("nothing is missing: the store holds everything that was asked for")
     for one in orders:
@@ -249,6 +272,27 @@ def finish(orders: list[Any], root: Any, *, local: bool, address: str | None, al
         say(f"\n{one.name}: {one.sweep.extent.runs} runs, {one.sweep.extent.iterations} iterations")
         say(results.as_text(tables, one.name))
     say(f"\ntables in {root.url}/<problem>/results, figures in {root.url}/figures")
+
+
+@contextlib.contextmanager
+def at_work(root: Any, one_writer: bool = False) -> Iterator[Callable[[], None]]:
+    """Hold the store's lease; what is yielded raises where another driver has taken over.
+
+    StorageError: the store has no conditional puts. With `one_writer` it will do, but nothing keeps others away.
+    """
+    from distsim.store import Lease, StorageError
+
+    if root.exclusive():
+        with Lease(root, _say) as lease:
+            yield lease.check
+    elif one_writer:
+        _say(f"{root.url} has no conditional puts: nothing keeps a second driver away, so start none")
+        yield lambda: None
+    else:
+        raise StorageError(
+            f"{root.url} has no conditional puts, so that writers could overwrite each other's commits: use --local, "
+            "which is a single writer, or another object store"
+        )
 
 
 def resolved_device(device: str, address: str | None) -> str:

@@ -23,11 +23,12 @@ from distsim.data import Dataset, load, pixel_statistics, probe_indices
 from distsim.environment import require_device
 from distsim.extraction import bytes_per_network, readable
 from distsim.models import Layer, build
-from distsim.plan import Chain, Missing, NoSpace, finished_with, missing, packed, room_for_activations, runs_of, wave
+from distsim.plan import Chain, Missing, finished_with, missing, packed, room_for_activations, runs_of, wave
 from distsim.problems import CIFAR_CLASSES
 from distsim.specs import METRICS, PERMUTATIONS, Extent, Identity, Problem, Sweep
 from distsim.statistics import free_memory
-from distsim.store import NetworkId, Storage, SweepStore
+from distsim.store import NetworkId, NoSpace, Storage, SweepStore
+from distsim.store.storage import no_space
 from distsim.training import threads
 from distsim.work import Bench, Comparer, Comparison, Event, PairJob, attempt, comparisons
 
@@ -139,12 +140,17 @@ class Engine(Protocol):
     def compare(self, orders: list[Order], jobs: Sequence[Comparison | PairJob]) -> list[str]: ...
 
 
-def run(orders: Iterable[Order], root: Storage, engine: Engine, say: Say = print) -> bool:
+def run(
+    orders: Iterable[Order], root: Storage, engine: Engine, say: Say = print, check: Callable[[], None] = lambda: None
+) -> bool:
     """Bring the store to what is asked for; False where nothing was missing.
 
     Running, resuming and extending are this one function: the store says what is done, what is missing is done. Each
     wave trains, extracts as many activations as the disk holds, compares, and drops what has served. SweepFailed lists
-    what failed for good, after everything else is finished.
+    what failed for good, after everything else is finished. NoSpace: the disk is full; what is committed stays.
+
+    check : asked before each wave and before anything is dropped or replaced, it raises where another driver has taken
+        over (`distsim.store.Lease.check`)
     """
     orders = list(orders)
     stores = {one.name: SweepStore(root, one.name) for one in orders}
@@ -159,14 +165,18 @@ def run(orders: Iterable[Order], root: Storage, engine: Engine, say: Say = print
                 if lacking[one.name].networks:
                     say(_training_forecast(busy, one, lacking[one.name], engine))
         worked = True
+        check()
         chains = _chains(busy, stores, lacking)
         complete = {name for name, lack in lacking.items() if lack.reference}
-        failures += engine.train(busy, chains, complete)
-        failures += _compare(busy, stores, given_up, engine, say)
+        failures += _unless_full(engine.train(busy, chains, complete))
+        failures += _unless_full(_compare(busy, stores, given_up, engine, say))
+        check()
+        _drop_what_has_served(busy, stores)
         for one in busy:
             given_up[one.name] |= _failed(one, stores[one.name], chains[one.name])
+    check()
     written, unwritten = _results(orders, stores, root)
-    if failures or unwritten:
+    if failures or _unless_full(unwritten):
         raise SweepFailed(sorted({*failures, *unwritten}))
     return worked or written
 
@@ -174,7 +184,7 @@ def run(orders: Iterable[Order], root: Storage, engine: Engine, say: Say = print
 def _compare(
     busy: list[Order], stores: dict[str, SweepStore], given_up: dict[str, set[NetworkId]], engine: Engine, say: Say
 ) -> list[str]:
-    """Compare every network whose activations are there, then drop the activations that have served."""
+    """Compare every network whose activations are there."""
     jobs = []
     for one in busy:
         contents = stores[one.name].contents()
@@ -184,14 +194,24 @@ def _compare(
             for wanted, chance in ((left.comparisons, False), (left.chance, True)):
                 ready = {network: layers for network, layers in wanted.items() if network in there}
                 jobs += comparisons(ready, one.sweep, engine.slots(busy), chance)
-    failures = []
-    if jobs:
-        say(f"comparing {sum(len(job.networks) for job in jobs)} pairs of layers: {_forecast(busy, jobs, engine)}")
-        failures = engine.compare(busy, jobs)
+    if not jobs:
+        return []
+    say(f"comparing {sum(len(job.networks) for job in jobs)} pairs of layers: {_forecast(busy, jobs, engine)}")
+    return engine.compare(busy, jobs)
+
+
+def _drop_what_has_served(busy: list[Order], stores: dict[str, SweepStore]) -> None:
     for one in busy:
         contents = stores[one.name].contents()
         for network in finished_with(one.sweep, contents, missing(one.sweep, contents, one.layers)):
             stores[one.name].drop_activations(network)
+
+
+def _unless_full(failures: list[str]) -> list[str]:
+    """The failures. NoSpace: one of them is that the disk is full, so that everything else would fail as well."""
+    for failure in failures:
+        if no_space(failure):
+            raise NoSpace(failure)
     return failures
 
 
@@ -282,7 +302,7 @@ def claim(orders: Iterable[Order], root: Storage, here: bool = True) -> None:
 def check_workplace(orders: Iterable[Order], here: bool) -> None:
     """ValueError: the work is done here, and the device asked for, or a library that a metric needs, is not.
 
-    NoSpace: a single comparison needs more memory than there is.
+    ValueError too where a single comparison needs more memory than there is.
     """
     for one in orders if here else ():
         require_device(one.sweep.device)
@@ -300,7 +320,7 @@ def _require_memory(one: Order) -> None:
         whole = (problem.probe, *shape)
         needed = comparison_memory(whole, chunk_shape(whole)[1])
         if needed > free:
-            raise NoSpace(
+            raise ValueError(
                 f"{one.name}: comparing layer {name} on {problem.probe:,} images takes {readable(needed)} of memory, "
                 f"and {readable(free)} are free: use a smaller --probe"
             )

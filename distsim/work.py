@@ -25,13 +25,13 @@ from distsim.models import Network, build
 from distsim.plan import Chain
 from distsim.seeds import numpy_stream
 from distsim.specs import PERMUTATIONS, Sweep
-from distsim.store import DamagedStore, NetworkId, SweepStore, network_label, network_path
+from distsim.store import DamagedStore, NetworkId, NoSpace, SweepStore, network_label, network_path
 from distsim.store.activations import Reader
 from distsim.store.epochs import EpochKeeper
 from distsim.training import threads
 
 # What a person can act on, and what trying again would not change: reported, never retried.
-EXPECTED = (FloatingPointError, ValueError, FileNotFoundError, DamagedStore)
+EXPECTED = (FloatingPointError, ValueError, FileNotFoundError, DamagedStore, NoSpace)
 
 Event = dict[str, Any]
 

@@ -1,6 +1,7 @@
 """Activations on disk: what is read back is what was written, or an error that names the array."""
 
 import contextlib
+import hashlib
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -93,9 +94,12 @@ def drawn(shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
     return np.where(values > 0, values, 0).astype(dtype)  # half zeros, as after a ReLU
 
 
-def written(storage: Storage, arrays: dict[str, NDArray[Any]], block: int = 5) -> Mark:
-    attempt = Attempt(storage, PIECE)
-    writer = Writer(attempt)
+def written(
+    storage: Storage, arrays: dict[str, NDArray[Any]], block: int = 5, sharded: bool = False, piece: str = PIECE
+) -> Mark:
+    """Committed activations; `sharded` as on an object store (tests/test_s3.py has a real one)."""
+    attempt = Attempt(storage, piece)
+    writer = Writer(attempt, sharded)
     for position, (name, array) in enumerate(arrays.items()):
         kind = "conv" if array.ndim == 4 else "fc"
         rows = writer.create(name, array.shape, str(array.dtype), {"position": position, "kind": kind})
@@ -103,7 +107,13 @@ def written(storage: Storage, arrays: dict[str, NDArray[Any]], block: int = 5) -
         for start in range(0, len(array), block):
             waiting.add(array[start : start + block], rows)
         waiting.flush()
-    return attempt.commit()
+    return attempt.commit(values={"layers": writer.layers})
+
+
+def described(array: NDArray[Any]) -> dict[str, Any]:
+    """What a mark says of a layer."""
+    values = hashlib.sha256(array.tobytes()).hexdigest()
+    return {"dtype": str(array.dtype), "shape": list(array.shape), "sha256": values}
 
 
 def folder_of(storage: Storage, mark: Mark) -> Path:
@@ -119,9 +129,10 @@ def files(folder: Path) -> list[str]:
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
 @pytest.mark.parametrize("shape", [(20, 6, 4, 3), (8, 6, 4, 3), (16, 7, 1, 40), (50, 9), (16, 300), (1, 3)])
 @pytest.mark.parametrize("block", [1, 5, 8, 50])
-def test_a_round_trip_is_exact(tmp_path: Path, dtype: str, shape: tuple[int, ...], block: int) -> None:
+@pytest.mark.parametrize("sharded", [False, True])
+def test_a_round_trip_is_exact(tmp_path: Path, dtype: str, shape: tuple[int, ...], block: int, sharded: bool) -> None:
     storage, array = Storage(tmp_path), drawn(shape, dtype)
-    mark = written(storage, {"layer": array}, block)
+    mark = written(storage, {"layer": array}, block, sharded)
     layer = Reader(storage, PIECE, mark).layer("layer")
     assert layer.shape == shape
     np.testing.assert_array_equal(layer.read(), array, strict=True)
@@ -131,9 +142,10 @@ def test_a_round_trip_is_exact(tmp_path: Path, dtype: str, shape: tuple[int, ...
 
 
 @pytest.mark.usefixtures("small_chunks")
-def test_panels_of_any_height_are_the_array(tmp_path: Path) -> None:
+@pytest.mark.parametrize("sharded", [False, True])
+def test_panels_of_any_height_are_the_array(tmp_path: Path, sharded: bool) -> None:
     storage, array = Storage(tmp_path), drawn((20, 6, 4, 3), "float16")
-    layer = Reader(storage, PIECE, written(storage, {"layer": array})).layer("layer")
+    layer = Reader(storage, PIECE, written(storage, {"layer": array}, sharded=sharded)).layer("layer")
     assert layer.panel_rows == 3, "one chunk"
     for rows in (1, 2, 3, 4, 6, 100):
         panels = list(layer.panels(rows))
@@ -157,6 +169,20 @@ def test_chunks_are_written_whole_and_once(tmp_path: Path, monkeypatch: pytest.M
 
 
 @pytest.mark.usefixtures("small_chunks")
+@pytest.mark.parametrize("start", [8, 4])
+def test_blocks_come_whole_and_in_order(tmp_path: Path, start: int) -> None:
+    writer, array = Writer(Attempt(Storage(tmp_path), PIECE)), drawn((20, 6, 4, 3), "float32")
+    writer.create("layer", array.shape, "float32", {"position": 0, "kind": "conv"})
+    with pytest.raises(ValueError, match=rf"layer layer: examples {start} to 20 of 20 came, .* from 0 on"):
+        writer.write("layer", start, array[start:])
+    with pytest.raises(ValueError, match=r"examples 0 to 12 of 20 came, .* in multiples of 8"):
+        writer.write("layer", 0, array[:12])
+    writer.write("layer", 0, array[:8])
+    with pytest.raises(ValueError, match="layer layer has 8 of 20 examples"):
+        _ = writer.layers
+
+
+@pytest.mark.usefixtures("small_chunks")
 def test_metadata_say_what_the_array_is(tmp_path: Path) -> None:
     storage = Storage(tmp_path)
     mark = written(storage, {"conv": drawn((20, 6, 4, 3), "float16"), "fc": drawn((20, 9), "float32")})
@@ -170,9 +196,11 @@ def test_metadata_say_what_the_array_is(tmp_path: Path) -> None:
     assert (str(group["conv"].dtype), str(group["fc"].dtype)) == ("float16", "float32")
 
 
-def test_plain_zarr_reads_it(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("small_chunks")
+@pytest.mark.parametrize("sharded", [False, True])
+def test_plain_zarr_reads_it(tmp_path: Path, sharded: bool) -> None:
     storage, arrays = Storage(tmp_path), {"a": drawn((20, 6, 4, 3), "float16"), "b": drawn((20, 9), "float32")}
-    group = zarr.open(folder_of(storage, written(storage, arrays)), mode="r")
+    group = zarr.open(folder_of(storage, written(storage, arrays, sharded=sharded)), mode="r")
     for name, array in arrays.items():
         np.testing.assert_array_equal(group[name][:], array, strict=True)
 
@@ -195,21 +223,20 @@ def test_layers_come_from_input_to_output(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("small_chunks")
-def test_an_array_that_is_made_again_leaves_nothing_of_the_first(tmp_path: Path) -> None:
+@pytest.mark.parametrize("sharded", [False, True])
+def test_an_array_that_is_made_again_leaves_nothing_of_the_first(tmp_path: Path, sharded: bool) -> None:
     storage, array = Storage(tmp_path), drawn((8, 3, 4, 3), "float32")
     attempt = Attempt(storage, PIECE)
-    writer = Writer(attempt)
+    writer = Writer(attempt, sharded)
     for content in (drawn((20, 6, 4, 3), "float16"), array):
         writer.create("layer", content.shape, str(content.dtype), {"position": 0, "kind": "conv"})
         writer.write("layer", 0, content)
-    mark = attempt.commit()
+    mark = attempt.commit(values={"layers": writer.layers})
+    assert mark.values == {"layers": {"layer": described(array)}}
     assert (
         sorted(mark.objects) == files(folder_of(storage, mark)) == ["layer/c/0/0/0/0", "layer/zarr.json", "zarr.json"]
     )
     np.testing.assert_array_equal(Reader(storage, PIECE, mark).layer("layer").read(), array, strict=True)
-
-
-# --- damage ----------------------------------------------------------------------------------------------------------
 
 
 Damage = Callable[[Path], None]
@@ -226,6 +253,126 @@ def _flip(position: int) -> Damage:
         file.write_bytes(content)
 
     return flip
+
+
+# --- shards ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("small_chunks")
+def test_a_shard_is_what_is_written_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    writes: list[str] = []
+    wrote = Attempt.wrote
+
+    def count(attempt: Attempt, name: str, content: bytes) -> None:
+        writes.append(name)
+        wrote(attempt, name, content)
+
+    monkeypatch.setattr(Attempt, "wrote", count)
+    arrays = {"conv": drawn((20, 7, 4, 3), "float32"), "fc": drawn((50, 9), "float32")}
+    storage = Storage(tmp_path)
+    mark = written(storage, arrays, sharded=True)
+    assert sorted(name for name in writes if "/c/" in name) == [
+        *(f"conv/c/{n}/0/0/0" for n in range(3)),
+        *(f"fc/c/{n}/0" for n in range(2)),
+    ]
+    group = zarr.open_group(folder_of(storage, mark), mode="r")
+    assert (group["conv"].shards, group["conv"].chunks) == ((8, 9, 4, 3), (8, 3, 4, 3))
+    assert [codec["name"] for codec in group["conv"].metadata.to_dict()["codecs"]] == ["sharding_indexed"]
+
+
+@pytest.mark.usefixtures("small_chunks")
+def test_the_values_digest_is_the_same_however_they_are_cut(tmp_path: Path) -> None:
+    arrays = {"conv": drawn((20, 6, 4, 3), "float16"), "fc": drawn((20, 9), "float32")}
+    marks = [written(Storage(tmp_path / str(sharded)), arrays, sharded=sharded) for sharded in (False, True)]
+    assert marks[0].objects.keys() != marks[1].objects.keys()
+    assert marks[0].values == marks[1].values == {"layers": {name: described(array) for name, array in arrays.items()}}
+
+
+@pytest.mark.usefixtures("small_chunks")
+def test_a_panel_reads_its_own_bytes_of_a_shard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage, array = Storage(tmp_path), drawn((20, 6, 4, 3), "float32")
+    mark = written(storage, {"layer": array}, sharded=True)
+    sizes = [size for name, (size, _) in mark.objects.items() if "/c/" in name]
+    reads: list[tuple[str, int]] = []
+    get = zarr.storage.ObjectStore.get
+
+    async def count(store: Any, key: str, prototype: Any, byte_range: Any = None) -> Any:
+        content = await get(store, key, prototype, byte_range)
+        if "/c/" in key:
+            reads.append((type(byte_range).__name__, len(content)))
+        return content
+
+    monkeypatch.setattr(zarr.storage.ObjectStore, "get", count)
+    layer = Reader(storage, PIECE, mark).layer("layer")
+    np.testing.assert_array_equal(np.concatenate(list(layer.panels(3)), axis=1), array, strict=True)
+    index = 2 * 16 + 4  # two chunks' offsets and lengths, and a CRC
+    assert sorted(reads)[3 * 2 :] == [("SuffixByteRequest", index)] * 3, "read once, not for each panel"
+    assert sum(size for kind, size in reads if kind == "RangeByteRequest") == sum(sizes) - 3 * index
+    reads.clear()
+    layer.read()
+    assert sorted(reads) == [("NoneType", size) for size in sorted(sizes)], "all of a shard is one request"
+
+
+@pytest.mark.usefixtures("small_chunks")
+def test_a_shard_of_zeros_has_all_its_chunks(tmp_path: Path) -> None:
+    """Chunks that a shard leaves out would read as zeros, wanted or not."""
+    storage, array = Storage(tmp_path), drawn((20, 6, 4, 3), "float16")
+    array[8:16] = 0  # a whole shard
+    array[16:, :3] = 0  # a chunk
+    mark = written(storage, {"layer": array}, sharded=True)
+    assert sorted(name for name in mark.objects if "/c/" in name) == [f"layer/c/{n}/0/0/0" for n in range(3)]
+    for n in range(3):
+        shard = (folder_of(storage, mark) / f"layer/c/{n}/0/0/0").read_bytes()
+        index = np.frombuffer(shard[-36:-4], "<u8").reshape(2, 2)
+        assert index[:, 1].sum() == len(shard) - 36, "each chunk has its bytes"
+        assert (index[:, 1] > 0).all()
+    np.testing.assert_array_equal(Reader(storage, PIECE, mark).layer("layer").read(), array, strict=True)
+
+
+SHARD = "hurt/c/1/0/0/0"
+
+
+@pytest.fixture
+def sharded(tmp_path: Path, small_chunks: None) -> tuple[Storage, Mark]:
+    storage = Storage(tmp_path)
+    arrays = {"whole": drawn((20, 6, 4, 3), "float32"), "hurt": drawn((20, 6, 4, 3), "float32")}
+    arrays["hurt"][8:16, :3] = 0  # the loss of this chunk would not show in the values
+    return storage, written(storage, arrays, sharded=True)
+
+
+@pytest.mark.parametrize("part", ["first chunk", "second chunk", "index", "index's CRC"])
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_flipped_bit_of_a_shard_is_found(sharded: tuple[Storage, Mark], part: str, whole: bool) -> None:
+    storage, mark = sharded
+    file = folder_of(storage, mark) / SHARD
+    (start, length), (second, _) = np.frombuffer(file.read_bytes()[-36:-4], "<u8").reshape(2, 2).tolist()
+    assert (start, second) == (0, length)
+    _flip({"first chunk": 0, "second chunk": second + 20, "index": -30, "index's CRC": -2}[part])(file)
+    reader = Reader(storage, PIECE, mark)
+    reader.layer("whole").read()
+    with pytest.raises(DamagedStore, match=rf"array hurt of {PIECE}/attempt-{mark.attempt} in .*: {SHARD}: "):
+        _ = reader.layer("hurt").read() if whole else list(reader.layer("hurt").panels(3))
+
+
+def _halve(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, _halve, lambda file: file.write_bytes(b"")])
+def test_a_missing_or_truncated_shard_is_named(sharded: tuple[Storage, Mark], damage: Damage) -> None:
+    storage, mark = sharded
+    open_before = Reader(storage, PIECE, mark).layer("hurt")
+    next(open_before.panels(3))  # it knows the index
+    damage(folder_of(storage, mark) / SHARD)
+    with pytest.raises(DamagedStore, match=rf"{SHARD} of {PIECE}/attempt-{mark.attempt}"):
+        Reader(storage, PIECE, mark)
+    with pytest.raises(DamagedStore, match="hurt"):
+        list(open_before.panels(3))
+    with pytest.raises(DamagedStore, match="hurt"):
+        open_before.read()
+
+
+# --- damage ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -440,7 +587,7 @@ def test_dropped_activations_are_gone_and_can_be_written_again(tmp_path: Path, t
     assert store.contents().activations == {None}
     store.drop_activations(None)
     assert store.activations_mark(None) is None
-    assert store.storage.sizes(PIECE) == {}
+    assert list(store.storage.sizes(PIECE)) == [f"{PIECE}/DROPPED.json"]
     assert store.contents().activations == frozenset()
     assert store.mark(None) is not None, "the network stays"
     assert extract(store, sweep_of(), probe, CLASSES, None, step).digest == first.digest

@@ -1,7 +1,8 @@
 """The store: the single truth about what of a sweep is done."""
 
 from distsim.store.commits import DamagedStore, Mark
-from distsim.store.storage import Storage, StorageError
+from distsim.store.lease import Lease, StoreInUse
+from distsim.store.storage import NoSpace, Storage, StorageError
 from distsim.store.sweep_store import (
     Contents,
     IdentityMismatch,
@@ -16,10 +17,13 @@ __all__ = [
     "Contents",
     "DamagedStore",
     "IdentityMismatch",
+    "Lease",
     "Mark",
     "NetworkId",
+    "NoSpace",
     "Storage",
     "StorageError",
+    "StoreInUse",
     "SweepStore",
     "network_label",
     "network_path",

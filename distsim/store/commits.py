@@ -3,16 +3,23 @@
 A writer puts its objects under a fresh `attempt-<id>/`, then creates `COMMIT.json`, which names the attempt and every
 object in it with size and SHA-256. The first mark wins; whatever it does not name is garbage and is removed only after
 a mark exists, so that no late writer can end up naming objects that are gone.
+
+What is dropped, because it has served or is damaged, is never made undone: `DROPPED.json` ends this generation of the
+piece, and whoever begins later writes `attempt-2-<id>/` and `COMMIT-2.json`. A writer of the first generation that
+comes to its end after that creates a mark that nobody believes, and nobody of the first generation touches an attempt
+of the second.
 """
 
+import contextlib
 import hashlib
 import json
+import re
 import uuid
 from dataclasses import dataclass, field
 from typing import Any
 
 from distsim.specs import canonical_json
-from distsim.store.storage import Storage
+from distsim.store.storage import Storage, StorageError
 
 MARK = "COMMIT.json"
 
@@ -43,12 +50,22 @@ class Mark:
 
 
 class Attempt:
-    """One writer's objects for a piece, invisible until `commit`."""
+    """One writer's objects for a piece, invisible until `commit`. As a context: an error removes them."""
 
     def __init__(self, storage: Storage, piece: str) -> None:
         self.storage, self.piece = storage, piece
-        self.id = uuid.uuid4().hex[:12]
+        self.generation = generation(storage, piece)
+        number = f"{self.generation}-" if self.generation > 1 else ""
+        self.id = number + uuid.uuid4().hex[:12]
         self.objects: dict[str, tuple[int, str]] = {}
+
+    def __enter__(self) -> "Attempt":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
+            with contextlib.suppress(StorageError):  # a full disk gets its room back, if it is there at all
+                self.storage.delete_prefix(self.prefix)
 
     @property
     def prefix(self) -> str:
@@ -65,22 +82,64 @@ class Attempt:
     def commit(self, **fields: Any) -> Mark:
         """Create the mark; the piece's mark, which is another writer's if that one was first.
 
-        DamagedStore: the objects are gone, because another writer's commit, dropped since, had removed them.
+        DamagedStore: the piece was dropped, or its objects removed, while this was being written.
         """
         mark = Mark(attempt=self.id, objects=dict(sorted(self.objects.items())), **fields)
-        self.storage.create(f"{self.piece}/{MARK}", mark.encode())
-        winner = read_mark(self.storage, f"{self.piece}/{MARK}")
+        self.storage.settle([f"{self.prefix}/{name}" for name in self.objects])
+        self.storage.create(mark_path(self.piece, self.generation), mark.encode())
+        if generation(self.storage, self.piece) != self.generation:
+            self.storage.delete_prefix(self.prefix)
+            raise DamagedStore(f"{self.piece} in {self.storage.url} was dropped while it was being written")
+        winner = read_mark(self.storage, mark_path(self.piece, self.generation))
         if winner is None:
             raise DamagedStore(f"{self.piece}/{MARK} vanished while it was being written")
         if winner.attempt == self.id and not self._whole():
-            self.storage.delete([f"{self.piece}/{MARK}"])
+            drop(self.storage, self.piece, self.generation)
             raise DamagedStore(f"{self.prefix} in {self.storage.url} was removed while it was being written")
-        sweep_attempts(self.storage, self.piece, winner)
+        _sweep(self.storage, self.piece, self.generation, winner.attempt)
         return winner
 
     def _whole(self) -> bool:
         sizes = self.storage.sizes(self.prefix)
         return all(sizes.get(f"{self.prefix}/{name}") == size for name, (size, _) in self.objects.items())
+
+
+def generation(storage: Storage, piece: str) -> int:
+    """The piece's generation now, from 1: how often it was dropped, and one more."""
+    number = 1
+    while storage.get(dropped_path(piece, number)) is not None:
+        number += 1
+    return number
+
+
+def mark_path(piece: str, generation: int = 1) -> str:
+    return f"{piece}/{MARK}" if generation == 1 else f"{piece}/COMMIT-{generation}.json"
+
+
+def dropped_path(piece: str, generation: int = 1) -> str:
+    return f"{piece}/DROPPED.json" if generation == 1 else f"{piece}/DROPPED-{generation}.json"
+
+
+def read_piece(storage: Storage, piece: str) -> Mark | None:
+    """The mark of a piece, None if it is not committed. DamagedStore: what is there is no mark."""
+    return read_mark(storage, mark_path(piece, generation(storage, piece)))
+
+
+def drop(storage: Storage, piece: str, number: int | None = None) -> None:
+    """End the piece's generation, or the given one: first in name, then its objects go. Safe beside any writer."""
+    number = number or generation(storage, piece)
+    storage.create(dropped_path(piece, number), canonical_json({"generation": number}).encode())
+    storage.delete([mark_path(piece, number)])
+    _sweep(storage, piece, number)
+
+
+def attempt_generation(folder: str) -> int | None:
+    """The generation of a folder `attempt-<id>`; None if it is another kind of folder."""
+    match = _ATTEMPT.fullmatch(folder)
+    return None if match is None else int(match["generation"] or 1)
+
+
+_ATTEMPT = re.compile(r"attempt-(?:(?P<generation>[1-9]\d{0,8})-)?[0-9a-f]{12}")
 
 
 def read_mark(storage: Storage, path: str) -> Mark | None:
@@ -93,8 +152,10 @@ def read_mark(storage: Storage, path: str) -> Mark | None:
         if not isinstance(tree, dict) or tree.pop("sha256", None) != _sha256(canonical_json(tree)):
             raise ValueError("it does not hash to the digest in it")
         objects = {name: (int(size), str(digest)) for name, (size, digest) in tree.pop("objects").items()}
+        if not all(map(_inside, (*objects, str(tree["attempt"])))):
+            raise ValueError("a name in it leads elsewhere")
         return Mark(objects=objects, **tree)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise DamagedStore(f"{path} in {storage.url} is damaged: {error}") from None
 
 
@@ -109,12 +170,17 @@ def read_object(storage: Storage, piece: str, mark: Mark, name: str) -> bytes:
     return content
 
 
+def _inside(name: str) -> bool:
+    return not name.startswith("/") and ".." not in name.split("/")
+
+
 def _sha256(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def sweep_attempts(storage: Storage, piece: str, mark: Mark) -> None:
-    """Remove the attempts of a committed piece that its mark does not name."""
+def _sweep(storage: Storage, piece: str, generation: int, but: str | None = None) -> None:
+    """Remove the attempts of this generation and of earlier ones, but one."""
     for folder in storage.folders(piece):
-        if folder.startswith("attempt-") and folder != f"attempt-{mark.attempt}":
+        theirs = attempt_generation(folder)
+        if theirs is not None and theirs <= generation and folder != f"attempt-{but}":
             storage.delete_prefix(f"{piece}/{folder}")

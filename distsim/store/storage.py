@@ -1,11 +1,19 @@
 """A place for objects, by URL: a local folder, or an object store (s3://, gs://, az://), through obstore.
 
-Two properties carry the whole design: an object is visible whole or not at all, and `create` makes it exactly once
-however many writers try (locally by a hard link, on S3 by a conditional put).
+Three properties carry the whole design: an object is visible whole or not at all; `create` makes it exactly once
+however many writers try (locally by a hard link, on S3 by a conditional put); and what `create` has made, with all that
+was handed to `settle` before, outlasts a loss of power.
 """
 
+import contextlib
+import errno
+import os
+import random
+import re
 import shutil
-from collections.abc import Iterator
+import urllib.parse
+import uuid
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +26,17 @@ class StorageError(OSError):
     """The storage cannot be reached or written; the text says what to look at."""
 
 
+class NoSpace(StorageError):
+    """There is no room for what is to be written: a full disk, or a quota that is used up."""
+
+
 class Storage:
     """Objects under one URL. Cheap to pickle: it travels as its URL, credentials stay in the environment."""
 
     def __init__(self, url: str | Path) -> None:
         if not str(url):
             raise StorageError("storage needs a folder or a URL, got nothing")
+        _refuse_credentials(str(url))
         self.url = str(url) if "://" in str(url) else str(Path(url).expanduser().resolve())
         try:
             if "://" in self.url:
@@ -31,7 +44,7 @@ class Storage:
             else:
                 self._store = LocalStore(self.url, mkdir=True, automatic_cleanup=True)
         except (BaseError, OSError, ValueError) as error:
-            raise StorageError(f"cannot use {self.url} as storage: {first_line(error)}") from None
+            raise storage_error(f"cannot use {self.url} as storage", error) from None
 
     def __reduce__(self) -> tuple[type["Storage"], tuple[str]]:
         return Storage, (self.url,)
@@ -45,7 +58,8 @@ class Storage:
         return self._store
 
     def within(self, prefix: str) -> "Storage":
-        """The storage of the objects under a prefix."""
+        """The storage of the objects under a prefix. StorageError: a symbolic link leads out of the folder."""
+        self._require_inside(prefix)
         return Storage(f"{self.url.rstrip('/')}/{prefix}")
 
     @property
@@ -55,32 +69,64 @@ class Storage:
 
     def get(self, path: str) -> bytes | None:
         """The object's bytes, or None where there is none."""
+        self._require_inside(path)
         try:
             return bytes(obstore.get(self._store, path).bytes())
         except FileNotFoundError:
             return None
-        except (BaseError, OSError) as error:
-            raise StorageError(f"cannot read {path} in {self.url}: {first_line(error)}") from None
+        except (BaseError, OSError, ValueError) as error:
+            raise storage_error(f"cannot read {path} in {self.url}", error) from None
 
     def put(self, path: str, content: bytes) -> None:
-        """Write the object, replacing what is there."""
+        """Write the object, replacing what is there. NoSpace: there is no room for it."""
         self._put(path, content, "overwrite")
 
     def create(self, path: str, content: bytes) -> bool:
-        """Write the object only if there is none; False if there was one, which is left as it is."""
+        """Write the object only if there is none; False if there was another one, which is left as it is.
+
+        An object with this very content counts as made by this call: a store that made it and could not say so is asked
+        again, and then finds it there. Contents that are to exclude each other must therefore differ.
+        """
         try:
             self._put(path, content, "create")
         except AlreadyExistsError:
-            return False
+            return self.folder is None and self.get(path) == content
         return True
 
-    def _put(self, path: str, content: bytes, mode: Any) -> None:
+    def exclusive(self) -> bool:
+        """Whether `create` makes an object only once. Not every object store has conditional puts."""
+        if self.folder is not None:
+            return True
+        path = f"probe-{uuid.uuid4().hex}"
         try:
-            obstore.put(self._store, path, content, mode=mode)
-        except AlreadyExistsError:
+            return self.create(path, b"1") and not self.create(path, b"2")
+        except NotImplementedError:
+            return False
+        finally:
+            self.delete([path])
+
+    def settle(self, paths: Iterable[str]) -> None:
+        """See to it that these objects outlast a loss of power. An object store sees to it when they are put."""
+        if self.folder is not None:
+            files = [Path(path) for path in paths]
+            try:
+                for file in files:
+                    _sync(self.folder / file)
+                _sync_folders(self.folder, {file.parent for file in files})
+            except OSError as error:
+                raise storage_error(f"cannot write {self.url}", error) from None
+
+    def _put(self, path: str, content: bytes, mode: Any) -> None:
+        self._require_inside(path)
+        try:
+            if mode == "create" and self.folder is not None:
+                _link(self.folder, path, content)
+            else:
+                obstore.put(self._store, path, content, mode=mode)
+        except (AlreadyExistsError, NotImplementedError):
             raise
-        except (BaseError, OSError) as error:
-            raise StorageError(f"cannot write {path} in {self.url}: {first_line(error)}") from None
+        except (BaseError, OSError, ValueError) as error:
+            raise storage_error(f"cannot write {path} in {self.url}", error) from None
 
     def sizes(self, prefix: str = "") -> dict[str, int]:
         """Path -> bytes of every object under a prefix (whole path segments)."""
@@ -88,23 +134,25 @@ class Storage:
 
     def folders(self, prefix: str = "") -> list[str]:
         """Names of the folders directly under a prefix, sorted."""
+        self._require_inside(prefix)
         try:
             found = obstore.list_with_delimiter(self._store, prefix=prefix or None)
         except FileNotFoundError:
             return []
-        except (BaseError, OSError) as error:
-            raise StorageError(f"cannot list {prefix or '/'} in {self.url}: {first_line(error)}") from None
+        except (BaseError, OSError, ValueError) as error:
+            raise storage_error(f"cannot list {prefix or '/'} in {self.url}", error) from None
         return sorted(path.rsplit("/", 1)[-1] for path in found["common_prefixes"])
 
     def delete(self, paths: list[str]) -> None:
         """Delete objects; those already gone are no error."""
         for path in paths:
+            self._require_inside(path)
             try:
                 obstore.delete(self._store, path)
             except FileNotFoundError:
                 pass
-            except (BaseError, OSError) as error:
-                raise StorageError(f"cannot delete {path} in {self.url}: {first_line(error)}") from None
+            except (BaseError, OSError, ValueError) as error:
+                raise storage_error(f"cannot delete {path} in {self.url}", error) from None
 
     def delete_prefix(self, prefix: str) -> None:
         """Delete everything under a prefix, what a killed writer left half-written included."""
@@ -113,15 +161,105 @@ class Storage:
             shutil.rmtree(self.folder / prefix, ignore_errors=True)
 
     def _list(self, prefix: str) -> Iterator[Any]:
+        self._require_inside(prefix)
+        inside = {""}
         try:
             for page in obstore.list(self._store, prefix=prefix or None):
-                yield from page
+                for entry in page:
+                    parent = entry["path"].rpartition("/")[0]
+                    if parent not in inside:
+                        self._require_inside(parent)
+                        inside.add(parent)
+                    yield entry
         except FileNotFoundError:
             return
-        except (BaseError, OSError) as error:
-            raise StorageError(f"cannot list {prefix or '/'} in {self.url}: {first_line(error)}") from None
+        except StorageError:
+            raise
+        except (BaseError, OSError, ValueError) as error:
+            raise storage_error(f"cannot list {prefix or '/'} in {self.url}", error) from None
+
+    def _require_inside(self, path: str) -> None:
+        """A store may come from somebody else: nothing is read, written or deleted through a link out of its folder."""
+        if self.folder is not None and path and not os.path.realpath(f"{self.url}/{path}").startswith(f"{self.url}/"):
+            raise StorageError(f"{path} leads out of the store {self.url}")
+
+
+def storage_error(what: str, error: BaseException) -> StorageError:
+    """A sentence of what could not be done and why, without the credentials that an answer may repeat."""
+    reason = first_line(error)
+    for name, value in os.environ.items():
+        if _SECRET.search(name) and len(value) >= 8:
+            reason = reason.replace(value, "...")
+    return (NoSpace if no_space(str(error)) else StorageError)(f"{what}: {reason}")
+
+
+def no_space(text: str) -> bool:
+    """Whether an error's text says that there is no room: it may come from another process, as text."""
+    return _NO_SPACE.search(text) is not None
 
 
 def first_line(error: BaseException) -> str:
     """obstore's errors go on for many lines of their own internals; the first says what happened."""
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+_NO_SPACE = re.compile(
+    r"no space left|disk quota exceeded|QuotaExceeded|StorageFull|Insufficient Storage", re.IGNORECASE
+)
+_SECRET = re.compile(r"SECRET|TOKEN|PASSWORD|ACCESS_KEY|ACCOUNT_KEY|SAS", re.IGNORECASE)
+
+
+def _refuse_credentials(url: str) -> None:
+    """StorageError where a URL carries more than a place; the text does not repeat it."""
+    if "://" in url:
+        parts = urllib.parse.urlsplit(url)
+        if "@" in parts.netloc or parts.query or parts.fragment:
+            raise StorageError(
+                f"a storage URL is {parts.scheme}://bucket/prefix and nothing else: credentials, endpoint and region "
+                "come from the environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL, ...)"
+            )
+
+
+def _link(root: Path, path: str, content: bytes) -> None:
+    """Create a file that is whole and on disk before it has its name, or AlreadyExistsError."""
+    target = root / path
+    # obstore takes a name that ends like this for a file being written, and does not list it
+    staged = target.with_name(f"{target.name}#{random.SystemRandom().getrandbits(48)}")
+    for last in (False, False, True):
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+            break
+        except FileNotFoundError:  # somebody deleted the last object of this folder, and the folder with it
+            if last:
+                raise
+    try:
+        with open(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.link(staged, target)
+    except FileExistsError:
+        raise AlreadyExistsError(f"{path} exists") from None
+    finally:
+        staged.unlink(missing_ok=True)
+    _sync_folders(root, {Path(path).parent})
+
+
+def _sync(path: Path) -> None:
+    """Nothing where another writer has removed it, or the file system has no such thing (folders of some)."""
+    with contextlib.suppress(FileNotFoundError):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+                raise
+        finally:
+            os.close(descriptor)
+
+
+def _sync_folders(root: Path, folders: set[Path]) -> None:
+    """The names in these folders, and the folders' own up to the root."""
+    for inner in {parent for folder in folders for parent in (folder, *folder.parents)}:
+        _sync(root / inner)

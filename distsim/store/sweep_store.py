@@ -4,7 +4,7 @@
                  request.json                           extent and where the data lie, as last asked for
                  complete/                              the network that every run starts from
                  runs/0003/iter_07/                     run 3 after its seventh pruning
-                 <network>/COMMIT.json                  the mark
+                 <network>/COMMIT.json                  the mark; COMMIT-2.json once DROPPED.json is there, and so on
                  <network>/attempt-<id>/*.safetensors   weights, masks, and of the complete network its rewind state
                  <network>/activations/                 a commit of its own: a Zarr group
                  <network>/comparison/<layer>/<metrics>.json     a mark that holds its values
@@ -13,6 +13,7 @@
                  pair_results/                          tables and figures of these
                  results/                               tables
 <root>/figures/                                         drawn from all problems of the store
+<root>/lease/                                           which driver is at work here (distsim.store.lease)
 <root>/tune/                                            Ray Tune's own files, which nothing here reads
 """
 
@@ -26,10 +27,11 @@ from typing import Any
 
 import safetensors.torch
 
+import distsim
 from distsim import stages
 from distsim.chain import Step
 from distsim.specs import Extent, Identity, canonical_json, differences, identity_from_dict
-from distsim.store.commits import MARK, Attempt, DamagedStore, Mark, read_mark, read_object
+from distsim.store.commits import MARK, Attempt, DamagedStore, Mark, drop, read_mark, read_object, read_piece
 from distsim.store.storage import Storage
 
 NetworkId = tuple[int, int] | None  # (run, iteration) of a pruned network; None is the complete one
@@ -52,8 +54,9 @@ def network_label(network: NetworkId) -> str:
 
 EPOCHS = "epoch"  # folder of a training between two epochs, in its network's
 _NETWORK = r"(?:complete|runs/(?P<run>\d+)/iter_(?P<iteration>\d+))"
-_COMMIT = re.compile(rf"{_NETWORK}/{MARK}")
-_ACTIVATIONS = re.compile(rf"{_NETWORK}/activations/{MARK}")
+_PIECE = re.compile(
+    rf"{_NETWORK}(?P<activations>/activations)?/(?P<kind>COMMIT|DROPPED)(?:-(?P<generation>[1-9]\d{{0,8}}))?\.json"
+)
 _COMPARISON = re.compile(rf"{_NETWORK}/(?P<what>comparison|chance)/(?P<layer>[^/]+)/(?P<metrics>[^/]+)\.json")
 
 
@@ -79,29 +82,51 @@ class SweepStore:
     # --- identity and extent -----------------------------------------------------------------------------------------
 
     def claim(self, identity: Identity) -> bool:
-        """Write the identity if the store has none yet (True), else check that it is the same (False).
+        """Write the identity if the store holds nothing of another one (True), else check that it is the same (False).
 
-        IdentityMismatch names each field that differs.
+        IdentityMismatch names each field that differs. A spec under which nothing was ever committed is replaced.
         """
-        content = {"identity": identity.as_dict(), "hash": identity.hash}
-        if self.storage.create("spec.json", canonical_json(content).encode()):
-            return True
+        content = {"identity": identity.as_dict(), "hash": identity.hash, "distsim": distsim.__version__}
+        encoded = canonical_json(content).encode()
+        if self.storage.get("spec.json") is None:
+            self._require_own_pieces(identity)
+            if self.storage.create("spec.json", encoded):
+                return True
         theirs = self.identity()
-        if theirs.hash != identity.hash:
-            fields = "; ".join(differences(identity.as_dict(), theirs.as_dict()))
-            raise IdentityMismatch(
-                f"the store {self.root.url} holds another sweep of {self.problem}. It differs in {fields}. "
-                "Ask for the same, or use another --storage"
-            )
-        return False
+        if theirs.hash == identity.hash:
+            return False
+        if not any(self.contents().__dict__.values()):
+            self.storage.put("spec.json", encoded)
+            return True
+        fields = "; ".join(differences(identity.as_dict(), theirs.as_dict()))
+        raise IdentityMismatch(
+            f"the store {self.root.url} holds another sweep of {self.problem}. It differs in {fields}. "
+            "Ask for the same, or use another --storage"
+        )
+
+    def _require_own_pieces(self, identity: Identity) -> None:
+        """IdentityMismatch: there are networks of another identity, though nothing says any more of which."""
+        for network in sorted(self.contents().networks, key=str):
+            mark = self.mark(network)
+            if mark is not None and mark.identity != identity.hash:
+                raise IdentityMismatch(
+                    f"the store {self.root.url} holds {network_label(network)} of another sweep of {self.problem}, "
+                    "whose spec.json is gone: use another --storage"
+                )
 
     def identity(self) -> Identity:
         """The identity in the store. FileNotFoundError: there is none. DamagedStore: it does not hash to its hash."""
         spec = self._spec()
         try:
             identity = identity_from_dict(spec["identity"])
-        except (TypeError, ValueError, KeyError) as error:
-            raise DamagedStore(f"spec.json of {self.storage.url} was written by another distsim: {error}") from None
+        except (TypeError, ValueError, KeyError, AttributeError) as error:
+            by = spec.get("distsim", "another one")
+            raise DamagedStore(
+                f"spec.json of {self.storage.url} was written by another distsim ({by}; this is "
+                f"{distsim.__version__}): {error}"
+            ) from None
+        if identity.problem.name != self.problem:
+            raise DamagedStore(f"spec.json of {self.storage.url} is that of {identity.problem.name}")
         if identity.hash != spec["hash"]:
             raise DamagedStore(f"spec.json of {self.storage.url} is damaged: its identity does not hash to its hash")
         return identity
@@ -113,7 +138,7 @@ class SweepStore:
         try:
             spec = json.loads(content)
             spec["identity"], spec["hash"]
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, RecursionError):
             raise DamagedStore(f"spec.json of {self.storage.url} is damaged") from None
         return dict(spec)
 
@@ -130,7 +155,7 @@ class SweepStore:
             Extent(
                 **{f.name: request[f.name] for f in dataclasses.fields(Extent)} | {"metrics": tuple(request["metrics"])}
             )
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, RecursionError):
             raise DamagedStore(
                 f"request.json of {self.storage.url} is damaged: run its sweep script, which writes it anew"
             ) from None
@@ -140,16 +165,18 @@ class SweepStore:
 
     def contents(self) -> Contents:
         """Everything committed, from one listing."""
-        networks, activations = set(), set()
+        marks: dict[str, set[tuple[NetworkId, bool, int]]] = {"COMMIT": set(), "DROPPED": set()}
         compared: dict[str, dict[tuple[NetworkId, str], set[str]]] = {"comparison": {}, "chance": {}}
         for path in self.storage.sizes():
-            if match := _COMMIT.fullmatch(path):
-                networks.add(_network(match))
-            elif match := _ACTIVATIONS.fullmatch(path):
-                activations.add(_network(match))
+            if match := _PIECE.fullmatch(path):
+                generation = int(match["generation"] or 1)
+                marks[match["kind"]].add((_network(match), match["activations"] is not None, generation))
             elif match := _COMPARISON.fullmatch(path):
                 key = (_network(match), match["layer"])
                 compared[match["what"]].setdefault(key, set()).update(match["metrics"].split("+"))
+        standing = {mark[:2] for mark in marks["COMMIT"] if _current(mark, marks["DROPPED"])}
+        networks = {network for network, of_activations in standing if not of_activations}
+        activations = {network for network, of_activations in standing if of_activations}
         # what is derived from a network counts only while that network is there
         return Contents(
             frozenset(networks),
@@ -166,14 +193,14 @@ class SweepStore:
         return self.mark(network) is not None
 
     def mark(self, network: NetworkId) -> Mark | None:
-        return read_mark(self.storage, f"{network_path(network)}/{MARK}")
+        return read_piece(self.storage, network_path(network))
 
     def commit_network(
         self, network: NetworkId, step: Step, files: dict[str, bytes] | None = None, **fields: Any
     ) -> Mark:
         """Commit a finished network; the mark that stands afterwards (an earlier writer's, if there was one)."""
-        attempt = Attempt(self.storage, network_path(network))
-        with stages.stage("commit", self.problem, network_label(network)):
+        where = "commit", self.problem, network_label(network)
+        with stages.stage(*where), Attempt(self.storage, network_path(network)) as attempt:
             attempt.put("weights.safetensors", safetensors.torch.save(step.weights))
             attempt.put("masks.safetensors", safetensors.torch.save(step.masks))
             if step.rewind is not None:
@@ -212,13 +239,11 @@ class SweepStore:
         return f"{network_path(network)}/activations"
 
     def activations_mark(self, network: NetworkId) -> Mark | None:
-        return read_mark(self.storage, f"{self.activations_path(network)}/{MARK}")
+        return read_piece(self.storage, self.activations_path(network))
 
     def drop_activations(self, network: NetworkId) -> None:
-        """Remove a network's activations, the mark first, so that nothing half-removed is ever believed."""
-        path = self.activations_path(network)
-        self.storage.delete([f"{path}/{MARK}"])
-        self.storage.delete_prefix(path)
+        """Remove a network's activations, in name first, so that nothing half-removed is ever believed."""
+        drop(self.storage, self.activations_path(network))
 
     # --- comparisons -------------------------------------------------------------------------------------------------
 
@@ -267,7 +292,7 @@ class SweepStore:
         pieces += [self.activations_path(network) for network in contents.activations]
         found = {}
         for piece in pieces:
-            mark = read_mark(self.storage, f"{piece}/{MARK}")
+            mark = read_piece(self.storage, piece)
             if mark is not None:
                 for name in mark.objects:
                     read_object(self.storage, piece, mark, name)
@@ -314,6 +339,12 @@ class SweepStore:
 def problems_in(root: Storage) -> list[str]:
     """Names of the problems whose sweeps the store holds, sorted."""
     return [name for name in root.folders() if root.get(f"{name}/spec.json") is not None]
+
+
+def _current(mark: tuple[NetworkId, bool, int], dropped: set[tuple[NetworkId, bool, int]]) -> bool:
+    """Whether the mark's generation is its piece's last: all before it were dropped, and it was not."""
+    *piece, generation = mark
+    return mark not in dropped and all((*piece, number) in dropped for number in range(1, generation))
 
 
 def _network(match: re.Match[str]) -> NetworkId:

@@ -1,0 +1,162 @@
+"""The lease: one driver at a time directs what is done in a store.
+
+`lease/000007.json` is created exclusively, names its holder, and its number is the fencing number: who holds 7 is past
+when 8 exists. `lease/000007.beat` is written again and again while the holder lives. A holder on this machine is looked
+up by its process; of one elsewhere it is seen whether it still beats.
+
+Commits need no lease: they are safe beside any writer. Dropping activations and replacing tables are not, so a driver
+asks `check` before these.
+"""
+
+import contextlib
+import json
+import os
+import socket
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from distsim.specs import canonical_json
+from distsim.store.storage import Storage, StorageError
+
+FOLDER = "lease"
+BEAT = 5.0  # seconds between two signs of life
+SILENCE = 30.0  # seconds without one, after which a driver on another machine is taken for dead
+
+
+class StoreInUse(StorageError):
+    """Another driver is at work in the store."""
+
+
+class Lease:
+    """Held for the length of a `with` block. StoreInUse: another driver is at work, or took over in the meantime."""
+
+    def __init__(
+        self, root: Storage, say: Callable[[str], None] = print, beat: float = BEAT, silence: float = SILENCE
+    ) -> None:
+        self._root, self._say, self._beat, self._silence = root, say, beat, silence
+        self.number = 0
+        self._over = threading.Event()
+        self._beating = threading.Thread(target=self._go_on_beating, daemon=True)
+
+    def __enter__(self) -> "Lease":
+        while not self.number:
+            last = self._last()
+            if last:
+                self._require_over(last)
+            if self._root.create(_path(last + 1), canonical_json(_holder()).encode()):
+                self.number = last + 1
+                if self._last() > self.number:  # two more have come and gone since, and cleared up
+                    self._root.delete([_path(self.number)])
+                    self.number = 0
+        self._root.delete([path for path in self._root.sizes(FOLDER) if _number(path) < self.number])
+        self._beating.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._over.set()
+        self._beating.join()
+        with contextlib.suppress(StorageError):  # a full disk, say: the next one finds this process gone
+            if self._last() == self.number:
+                self._root.put(_path(self.number, "beat"), b"over")
+
+    def check(self) -> None:
+        """StoreInUse: another driver took over, because this one was not heard of for long."""
+        last = self._last()
+        if last != self.number:
+            raise StoreInUse(f"another driver took over {self._root.url} while this one could not be heard: it stops")
+
+    def _last(self) -> int:
+        return max(map(_number, self._root.sizes(FOLDER)), default=0)
+
+    def _require_over(self, number: int) -> None:
+        """StoreInUse: the holder of this number is at work."""
+        beat, holder = self._root.get(_path(number, "beat")), _read(self._root.get(_path(number)))
+        if beat == b"over":
+            return
+        who = f"process {holder.get('pid', '?')} on {holder.get('host', '?')}, since {holder.get('since', '?')}"
+        alive = _lives(holder)
+        if alive is None:
+            self._say(f"{who} was at work in {self._root.url}: seeing for {self._silence:.0f} s whether it still is")
+            alive = self._heard(number, beat)
+        if alive:
+            raise StoreInUse(f"another driver is at work in {self._root.url}: {who}. Wait for its end, or stop it")
+
+    def _heard(self, number: int, beat: bytes | None) -> bool:
+        """Whether the holder gives a sign of life, by a clock of our own."""
+        until = time.monotonic() + self._silence
+        while time.monotonic() < until:
+            time.sleep(min(self._beat, self._silence) / 4)
+            now = self._root.get(_path(number, "beat"))
+            if now == b"over" or self._last() != number:
+                return now != b"over"
+            if now != beat:
+                return True
+        return False
+
+    def _go_on_beating(self) -> None:
+        while True:
+            with contextlib.suppress(StorageError):  # if it lasts, `check` will say so
+                self._root.put(_path(self.number, "beat"), uuid.uuid4().hex.encode())
+            if self._over.wait(self._beat):
+                return
+
+
+def _path(number: int, kind: str = "json") -> str:
+    return f"{FOLDER}/{number:06d}.{kind}"
+
+
+def _number(path: str) -> int:
+    stem = path.rsplit("/", 1)[-1].split(".")[0]
+    return int(stem) if stem.isdecimal() else 0
+
+
+def _holder() -> dict[str, Any]:
+    """This process, so that another one can see whether it lives."""
+    return {
+        "id": uuid.uuid4().hex,
+        "host": socket.gethostname(),
+        "machine": _machine(),
+        "pid": os.getpid(),
+        "started": _started(os.getpid()),
+        "since": time.strftime("%Y-%m-%d %H:%M:%S"),
+        "command": os.path.basename(sys.argv[0]),
+    }
+
+
+def _read(content: bytes | None) -> dict[str, Any]:
+    try:
+        holder = json.loads(content or b"")
+    except ValueError:
+        holder = {}
+    return holder if isinstance(holder, dict) else {}
+
+
+def _lives(holder: dict[str, Any]) -> bool | None:
+    """Whether the process is there, None if it cannot be seen from here."""
+    if _machine() is None or holder.get("machine") != _machine():
+        return None
+    started = _started(holder["pid"]) if isinstance(holder.get("pid"), int) else None
+    return started is not None and started == holder.get("started")
+
+
+def _machine() -> str | None:
+    """Equal where process numbers mean the same: this boot of this machine, this namespace. None: unknown."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return None
+
+
+def _started(pid: int) -> str | None:
+    """When the process began, in ticks since the boot; None if there is none, or only its remains."""
+    try:
+        state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if state in "ZX" else fields[18]
