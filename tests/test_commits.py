@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import queue
 import tempfile
 import threading
@@ -13,8 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distsim.store import DamagedStore, Mark, Storage
-from distsim.store.commits import MARK, Attempt, read_mark, read_object
+from distsim.store import DamagedStore, Mark, Storage, commits
+from distsim.store.commits import MARK, Attempt, drop, generation, read_mark, read_object, read_piece
 
 PIECE = "runs/0000/iter_01"
 
@@ -184,6 +185,87 @@ def test_a_mark_cut_anywhere_is_damaged(storage: Storage) -> None:
         storage.put(f"{PIECE}/{MARK}", content[:length])
         with pytest.raises(DamagedStore):
             mark_of(storage)
+
+
+# --- generations ------------------------------------------------------------------------------------------------------
+
+
+def test_what_was_dropped_can_be_committed_again_and_again(storage: Storage) -> None:
+    for number in (1, 2, 3):
+        assert generation(storage, PIECE) == number
+        mark = written(storage, "x", salt=bytes([number])).commit(values={"number": number})
+        assert read_piece(storage, PIECE) == mark
+        assert attempts(storage) == [f"attempt-{mark.attempt}"]
+        assert read_object(storage, PIECE, mark, "x") == b"x" * 100 + bytes([number])
+        drop(storage, PIECE)
+        assert read_piece(storage, PIECE) is None
+        assert attempts(storage) == []
+    assert sorted(storage.sizes()) == [f"{PIECE}/DROPPED{number}.json" for number in ("-2", "-3", "")]
+
+
+def test_a_writer_whose_piece_was_dropped_is_told_and_leaves_nothing(storage: Storage) -> None:
+    late = written(storage, "x", salt=b"late")
+    drop(storage, PIECE)
+    mark = written(storage, "x").commit()
+    with pytest.raises(DamagedStore, match=rf"{PIECE} in .* was dropped while it was being written"):
+        late.commit()
+    assert read_piece(storage, PIECE) == mark
+    assert attempts(storage) == [f"attempt-{mark.attempt}"]
+
+
+def test_who_clears_up_after_an_earlier_generation_leaves_the_next_alone(storage: Storage) -> None:
+    """A writer that was stopped between creating its mark and clearing up, for as long as two others needed."""
+    first = written(storage, "x").commit()
+    drop(storage, PIECE)
+    under_way, mark = written(storage, "y"), written(storage, "x").commit()
+    commits._sweep(storage, PIECE, 1, first.attempt)
+    assert read_object(storage, PIECE, mark, "x") == b"x" * 100
+    under_way = written(storage, "y")
+    commits._sweep(storage, PIECE, 1, first.attempt)
+    assert storage.get(f"{under_way.prefix}/y") is not None
+
+
+def test_an_attempt_that_fails_takes_its_objects_along(storage: Storage) -> None:
+    attempt = Attempt(storage, PIECE)
+    attempt.put("x", b"half of it")
+    with pytest.raises(ZeroDivisionError), attempt:
+        raise ZeroDivisionError
+    assert storage.sizes() == {}
+
+
+def test_objects_are_on_disk_before_the_mark_says_so(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    events: list[str] = []
+    fsync, link = os.fsync, os.link
+
+    def synced(descriptor: int) -> None:
+        events.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+        fsync(descriptor)
+
+    def linked(source: Path, target: Path) -> None:
+        events.append(f"link {target}")
+        link(source, target)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "link", linked)
+    attempt = written(storage, "x", "deep/y")
+    attempt.commit()
+    folder = Path(storage.url) / PIECE
+    created = events.index(f"link {folder / MARK}")
+    objects = [f"{storage.url}/{attempt.prefix}/{name}" for name in ("x", "deep/y")]
+    names = [folder, *(Path(name).parent for name in objects), Path(storage.url)]
+    assert {*objects, *map(str, names)} <= set(events[:created])
+    assert events[created - 1].startswith(f"{folder / MARK}#"), "the mark's own content, before it has its name"
+    assert str(folder) in events[created:], "and its name"
+
+
+@pytest.mark.parametrize("name", ["../outside", "deep/../../../outside", "/etc/passwd"])
+def test_a_mark_whose_names_lead_elsewhere_is_damaged(storage: Storage, name: str) -> None:
+    storage.put(f"{PIECE}/{MARK}", Mark("0" * 12, {name: (1, "0")}).encode())
+    with pytest.raises(DamagedStore, match="leads elsewhere"):
+        mark_of(storage)
+    storage.put(f"{PIECE}/{MARK}", Mark(name, {"x": (1, "0")}).encode())
+    with pytest.raises(DamagedStore, match="leads elsewhere"):
+        mark_of(storage)
 
 
 # --- digests ---------------------------------------------------------------------------------------------------------

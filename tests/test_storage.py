@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 import distsim.store.storage
-from distsim.store import Storage, StorageError
+from distsim.store import NoSpace, Storage, StorageError
+from distsim.store.storage import storage_error
 
 
 @pytest.fixture
@@ -205,3 +206,57 @@ def test_an_object_is_never_seen_half_written(storage: Storage, operation: str) 
     assert rounds >= 50
     assert seen <= (versions | {None} if operation == "create" else versions)
     assert sizes <= {300_000, 600_000}
+
+
+# --- what a store must not do ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["s3://KEYKEYKEY:hidden-secret@bucket/x", "s3://bucket/x?secret=hidden-secret", "s3://bucket/x#hidden-secret"],
+)
+def test_a_url_with_credentials_is_refused_and_not_repeated(url: str) -> None:
+    with pytest.raises(StorageError, match=r"s3://bucket/prefix and nothing else.* environment") as caught:
+        Storage(url)
+    assert "hidden-secret" not in str(caught.value)
+
+
+def test_credentials_that_an_answer_repeats_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hidden-secret")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "hidden-key-id")
+    error = storage_error("cannot read x", ValueError("hidden-key-id is unknown, signature of hidden-secret"))
+    assert str(error) == "cannot read x: ... is unknown, signature of ..."
+
+
+def test_nothing_is_read_written_or_deleted_through_a_link_out_of_the_store(tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    (outside / "deep").mkdir(parents=True)
+    (outside / "deep" / "file").write_bytes(b"not yours")
+    (outside / "file").write_bytes(b"not yours")
+    storage = Storage(tmp_path / "store")
+    storage.put("inside/x", b"1")
+    (tmp_path / "store" / "link").symlink_to(outside)
+    (tmp_path / "store" / "inside" / "file").symlink_to(outside / "file")
+    for work in (
+        lambda: storage.get("link/file"),
+        lambda: storage.get("inside/file"),
+        lambda: storage.put("link/new", b""),
+        lambda: storage.create("link/new", b""),
+        lambda: storage.delete(["link/file"]),
+        lambda: storage.delete_prefix("link"),
+        lambda: storage.sizes("link"),
+        lambda: storage.folders("link"),
+        lambda: storage.sizes(),
+        lambda: storage.within("link"),
+    ):
+        with pytest.raises(StorageError, match=r"leads out of the store"):
+            work()
+    assert sorted(path.name for path in outside.rglob("*")) == ["deep", "file", "file"]
+    storage.delete_prefix("inside")
+    assert (outside / "file").read_bytes() == b"not yours"
+
+
+def test_no_room_is_an_error_of_its_own() -> None:
+    for text in ("No space left on device (os error 28)", "Disk quota exceeded (os error 122)", "XMinioStorageFull"):
+        assert isinstance(storage_error("cannot write x", OSError(text)), NoSpace)
+    assert not isinstance(storage_error("cannot write x", OSError("Permission denied (os error 13)")), NoSpace)
