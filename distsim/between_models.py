@@ -157,6 +157,7 @@ class _Output:
     size: tuple[int, int]
     panel_rows: int = 1
     kind: str = "any"
+    dtype: str = "float32"
 
     @property
     def shape(self) -> tuple[int, ...]:

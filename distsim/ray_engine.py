@@ -186,7 +186,9 @@ class RayEngine:
             size = OBJECT_STORE + sum(2 * _bytes(one) for one in orders)
             _start_here({"include_dashboard": False, "object_store_memory": size, **quiet})
         self._started = True
-        logging.getLogger("ray.tune").setLevel(logging.ERROR)
+        # Tune logs tracebacks of workers that died and of its own files that could not be written: the first are told
+        # and tried again by `_Listener`, nothing reads the second
+        logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
 
 
 def _trial(
@@ -265,6 +267,13 @@ class _Listener(tune.Callback):  # type: ignore[misc]
     def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **info: Any) -> None:
         if self._tell and "accuracy" in result:
             self._tell({"run": None} | result)
+
+    def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+        if self._tell:
+            self._tell({"problem": trial.config["problem"], "piece": trial.config["piece"], "died": True})
+
+    def on_trial_recover(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+        self.on_trial_error(iteration, trials, trial)
 
     def __getstate__(self) -> dict[str, Any]:
         return {"_tell": None}  # Tune pickles its callbacks into its own snapshots

@@ -38,6 +38,11 @@ class LayerSource(Protocol):
     @property
     def shape(self) -> tuple[int, ...]: ...
     @property
+    def dtype(self) -> str:
+        """Of the values as they are stored."""
+        ...
+
+    @property
     def panel_rows(self) -> int:
         """Image rows in a panel that suits how the layer is stored."""
         ...
@@ -59,6 +64,10 @@ class InMemory:
     @property
     def shape(self) -> tuple[int, ...]:
         return tuple(self.array.shape)
+
+    @property
+    def dtype(self) -> str:
+        return str(self.array.dtype).removeprefix("torch.")
 
     @property
     def panel_rows(self) -> int:

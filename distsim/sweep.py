@@ -387,6 +387,8 @@ class LocalEngine:
 
 def describe(event: Event) -> str:
     """An event as a line of a log."""
+    if "died" in event:
+        return f"{time.strftime('%H:%M:%S')} {event['problem']} {event['piece']}: its worker died"
     which = "complete network" if event["run"] is None else f"run {event['run']} iteration {event['iteration']}"
     return (
         f"{time.strftime('%H:%M:%S')} {event['problem']} {which}: accuracy {event['accuracy']:.4f}, "

@@ -267,6 +267,7 @@ class Comparer:
         self.store, self.sweep, self.dataset, self.allow_drift = store, sweep, dataset, allow_drift
         self._held: tuple[str, tuple[str, ...]] | None = None
         self._reference: Reference | None = None
+        self._reference_dtype = ""
         self._readers: dict[NetworkId, Reader] = {}
         self._checked = allow_drift
 
@@ -298,7 +299,8 @@ class Comparer:
                 "chance" if job.chance else "comparison",
                 identity=self.sweep.identity.hash,
                 environment=environment(self.sweep),
-                provenance=provenance(started, time.time()),
+                provenance=provenance(started, time.time())
+                | {"dtype_x": self._reference_dtype, "dtype_y": source.dtype},
             )
 
     def _compare_pairs(self, job: PairJob) -> None:
@@ -353,7 +355,7 @@ class Comparer:
             self._check_environment()
             source = self._source(None, layer)
             self._reference = Reference(source, metrics, self.sweep.device, self.sweep.identity.comparison)
-            self._held = (layer, metrics)
+            self._held, self._reference_dtype = (layer, metrics), source.dtype
         return self._reference
 
     def _source(self, network: NetworkId, layer: str) -> LayerSource:
@@ -406,6 +408,10 @@ class Permuted:
     @property
     def shape(self) -> tuple[int, ...]:
         return self.source.shape
+
+    @property
+    def dtype(self) -> str:
+        return self.source.dtype
 
     @property
     def panel_rows(self) -> int:

@@ -224,7 +224,12 @@ def test_provenance_leads_to_the_identity_and_the_versions(kept: Path) -> None:
     assert set(rows["torch"]) == {torch.__version__}
     assert set(rows["numpy"]) == {np.__version__}
     assert set(rows["threads"]) == {1}
-    assert rows[["host", "pid", "started", "seconds", "instruction_set", "distsim"]].notna().all().all()
+    always = ["host", "pid", "started", "seconds", "instruction_set", "distsim", "code", "python", "device"]
+    assert rows[always].notna().all().all()
+    compared = rows[rows["table"] != "networks"]
+    for side in ("dtype_x", "dtype_y"):
+        assert set(compared.loc[compared["layer"] == "out", side]) == {"float32"}
+        assert "float16" in set(compared[side])
     digests = store.digests()
     for piece, digest in zip(rows["piece"], rows["digest"], strict=True):
         assert digests.get(piece, digests.get(f"{piece}.json")) == digest, piece

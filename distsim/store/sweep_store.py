@@ -216,7 +216,7 @@ class SweepStore:
         mark = self.mark(network)
         if mark is None:
             raise FileNotFoundError(f"{network_label(network)} of {self.problem} is not in {self.root.url}")
-        return safetensors.torch.load(read_object(self.storage, network_path(network), mark, "masks.safetensors"))
+        return self._tensors(network, mark, "masks.safetensors")
 
     def load_network(self, network: NetworkId) -> Step:
         """A committed network. DamagedStore: an object is missing or changed. FileNotFoundError: not committed."""
@@ -224,14 +224,20 @@ class SweepStore:
         if mark is None:
             raise FileNotFoundError(f"{network_label(network)} of {self.problem} is not in {self.root.url}")
         tensors = {
-            name.removesuffix(".safetensors"): safetensors.torch.load(
-                read_object(self.storage, network_path(network), mark, name)
-            )
+            name.removesuffix(".safetensors"): self._tensors(network, mark, name)
             for name in mark.objects
             if name.endswith(".safetensors")
         }
         iteration = 0 if network is None else network[1]
         return Step(iteration, tensors["weights"], tensors["masks"], mark.values, tensors.get("rewind"))
+
+    def _tensors(self, network: NetworkId, mark: Mark, name: str) -> dict[str, Any]:
+        content = read_object(self.storage, network_path(network), mark, name)
+        try:
+            return safetensors.torch.load(content)
+        except safetensors.SafetensorError as error:
+            where = f"{network_path(network)}/attempt-{mark.attempt}/{name}"
+            raise DamagedStore(f"{where} in {self.storage.url} cannot be read: {error}") from None
 
     # --- activations -------------------------------------------------------------------------------------------------
 
