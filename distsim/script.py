@@ -3,7 +3,9 @@
 import argparse
 import contextlib
 import dataclasses
+import io
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -96,7 +98,9 @@ def parser_for(problems: Sequence[Problem], defaults: dict[str, Any]) -> argpars
         default=f"results/{problems[0].name}",
         help="a folder, or s3://bucket/prefix; several problems may share one (default: %(default)s)",
     )
-    place.add_argument("--address", help="of a Ray cluster: auto, or ray://host:10001; without it Ray starts here")
+    place.add_argument(
+        "--address", type=cluster, help="of a Ray cluster: auto, or ray://host:10001; without it Ray starts here"
+    )
     place.add_argument("--local", action="store_true", help="everything in this process, in order, without Ray")
     place.add_argument(
         "--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto (default): a GPU if it is here"
@@ -149,7 +153,9 @@ def positive(text: str) -> float:
     except ValueError:
         value = 0.0
     if not 0 < value <= MOST:  # nor is infinity, which no machine has
-        raise argparse.ArgumentTypeError(f"{text!r} is no number above zero" + f" and up to {MOST:,}" * (value > MOST))
+        raise argparse.ArgumentTypeError(
+            f"{shown(text)} is no number above zero" + f" and up to {MOST:,}" * (value > MOST)
+        )
     return value
 
 
@@ -164,12 +170,23 @@ def whole(text: str) -> int:
     return value
 
 
+def cluster(text: str) -> str:
+    """The address of a Ray cluster. ArgumentTypeError: it is none; Ray would import a module of its scheme's name."""
+    found = re.fullmatch(r"(?:ray://)?[^\s/:@]+:([0-9]{1,5})", text)
+    if text not in ("auto", "local") and not (found and 0 < int(found[1]) < 2**16):
+        raise argparse.ArgumentTypeError(f"{shown(text)} is neither auto nor HOST:PORT nor ray://HOST:PORT")
+    return text
+
+
 def reported(work: Any) -> int:
     """Do the work; what a person can act on becomes one sentence on stderr and exit status 1."""
     from distsim.store import NoSpace
     from distsim.sweep import SweepFailed
     from distsim.work import EXPECTED
 
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # names of files need not be text, nor terminals show all of it
+            stream.reconfigure(errors="backslashreplace")
     try:
         return int(work() or 0)
     except SweepFailed as error:
@@ -178,7 +195,10 @@ def reported(work: Any) -> int:
             print(f"  {one_line(failure)}", file=sys.stderr)
         return 1
     except NoSpace as error:
-        print(f"distsim: {error}. What is committed is kept: make room, the same command goes on", file=sys.stderr)
+        print(
+            f"distsim: {one_line(error)}. What is committed is kept: make room, the same command goes on",
+            file=sys.stderr,
+        )
         return 1
     except (*EXPECTED, OSError) as error:
         print(f"distsim: {one_line(error)}", file=sys.stderr)
@@ -189,8 +209,9 @@ def reported(work: Any) -> int:
 
 
 def one_line(said: object) -> str:
-    """The sentence without line breaks and other control characters: names of files and of classes may have them."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(said).strip())
+    """The sentence without line breaks and other control characters, which libraries and names of files may have."""
+    text = re.sub(r"\s*\n\s*", " ", str(said).strip())
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def adapted(problem: Problem, flags: argparse.Namespace) -> Problem:

@@ -8,9 +8,11 @@ import dataclasses
 import hashlib
 import json
 import re
+import sys
+import types
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Any
+from typing import Any, get_args, get_origin
 
 from distsim.metrics.registry import known
 
@@ -26,10 +28,72 @@ REWINDS = ("WR", "LRR", "FT")
 SCOPES = ("global", "local", "mixed")
 METRICS = ("mean_cca", "svcca", "pwcca", "cka", "nbs", "cosine")  # the papers': what is computed if not told otherwise
 
+MOST = 10**9  # of anything counted: more is a slip of the keyboard
+MOST_THREADS = 1024
+MOST_NETWORKS = 100_000  # runs x iterations of a sweep: what is missing is listed in memory
+
 
 def _check(condition: bool, message: str) -> None:
     if not condition:
         raise ValueError(message)
+
+
+def _check_types(spec: Any) -> None:
+    """ValueError names the first field whose value is not of the type that it is annotated with."""
+    for one in dataclasses.fields(spec):
+        value = getattr(spec, one.name)
+        _check(_fits(value, one.type), f"{one.name} must be {_described(one.type)}, got {shown(value)}")
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    """Whether the value is of this type: a truth value is no number, NaN and infinity are none, an int is a float."""
+    inner = get_args(kind)
+    if isinstance(kind, types.UnionType):
+        return any(_fits(value, one) for one in inner)
+    if get_origin(kind) is tuple:
+        if not isinstance(value, tuple):
+            return False
+        each = (inner[0],) * len(value) if inner[-1] is Ellipsis else inner
+        return len(value) == len(each) and all(map(_fits, value, each))
+    if kind is float:
+        return _fits(value, int) or (isinstance(value, float) and abs(value) <= sys.float_info.max)
+    if kind is int:
+        return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63
+    return isinstance(value, kind)
+
+
+def _described(kind: Any) -> str:
+    if isinstance(kind, types.UnionType):
+        return " or ".join(map(_described, get_args(kind)))
+    if get_origin(kind) is tuple:
+        inner = get_args(kind)
+        return f"a tuple, each {_described(inner[0])}" if inner[-1] is Ellipsis else f"a tuple of {len(inner)}"
+    plain = {
+        int: "a whole number (64 bits)",
+        float: "a finite number",
+        bool: "True or False",
+        str: "text",
+        type(None): "None",
+    }
+    return plain.get(kind) or f"a {kind.__name__}"
+
+
+def shown(value: Any) -> str:
+    """The value for a message: a sentence is to stay one."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python does not write numbers of more than 4,300 digits
+        return "a number of thousands of digits"
+    return text if len(text) <= 100 else f"{text[:100]}..."
+
+
+def _check_count(spec: Any, *names: str, most: int = MOST) -> None:
+    """ValueError: a count is not in 1 ... most; None is none."""
+    for name in names:
+        value = getattr(spec, name)
+        if value is not None:
+            _check(value >= 1, f"{name} must be at least 1, got {value}")
+            _check(value <= most, f"{name} must be at most {most:,}, got {value:,}")
 
 
 @dataclass(frozen=True)
@@ -62,18 +126,29 @@ class Recipe:
     #                                                      None: computed from the training set
 
     def __post_init__(self) -> None:
-        _check(self.epochs >= 1, f"epochs must be at least 1, got {self.epochs}")
-        _check(self.batch_size >= 1, f"batch_size must be at least 1, got {self.batch_size}")
+        _check_types(self)
+        _check_count(self, "epochs", "batch_size", "patience")
         _check(self.optimizer in OPTIMIZERS, f"optimizer must be one of {OPTIMIZERS}, got {self.optimizer!r}")
         _check(self.schedule in SCHEDULES, f"schedule must be one of {SCHEDULES}, got {self.schedule!r}")
         unknown = set(self.augment) - set(AUGMENTATIONS)
         _check(not unknown, f"augment knows {AUGMENTATIONS}, not {sorted(unknown)}")
         _check(self.lr > 0, f"lr must be positive, got {self.lr}")
         _check(0 < self.validation < 1, f"validation must be in (0, 1), got {self.validation}")
-        _check(self.patience is None or self.patience >= 1, f"patience must be at least 1, got {self.patience}")
+        _check(0 <= self.momentum < 1, f"momentum must be in [0, 1), got {self.momentum}")
+        for name in ("weight_decay", "peak"):
+            _check(getattr(self, name) >= 0, f"{name} must not be negative, got {getattr(self, name)}")
+        late = self.schedule == "triangle" and self.peak > self.epochs
+        _check(not late, f"peak {self.peak} is after the last of {self.epochs} epochs")
+        _check(self.factor > 0, f"factor must be positive, got {self.factor}")
+        _check(min(self.milestones, default=0) >= 0, f"milestones must not be negative, got {self.milestones}")
+        if self.normalise is not None:
+            means, sds = self.normalise
+            _check(len(means) == len(sds), f"normalise has {len(means)} means and {len(sds)} standard deviations")
+            _check(all(sd > 0 for sd in sds), f"normalise: standard deviations must be positive, got {sds}")
 
     def shortened(self, epochs: int) -> "Recipe":
         """The same recipe squeezed into (or stretched to) another number of epochs: the schedule keeps its shape."""
+        _check(_fits(epochs, int), f"epochs must be {_described(int)}, got {shown(epochs)}")
         scale = epochs / self.epochs
         milestones = tuple(max(1, round(m * scale)) for m in self.milestones)  # the first epoch has the full rate
         return dataclasses.replace(self, epochs=epochs, milestones=milestones, peak=self.peak * scale)
@@ -101,6 +176,7 @@ class Pruning:
     finetune_epochs: int = 10
 
     def __post_init__(self) -> None:
+        _check_types(self)
         _check(self.scope in SCOPES, f"scope must be one of {SCOPES}, got {self.scope!r}")
         _check(self.rewind in REWINDS, f"rewind must be one of {REWINDS}, got {self.rewind!r}")
         for name in ("conv_rate", "fc_rate"):
@@ -108,12 +184,12 @@ class Pruning:
         same = self.conv_rate == self.fc_rate
         _check(self.scope != "global" or same, f"global pruning has one rate, got {self.conv_rate} and {self.fc_rate}")
         _check(self.rewind_epoch >= 0, f"rewind_epoch must not be negative, got {self.rewind_epoch}")
-        _check(self.finetune_epochs >= 1, f"finetune_epochs must be at least 1, got {self.finetune_epochs}")
+        _check_count(self, "finetune_epochs")
 
 
 def pruned_count(rate: float, survivors: int) -> int:
     """floor(rate * survivors) with `rate` taken as the decimal it is written as, so 0.29 of 100 is 29, not 28."""
-    return int(Fraction(repr(rate)) * survivors)
+    return int(Fraction(repr(float(rate))) * survivors)
 
 
 @dataclass(frozen=True)
@@ -137,14 +213,16 @@ class Problem:
     reduced: bool = False  # something was made smaller by a flag: claims are judged as tendencies only
 
     def __post_init__(self) -> None:
-        plain = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", self.name) and self.name not in ("figures", "tune")
+        _check_types(self)
+        plain = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{,99}", self.name) and self.name not in ("figures", "tune")
         _check(bool(plain), f"a problem's name is a folder's: letters, digits, - _ . and not {self.name!r}")
-        _check(self.probe >= 1, f"probe must be at least 1, got {self.probe}")
+        _check_count(self, "size", "probe", "runs", "iterations", "train_limit")
         _check(self.probe_rule in ("uniform", "first"), f"probe_rule must be uniform or first, got {self.probe_rule!r}")
         _check(self.channels in (1, 3), f"channels must be 1 or 3, got {self.channels}")
         _check(len(set(self.classes)) == len(self.classes), f"classes are repeated: {self.classes}")
-        for name in ("runs", "iterations"):
-            _check(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.recipe.normalise is not None:
+            given = len(self.recipe.normalise[0])
+            _check(given == self.channels, f"normalise has constants of {given} channels, images have {self.channels}")
         last = self.recipe.epochs - 1
         if self.pruning.rewind == "WR":
             _check(
@@ -183,7 +261,8 @@ class Identity:
     format: int = FORMAT
 
     def __post_init__(self) -> None:
-        _check(self.threads >= 1, f"threads must be at least 1, got {self.threads}")
+        _check_types(self)
+        _check_count(self, "threads", most=MOST_THREADS)
         _check(self.precision in PRECISIONS, f"precision must be one of {PRECISIONS}, got {self.precision!r}")
         _check(self.storage in ("auto", "float32"), f"storage must be auto or float32, got {self.storage!r}")
         _check(self.comparison in ("exact", "fast"), f"comparison must be exact or fast, got {self.comparison!r}")
@@ -213,9 +292,13 @@ class Extent:
     chance: bool = True  # also compare with permuted examples, at CHANCE_ITERATIONS of run 0
 
     def __post_init__(self) -> None:
+        _check_types(self)
         known(self.metrics)
-        _check(self.runs >= 1, f"runs must be at least 1, got {self.runs}")
-        _check(self.iterations >= 1, f"iterations must be at least 1, got {self.iterations}")
+        _check_count(self, "runs", "iterations")
+        networks = self.runs * self.iterations
+        _check(
+            networks <= MOST_NETWORKS, f"runs x iterations must be at most {MOST_NETWORKS:,} networks, got {networks:,}"
+        )
         _check(self.retention in ("reference", "all"), f"retention must be reference or all, got {self.retention!r}")
         _check(self.activations in ("store", "memory"), f"activations: store or memory, got {self.activations!r}")
 
@@ -237,7 +320,10 @@ class Sweep:
     pack: int = 1  # runs that one trial trains in turns, on one device
 
     def __post_init__(self) -> None:
-        _check(self.pack >= 1, f"pack must be at least 1, got {self.pack}")
+        _check_types(self)
+        _check_count(self, "pack")
+        for name, amount in self.resources:
+            _check(amount > 0, f"resources: {name} must be above zero, got {amount}")
 
     @property
     def problem(self) -> Problem:
@@ -265,21 +351,29 @@ def differences(ours: Any, theirs: Any, path: str = "") -> list[str]:
 
 
 def problem_from_dict(tree: dict[str, Any]) -> Problem:
-    """The Problem that `Identity.as_dict` wrote (runs and iterations at their defaults). TypeError: unknown field."""
-    tree = dict(tree)
-    recipe = dict(tree.pop("recipe"))
-    for name in ("milestones", "augment"):
-        recipe[name] = tuple(recipe[name])
-    if recipe["normalise"] is not None:
-        mean, sd = recipe["normalise"]
-        recipe["normalise"] = (tuple(mean), tuple(sd))
-    tree["classes"] = tuple(tree["classes"])
-    return Problem(recipe=Recipe(**recipe), pruning=Pruning(**tree.pop("pruning")), **tree)
+    """The Problem that `Identity.as_dict` wrote (runs and iterations at their defaults).
+
+    TypeError: a field is unknown or missing. ValueError: a value does not fit its field.
+    """
+    fields = _fields(tree, "problem")
+    recipe, pruning = (_fields(fields.pop(name, None), name) for name in ("recipe", "pruning"))
+    return Problem(recipe=Recipe(**recipe), pruning=Pruning(**pruning), **fields)
 
 
 def identity_from_dict(tree: dict[str, Any]) -> Identity:
-    """The Identity that `Identity.as_dict` wrote. ValueError: in another format."""
-    tree = dict(tree)
-    if tree.get("format") != FORMAT:
-        raise ValueError(f"its format is {tree.get('format')}, this distsim reads {FORMAT}")
-    return Identity(problem=problem_from_dict(tree.pop("problem")), **tree)
+    """The Identity that `Identity.as_dict` wrote. ValueError: in another format. Errors as in `problem_from_dict`."""
+    fields = _fields(tree, "identity")
+    if fields.get("format") != FORMAT:
+        raise ValueError(f"its format is {shown(fields.get('format'))}, this distsim reads {FORMAT}")
+    return Identity(problem=problem_from_dict(fields.pop("problem", None)), **fields)
+
+
+def _fields(tree: Any, name: str) -> dict[str, Any]:
+    """A JSON object's values by name, its lists, and lists of lists, as the tuples that they were."""
+    if not isinstance(tree, dict):
+        raise TypeError(f"{name} must be an object with fields, got {shown(tree)}")
+    return {key: _frozen(value) for key, value in tree.items()}
+
+
+def _frozen(value: Any, levels: int = 2) -> Any:
+    return tuple(_frozen(one, levels - 1) for one in value) if levels and isinstance(value, list) else value

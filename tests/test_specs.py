@@ -37,7 +37,7 @@ EXTENT = Extent(runs=1, iterations=1)
         (RECIPE, {"schedule": "cosine"}, r"schedule must be one of \('constant', 'step', 'triangle'\), got 'cosine'"),
         (RECIPE, {"augment": ("flip", "mixup", "jitter")}, r"augment knows .*, not \['jitter', 'mixup'\]"),
         (RECIPE, {"lr": 0.0}, "lr must be positive, got 0.0"),
-        (RECIPE, {"lr": math.nan}, "lr must be positive, got nan"),
+        (RECIPE, {"lr": math.nan}, "lr must be a finite number, got nan"),
         (RECIPE, {"validation": 0.0}, r"validation must be in \(0, 1\), got 0.0"),
         (RECIPE, {"validation": 1.0}, r"validation must be in \(0, 1\), got 1.0"),
         (RECIPE, {"patience": 0}, "patience must be at least 1, got 0"),

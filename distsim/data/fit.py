@@ -5,17 +5,22 @@ from PIL import Image
 
 from distsim.data.dataset import Images
 
+LONGEST = 100  # sides to a side: a line of pixels, enlarged until it is `size` wide, would fill the memory
+
 
 def fit(image: Image.Image, size: int, channels: int) -> Images:
     """The image as (channels, size, size) uint8, channels 1 (grey) or 3 (RGB).
 
     Converted, then the shorter side resized to `size` (bilinear with antialias: Pillow widens the filter when it
     shrinks), then cropped at the centre. An image of that size already keeps its pixels. Alpha is dropped, the first
-    frame of an animation taken, 16-bit grey scaled to 8 bits. ValueError: pixels of more than 16 bits.
+    frame of an animation taken, 16-bit grey scaled to 8 bits. ValueError: pixels of more than 16 bits, or one side
+    more than LONGEST times the other.
     """
-    image = _converted(image, "L" if channels == 1 else "RGB")
     width, height = image.size
     shorter = min(width, height)
+    if max(width, height) > LONGEST * shorter:
+        raise ValueError(f"an image of {width}x{height} pixels is no picture")
+    image = _converted(image, "L" if channels == 1 else "RGB")
     if shorter != size:
         # the longer side is rounded half up, and never falls below `size`
         width, height = ((2 * side * size + shorter) // (2 * shorter) for side in (width, height))

@@ -20,6 +20,9 @@ from distsim.data.fit import fit
 
 EXTENSIONS = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"))
 
+# what these names stand for: Pillow would read much more by its content, PostScript by running Ghostscript
+_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
+
 _CACHE_FORMAT = 1  # raise it when decoding or the cache's layout changes, so that older caches are not read
 _ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
 _DECODE_BLOCK = 64  # images one thread decodes before it asks for more
@@ -39,7 +42,7 @@ def read_folder(path: str | Path, size: int, channels: int, classes: tuple[str, 
     FileNotFoundError: no such folder, or no `train` or `test` in it. ValueError: `train` and `test` have different
     classes, one asked for is missing, a class has no image, an image cannot be read.
     """
-    root = Path(path).expanduser()
+    root = expanded(path)
     names = _class_names(root, classes)
     listings = {part: _list_images(root / part, names) for part in ("train", "test")}
     cached = cache_root() / f"{_cache_key(root, size, channels, names, listings)}.npz"
@@ -52,10 +55,20 @@ def read_folder(path: str | Path, size: int, channels: int, classes: tuple[str, 
     return dataset
 
 
+def expanded(path: str | Path) -> Path:
+    """The path with its `~` replaced. ValueError: nobody here has that name, or links lead round in it."""
+    try:
+        full = Path(path).expanduser()
+        full.resolve()
+    except RuntimeError as error:
+        raise ValueError(f"cannot use the path {path}: {error}") from None
+    return full
+
+
 def cache_root() -> Path:
     """Where decoded images are kept: $DISTSIM_CACHE, or ~/.cache/distsim/decoded."""
     chosen = os.environ.get("DISTSIM_CACHE")
-    return Path(chosen).expanduser() if chosen else Path.home() / ".cache" / "distsim" / "decoded"
+    return expanded(chosen) if chosen else Path.home() / ".cache" / "distsim" / "decoded"
 
 
 def _class_names(root: Path, wanted: tuple[str, ...]) -> tuple[str, ...]:
@@ -67,7 +80,8 @@ def _class_names(root: Path, wanted: tuple[str, ...]) -> tuple[str, ...]:
     for part in ("train", "test"):
         if not (root / part).is_dir():
             raise FileNotFoundError(f"no folder {part} in {root}; it must hold train/<class>/ and test/<class>/")
-        found[part] = sorted(e.name for e in os.scandir(root / part) if e.is_dir() and not e.name.startswith("."))
+        with os.scandir(root / part) as entries:
+            found[part] = sorted(e.name for e in entries if not e.name.startswith(".") and e.is_dir())
     if not found["train"]:
         raise ValueError(f"no class folder in {root / 'train'}")
     if wanted:
@@ -84,13 +98,14 @@ def _list_images(folder: Path, names: tuple[str, ...]) -> _Listing:
     listing: _Listing = {}
     for name in sorted(names):  # whatever the order of labels, so that a subset's images come in the whole's order
         with os.scandir(folder / name) as entries:
-            images = [
-                (entry.name, entry.stat())
+            named = [
+                entry
                 for entry in entries
-                if not entry.name.startswith(".")
-                and os.path.splitext(entry.name)[1].lower() in EXTENSIONS
-                and entry.is_file()
+                if not entry.name.startswith(".") and os.path.splitext(entry.name)[1].lower() in EXTENSIONS
             ]
+            if lost := sorted(entry.path for entry in named if entry.is_symlink() and not os.path.exists(entry.path)):
+                raise ValueError(f"cannot read image {lost[0]}: it is a link to nothing")
+            images = [(entry.name, entry.stat()) for entry in named if entry.is_file()]
         if not images:
             raise ValueError(f"class {name!r} has no image in {folder / name}")
         listing[name] = sorted(images, key=lambda image: image[0])
@@ -108,7 +123,9 @@ def _decode(folder: Path, listing: _Listing, names: tuple[str, ...], size: int, 
 
     mean_bytes = sum(stat.st_size for images in listing.values() for _, stat in images) / len(files)
     workers = min(os.cpu_count() or 1, 16) if mean_bytes > _SMALL_FILE else 1
-    with ThreadPoolExecutor(workers) as pool:
+    with warnings.catch_warnings(), ThreadPoolExecutor(workers) as pool:
+        warnings.simplefilter("ignore")  # of odd metadata; what cannot be decoded is an error
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
         for _ in pool.map(decode_block, range(0, len(files), _DECODE_BLOCK)):
             pass  # map raises the first error here
     return decoded, np.array(labels, dtype=np.int64)
@@ -116,7 +133,7 @@ def _decode(folder: Path, listing: _Listing, names: tuple[str, ...], size: int, 
 
 def _decode_one(file: Path, size: int, channels: int) -> Images:
     try:
-        with Image.open(file) as image:
+        with Image.open(file, formats=_FORMATS) as image:
             return fit(image, size, channels)
     except (
         Exception

@@ -5,13 +5,14 @@ code, which is why one's own files are read in these two and not in CIFAR-10's P
 """
 
 import gzip
+import math
 import zlib
 from pathlib import Path
 
 import numpy as np
-from scipy.io import loadmat
 
 from distsim.data.dataset import Dataset, Images, Labels
+from distsim.data.mat import read_arrays
 
 DIGITS = tuple("0123456789")
 SVHN_FILES = ("train_32x32.mat", "test_32x32.mat")
@@ -41,8 +42,8 @@ def read_mat(file: Path) -> tuple[Images, Labels]:
     The file holds X : (32, 32, 3, n) uint8 and y : (n, 1), where label 10 means the digit 0.
     """
     try:
-        content = loadmat(file, variable_names=("X", "y"))
-    except Exception as error:  # scipy raises its own and half a dozen built-in errors on a damaged file
+        content = read_arrays(file, ("X", "y"))
+    except (ValueError, OSError) as error:
         raise ValueError(f"cannot read {file} as a MATLAB 5 file: {error}") from error
     missing = [key for key in ("X", "y") if key not in content]
     if missing:
@@ -60,7 +61,7 @@ def read_mat(file: Path) -> tuple[Images, Labels]:
 def read_idx(file: Path, dimensions: int) -> Images:
     """The uint8 array of `dimensions` dimensions in an idx file, raw or compressed (.gz)."""
     try:
-        content = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
+        content = _unpacked(file, dimensions) if file.suffix == ".gz" else file.read_bytes()
     except (OSError, EOFError, zlib.error) as error:
         raise ValueError(f"cannot read {file}: {error}") from error
     header = 4 + 4 * dimensions  # two zero bytes, the type (8: uint8), the number of dimensions, then their lengths
@@ -70,9 +71,23 @@ def read_idx(file: Path, dimensions: int) -> Images:
         )
     shape = tuple(int(length) for length in np.frombuffer(content, ">u4", dimensions, offset=4))
     values = np.frombuffer(content, np.uint8, offset=header)
-    if len(values) != int(np.prod(shape, dtype=np.int64)):
+    if 0 in shape:
+        raise ValueError(f"{file} holds nothing: its header says {shape}")
+    if len(values) != math.prod(shape):
         raise ValueError(f"{file} holds {len(values)} bytes of data, its header says {shape}")
     return values.reshape(shape).copy()  # frombuffer is read-only
+
+
+def _unpacked(file: Path, dimensions: int) -> bytes:
+    """The file's content, as much as its header announces and a byte more: a few bytes may unpack to any number."""
+    with gzip.open(file) as packed:
+        content = packed.read(4 + 4 * dimensions)
+        shape = np.frombuffer(content[4 : len(content) // 4 * 4], ">u4")
+        parts, left = [content], math.prod(map(int, shape)) + 1
+        while left and (part := packed.read(min(left, 2**24))):
+            parts.append(part)
+            left -= len(part)
+    return b"".join(parts)
 
 
 def _read_idx_pair(images_file: Path, labels_file: Path) -> tuple[Images, Labels]:

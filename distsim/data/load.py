@@ -11,8 +11,8 @@ from pathlib import Path
 
 from distsim.data.dataset import Dataset, limit, subset
 from distsim.data.fit import fit_all
-from distsim.data.folder import read_folder
-from distsim.specs import Problem
+from distsim.data.folder import expanded, read_folder
+from distsim.specs import Problem, shown
 
 # scikit-learn, SciPy and torchvision take seconds to import and a load needs one of them at most, so the modules that
 # use them are imported inside the functions below.
@@ -36,17 +36,20 @@ def load(problem: Problem, location: str, *, download: bool = False) -> Dataset:
 def default_root() -> Path:
     """Where published data sets are kept unless a location says otherwise: $DISTSIM_DATA, or ~/.cache/distsim/data."""
     chosen = os.environ.get("DISTSIM_DATA")
-    return Path(chosen).expanduser() if chosen else Path.home() / ".cache" / "distsim" / "data"
+    return expanded(chosen) if chosen else Path.home() / ".cache" / "distsim" / "data"
 
 
 def _read(problem: Problem, location: str, download: bool) -> Dataset:
+    if not isinstance(location, str):
+        raise ValueError(f"--data, or data in request.json, must be text, got {shown(location)}")
     scheme, _, path = location.partition(":")
     if scheme in ("folder", "files") and location != scheme and not path:
         raise ValueError(f"--data {location} names no folder: pass {scheme}:PATH")
     if location.startswith("folder:"):
         return read_folder(path, problem.size, problem.channels, problem.classes)
     if location.startswith("files:"):
-        return _read_own_files(problem.source, Path(path).expanduser())
+        return _read_own_files(problem.source, expanded(path))
+    root = expanded(location) if location else default_root()
     if problem.source == "folder":
         raise ValueError(f"problem {problem.name} reads a folder of images per class: pass --data folder:PATH")
     if problem.source == "digits":
@@ -59,7 +62,6 @@ def _read(problem: Problem, location: str, download: bool) -> Dataset:
     if problem.source not in PUBLISHED:
         known = ", ".join(("digits", "folder", *PUBLISHED))
         raise ValueError(f"problem {problem.name} has the unknown source {problem.source!r}; there are {known}")
-    root = Path(location).expanduser() if location else default_root()
     return read_published(problem.source, root, download=download)
 
 
