@@ -31,14 +31,14 @@ def extract(store: SweepStore, sweep: Sweep, probe: Probe, classes: int, which: 
     network.to(torch.device(sweep.device))
     label = f"{sweep.name}, {network_label(which)}"
     shapes = layer_shapes(network, sweep.problem.channels, sweep.problem.size)
-    attempt = Attempt(store.storage, store.activations_path(which))
-    with stages.stage("extraction", label):
+    with stages.stage("extraction", label), Attempt(store.storage, store.activations_path(which)) as attempt:
         writer = Writer(attempt)
         dtypes = {layer.name: storage_dtype(layer, sweep.identity.storage) for layer in network.layers}
         unsafe = _write(writer, network, probe, network.layers, shapes, dtypes, label)
         if unsafe:
             _write(writer, network, probe, unsafe, shapes, {layer.name: "float32" for layer in unsafe}, label)
         return attempt.commit(
+            values={"layers": writer.layers},
             identity=sweep.identity.hash,
             environment=environment(sweep),
             provenance=provenance(started, time.time()),

@@ -94,11 +94,9 @@ def drawn(shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
     return np.where(values > 0, values, 0).astype(dtype)  # half zeros, as after a ReLU
 
 
-def written(
-    storage: Storage, arrays: dict[str, NDArray[Any]], block: int = 5, sharded: bool = False, piece: str = PIECE
-) -> Mark:
+def written(storage: Storage, arrays: dict[str, NDArray[Any]], block: int = 5, sharded: bool | None = False) -> Mark:
     """Committed activations; `sharded` as on an object store (tests/test_s3.py has a real one)."""
-    attempt = Attempt(storage, piece)
+    attempt = Attempt(storage, PIECE)
     writer = Writer(attempt, sharded)
     for position, (name, array) in enumerate(arrays.items()):
         kind = "conv" if array.ndim == 4 else "fc"

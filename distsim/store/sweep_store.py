@@ -303,6 +303,8 @@ class SweepStore:
                 for name in mark.objects:
                     read_object(self.storage, piece, mark, name)
                 found[piece] = mark.digest
+                if "layers" in mark.values:  # activations: the same values are other objects on an object store
+                    found[piece] = dataclasses.replace(mark, objects={}).digest
         for what in ("comparison", "chance"):
             for (network, layer), marks in self.comparisons(what).items():
                 for mark in marks:
