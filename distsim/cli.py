@@ -9,7 +9,7 @@ import textwrap
 from collections.abc import Sequence
 from typing import Any
 
-from distsim.script import at_work, finish, positive, reported, resolved_device, resources, whole
+from distsim.script import at_work, cluster, finish, one_line, positive, reported, resolved_device, resources, whole
 from distsim.specs import shown
 
 # Everything that needs torch is imported inside functions: --help answers at once.
@@ -78,6 +78,15 @@ def _parser() -> argparse.ArgumentParser:
     command("list", _list, "list a store's problems")
     digest = command("digest", _digest, "read and check everything in a store and print its digests")
     digest.add_argument("--pieces", action="store_true", help="one line for each piece")
+    command("verify", _verify, "read everything in a store, check that it is what was written, and say what is damaged")
+    repair = command("repair", _repair, "drop what is damaged, and nothing else, so that the next run does it again")
+    repair.add_argument("--dry-run", action="store_true", help="only say what would be done")
+    repair.add_argument(
+        "--allow-drift",
+        action="store_true",
+        help="drop a damaged complete network where this machine or its versions would not train the same one again, "
+        "and everything that came from it",
+    )
     doctor = commands.add_parser(
         "doctor",
         help="measure this machine, and say how a sweep suits it best",
@@ -93,7 +102,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _workplace(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--local", action="store_true", help="everything in this process, in order, without Ray")
-    parser.add_argument("--address", help="of a Ray cluster")
+    parser.add_argument("--address", type=cluster, help="of a Ray cluster")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), help="(default: as last asked for)")
     parser.add_argument("--data", help="where the data lie (default: as last asked for)")
     parser.add_argument("--cpus", type=positive, help="of one trial")
@@ -101,15 +110,21 @@ def _workplace(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--allow-drift", action="store_true", help="go on with other versions than the store's")
 
 
-def _stores(flags: argparse.Namespace) -> list[Any]:
-    from distsim.store import Storage, SweepStore, problems_in
+def _root(flags: argparse.Namespace) -> Any:
+    from distsim.store import Storage
 
     if "://" not in flags.store:
         from pathlib import Path
 
         if not Path(flags.store).is_dir():  # opening a folder as storage would make it
             raise FileNotFoundError(f"no store in {flags.store}")
-    root = Storage(flags.store)
+    return Storage(flags.store)
+
+
+def _stores(flags: argparse.Namespace) -> list[Any]:
+    from distsim.store import SweepStore, problems_in
+
+    root = _root(flags)
     names = problems_in(root)
     if not names:
         raise FileNotFoundError(f"no sweep in {root.url}")
@@ -379,6 +394,33 @@ def _digest(flags: argparse.Namespace) -> int:
         whole = hashlib.sha256("".join(f"{p} {d}\n" for p, d in pieces.items()).encode()).hexdigest()
         print(f"{whole}  {store.problem} ({len(pieces)} pieces)")
     return 0
+
+
+def _verify(flags: argparse.Namespace) -> int:
+    from distsim.integrity import summary, verify_store
+
+    report = verify_store(_root(flags), [flags.problem] if flags.problem else None)
+    print("\n".join(map(one_line, summary(report))))
+    return 0 if report.whole else 1
+
+
+def _repair(flags: argparse.Namespace) -> int:
+    import contextlib
+
+    from distsim.integrity import verify_store
+    from distsim.repair import carry_out, planned, summary
+
+    root = _root(flags)
+    at_rest = contextlib.nullcontext(lambda: None) if flags.dry_run else at_work(root, one_writer=True)
+    with at_rest as check:
+        report = verify_store(root, [flags.problem] if flags.problem else None)
+        actions = planned(root, report, flags.allow_drift)
+        print("\n".join(map(one_line, summary(report, actions))))
+        if flags.dry_run:
+            print("dry run: nothing was changed")
+        else:
+            carry_out(root, actions, check)
+    return 0 if not report.of("unread") else 1
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ Jaccard similarity, |A ∩ B| / |A ∪ B| of the parameters that are alive.
 """
 
 import dataclasses
+import hashlib
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -20,7 +21,8 @@ from distsim.comparison import applicable
 from distsim.cost import Cost, layer_cost, product_rate
 from distsim.models import Layer, build
 from distsim.statistics import COLUMNS, free_memory
-from distsim.store import NetworkId, SweepStore, network_label
+from distsim.store import Mark, NetworkId, SweepStore, network_label
+from distsim.store.commits import MARK
 from distsim.summary import SIMILARITY_COLUMNS, summarise, to_csv_bytes, to_parquet_bytes
 from distsim.sweep import Engine, Order
 from distsim.training import threads
@@ -173,6 +175,7 @@ def write_results(store: SweepStore, layers: Sequence[Layer]) -> tuple[pd.DataFr
     pairs  one row per pair, layer and metric: value, rows, columns, ranks, dead channels, warning, reason if missing
     masks  one row per pair and pruned parameter, and one for all ("all"): alive in both, in either, and their quotient
     """
+    inputs = {path: mark.digest for path, mark in store.pair_marks().items()}
     there = found_in(store)
     positions = {layer.name: (place, layer.kind) for place, layer in enumerate(layers)}
     rows = []
@@ -183,13 +186,22 @@ def write_results(store: SweepStore, layers: Sequence[Layer]) -> tuple[pd.DataFr
             rows.append(start | {"position": place, "layer": layer, "kind": kind, "metric": metric} | result)
     masks = list(_mask_rows(store, sorted({(a, b) for a, b, _ in there}, key=lambda pair: tuple(map(_order, pair)))))
     tables = _frame(rows, ["position", "metric"]), _frame(masks, ["place"])
+    files: dict[str, bytes] = {}
     for name, table in zip(("pairs", "masks"), tables, strict=True):
-        store.storage.put(f"{FOLDER}/{name}.csv", to_csv_bytes(table))
-        store.storage.put(f"{FOLDER}/{name}.parquet", to_parquet_bytes(table))
+        files |= {f"{name}.csv": to_csv_bytes(table), f"{name}.parquet": to_parquet_bytes(table)}
     for name, figure in _figures(store.problem, tables[0]).items():
-        for format in figures.FORMATS:
-            store.storage.put(f"{FOLDER}/{name}.{format}", figures.render(figure, format))
+        files |= {f"{name}.{format}": figures.render(figure, format) for format in figures.FORMATS}
+    _replace(store, files, inputs)
     return tables
+
+
+def _replace(store: SweepStore, files: dict[str, bytes], inputs: dict[str, str]) -> None:
+    """Put new files in place of the old ones, with a mark that says what they are and from which tiles they come."""
+    store.storage.delete([f"{FOLDER}/{MARK}"])
+    for name, content in files.items():
+        store.storage.put(f"{FOLDER}/{name}", content)
+    objects = {name: (len(content), hashlib.sha256(content).hexdigest()) for name, content in files.items()}
+    store.storage.put(f"{FOLDER}/{MARK}", Mark(attempt="", objects=objects, values={"inputs": inputs}).encode())
 
 
 def _figures(problem: str, pairs: pd.DataFrame) -> dict[str, Any]:

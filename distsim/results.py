@@ -31,7 +31,7 @@ def reduce(store: SweepStore, layers: tuple[Layer, ...], seed: int, again: bool 
     results, networks, summary and accuracy (distsim.summary) hold values only and are equal byte for byte for equal
     sweeps; provenance says which piece was computed where, when and by what. Each as Parquet and CSV under `results/`.
     """
-    committed = _Committed.of(store)
+    committed = Committed.of(store)
     there = None if again else _believable(store.results_mark)
     if there is not None and there.values.get("inputs") == committed.digest and _whole(store, there):
         return False
@@ -47,10 +47,10 @@ def reduce(store: SweepStore, layers: tuple[Layer, ...], seed: int, again: bool 
 
 
 def collect(
-    store: SweepStore, layers: tuple[Layer, ...], seed: int, committed: "_Committed | None" = None
+    store: SweepStore, layers: tuple[Layer, ...], seed: int, committed: "Committed | None" = None
 ) -> tuple[Tables, pd.DataFrame]:
     """The tables of everything committed for a problem, and where each of their rows comes from."""
-    have = committed or _Committed.of(store)
+    have = committed or Committed.of(store)
     similarities = long_table(_similarity_rows(store.problem, layers, have.marks, have.comparisons))
     networks = network_table(_network_rows(store.problem, have.marks))
     tables = Tables.of(similarities, networks, seed, chance_table(_chance_rows(store.problem, layers, have.chance)))
@@ -58,7 +58,7 @@ def collect(
 
 
 @dataclass(frozen=True)
-class _Committed:
+class Committed:
     """A problem's marks."""
 
     marks: dict[NetworkId, Mark]
@@ -66,7 +66,7 @@ class _Committed:
     chance: dict[tuple[NetworkId, str], list[Mark]]
 
     @classmethod
-    def of(cls, store: SweepStore) -> "_Committed":
+    def of(cls, store: SweepStore) -> "Committed":
         networks = {network: store.mark(network) for network in store.contents().networks}
         marks = {network: mark for network, mark in networks.items() if mark is not None}
         comparisons, chance = (
@@ -121,8 +121,7 @@ def draw(root: Storage, again: bool = False) -> list[str]:
 
     Nothing is drawn where the tables are those that the figures there were drawn from.
     """
-    marks = {problem: SweepStore(root, problem).results_mark() for problem in problems_in(root)}
-    inputs = _digest([(problem, mark.values["inputs"]) for problem, mark in marks.items() if mark is not None])
+    inputs = drawn_from(root)
     there = None if again else _believable(lambda: read_mark(root, f"figures/{MARK}"))
     if not again and there is not None and there.values.get("inputs") == inputs:
         sizes = root.sizes("figures")
@@ -138,6 +137,12 @@ def draw(root: Storage, again: bool = False) -> list[str]:
         objects = {name: (len(content), hashlib.sha256(content).hexdigest()) for name, content in files.items()}
         root.put(f"figures/{MARK}", Mark(attempt="", objects=objects, values={"inputs": inputs}).encode())
     return [f"figures/{name}" for name in files]
+
+
+def drawn_from(root: Storage) -> str:
+    """A digest that is equal where the figures of the tables there would be. DamagedStore: a mark of tables is."""
+    marks = {problem: SweepStore(root, problem).results_mark() for problem in problems_in(root)}
+    return _digest([(problem, mark.values["inputs"]) for problem, mark in marks.items() if mark is not None])
 
 
 def as_text(tables: Tables, problem: str) -> str:
@@ -229,7 +234,7 @@ def _network_rows(problem: str, marks: dict[NetworkId, Mark]) -> Iterator[dict[s
         yield {"problem": problem, "run": run} | {name: mark.values[name] for name in names}
 
 
-def _provenance_rows(have: _Committed) -> list[dict[str, Any]]:
+def _provenance_rows(have: Committed) -> list[dict[str, Any]]:
     """One row for each row of networks, results and chance, under the same keys."""
     rows = [_provenance_row("networks", n, None, None, network_path(n), mark) for n, mark in have.marks.items()]
     for table, folder, compared in (("results", "comparison", have.comparisons), ("chance", "chance", have.chance)):

@@ -21,6 +21,7 @@ STAGES = (
     ("store", "extraction", "plan", "cost", "work"),
     ("summary",),
     ("claims", "figures", "results"),
+    ("invariants", "integrity", "repair"),
     ("sweep", "between_models", "pairs", "across"),
     ("ray_engine", "doctor"),
     ("script", "cli"),

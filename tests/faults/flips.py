@@ -1,0 +1,386 @@
+"""Damages a finished store in one place after the other; each time `distsim verify` must name it.
+
+    python tests/faults/flips.py --flips 1000 --losses 100 --repairs 16 --seed 0
+
+The store is that of a small digits sweep, all activations kept, some of them dropped and written again, with pairs of
+runs compared and with the remains of interrupted writers. A damage is one bit flipped, or an object deleted, emptied,
+cut, doubled or replaced by another's content; the object is drawn by its kind, among all objects, or by bytes, a third
+each. It counts as
+
+    found     verify says that the object, or its piece, is damaged
+    noted     verify names it otherwise: its text changed and says the same, nothing vouches for it, it is left over
+    harmless  verify does not name it, and all that any reader reads of the store is what it was
+    silent    none of these: must not be
+
+Of some of what was found the store is then repaired and run again: the digests must be those of before, and nothing
+but what was dropped may have been written. Exit status 0: nothing was silent, every repair led back. The tables that
+are printed are those of docs/reliability.md.
+"""
+
+import argparse
+import contextlib
+import hashlib
+import io
+import json
+import random
+import shutil
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from unittest import mock
+
+from distsim import cli, script
+from distsim.integrity import DAMAGED, UNREAD, Report, verify_store
+from distsim.problems import PROBLEMS
+from distsim.repair import planned
+from distsim.store import NetworkId, Storage, SweepStore, problems_in
+from distsim.store.activations import Reader
+
+FLAGS = ("--local", "--device", "cpu", "--runs", "2", "--iterations", "2", "--epochs", "2")
+FLAGS = (*FLAGS, "--train-limit", "200", "--probe", "60")
+LOSSES = ("deleted", "emptied", "cut", "last byte gone", "doubled", "replaced")
+OUTCOMES = ("found", "noted", "harmless", "silent")
+
+
+class FlipsFailed(RuntimeError):
+    """A store could not be made, repaired or run."""
+
+
+@dataclass(frozen=True)
+class Damage:
+    """One object, damaged in one way."""
+
+    how: str  # flip, or of LOSSES
+    path: str
+    bit: int = 0  # that is flipped; of `cut`, bytes that stay
+    other: str = ""  # the object whose content is put in its place
+
+    def done_to(self, content: bytes, root: Path) -> bytes | None:
+        """The content as it is then; None where the object is gone."""
+        match self.how:
+            case "flip":
+                changed = bytearray(content)
+                changed[self.bit // 8] ^= 1 << self.bit % 8
+                return bytes(changed)
+            case "deleted":
+                return None
+            case "emptied":
+                return b""
+            case "cut":
+                return content[: self.bit]
+            case "last byte gone":
+                return content[:-1]
+            case "doubled":
+                return content * 2
+            case _:
+                return (root / self.other).read_bytes()
+
+
+KINDS = (  # of objects, by what their paths end with or hold
+    ("spec", lambda path: path.endswith("/spec.json")),
+    ("request", lambda path: path.endswith("/request.json")),
+    ("lease, Tune's files", lambda path: path.startswith(("lease/", "tune/"))),
+    ("figures", lambda path: path.startswith("figures/")),
+    ("tables", lambda path: "/results/" in path),
+    ("tables of pairs", lambda path: "/pair_results/" in path),
+    ("pairs", lambda path: "/pairs/" in path),
+    ("comparisons", lambda path: "/comparison/" in path),
+    ("chance", lambda path: "/chance/" in path),
+    ("ends of generations", lambda path: "/DROPPED" in path),
+    ("leftovers", lambda path: LEFT in path or "/epoch/" in path),
+    ("marks of activations", lambda path: "/activations/COMMIT" in path),
+    ("marks of networks", lambda path: "/COMMIT" in path),
+    ("metadata of activations", lambda path: path.endswith("/zarr.json")),
+    ("chunks of activations", lambda path: "/activations/" in path),
+    ("weights, masks, probe", lambda path: True),
+)
+LEFT = "attempt-0123456789ab"  # of a writer that was interrupted
+
+
+def kind_of(path: str) -> str:
+    return next(kind for kind, holds in KINDS if holds(path))
+
+
+# --- the store -------------------------------------------------------------------------------------------------------
+
+
+def make(folder: Path, *flags: str) -> None:
+    """A finished store with everything in it that a store may have."""
+    for retention in ("reference", "all"):  # activations are dropped, and written again
+        _quietly(lambda retention=retention: sweep(folder, "--retention", retention, *flags))
+    _quietly(lambda: cli.main(["pairs", str(folder), "--local", "--plan", "runs"]))
+    network = folder / "digits/runs/0000/iter_01"
+    for name in (f"{LEFT}/weights.safetensors", f"activations/{LEFT}/conv1_1/c/0/0/0/0"):
+        (network / name).parent.mkdir(parents=True)
+        (network / name).write_bytes(b"not finished" * 50)
+    epoch = b"between two epochs" * 50
+    (network / "epoch").mkdir()
+    (network / f"epoch/{hashlib.sha256(epoch).hexdigest()}.safetensors").write_bytes(epoch)
+    (folder / "tune").mkdir()
+    (folder / "tune/progress.csv").write_text("a,b\n1,2\n")
+
+
+def sweep(folder: Path, *flags: str) -> int:
+    return script.main(PROBLEMS["digits"], arguments=[*FLAGS, *flags, "--storage", str(folder)])
+
+
+@contextlib.contextmanager
+def undrawn() -> Iterator[None]:
+    """Figures take most of a small sweep's time: for the length of the block, files that only have their names."""
+    with (
+        mock.patch("distsim.figures.draw_all", return_value={"fig1": "first", "fig2": "second"}),
+        mock.patch("distsim.pairs._figures", return_value={"runs": "pairs"}),
+        mock.patch("distsim.figures.render", lambda figure, format: f"{format} of the {figure}".encode() * 20),
+    ):
+        yield
+
+
+def _quietly(work: Callable[[], int]) -> str:
+    """What it printed. FlipsFailed: it did not end well."""
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        status = work()
+    if status:
+        raise FlipsFailed(said.getvalue())
+    return said.getvalue()
+
+
+def files(root: Path) -> dict[str, int]:
+    """Path -> bytes of every file."""
+    found = {path.relative_to(root).as_posix(): path.stat().st_size for path in root.rglob("*") if path.is_file()}
+    return dict(sorted(found.items()))
+
+
+def reading(root: Path) -> str:
+    """A digest of all that can be read of a store by what reads it: other than verify, the readers themselves."""
+    said: list[object] = []
+    storage = Storage(root)
+    for name in problems_in(storage):
+        store = SweepStore(storage, name)
+        contents = store.contents()
+        said += [name, store.identity().hash, store.request(), store.digests(), sorted(contents.networks, key=str)]
+        for network in sorted(contents.networks, key=str):
+            step = store.load_network(network)
+            for tensors in (step.weights, step.masks, step.rewind or {}):
+                said += [_sha256(tensors[key].numpy().tobytes()) for key in sorted(tensors)]
+        for network in sorted(contents.activations, key=str):
+            said += list(_values(store, network))
+        folder = root / name
+        said += [_sha256(path.read_bytes()) for path in sorted(folder.glob("*results/*"))]
+    said += [_sha256(path.read_bytes()) for path in sorted((root / "figures").glob("*"))]
+    return _sha256(repr(said).encode())
+
+
+def _values(store: SweepStore, network: NetworkId) -> Iterator[str]:
+    mark = store.activations_mark(network)
+    assert mark is not None
+    reader = Reader(store.storage, store.activations_path(network), mark)
+    for layer in reader.layers:
+        yield _sha256(reader.layer(layer).read().tobytes())
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+# --- damages ---------------------------------------------------------------------------------------------------------
+
+
+def drawn(rng: random.Random, sizes: dict[str, int], how: str) -> Damage:
+    """A damage of this kind to an object of a drawn kind, to any object, or to any byte."""
+    paths = [path for path, size in sizes.items() if size]
+    by_kind: dict[str, list[str]] = {}
+    for path in paths:
+        by_kind.setdefault(kind_of(path), []).append(path)
+    match rng.randrange(3):
+        case 0:
+            path = rng.choice(by_kind[rng.choice(sorted(by_kind))])
+        case 1:
+            path = rng.choice(paths)
+        case _:
+            (path,) = rng.choices(paths, [sizes[path] for path in paths])
+    alike = [other for other in by_kind[kind_of(path)] if other != path]
+    other = rng.choice(alike if alike and rng.random() < 0.7 else paths)
+    return Damage(how, path, rng.randrange(sizes[path] * (8 if how == "flip" else 1)), other)
+
+
+@contextlib.contextmanager
+def damaged(root: Path, damage: Damage) -> Iterator[bool]:
+    """The store with the damage, for the length of the block; whether anything is changed by it."""
+    file = root / damage.path
+    before = file.read_bytes()
+    after = damage.done_to(before, root)
+    if after is None:
+        file.unlink()
+    else:
+        file.write_bytes(after)
+    try:
+        yield after != before
+    finally:
+        file.write_bytes(before)
+
+
+def judged(root: Path, damage: Damage, healthy: Report, before: str) -> str:
+    """Of OUTCOMES, what this damage to the store leads to; before : what could be read of it."""
+    new = set(verify_store(Storage(root)).findings) - set(healthy.findings)
+    naming = [finding for finding in new if _names(str(finding.problem), finding.piece, finding.object, damage.path)]
+    if any(finding.severity in (DAMAGED, UNREAD) for finding in naming):
+        return "found"
+    if naming:
+        return "noted"
+    with contextlib.suppress(Exception):  # a reader that stumbles is not harmless
+        if reading(root) == before:
+            return "harmless"
+    return "silent"
+
+
+def _names(problem: str, piece: str, path: str | None, damaged: str) -> bool:
+    """Whether a finding is about the damaged object, or about the piece that it is of."""
+    start = f"{problem}/" if problem else ""
+    if damaged in (f"{start}{piece}", f"{start}{path}"):
+        return True
+    inside = damaged.removeprefix(f"{start}{piece}/")
+    return inside != damaged and inside.split("/")[0] not in ("activations", "comparison", "chance")
+
+
+# --- repairs ---------------------------------------------------------------------------------------------------------
+
+
+def repaired(kept: Path, damages: Sequence[Damage]) -> list[str]:
+    """Damage a copy of the store, repair it, run it again; what is then not as it was."""
+    with tempfile.TemporaryDirectory() as scratch:
+        root = Path(shutil.copytree(kept, Path(scratch) / "store"))
+        expected, before = _digests(kept), _contents(kept)
+        for damage in damages:
+            content = damage.done_to((root / damage.path).read_bytes(), kept)
+            if content is None:
+                (root / damage.path).unlink()
+            else:
+                (root / damage.path).write_bytes(content)
+        actions = planned(Storage(root), verify_store(Storage(root)))
+        _quietly(lambda: cli.main(["repair", str(root)]))
+        left = verify_store(Storage(root))
+        lost = not (root / "digits/spec.json").exists()
+        wrong = [] if left.whole or lost else [f"after repair: {finding}" for finding in left.of(DAMAGED, UNREAD)]
+        if lost or not (root / "digits/request.json").exists():
+            _quietly(lambda: sweep(root, "--retention", "all"))
+        else:
+            _quietly(lambda: cli.main(["run", str(root), "--local"]))
+        _quietly(lambda: cli.main(["pairs", str(root), "--local", "--plan", "runs"]))
+        wrong += [f"after the run: {finding}" for finding in verify_store(Storage(root)).of(DAMAGED, UNREAD)]
+        found, after = _digests(root), _contents(root)
+        wrong += [
+            f"{piece} differs" for piece in expected.keys() | found.keys() if expected.get(piece) != found.get(piece)
+        ]
+        touched = tuple(f"{action.problem}/{action.path}".lstrip("/") for action in actions)
+        free = (*touched, *(d.path for d in damages), "lease/", "figures/", "digits/results/", "digits/pair_results/")
+        for path in before.keys() | after.keys():
+            if before.get(path) != after.get(path) and not path.startswith(free) and kind_of(path) != "leftovers":
+                wrong.append(f"{path} was written though nothing of its piece was damaged")
+        return wrong
+
+
+def _digests(root: Path) -> dict[str, str]:
+    return SweepStore(Storage(root), "digits").digests()
+
+
+def _contents(root: Path) -> dict[str, str]:
+    return {path: _sha256((root / path).read_bytes()) for path in files(root)}
+
+
+# --- the experiment --------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Counts:
+    """How many damages of each kind came to what."""
+
+    rows: dict[str, Counter[str]]
+
+    def add(self, kind: str, outcome: str) -> None:
+        self.rows.setdefault(kind, Counter())[outcome] += 1
+
+    def table(self, heading: str, order: Sequence[str]) -> str:
+        """Markdown."""
+        lines = [f"| {heading} | damages | {' | '.join(OUTCOMES)} |", "|---|" + "--:|" * (1 + len(OUTCOMES))]
+        total: Counter[str] = Counter()
+        for kind in [kind for kind in order if kind in self.rows]:
+            lines.append(self._line(kind, self.rows[kind]))
+            total += self.rows[kind]
+        return "\n".join([*lines, self._line("all", total)])
+
+    @staticmethod
+    def _line(kind: str, row: Counter[str]) -> str:
+        return f"| {kind} | {row.total()} | {' | '.join(str(row[outcome]) for outcome in OUTCOMES)} |"
+
+
+def experiment(root: Path, flips: int, losses: int, seed: int) -> tuple[Counts, Counts, list[tuple[Damage, str]]]:
+    """By kind of object, by kind of damage, and each damage with what it led to."""
+    rng = random.Random(seed)
+    healthy, before, sizes = verify_store(Storage(root)), reading(root), files(root)
+    if not healthy.whole:
+        raise FlipsFailed(f"the store is damaged before anything was done: {healthy.of(DAMAGED, UNREAD)}")
+    by_object, by_damage = Counts({}), Counts({})
+    judgements = []
+    hows = ["flip"] * flips + [LOSSES[number % len(LOSSES)] for number in range(losses)]
+    while hows:
+        damage = drawn(rng, sizes, hows[-1])
+        with damaged(root, damage) as changes:
+            if not changes:
+                continue  # an object replaced by one of the same content: draw another
+            outcome = judged(root, damage, healthy, before)
+        hows.pop()
+        by_object.add(kind_of(damage.path), outcome)
+        by_damage.add(damage.how, outcome)
+        judgements.append((damage, outcome))
+    if reading(root) != before:
+        raise FlipsFailed("the store is not as it was, though every damage was undone")
+    return by_object, by_damage, judgements
+
+
+def sample(judgements: Sequence[tuple[Damage, str]], count: int) -> list[Damage]:
+    """Damages that were found: of each kind of object one, what takes most to do again first, then others."""
+    found = [damage for damage, outcome in judgements if outcome in ("found", "noted")]
+    by_kind = {kind_of(damage.path): damage for damage in found}
+    of_kinds = [by_kind[kind] for kind, _ in reversed(KINDS) if kind in by_kind]
+    return [*of_kinds, *(damage for damage in found if damage not in of_kinds)][:count]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--flips", type=int, default=1000, help="single bits (default: %(default)s)")
+    parser.add_argument("--losses", type=int, default=100, help="objects gone or cut (default: %(default)s)")
+    parser.add_argument("--repairs", type=int, default=16, help="of these damages (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
+    parser.add_argument("--out", type=Path, help="a file for every damage and what it led to, as JSON lines")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="flips-") as folder:
+        root = Path(folder) / "store"
+        make(root)
+        started = time.monotonic()
+        by_object, by_damage, judgements = experiment(root, options.flips, options.losses, options.seed)
+        print(by_object.table("object", [kind for kind, _ in KINDS]))
+        print("\n" + by_damage.table("damage", ("flip", *LOSSES)))
+        print(f"\n{len(judgements)} damages in {time.monotonic() - started:.0f} s, {len(files(root))} objects")
+        if options.out:
+            options.out.write_text("".join(json.dumps([*vars(d).values(), o]) + "\n" for d, o in judgements))
+        wrong = [f"silent: {damage}" for damage, outcome in judgements if outcome == "silent"]
+        chosen = sample(judgements, options.repairs)
+        for damages in [[damage] for damage in chosen] + ([chosen] if chosen else []):
+            started = time.monotonic()
+            faults = repaired(root, damages)
+            what = f"{damages[0].how}, {damages[0].path}" if len(damages) == 1 else f"{len(damages)} damages at once"
+            print(f"repair and run: {what}: {'digests as before' if not faults else 'NOT AS BEFORE'}, ", end="")
+            print(f"{time.monotonic() - started:.1f} s", flush=True)
+            wrong += [f"{what}: {fault}" for fault in faults]
+    for sentence in wrong:
+        print(f"flips: {sentence}", file=sys.stderr)
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
