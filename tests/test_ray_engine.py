@@ -192,6 +192,24 @@ def test_a_chain_goes_on_in_another_worker(local: Path, tmp_path: Path, ray_clus
     assert store.contents().networks == {None, (0, 1), (0, 2), (0, 3)}
 
 
+def test_a_chain_that_comes_further_each_time_is_tried_for_ever(
+    local: Path, tmp_path: Path, ray_cluster: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each of its workers dies once a network more is committed; one that does not get that far is given up."""
+    monkeypatch.setattr(ray_engine, "RETRIES", 0)
+    events: list[Event] = []
+    with killing(ray_cluster, Kill("extraction", "worker", occurrence=2), Kill("extraction", "worker", occurrence=2)):
+        assert by_ray(tmp_path, ordered(1, 3), tell=events.append)
+    assert [event["piece"] for event in events if "died" in event] == ["run 0", "run 0"]
+    store = store_in(tmp_path)
+    expected = store_in(local).digests()
+    found = {piece: digest for piece, digest in store.digests().items() if not piece.startswith("results/")}
+    assert found == {piece: expected[piece] for piece in found}
+    with killing(ray_cluster, Kill("extraction", "worker")), pytest.raises(SweepFailed) as failed:
+        by_ray(tmp_path / "other", ordered(1, 1))
+    assert failed.value.failures[0].startswith("digits, complete network: ")
+
+
 def uncompared(folder: Path, *networks: NetworkId) -> SweepStore:
     for network in networks:
         shutil.rmtree(folder / "digits" / network_path(network) / "comparison")

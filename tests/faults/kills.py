@@ -1,24 +1,16 @@
-"""Kills a sweep again and again; each time the same command must go on, and in the end the bits must be the same.
-
-    python tests/faults/kills.py --kills 12 --seed 0
-    python tests/faults/kills.py --kills 12 --folder /tmp/kills --local-too -- --runs 2 --iterations 3
-
-Runs sweeps/digits.py (flags after -- are its own) once in peace and once with SIGKILLs, and compares the digests of
-the two stores piece by piece. Exit status 0: every stage was cut off, every resume went on, every digest is equal.
-
-A driver that is killed alone leaves its workers a second or two; one of them may still finish the stage it was in,
-which is then not cut off.
+"""Kills a sweep in the middle of a stage, and starts the same command again. The instrument; suite.py plays it.
 
 How a stage of some milliseconds is hit for sure: its process is stopped (SIGSTOP) once the file $DISTSIM_STAGES says
 that the stage began. If the file then says that it has ended already, the process goes on and the next one is tried;
 if not, the process cannot leave the stage any more except by the kill.
+
+A worker is stopped until the driver that is to be killed is dead and Ray's daemons with it, which takes some
+hundredths of a second; then it goes on, finds itself alone and ends. Other workers live a second or two longer and may
+still finish what they are at, while the next driver starts.
 """
 
-import argparse
 import contextlib
-import itertools
 import os
-import random
 import shutil
 import signal
 import statistics
@@ -27,9 +19,11 @@ import sys
 import tempfile
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+
+from faults import processes
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -37,39 +31,63 @@ ROOT = Path(__file__).resolve().parents[2]
 STAGES = ("complete", "epoch", "checkpoint", "commit", "extraction", "comparison", "reduction", "figures")
 PHASE = dict(zip(STAGES, (0, 1, 1, 1, 1, 2, 3, 4), strict=True))
 DRIVERS_OWN = ("reduction", "figures")  # stages that no worker has
-RECURRING = ("epoch", "checkpoint", "commit", "extraction", "comparison")
 WITHIN_TRAINING = ("checkpoint", "extraction")  # between two epochs, and beside them
-VICTIMS = ("driver", "worker", "tree")
+VICTIMS = ("worker", "driver", "group")
 
 PATIENCE = 900.0  # seconds until a sweep that neither ends nor reaches a stage is given up
 GRACE = 20.0  # seconds that a dead driver's workers get to notice; seen: 1 to 3. Ray's agents take up to 90
 POLL = 0.0005  # seconds; a commit takes two to four milliseconds
+
+Unit = tuple[str, str]  # a stage and of which piece, as announced
 
 
 class KillsFailed(RuntimeError):
     """The sweep did not do what it must after a kill."""
 
 
+class Missed(KillsFailed):
+    """What was to be cut off was over before."""
+
+
 @dataclass(frozen=True)
 class Kill:
     """What to kill, and when: in the occurrence-th such stage from now on, `share` of its usual length after its begin.
 
-    driver: the process that was started. worker: the process in the stage, which may be the driver. tree: all.
+    The complete network's stage comes once, and occurs again after each of its epochs.
+    driver: the process that was started. worker: the process in the stage, which may be the driver. group: all.
+    or_later: where the sweep is past the stage, in the next one that it comes to.
     """
 
     stage: str
     victim: str
     occurrence: int = 1
     share: float = 0.0
+    or_later: bool = False
+
+
+@dataclass(frozen=True)
+class Begin:
+    """A stage that a process began."""
+
+    at: float  # seconds since 1970
+    pid: int
+    stage: str
+    unit: Unit  # what is begun again if the stage is cut off: it itself; of an epoch and a checkpoint, the training
 
 
 @dataclass(frozen=True)
 class Struck:
     """What a kill did."""
 
-    hit: tuple[str, ...]  # stages that were begun and will never end, the one aimed at first if it is among them
-    goes_on: bool  # the driver lives: Ray has to replace the worker
-    ended: tuple[str, ...]  # names of processes that outlived their driver by GRACE and were ended by pid
+    at: float  # seconds since 1970
+    process: str  # that was in the stage
+    cut_off: tuple[Begin, ...]  # what was begun and will never end, the stage aimed at first if it is among them
+    goes_on: bool  # the driver lives: Ray has to replace the worker. If not, the same command was started again
+    outlived: tuple[str, ...]  # workers that lived longer than their driver by GRACE and were ended by pid
+
+    @property
+    def hit(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(begin.stage for begin in self.cut_off))
 
 
 @dataclass
@@ -79,12 +97,15 @@ class Watch:
     path: Path
     begun: Counter[str] = field(default_factory=Counter)
     lengths: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
-    _open: dict[int, dict[str, float]] = field(default_factory=lambda: defaultdict(dict))  # pid -> stage -> begin
+    _open: dict[int, dict[str, Begin]] = field(default_factory=lambda: defaultdict(dict))  # pid -> stage
+    _training: dict[int, Unit] = field(default_factory=dict)  # that a process is in or was last in
+    _begins: dict[Unit, list[float]] = field(default_factory=lambda: defaultdict(list))
+    _noted: list[Begin] = field(default_factory=list)  # read, and not yet looked at by `freeze`
     _last_epoch: int = 0  # that any network was trained to; the complete network comes first
     _offset: int = 0
 
-    def read(self) -> list[tuple[int, str]]:
-        """Take in what is new; (pid, stage) of every begin."""
+    def read(self) -> list[Begin]:
+        """Take in what is new; every begin, and every epoch of the complete network."""
         try:
             with open(self.path, "rb") as file:
                 file.seek(self._offset)
@@ -99,14 +120,20 @@ class Watch:
         """The stages that the process is in."""
         return tuple(self._open.get(pid, ()))
 
-    def close(self, alive: set[int]) -> tuple[str, ...]:
+    def close(self, alive: set[int]) -> tuple[Begin, ...]:
         """The stages that dead processes were in, which are thereby over."""
+        self._noted += self.read()
         dead = [pid for pid in self._open if pid not in alive]
-        return tuple(sorted({stage for pid in dead for stage in self._open.pop(pid)}, key=STAGES.index))
+        cut_off = [begin for pid in dead for begin in self._open.pop(pid).values()]
+        return tuple(sorted(cut_off, key=lambda begin: STAGES.index(begin.stage)))
 
     def usual(self, stage: str) -> float:
         """The median length of the stage, of `epoch` that of one epoch; 0 where none was seen."""
         return statistics.median(self.lengths[stage]) if self.lengths.get(stage) else 0.0
+
+    def again(self, unit: Unit, since: float) -> float | None:
+        """When the unit was begun after `since`, if it was."""
+        return min((at for at in self._begins[unit] if at > since), default=None)
 
     def freeze(self, kill: Kill, usual: float, over: Callable[[], bool]) -> int | None:
         """Stop a process inside the stage, which lasts `usual` seconds; its pid, None if all was over before."""
@@ -114,49 +141,70 @@ class Watch:
         deadline = time.monotonic() + PATIENCE
         while time.monotonic() < deadline:
             ended = over()
-            begins = [pid for pid, stage in self.read() if stage == kill.stage]
-            seen += len(begins)
-            if begins and seen >= kill.occurrence:
-                time.sleep(delay)
-                if _stop(begins[-1]):
-                    self.read()
-                    if kill.stage in self.inside(begins[-1]):
-                        return begins[-1]
-                    os.kill(begins[-1], signal.SIGCONT)
+            fresh, self._noted = self._noted + self.read(), []
+            aimed_at = [begin for begin in fresh if begin.stage == kill.stage]
+            later = [begin for begin in fresh if kill.or_later and PHASE[begin.stage] > PHASE[kill.stage]]
+            seen += len(aimed_at)
+            if later and kill.victim == "worker" and later[-1].stage in DRIVERS_OWN:
+                self._noted = later
+                return None
+            if later and self._stopped_in(later[-1]):
+                return later[-1].pid
+            if aimed_at and seen >= kill.occurrence:
+                time.sleep(max(0.0, aimed_at[-1].at + delay - time.time()))
+                if self._stopped_in(aimed_at[-1]):
+                    return aimed_at[-1].pid
                 delay /= 2  # this one was shorter than usual
             elif ended:
                 return None
             time.sleep(POLL)
         raise KillsFailed(f"stage {kill.stage} did not come within {PATIENCE:.0f} s, nor did the end; see {self.path}")
 
-    def _take(self, line: str) -> tuple[int, str] | None:
-        at, pid, stage, detail, *_ = line.split()
-        if stage == "training":  # the frame of epochs, checkpoints and what is no stage of its own
-            return None
-        now, stages = float(at), self._open[int(pid)]
+    def _stopped_in(self, begin: Begin) -> bool:
+        """Stop the process if it is still in the stage."""
+        if not processes.stop(begin.pid):
+            return False
+        self._noted += self.read()
+        if begin.stage in self.inside(begin.pid):
+            return True
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(begin.pid, signal.SIGCONT)
+        return False
+
+    def _take(self, line: str) -> Begin | None:
+        at, number, stage, word, *rest = line.split()
+        now, pid, unit = float(at), int(number), (stage, " ".join(rest))
         if stage == "epoch":
-            return self._epoch(int(pid), int(detail), now)
-        if detail == "begin":
+            return self._epoch(pid, int(word), now)
+        stages = self._open[pid]
+        if word == "begin":
+            self._begins[unit].append(now)
+            if stage in ("complete", "training"):
+                self._training[pid] = unit
+            if stage == "training":  # the frame of epochs, checkpoints and what is no stage of its own
+                return None
             if stage not in WITHIN_TRAINING:
                 stages.pop("epoch", None)
-            stages[stage] = now
-            self.begun[stage] += 1
-            return int(pid), stage
-        self.lengths[stage].append(now - stages.pop(stage))
+            return self._begin(now, pid, stage, self._training.get(pid, unit) if stage == "checkpoint" else unit)
+        if stage in stages:
+            self.lengths[stage].append(now - stages.pop(stage).at)
         return None
 
-    def _epoch(self, pid: int, epoch: int, now: float) -> tuple[int, str] | None:
+    def _epoch(self, pid: int, epoch: int, now: float) -> Begin | None:
         self._last_epoch = max(self._last_epoch, epoch)
         stages = self._open[pid]
-        if "complete" in stages:
-            return None
+        if "complete" in stages:  # an occurrence more, which needs no guess of how long the others take
+            return replace(stages["complete"], at=now)
         if "epoch" in stages:
-            self.lengths["epoch"].append(now - stages.pop("epoch"))
+            self.lengths["epoch"].append(now - stages.pop("epoch").at)
         if epoch == self._last_epoch:  # what follows is evaluation and a commit
             return None
-        stages["epoch"] = now
-        self.begun["epoch"] += 1
-        return pid, "epoch"
+        return self._begin(now, pid, "epoch", self._training.get(pid, ("epoch", "")))
+
+    def _begin(self, now: float, pid: int, stage: str, unit: Unit) -> Begin:
+        self.begun[stage] += 1
+        self._open[pid][stage] = Begin(now, pid, stage, unit)
+        return self._open[pid][stage]
 
 
 class Sweep:
@@ -170,12 +218,14 @@ class Sweep:
         # Ray's sessions stay behind when a driver is killed, so they get a folder that goes away. A short one: sockets
         # are in it, and their paths may have 107 characters
         self._ray = Path(tempfile.mkdtemp(prefix="kills-ray-", dir="/tmp"))
-        self._environment = os.environ | {
+        self._environment = environment(folder) | {
             "DISTSIM_STAGES": str(self.watch.path),
             "RAY_TMPDIR": str(self._ray),
             "RAY_worker_niceness": "0",  # Ray's 15 lets workers starve where other tests have the cores
         }
         self._driver: subprocess.Popen[bytes] | None = None
+        self._started: set[int] = set()  # sessions: each driver has one of its own
+        self._printed = 0
 
     def __enter__(self) -> "Sweep":
         return self
@@ -190,56 +240,47 @@ class Sweep:
 
     def finish(self) -> str:
         """Let the sweep that runs, or the same command again, come to its end; what it printed since it started."""
-        if not self.running:
-            self._start()
-        assert self._driver is not None
+        driver = self._running_driver()
         try:
-            self._driver.wait(PATIENCE)
+            driver.wait(PATIENCE)
         except subprocess.TimeoutExpired:
             raise KillsFailed(f"the sweep did not finish within {PATIENCE:.0f} s; see {self.log}") from None
-        text = self.log.read_text()[self._printed :]
-        if self._driver.returncode != 0:
-            raise KillsFailed(f"the sweep ended with exit status {self._driver.returncode}:\n{text}")
+        if driver.returncode != 0:
+            raise KillsFailed(f"the sweep ended with exit status {driver.returncode}:\n{self._said()}")
         self._end()
         self.watch.read()
         self.watch.close(set())
-        return text
+        return self._said()
 
     def strike(self, kill: Kill, usual: float = 0.0) -> Struck:
-        """Start the same command unless it runs, wait for the stage, kill. `usual`: how long the stage lasts."""
-        if not self.running:
-            self._start()
-        assert self._driver is not None
-        driver = self._driver.pid
-        struck = self.watch.freeze(kill, usual, lambda: not self.running)
-        if struck is None:
-            raise KillsFailed(
-                f"the sweep ended (exit status {self._driver.returncode}) before stage {kill.stage} could be hit:\n"
-                + self.log.read_text()[self._printed :]
-            )
-        if kill.victim == "worker":
-            os.kill(struck, signal.SIGKILL)
-        elif kill.victim == "driver":
-            os.kill(driver, signal.SIGKILL)
-            if struck != driver:
-                os.kill(struck, signal.SIGCONT)
-        else:
-            while members := self._members():
-                for pid in sorted(members, key=lambda pid: pid != driver):
-                    with contextlib.suppress(ProcessLookupError):
-                        os.kill(pid, signal.SIGKILL)
-        goes_on = kill.victim == "worker" and struck != driver
-        ended: tuple[str, ...] = ()
-        if goes_on:
-            _until(lambda: struck not in self._members(), "a killed worker does not die")
-        else:
-            self._driver.wait(PATIENCE)
-            ended = self._see_off()
-        self.watch.read()
-        hit = self.watch.close(self._members())
-        return Struck(tuple(sorted(hit, key=lambda stage: stage != kill.stage)), goes_on, ended)
+        """Wait for the stage, kill, and start the same command again where the driver died.
 
-    def _start(self) -> None:
+        The command is started first if it does not run. `usual`: how long the stage lasts. Missed: it did not come.
+        """
+        driver = self._running_driver()
+        frozen = self.watch.freeze(kill, usual, lambda: not self.running)
+        if frozen is None:
+            raise self._failure(driver.poll(), kill)
+        at, name = time.time(), processes.title(frozen)
+        goes_on = kill.victim == "worker" and frozen != driver.pid
+        outlived: tuple[str, ...] = ()
+        if goes_on:
+            processes.kill({frozen})
+            _until(lambda: frozen not in self._members(), "a killed worker does not die")
+        else:
+            self._kill_driver(driver, frozen, with_all=kill.victim == "group")
+            self._start()
+            outlived = self._see_off(driver.pid)
+        cut_off = self.watch.close(self._members())
+        first = sorted(cut_off, key=lambda begin: (begin.stage != kill.stage, begin.pid != frozen))
+        return Struck(at, name, tuple(first), goes_on, outlived)
+
+    def _running_driver(self) -> subprocess.Popen[bytes]:
+        if self._driver is None or self._driver.poll() is not None:
+            self._driver = self._start()
+        return self._driver
+
+    def _start(self) -> subprocess.Popen[bytes]:
         self._printed = self.log.stat().st_size if self.log.exists() else 0
         with open(self.log, "ab") as log:
             self._driver = subprocess.Popen(
@@ -250,68 +291,72 @@ class Sweep:
                 env=self._environment,
                 start_new_session=True,
             )
+        self._started.add(self._driver.pid)
+        return self._driver
 
-    def _members(self) -> set[int]:
-        """Living processes of the driver's session. Ray gives workers process groups of their own, but no session."""
-        assert self._driver is not None
-        return {pid for pid, session in _sessions() if session == self._driver.pid}
+    def _kill_driver(self, driver: subprocess.Popen[bytes], frozen: int, with_all: bool) -> None:
+        """Kill the driver and, if asked for, all of its session; the frozen worker goes on when the driver is dead."""
+        driver.kill()
+        if with_all:
+            self._kill_all({driver.pid})
+        driver.wait(PATIENCE)
+        if frozen != driver.pid and not with_all:
+            raylets = [pid for pid in processes.members(driver.pid) if processes.title(pid) == "raylet"]
+            _until(lambda: not processes.members(driver.pid).intersection(raylets), "Ray outlives its driver")
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(frozen, signal.SIGCONT)
 
-    def _see_off(self) -> tuple[str, ...]:
-        """Wait for a dead driver's processes to go by themselves, then end those that do not; their names."""
+    def _see_off(self, session: int) -> tuple[str, ...]:
+        """Wait for a dead driver's workers to go by themselves, then end what is left; the workers that were left."""
         deadline = time.monotonic() + GRACE
-        while (left := self._members()) and time.monotonic() < deadline:
-            self.watch.read()
-            if not any(_is_worker(pid) for pid in left):
-                break  # Ray's agents take a minute more, and write nothing
+        while (left := _workers(session)) and time.monotonic() < deadline:
             time.sleep(0.05)
-        names = tuple(sorted(_title(pid) for pid in left))
-        self._end()
+        names = tuple(sorted(processes.title(pid) for pid in left))
+        self._kill_all({session})  # Ray's agents take a minute more, and write nothing
         return names
 
+    def _members(self) -> set[int]:
+        return {pid for session in self._started for pid in processes.members(session)}
+
     def _end(self) -> None:
-        if self._driver is None:
-            return
+        self._kill_all(set(self._started))
+        if self._driver is not None:
+            self._driver.wait(PATIENCE)
+
+    def _kill_all(self, sessions: set[int]) -> None:
+        """Kill the sessions' processes until there are none; their numbers may then mean other processes."""
 
         def gone() -> bool:
-            for pid in self._members():
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-            return not self._members()
+            left = {pid for session in sessions for pid in processes.members(session)}
+            processes.kill(left)
+            return not left
 
         _until(gone, "processes of the sweep do not die")
-        self._driver.wait(PATIENCE)
+        self._started -= sessions
+
+    def _said(self) -> str:
+        return self.log.read_text()[self._printed :]
+
+    def _failure(self, status: int | None, kill: Kill) -> KillsFailed:
+        if status is None:
+            return Missed(f"the sweep is past stage {kill.stage}")
+        kind = KillsFailed if status else Missed
+        return kind(f"the sweep ended (exit status {status}) before stage {kill.stage} could be hit:\n{self._said()}")
 
 
-def plan(kills: int, seed: int, counts: Counter[str], local: bool = False) -> list[Kill]:
-    """Every stage once, then those that come often by chance, in the order in which a sweep comes to them.
-
-    counts : how often an uninterrupted sweep begins each stage. No kill waits for more than its share of half of them,
-    because a stage that was completed does not come again.
-    """
-    if kills < len(STAGES):
-        raise ValueError(f"{len(STAGES)} stages are to be hit, so at least as many kills are needed, not {kills}")
-    rng = random.Random(seed)
-    # a driver's death alone leaves the worker a second in which it may finish the stage, so that is not in the first
-    aims = [(stage, rng.choice(("driver", "tree") if stage in DRIVERS_OWN else ("worker", "tree"))) for stage in STAGES]
-    deck = itertools.cycle(rng.sample(VICTIMS, k=len(VICTIMS)))
-    aims += [(rng.choice(RECURRING), next(deck)) for _ in range(kills - len(STAGES))]
-    rng.shuffle(aims)
-    aims.sort(key=lambda aim: PHASE[aim[0]])
-    per_phase = Counter(PHASE[stage] for stage, _ in aims)
-    made: list[Kill] = []
-    for stage, victim in aims:
-        if victim == "worker" and [kill.victim for kill in made[-2:]] == ["worker"] * 2:  # Ray retries a trial thrice
-            victim = "tree"
-        most = max(1, counts[stage] // (2 * per_phase[PHASE[stage]]))
-        latest = 0.8 if counts[stage] > 1 else 0.3  # what comes once must not be missed where the machine is faster now
-        made.append(Kill(stage, "driver" if local else victim, rng.randint(1, most), round(rng.uniform(0, latest), 3)))
-    return made
+def environment(folder: Path) -> dict[str, str]:
+    """This process's. Where Python is to write no compiled modules beside the sources, it does so in the folder:
+    to compile 3,000 of them at each start takes longer than most stages."""
+    changed = dict(os.environ)
+    if changed.pop("PYTHONDONTWRITEBYTECODE", None):
+        changed["PYTHONPYCACHEPREFIX"] = str(folder / "pycache")
+    return changed
 
 
 def digests(store: Path) -> dict[str, str]:
     """Piece -> SHA-256, by `distsim digest`, which reads and checks everything in the store."""
     command = [sys.executable, "-m", "distsim.cli", "digest", "--pieces", str(store)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, env=environment(store.parent))
     if done.returncode != 0:
         raise KillsFailed(f"distsim digest of {store} failed:\n{done.stderr}")
     return {piece: digest for digest, piece in (line.split("  ", 1) for line in done.stdout.splitlines())}
@@ -322,54 +367,8 @@ def differing(one: dict[str, str], two: dict[str, str]) -> list[str]:
     return sorted(piece for piece in one.keys() | two.keys() if one.get(piece) != two.get(piece))
 
 
-def _sessions() -> Iterator[tuple[int, int]]:
-    """(pid, session) of every process that is not a zombie."""
-    for entry in os.listdir("/proc"):
-        if entry.isdigit():
-            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-                state, _, _, session, *_ = _stat(f"/proc/{entry}/stat")
-                if state not in "ZX":
-                    yield int(entry), int(session)
-
-
-def _stat(path: str) -> list[str]:
-    """The fields of a /proc stat file after the name, which may contain anything: state, ppid, group, session, ..."""
-    with open(path) as file:
-        return file.read().rpartition(")")[2].split()
-
-
-def _stop(pid: int) -> bool:
-    """Stop all threads of a process; False if it is gone."""
-    deadline = time.monotonic() + 5
-    try:
-        os.kill(pid, signal.SIGSTOP)
-        while any(state not in "TtZX" for state in _thread_states(pid)):
-            if time.monotonic() > deadline:
-                raise KillsFailed(f"process {pid} does not stop")
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-    return True
-
-
-def _thread_states(pid: int) -> Iterator[str]:
-    for task in os.listdir(f"/proc/{pid}/task"):
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # a thread may end at any time
-            yield _stat(f"/proc/{pid}/task/{task}/stat")[0]
-
-
-def _title(pid: int) -> str:
-    """The process's name for a person: what Ray calls it, or its program."""
-    try:
-        first = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[0].decode(errors="replace")
-    except (FileNotFoundError, ProcessLookupError):
-        return "?"
-    return first if first.startswith("ray::") else Path(first).name
-
-
-def _is_worker(pid: int) -> bool:
-    """Whether the process may still write to the store."""
-    title = _title(pid)
-    return title.startswith("ray::") and not title.endswith("Agent")
+def _workers(session: int) -> set[int]:
+    return {pid for pid in processes.members(session) if processes.is_worker(pid)}
 
 
 def _until(condition: Callable[[], bool], complaint: str) -> None:
@@ -378,81 +377,3 @@ def _until(condition: Callable[[], bool], complaint: str) -> None:
         if time.monotonic() > deadline:
             raise KillsFailed(complaint)
         time.sleep(0.02)
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=12, help="(default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of stages, victims and moments (default: %(default)s)")
-    parser.add_argument("--folder", type=Path, help="for stores and logs; kept (default: a temporary one)")
-    parser.add_argument("--local-too", action="store_true", help="compare with a --local sweep as well")
-    parser.add_argument("flags", nargs="*", help="of the sweep, after --")
-    options = parser.parse_args()
-    if options.kills < len(STAGES):
-        parser.error(f"--kills: {len(STAGES)} stages are to be hit, so at least that many, not {options.kills}")
-    if options.folder and options.folder.exists() and any(options.folder.iterdir()):
-        parser.error(f"--folder: {options.folder} is not empty")
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(143))  # so that the sweep is ended as well
-    folder = options.folder or Path(tempfile.mkdtemp(prefix="kills-"))
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        wrong = experiment(folder, options.kills, options.seed, options.flags, options.local_too)
-    except KillsFailed as error:
-        wrong = [str(error)]
-    for sentence in wrong:
-        print(f"kills: {sentence}", file=sys.stderr)
-    if not wrong and not options.folder:
-        shutil.rmtree(folder)
-    else:
-        print(f"stores and logs are in {folder}")
-    return 1 if wrong else 0
-
-
-def experiment(folder: Path, kills: int, seed: int, flags: list[str], local_too: bool) -> list[str]:
-    """The whole of it, printed as it goes; what is not as it must be."""
-    with Sweep(folder, "reference", flags) as reference:
-        _say("uninterrupted", reference.finish)
-    counts: Counter[str] = Counter()
-    aimed: Counter[str] = Counter()
-    with Sweep(folder, "killed", flags) as sweep:
-        for number, kill in enumerate(plan(kills, seed, reference.watch.begun, "--local" in flags), 1):
-            started = time.monotonic()
-            struck = sweep.strike(kill, reference.watch.usual(kill.stage))
-            counts.update(struck.hit)
-            aimed[kill.stage] += 1
-            then = "Ray goes on" if struck.goes_on else "same command again"
-            rest = f", ended {' '.join(struck.ended)}" if struck.ended else ""
-            print(
-                f"kill {number:2}  in {kill.stage:10}  no. {kill.occurrence:<3} victim {kill.victim:6}  "
-                f"cut off {' '.join(struck.hit) or 'nothing':20}  {time.monotonic() - started:5.1f} s  {then}{rest}",
-                flush=True,
-            )
-        _say("the last resume", sweep.finish)
-        again = sweep.finish()
-    print("\nstage       kills in it  cut off")
-    for stage in STAGES:
-        print(f"{stage:10}  {aimed[stage]:11}  {counts[stage]:7}")
-    wrong = [f"stage {stage} was never cut off" for stage in STAGES if not counts[stage]]
-    if "nothing is missing" not in again:
-        wrong.append(f"the finished sweep, run again, found something to do; see {sweep.log}")
-    expected = digests(reference.store)
-    found = {"killed": digests(sweep.store)}
-    if local_too:
-        with Sweep(folder, "local", [*flags, "--local"]) as local:
-            _say("in one process", local.finish)
-        found["local"] = digests(local.store)
-    for name, pieces in found.items():
-        different = differing(expected, pieces)
-        print(f"{name}: {len(different)} of {len(expected)} pieces differ from the uninterrupted sweep's")
-        wrong += [f"{name}: {piece} differs" for piece in different]
-    return wrong
-
-
-def _say(what: str, work: Callable[[], object]) -> None:
-    started = time.monotonic()
-    work()
-    print(f"{what}: {time.monotonic() - started:.1f} s", flush=True)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
