@@ -337,13 +337,14 @@ class _Look:
         self._same_text("request.json", "request.json")
 
     def _extent(self) -> None:
-        """Say so where less is there than was asked for: it may be, and then nothing is damaged."""
+        """Say so where less or more is there than was asked for: it may be, and then nothing is damaged."""
         bad = any(finding.severity in (DAMAGED, UNREAD) for finding in self.findings)
         if bad or self.identity is None or self.network is None or "request.json" not in self.sizes:
             return
         request = self.store.request()
         asked = {name: request[name] for name in Extent.__dataclass_fields__} | {"metrics": tuple(request["metrics"])}
-        lacking = missing(Sweep(self.identity, Extent(**asked)), self._contents(), self.network.layers)
+        contents, extent = self._contents(), Extent(**asked)
+        lacking = missing(Sweep(self.identity, extent), contents, self.network.layers)
         if lacking:
             parts = (
                 (lacking.networks, "networks"),
@@ -352,6 +353,10 @@ class _Look:
             )
             said = ", ".join(f"{what}: {count:,}" for count, what in parts if count)
             self._found("request.json", f"asks for more than is there ({said}): distsim run", "request.json", NOTE)
+        pruned = [network for network in contents.networks if network is not None]
+        beyond = sum(run >= extent.runs or iteration > extent.iterations for run, iteration in pruned)
+        if beyond:
+            self._found("request.json", f"asks for less than is there (networks: {beyond:,})", "request.json", NOTE)
 
     def _committed(self) -> Committed:
         """What tables are made from."""

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distsim.store import DamagedStore, Mark, Storage, commits
+from distsim.store import DamagedStore, Mark, Storage, StorageError, commits
 from distsim.store.commits import MARK, Attempt, drop, generation, read_mark, read_object, read_piece
 
 PIECE = "runs/0000/iter_01"
@@ -231,6 +231,34 @@ def test_an_attempt_that_fails_takes_its_objects_along(storage: Storage) -> None
     with pytest.raises(ZeroDivisionError), attempt:
         raise ZeroDivisionError
     assert storage.sizes() == {}
+
+
+@pytest.mark.parametrize("call", ["create", "get", "sizes", "folders"])
+def test_a_line_that_drops_after_the_mark_was_made_harms_nothing(storage: Storage, call: str) -> None:
+    """The writer does not know whether its mark is there, so it must leave its objects alone."""
+    attempt = written(storage, "x", "y")
+
+    class Dropping(Storage):
+        def create(self, path: str, content: bytes) -> bool:
+            made = super().create(path, content)
+            for name in (call,) if call != "create" else ():
+                setattr(self, name, self._drop)
+            if call == "create":
+                self._drop()
+            return made
+
+        def _drop(self, *arguments: Any) -> Any:
+            raise StorageError("the line dropped")
+
+    attempt.storage = Dropping(storage.url)
+    with pytest.raises(StorageError, match="dropped"), attempt:
+        attempt.commit()
+    mark = mark_of(storage)
+    assert mark is not None
+    assert {name: read_object(storage, PIECE, mark, name) for name in mark.objects} == {
+        "x": b"x" * 100,
+        "y": b"y" * 100,
+    }
 
 
 def test_objects_are_on_disk_before_the_mark_says_so(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:

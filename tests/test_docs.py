@@ -180,7 +180,7 @@ def _flags() -> set[str]:
 
 
 def _make(targets: list[str]) -> Iterator[str]:
-    known = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.M)
+    known = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.M)
     for target in targets:
         if target not in known:
             yield f"make has no {target}"

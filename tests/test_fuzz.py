@@ -6,12 +6,14 @@
 import argparse
 import contextlib
 import hashlib
+import io
 import json
 import os
 import random
 import re
 import shutil
 import stat
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -388,6 +390,14 @@ def test_data_of_another_problem(ground: Ground, case: str) -> None:
     assert not list((ground.folder / "new").rglob("*"))
 
 
+def test_a_terminal_that_cannot_show_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last line of a sweep is no place to fail."""
+    buffer = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(buffer, "ascii"))
+    assert script.reported(lambda: print("tables in \udcff/é", flush=True)) == 0
+    assert buffer.getvalue() == b"tables in \\udcff/\\xe9\n"
+
+
 # --- stores ----------------------------------------------------------------------------------------------------------
 
 TARGETS = (  # of the problem; each is there
@@ -404,7 +414,7 @@ TARGETS = (  # of the problem; each is there
 )
 LOOKING = ("status", "list", "digest")  # which change nothing
 WORKING = ("report", "run", "compare", "layers", "pairs")
-EACH = 4  # damages of each target, drawn
+EACH = 3  # damages of each target, drawn
 
 Change = Callable[[Path, random.Random], object]
 
@@ -452,7 +462,7 @@ def damage_cases() -> dict[str, tuple[str, str]]:
         rng = random.Random(target)
         kinds = rng.sample(list(CHANGES), EACH)
         if target == "request.json":  # what a person may have edited
-            kinds = list(CHANGES) + [f"field {n}" for n in range(20)]
+            kinds = list(CHANGES) + [f"field {n}" for n in range(12)]
         elif target.endswith(".json"):
             kinds = list(dict.fromkeys((*kinds, "deeply nested objects", "field 0")))
         found |= {f"{target}: {kind}": (target, kind) for kind in kinds}

@@ -502,6 +502,12 @@ def test_a_request_that_nobody_wrote(store: SweepStore, change: Any, new: Callab
     assert new() == [], "a request may have a digest in it"
 
 
+def test_a_request_for_less_than_is_there(store: SweepStore, new: Callable[[], list[Finding]]) -> None:
+    store.storage.put("request.json", canonical_json(store.request() | {"runs": 1, "iterations": 1}).encode())
+    (found,) = new()
+    assert (found.severity, found.sentence) == (NOTE, "asks for less than is there (networks: 3)")
+
+
 def test_a_request_for_more_than_is_there(store: SweepStore, new: Callable[[], list[Finding]]) -> None:
     store.storage.put("request.json", canonical_json(store.request() | {"runs": 3}).encode())
     (found,) = new()

@@ -15,6 +15,7 @@ from distsim.specs import (
     Problem,
     Pruning,
     Recipe,
+    Sweep,
     canonical_json,
     differences,
     identity_from_dict,
@@ -66,6 +67,36 @@ EXTENT = Extent(runs=1, iterations=1)
         (EXTENT, {"runs": 0}, "runs must be at least 1, got 0"),
         (EXTENT, {"iterations": 0}, "iterations must be at least 1, got 0"),
         (EXTENT, {"retention": "none"}, "retention must be reference or all, got 'none'"),
+        (RECIPE, {"epochs": 1.5}, r"epochs must be a whole number \(64 bits\), got 1.5"),
+        (RECIPE, {"epochs": True}, r"epochs must be a whole number \(64 bits\), got True"),
+        (RECIPE, {"batch_size": 2 * 10**9}, "batch_size must be at most 1,000,000,000, got 2,000,000,000"),
+        (RECIPE, {"lr": "0.1"}, "lr must be a finite number, got '0.1'"),
+        (RECIPE, {"lr": math.inf}, "lr must be a finite number, got inf"),
+        (RECIPE, {"lars": 1}, "lars must be True or False, got 1"),
+        (RECIPE, {"momentum": 1.0}, r"momentum must be in \[0, 1\), got 1.0"),
+        (RECIPE, {"weight_decay": -1e-4}, "weight_decay must not be negative, got -0.0001"),
+        (RECIPE, {"factor": 0.0}, "factor must be positive, got 0.0"),
+        (RECIPE, {"milestones": [3]}, r"milestones must be a tuple, each a whole number \(64 bits\), got \[3\]"),
+        (RECIPE, {"milestones": (-1,)}, r"milestones must not be negative, got \(-1,\)"),
+        (RECIPE, {"schedule": "triangle", "peak": 10.5}, "peak 10.5 is after the last of 10 epochs"),
+        (RECIPE, {"patience": 2.0}, r"patience must be a whole number \(64 bits\) or None, got 2.0"),
+        (RECIPE, {"normalise": ((0.5,), (0.5, 0.5))}, "normalise has 1 means and 2 standard deviations"),
+        (RECIPE, {"normalise": ((0.5,), (0.0,))}, r"normalise: standard deviations must be positive, got \(0.0,\)"),
+        (PROBLEM, {"name": 3}, "name must be text, got 3"),
+        (PROBLEM, {"name": "x" * 101}, "a problem's name is a folder's"),
+        (PROBLEM, {"train_limit": 0}, "train_limit must be at least 1, got 0"),
+        (PROBLEM, {"recipe": None}, "recipe must be a Recipe, got None"),
+        (
+            PROBLEM,
+            {"recipe": Recipe(epochs=1, batch_size=1, normalise=((0.5,) * 3, (0.5,) * 3))},
+            "normalise has constants of 3 channels, images have 1",
+        ),
+        (IDENTITY, {"threads": 1025}, "threads must be at most 1,024, got 1,025"),
+        (IDENTITY, {"seed": 2**63}, r"seed must be a whole number \(64 bits\), got 9223372036854775808"),
+        (EXTENT, {"runs": 1001, "iterations": 100}, "runs x iterations must be at most 100,000 networks, got 100,100"),
+        (EXTENT, {"metrics": "cka"}, "metrics must be a tuple, each text, got 'cka'"),
+        (Sweep(IDENTITY, EXTENT), {"pack": 0}, "pack must be at least 1, got 0"),
+        (Sweep(IDENTITY, EXTENT), {"resources": (("cpu", 0.0),)}, "resources: cpu must be above zero, got 0.0"),
     ],
 )
 def test_a_value_out_of_range_is_refused_by_name(spec, change, message):
@@ -78,6 +109,8 @@ def test_values_at_the_edge_are_accepted():
     dataclasses.replace(PROBLEM, pruning=Pruning(rewind="WR", rewind_epoch=9))  # one epoch is left
     Pruning(scope="mixed", conv_rate=0.1, fc_rate=0.2)
     Pruning(scope="local", conv_rate=0.1, fc_rate=0.2)
+    Recipe(epochs=10**9, batch_size=1, momentum=0, lr=1, schedule="triangle", peak=10**9)  # whole numbers are numbers
+    Extent(runs=1000, iterations=100)
 
 
 def test_specs_do_not_change():
@@ -172,6 +205,21 @@ def test_reading_an_identity_leaves_the_tree_as_it_was():
     tree = IDENTITY.as_dict()
     identity_from_dict(tree)
     assert tree == IDENTITY.as_dict()
+
+
+@pytest.mark.parametrize(
+    ("field", "message"),
+    [
+        ("recipe", "recipe must be an object with fields, got None"),
+        ("pruning", "pruning must be an object"),
+        ("size", "size"),
+    ],
+)
+def test_an_identity_without_a_field_is_refused(field, message):
+    tree = IDENTITY.as_dict()
+    del tree["problem"][field]
+    with pytest.raises(TypeError, match=message):
+        identity_from_dict(tree)
 
 
 def test_an_identity_with_an_unknown_field_is_refused():

@@ -16,7 +16,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from distsim.store import DamagedStore, Mark, NetworkId, Storage, SweepStore, network_path
+from distsim.store import DamagedStore, Mark, NetworkId, Storage, StorageError, SweepStore, network_path
 from distsim.store.commits import Attempt, drop, generation, read_object, read_piece
 
 NETWORKS: tuple[NetworkId, ...] = (None, (0, 1))
@@ -35,6 +35,7 @@ class Stepping(Storage):
         super().__init__(url)
         self.turn = threading.Semaphore(0)
         self.dead = False
+        self.drops = ""  # before | after: the next operation fails, and nobody hears whether it was done
         self.waiting: queue.Queue[bool] = queue.Queue()  # True: waits for its turn, False: has ended
 
     def _wait(self) -> None:
@@ -44,6 +45,9 @@ class Stepping(Storage):
         self.turn.acquire()
         if self.dead:
             raise Died
+        if self.drops == "before":
+            self.drops = ""
+            raise StorageError("the line dropped")
 
     def get(self, path: str) -> bytes | None:
         self._wait()
@@ -64,6 +68,9 @@ class Stepping(Storage):
     def _put(self, path: str, content: bytes, mode: Any) -> None:
         self._wait()
         super()._put(path, content, mode)
+        if self.drops == "after":
+            self.drops = ""
+            raise StorageError("the line dropped")
 
     def _list(self, prefix: str) -> Iterator[Any]:
         self._wait()
@@ -83,7 +90,7 @@ class Actor:
     def _run(self, work: Callable[[Storage], object]) -> None:
         try:
             work(self.storage)
-        except DamagedStore:  # its piece was dropped under it, and it says so
+        except (DamagedStore, StorageError):  # its piece was dropped under it, or the line dropped, and it says so
             pass
         except BaseException as error:
             self.error = error
@@ -155,6 +162,11 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(which=st.integers(0, 3))
     def somebody_dies(self, which: int) -> None:
         self.actors.pop(which % len(self.actors)).die()
+
+    @precondition(lambda self: self.actors)
+    @rule(which=st.integers(0, 3), when=st.sampled_from(["before", "after"]))
+    def a_line_drops(self, which: int, when: str) -> None:
+        self.actors[which % len(self.actors)].storage.drops = when
 
     @rule(piece=st.sampled_from(PIECES), name=st.sampled_from(NAMES), gone=st.booleans())
     def an_object_is_damaged(self, piece: str, name: str, gone: bool) -> None:

@@ -58,12 +58,13 @@ class Attempt:
         number = f"{self.generation}-" if self.generation > 1 else ""
         self.id = number + uuid.uuid4().hex[:12]
         self.objects: dict[str, tuple[int, str]] = {}
+        self._may_be_marked = False
 
     def __enter__(self) -> "Attempt":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is not None:
+        if kind is not None and not self._may_be_marked:
             with contextlib.suppress(StorageError):  # a full disk gets its room back, if it is there at all
                 self.storage.delete_prefix(self.prefix)
 
@@ -86,6 +87,7 @@ class Attempt:
         """
         mark = Mark(attempt=self.id, objects=dict(sorted(self.objects.items())), **fields)
         self.storage.settle([f"{self.prefix}/{name}" for name in self.objects])
+        self._may_be_marked = True  # from here on others may believe in these objects, whatever becomes of this call
         self.storage.create(mark_path(self.piece, self.generation), mark.encode())
         if generation(self.storage, self.piece) != self.generation:
             self.storage.delete_prefix(self.prefix)

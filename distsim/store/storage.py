@@ -11,14 +11,16 @@ import os
 import random
 import re
 import shutil
+import time
 import urllib.parse
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import obstore
-from obstore.exceptions import AlreadyExistsError, BaseError
+from obstore.exceptions import AlreadyExistsError, BaseError, GenericError
 from obstore.store import LocalStore, from_url
 
 
@@ -37,10 +39,11 @@ class Storage:
         if not str(url):
             raise StorageError("storage needs a folder or a URL, got nothing")
         _refuse_credentials(str(url))
+        self.conditional = True  # until `exclusive` has found otherwise
         self.url = str(url) if "://" in str(url) else str(Path(url).expanduser().resolve())
         try:
             if "://" in self.url:
-                self._store: Any = from_url(self.url)
+                self._store: Any = from_url(self.url, retry_config=RETRIES)
             else:
                 self._store = LocalStore(self.url, mkdir=True, automatic_cleanup=True)
         except (BaseError, OSError, ValueError) as error:
@@ -60,7 +63,9 @@ class Storage:
     def within(self, prefix: str) -> "Storage":
         """The storage of the objects under a prefix. StorageError: a symbolic link leads out of the folder."""
         self._require_inside(prefix)
-        return Storage(f"{self.url.rstrip('/')}/{prefix}")
+        inner = Storage(f"{self.url.rstrip('/')}/{prefix}")
+        inner.conditional = self.conditional
+        return inner
 
     @property
     def folder(self) -> Path | None:
@@ -71,7 +76,7 @@ class Storage:
         """The object's bytes, or None where there is none."""
         self._require_inside(path)
         try:
-            return bytes(obstore.get(self._store, path).bytes())
+            return bytes(_again(lambda: obstore.get(self._store, path).bytes()))
         except FileNotFoundError:
             return None
         except (BaseError, OSError, ValueError) as error:
@@ -87,10 +92,20 @@ class Storage:
         An object with this very content counts as made by this call: a store that made it and could not say so is asked
         again, and then finds it there. Contents that are to exclude each other must therefore differ.
         """
-        try:
-            self._put(path, content, "create")
-        except AlreadyExistsError:
-            return self.folder is None and self.get(path) == content
+        if not self.conditional:
+            if (there := self.get(path)) is None:
+                self.put(path, content)
+            return there is None or there == content
+        for last in (*[False] * len(DELAYS), True):
+            try:
+                self._put(path, content, "create")
+            except AlreadyExistsError:
+                there = self.get(path) if self.folder is None else b""
+                if there is not None or last:
+                    return self.folder is None and there == content
+                time.sleep(DELAYS[0])  # S3's 409: it crossed another put, and neither of them may have been made
+            else:
+                break
         return True
 
     def exclusive(self) -> bool:
@@ -98,12 +113,20 @@ class Storage:
         if self.folder is not None:
             return True
         path = f"probe-{uuid.uuid4().hex}"
+        asking = from_url(self.url, retry_config={"max_retries": 2})  # 501 counts as a failure that may pass
         try:
-            return self.create(path, b"1") and not self.create(path, b"2")
-        except NotImplementedError:
-            return False
+            for content in (b"1", b"2"):
+                _again(partial(obstore.put, asking, path, content, mode="create"))
+            self.conditional = False
+        except AlreadyExistsError:
+            self.conditional = True
+        except (BaseError, OSError, ValueError) as error:
+            if "501 Not Implemented" not in str(error):
+                raise storage_error(f"cannot write {path} in {self.url}", error) from None
+            self.conditional = False
         finally:
             self.delete([path])
+        return self.conditional
 
     def settle(self, paths: Iterable[str]) -> None:
         """See to it that these objects outlast a loss of power. An object store sees to it when they are put."""
@@ -122,7 +145,7 @@ class Storage:
             if mode == "create" and self.folder is not None:
                 _link(self.folder, path, content)
             else:
-                obstore.put(self._store, path, content, mode=mode)
+                _again(partial(obstore.put, self._store, path, content, mode=mode, use_multipart=False))
         except (AlreadyExistsError, NotImplementedError):
             raise
         except (BaseError, OSError, ValueError) as error:
@@ -136,7 +159,7 @@ class Storage:
         """Names of the folders directly under a prefix, sorted."""
         self._require_inside(prefix)
         try:
-            found = obstore.list_with_delimiter(self._store, prefix=prefix or None)
+            found = _again(lambda: obstore.list_with_delimiter(self._store, prefix=prefix or None))
         except FileNotFoundError:
             return []
         except (BaseError, OSError, ValueError) as error:
@@ -148,7 +171,7 @@ class Storage:
         for path in paths:
             self._require_inside(path.rpartition("/")[0])  # a link itself may go
             try:
-                obstore.delete(self._store, path)
+                _again(partial(obstore.delete, self._store, path))
             except FileNotFoundError:
                 pass
             except (BaseError, OSError, ValueError) as error:
@@ -164,7 +187,7 @@ class Storage:
         self._require_inside(prefix)
         inside = {""}
         try:
-            for page in obstore.list(self._store, prefix=prefix or None):
+            for page in _again(lambda: list(obstore.list(self._store, prefix=prefix or None))):
                 for entry in page:
                     parent = entry["path"].rpartition("/")[0]
                     if parent not in inside:
@@ -182,6 +205,18 @@ class Storage:
         """A store may come from somebody else: nothing is read, written or deleted through a link out of its folder."""
         if self.folder is not None and path and not os.path.realpath(f"{self.url}/{path}").startswith(f"{self.url}/"):
             raise StorageError(f"{path} leads out of the store {self.url}")
+
+
+def _again(work: Callable[[], Any]) -> Any:
+    """Do what obstore does not try again when its connection breaks: conditional puts, deletions, listings."""
+    for delay in DELAYS:
+        try:
+            return work()
+        except GenericError as error:
+            if not _BROKEN.search(first_line(error)):
+                raise
+            time.sleep(delay)
+    return work()
 
 
 def storage_error(what: str, error: BaseException) -> StorageError:
@@ -206,6 +241,10 @@ def first_line(error: BaseException) -> str:
 _NO_SPACE = re.compile(
     r"no space left|disk quota exceeded|QuotaExceeded|StorageFull|Insufficient Storage", re.IGNORECASE
 )
+RETRIES: Any = {"max_retries": 12, "backoff": {"base": 3}}
+DELAYS = (0.1, 0.3, 1.0, 3.0, 10.0)
+# not "after 12 retries, ... - HTTP error": that was tried again
+_BROKEN = re.compile(r" in [\d.]+[µm]?s - HTTP error: error sending|response body error|decoding response body")
 _SECRET = re.compile(r"SECRET|TOKEN|PASSWORD|ACCESS_KEY|ACCOUNT_KEY|SAS", re.IGNORECASE)
 
 

@@ -56,7 +56,7 @@ class Proxy:
 
     plans : sort of request -> what to do to one after the other, None for nothing; when it is at its end, nothing more
     strip : take the condition from conditional puts, as a store does that knows none and says nothing
-    refuse : sort of request -> the one answer that it gets, such as "501 NotImplemented"
+    refuse : sort of request, or a client -> the one answer that it gets, such as "501 NotImplemented"
     """
 
     def __init__(
@@ -148,7 +148,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._hang_up(reset=kind == "reset")
             return
         body = self._body()
-        if refusal := proxy.refuse.get(request):
+        if refusal := proxy.refuse.get(request) or proxy.refuse.get(client):
+            proxy.did(client, request, refusal)
             self._answer(refusal)
             return
         if kind is not None and kind not in DONE_FIRST:
