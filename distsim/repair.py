@@ -156,7 +156,7 @@ class _Plan:
         for finding in self.leftovers:
             path = finding.object or ""
             inside = path.removeprefix(f"{finding.piece}/").split("/")[0]
-            if finding.piece in reasons:
+            if finding.piece in reasons and inside.startswith("attempt-"):
                 continue  # goes with the piece
             if inside.startswith("attempt-") and not self._is_committed(finding.piece):
                 yield Action("end", self.problem, finding.piece, "no mark names what is there")

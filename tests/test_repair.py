@@ -161,6 +161,16 @@ def test_on_the_cpu_only_what_is_damaged_goes(root: Path) -> None:
     assert actions(root) == [TABLES, ("drop", "digits/complete"), ("drop", "digits/runs/0001/iter_01")]
 
 
+def test_what_is_left_of_a_damaged_network_goes_too(root: Path) -> None:
+    """A training between two epochs, which another identity began."""
+    left = root / "digits/runs/0000/iter_01"
+    (file,) = (file for file in left.glob("attempt-*/weights.safetensors") if flips.LEFT not in str(file))
+    changed(root, file.relative_to(root).as_posix())
+    repair(root)
+    assert sorted(path.name for path in left.iterdir()) == ["DROPPED.json", "activations", "chance", "comparison"]
+    assert verify_store(Storage(root)).whole
+
+
 def test_activations_that_are_not_needed_any_more(root: Path) -> None:
     changed(root, "digits/runs/0001/iter_01/activations/attempt-2-*/out/c/0/0")
     assert actions(root) == [("drop", "digits/runs/0001/iter_01/activations")]

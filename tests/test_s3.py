@@ -358,13 +358,17 @@ def test_a_sweep_by_ray_is_all_in_the_bucket(
 def test_tunes_own_files_never_fail_a_sweep(server: str, root: Storage, tmp_path: Path) -> None:
     """Ray Tune writes through pyarrow, in its own way; nothing reads what it writes."""
     flags = (*FLAGS, "--runs", "1", "--iterations", "1")
-    with Proxy(server) as proxy, s3_server.exported(proxy.url), s3.on_s3(tmp_path, root.url, flags) as sweep:
-        with ThreadPoolExecutor(1) as pool:
-            finishing = pool.submit(sweep.finish)
-            while not finishing.done() and "digits/complete/COMMIT.json" not in root.sizes("digits/complete"):
-                time.sleep(0.2)
-            proxy.refuse["pyarrow"] = "403 AccessDenied"
-            said = finishing.result()
+    with (
+        Proxy(server) as proxy,
+        s3_server.exported(proxy.url),
+        s3.on_s3(tmp_path, root.url, flags) as sweep,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        finishing = pool.submit(sweep.finish)
+        while not finishing.done() and "digits/complete/COMMIT.json" not in root.sizes("digits/complete"):
+            time.sleep(0.2)
+        proxy.refuse["pyarrow"] = "403 AccessDenied"
+        said = finishing.result()
     assert "tables in" in said
     assert "Traceback" not in said
     assert any(client == "pyarrow" for client, _, _ in proxy.faults), "Tune was refused something"

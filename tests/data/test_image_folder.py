@@ -270,3 +270,39 @@ def test_threads_do_not_change_the_result(root, monkeypatch, small):
     monkeypatch.setattr(folder, "_SMALL_FILE", small)
     monkeypatch.setattr(folder, "_DECODE_BLOCK", 2)
     np.testing.assert_array_equal(read_folder(root, 10, 3).train_images, expected)
+
+
+# --- what is taken for an image ---
+
+
+def test_postscript_is_never_run(root):
+    """Pillow would take it for an image by its content, and Ghostscript would run it."""
+    file = root / "train" / "ant" / "0.jpg"
+    file.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n%%EOF\n")
+    with Image.open(file) as image:
+        assert image.format == "EPS"
+    with pytest.raises(ValueError, match=r"cannot read image .*0\.jpg: cannot identify image file"):
+        read_folder(root, 10, 3)
+
+
+def test_an_image_of_too_many_pixels_is_refused(root, monkeypatch):
+    """Pillow only warns below twice its limit; warnings of threads would come at random."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 80)
+    with pytest.raises(ValueError, match=r"cannot read image .*0\.png: Image size \(100 pixels\) exceeds limit"):
+        read_folder(root, 10, 3)
+
+
+@pytest.mark.parametrize(("width", "height"), [(101, 1), (1, 101), (303, 3)])
+def test_a_line_is_no_picture(width, height):
+    with pytest.raises(ValueError, match=rf"an image of {width}x{height} pixels is no picture"):
+        fit(Image.new("RGB", (width, height)), 8, 3)
+
+
+def test_the_longest_picture():
+    assert fit(Image.new("RGB", (100, 1)), 8, 3).shape == (3, 8, 8)
+
+
+def test_a_link_to_nothing_is_named(root):
+    (root / "test" / "bee" / "new.png").symlink_to("nothing")
+    with pytest.raises(ValueError, match=r"cannot read image .*new\.png: it is a link to nothing"):
+        read_folder(root, 10, 3)

@@ -97,3 +97,18 @@ def test_what_is_not_asked_for_is_not_looked_at(tmp_path: Path) -> None:
     odd = variable("<", "Z", np.zeros((2, 4), "u1"), 77, 99)
     (tmp_path / "some.mat").write_bytes(file_of("<", odd, element("<", 7, b"no array"), BYTES))
     assert list(read_arrays(tmp_path / "some.mat", ("X", "y"))) == ["X"]
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_cut_anywhere(tmp_path: Path, packed: bool) -> None:
+    """It is refused, or what was cut off had not begun."""
+    savemat(tmp_path / "whole.mat", {"X": np.zeros((2, 3, 4), "u1"), "y": np.ones((4, 1))}, do_compression=packed)
+    content = (tmp_path / "whole.mat").read_bytes()
+    lengths = []
+    for length in range(len(content)):
+        (tmp_path / "cut.mat").write_bytes(content[:length])
+        try:
+            lengths.append((length, len(read_arrays(tmp_path / "cut.mat", ("X", "y")))))
+        except ValueError as error:
+            assert str(error), length  # noqa: PT017 - some cuts raise, some do not
+    assert [found for _, found in lengths] == [0, 1], lengths

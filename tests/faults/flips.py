@@ -33,10 +33,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from unittest import mock
 
+import safetensors.torch
+import torch
+
 from distsim import cli, script
 from distsim.integrity import DAMAGED, UNREAD, Report, verify_store
 from distsim.problems import PROBLEMS
 from distsim.repair import planned
+from distsim.specs import canonical_json
 from distsim.store import NetworkId, Storage, SweepStore, problems_in
 from distsim.store.activations import Reader
 
@@ -117,7 +121,8 @@ def make(folder: Path, *flags: str) -> None:
     for name in (f"{LEFT}/weights.safetensors", f"activations/{LEFT}/conv1_1/c/0/0/0/0"):
         (network / name).parent.mkdir(parents=True)
         (network / name).write_bytes(b"not finished" * 50)
-    epoch = b"between two epochs" * 50
+    about = canonical_json({"identity": "0" * 64, "environment": {}, "values": {"losses": []}})
+    epoch = safetensors.torch.save({"weight": torch.zeros(200)}, metadata={"about": about})
     (network / "epoch").mkdir()
     (network / f"epoch/{hashlib.sha256(epoch).hexdigest()}.safetensors").write_bytes(epoch)
     (folder / "tune").mkdir()
