@@ -28,6 +28,7 @@ faults-more: $(READY)
 
 # Both in the short form that CI runs; that of the object store is in tests/test_s3.py.
 faults-short: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m long
 	$(BIN)/python tests/faults/suite.py --rounds 1
 	$(BIN)/python tests/faults/full_disk.py --local
 	$(BIN)/python tests/faults/full_disk.py --stages commit comparison

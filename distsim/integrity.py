@@ -613,6 +613,9 @@ class _Look:
         if mark is None:
             return
         self.marks[path] = mark
+        if mark.provenance.get("piece", path) != path:
+            self._found(path, f"it belongs to {shown(mark.provenance['piece'])}", path)
+            return
         self.of_layers[match["what"]].setdefault((_id(match), match["layer"]), []).append(mark)
         self._require_identity(path, path, mark)
         layer, named = self._layers.get(match["layer"]), match["metrics"].split("+")

@@ -180,6 +180,13 @@ def _believable(read: Callable[[], Mark | None]) -> Mark | None:
 Comparisons = dict[tuple[NetworkId, str], list[Mark]]
 
 
+def _place(positions: dict[str, tuple[int, str]], network: NetworkId, layer: str) -> tuple[int, str]:
+    """A layer's position and kind. DamagedStore: the network has none of this name."""
+    if layer not in positions:
+        raise DamagedStore(f"{network_path(network)} was compared in a layer {layer}, which it has not")
+    return positions[layer]
+
+
 def _similarity_rows(
     problem: str, layers: tuple[Layer, ...], marks: dict[NetworkId, Mark], comparisons: Comparisons
 ) -> Iterator[dict[str, Any]]:
@@ -188,7 +195,7 @@ def _similarity_rows(
         if network is None:
             continue
         record = marks[network].values
-        position, kind = positions[layer]
+        position, kind = _place(positions, network, layer)
         values = {name: value for mark in reversed(found) for name, value in mark.values.items()}
         for metric, value in values.items():
             yield {
@@ -210,7 +217,7 @@ def _chance_rows(problem: str, layers: tuple[Layer, ...], chance: Comparisons) -
     for (network, layer), found in chance.items():
         if network is None:
             continue
-        position, kind = positions[layer]
+        position, kind = _place(positions, network, layer)
         for metric, result in {name: value for mark in reversed(found) for name, value in mark.values.items()}.items():
             for permutation, (value, reason) in enumerate(zip(result["values"], result["reasons"], strict=True)):
                 yield {
@@ -252,7 +259,7 @@ def _provenance_row(
     run, iteration = (None, 0) if network is None else network
     of_row = {"table": table, "run": run, "iteration": iteration, "layer": layer, "metric": metric}
     by = {"piece": piece, "digest": mark.digest, "identity": mark.identity}
-    return of_row | by | mark.environment | mark.provenance
+    return of_row | mark.environment | mark.provenance | by
 
 
 def _digest(entries: list[tuple[str, str]]) -> str:

@@ -14,6 +14,8 @@ from faults.flips import KINDS, LOSSES, Damage, damaged, drawn, experiment, file
 from distsim.integrity import verify_store
 from distsim.store import Storage
 
+pytestmark = pytest.mark.long
+
 KINDS_THERE = {kind for kind, _ in KINDS}
 
 

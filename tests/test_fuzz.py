@@ -1,7 +1,4 @@
-"""Flags of any value and stores with any damage: success, or one sentence and status 1 or 2; nothing committed is hurt.
-
-`KNOWN` names what does not hold yet; a case of it that holds fails, so that it goes.
-"""
+"""Flags of any value and stores with any damage: success, or one sentence and status 1 or 2; nothing committed is hurt."""
 
 import argparse
 import contextlib
@@ -25,6 +22,8 @@ from sweep_scripts import Outcome, outcome, run_script, write_images, write_mnis
 from distsim import claims, cli, figures, pairs, script, sweep
 from distsim.problems import PROBLEMS
 
+pytestmark = pytest.mark.long
+
 TINY = (
     "--runs",
     1,
@@ -42,25 +41,11 @@ TINY = (
 )
 HERE = ("--local", "--device", "cpu")
 
-# case -> why it fails today
-KNOWN = {
-    "digits --storage '~nobody.here/x'": "Storage: RuntimeError of Path.expanduser",
-    "digits --storage 'loop'": "Storage: RuntimeError of Path.resolve",
-    "digits --storage 'loop/x'": "Storage: RuntimeError of Path.resolve",
-    "../lease/*.json: deeply nested objects": "Lease: RecursionError of json.loads",
-    "stray: a run of many digits": "SweepStore.contents takes any number for a run: OverflowError in the tables",
-    "stray: a run of more digits": "SweepStore.contents takes any number for a run: OverflowError in the tables",
-    "stray: a layer that is not": "results: KeyError of a layer that the network has not",
-    "stray: another layer's values": "a comparison does not say of which layer it is: TypeError in results.as_text",
-    "stray: a comparison among pairs": "pairs.found_in: KeyError",
-}
-
 
 def cases(names: Sequence[str]) -> list[Any]:
-    """Parameters of a test by name; those known to fail have to."""
+    """Parameters of a test by name."""
     assert len(set(names)) == len(names)
-    marks = {name: pytest.mark.xfail(strict=True, reason=reason) for name, reason in KNOWN.items()}
-    return [pytest.param(name, id=name, marks=marks.get(name, ())) for name in names]
+    return [pytest.param(name, id=name) for name in names]
 
 
 def distsim(*arguments: object) -> Outcome:

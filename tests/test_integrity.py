@@ -431,8 +431,11 @@ def test_values_that_cannot_be(store: SweepStore, new: Callable[[], list[Finding
         store.storage.put(path, dataclasses.replace(mark, values=values).encode())
         assert any(finding.sentence.startswith("cka ") for finding in new() if finding.piece == path)
         store.storage.put(path, mark.encode())
-    store.storage.put(path.replace("fc1", "fc2"), mark.encode())
-    assert [finding.sentence for finding in new() if "fc2" in finding.piece] == ["the model has no such layer"]
+    other = path.replace("fc1", "fc2")
+    store.storage.put(other, mark.encode())
+    assert [finding.sentence for finding in new() if finding.piece == other] == [f"it belongs to {path!r}"]
+    store.storage.put(other, dataclasses.replace(mark, provenance={"piece": other}).encode())
+    assert [finding.sentence for finding in new() if finding.piece == other] == ["the model has no such layer"]
 
 
 # --- specs and requests ----------------------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ from distsim.store import Storage, SweepStore
 FLAGS = ("--local", "--runs", "1", "--iterations", "2", "--epochs", "3", "--train-limit", "200", "--probe", "60")
 
 
+@pytest.mark.long
 def test_a_process_killed_in_one_stage_after_the_other(tmp_path: Path) -> None:
     """Without Ray. A worker of Ray's alone: tests/test_ray_engine.py."""
 

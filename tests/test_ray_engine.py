@@ -192,6 +192,7 @@ def test_a_chain_goes_on_in_another_worker(local: Path, tmp_path: Path, ray_clus
     assert store.contents().networks == {None, (0, 1), (0, 2), (0, 3)}
 
 
+@pytest.mark.long
 def test_a_chain_that_comes_further_each_time_is_tried_for_ever(
     local: Path, tmp_path: Path, ray_cluster: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

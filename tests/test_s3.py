@@ -354,6 +354,7 @@ def test_a_sweep_by_ray_is_all_in_the_bucket(
     assert s3_server.revealing([*printed, *left, *s3.everything(root)]) == []
 
 
+@pytest.mark.long
 @pytest.mark.ray
 def test_tunes_own_files_never_fail_a_sweep(server: str, root: Storage, tmp_path: Path) -> None:
     """Ray Tune writes through pyarrow, in its own way; nothing reads what it writes."""
@@ -375,6 +376,7 @@ def test_tunes_own_files_never_fail_a_sweep(server: str, root: Storage, tmp_path
     assert SweepStore(root, "digits").contents().networks == {None, (0, 1)}
 
 
+@pytest.mark.long
 @pytest.mark.ray
 def test_a_sweep_goes_on_over_a_bad_line_and_after_its_drivers_death(
     local: tuple[dict[str, str], Watch], tmp_path: Path

@@ -131,7 +131,7 @@ def _holder() -> dict[str, Any]:
 def _read(content: bytes | None) -> dict[str, Any]:
     try:
         holder = json.loads(content or b"")
-    except ValueError:
+    except (ValueError, RecursionError):
         holder = {}
     return holder if isinstance(holder, dict) else {}
 

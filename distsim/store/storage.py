@@ -40,13 +40,15 @@ class Storage:
             raise StorageError("storage needs a folder or a URL, got nothing")
         _refuse_credentials(str(url))
         self.conditional = True  # until `exclusive` has found otherwise
-        self.url = str(url) if "://" in str(url) else str(Path(url).expanduser().resolve())
+        self.url = str(url)
         try:
+            if "://" not in self.url:
+                self.url = str(Path(url).expanduser().resolve())
             if "://" in self.url:
                 self._store: Any = from_url(self.url, retry_config=RETRIES)
             else:
                 self._store = LocalStore(self.url, mkdir=True, automatic_cleanup=True)
-        except (BaseError, OSError, ValueError) as error:
+        except (BaseError, OSError, ValueError, RuntimeError) as error:  # the last of ~nobody and of links in a loop
             raise storage_error(f"cannot use {self.url} as storage", error) from None
 
     def __reduce__(self) -> tuple[type["Storage"], tuple[str]]:
@@ -238,6 +240,7 @@ def first_line(error: BaseException) -> str:
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
+SCHEMES = ("s3", "s3a", "gs", "az", "adl", "azure", "abfs", "abfss")
 _NO_SPACE = re.compile(
     r"no space left|disk quota exceeded|QuotaExceeded|StorageFull|Insufficient Storage", re.IGNORECASE
 )
@@ -249,8 +252,12 @@ _SECRET = re.compile(r"SECRET|TOKEN|PASSWORD|ACCESS_KEY|ACCOUNT_KEY|SAS", re.IGN
 
 
 def _refuse_credentials(url: str) -> None:
-    """StorageError where a URL carries more than a place; the text does not repeat it."""
-    if "://" in url:
+    """StorageError where a URL carries more than a place, which the text does not repeat, or is of no store."""
+    if match := re.match(r"([A-Za-z0-9]{2,}):/", url):
+        if match[1].lower() not in SCHEMES or "://" not in url:
+            raise StorageError(
+                f"cannot use {url} as storage: it is no folder, and URLs begin with {', '.join(SCHEMES)}://"
+            )
         parts = urllib.parse.urlsplit(url)
         if "@" in parts.netloc or parts.query or parts.fragment:
             raise StorageError(

@@ -53,7 +53,9 @@ def network_label(network: NetworkId) -> str:
 
 
 EPOCHS = "epoch"  # folder of a training between two epochs, in its network's
-_NETWORK = r"(?:complete|runs/(?P<run>\d+)/iter_(?P<iteration>\d+))"
+_NETWORK = (  # as `network_path` writes it: no other name is taken for a network
+    r"(?:complete|runs/(?P<run>[0-9]{4}|[1-9][0-9]{4,8})/iter_(?P<iteration>[0-9]{2}|[1-9][0-9]{2,8}))"
+)
 _PIECE = re.compile(
     rf"{_NETWORK}(?P<activations>/activations)?/(?P<kind>COMMIT|DROPPED)(?:-(?P<generation>[1-9]\d{{0,8}}))?\.json"
 )
@@ -260,15 +262,20 @@ class SweepStore:
         self, network: NetworkId, layer: str, values: dict[str, Any], what: str = "comparison", **fields: Any
     ) -> None:
         """Commit one layer's values of one network, compared as it is or by `chance`; an earlier writer's stay."""
-        mark = Mark(attempt="", objects={}, values=values, **fields)
-        self.storage.create(self.comparison_path(network, layer, values, what), mark.encode())
+        path = self.comparison_path(network, layer, values, what)
+        fields["provenance"] = fields.get("provenance", {}) | {"piece": path}
+        self.storage.create(path, Mark(attempt="", objects={}, values=values, **fields).encode())
 
     def comparisons(self, what: str = "comparison") -> dict[tuple[NetworkId, str], list[Mark]]:
-        """(network, layer) -> the marks that hold its values, in a fixed order."""
+        """(network, layer) -> the marks that hold its values, in a fixed order. DamagedStore: one is out of place."""
         found: dict[tuple[NetworkId, str], list[Mark]] = {}
         for path in sorted(self.storage.sizes()):
             if (match := _COMPARISON.fullmatch(path)) and match["what"] == what:
                 mark = read_mark(self.storage, path)
+                if mark is not None and mark.provenance.get("piece", path) != path:
+                    raise DamagedStore(
+                        f"{path} in {self.storage.url} is damaged: it belongs to {mark.provenance['piece']}"
+                    )
                 if mark is not None:
                     found.setdefault((_network(match), match["layer"]), []).append(mark)
         return found
@@ -282,10 +289,13 @@ class SweepStore:
         self.storage.create(f"pairs/{layer}/{key}.json", mark.encode())
 
     def pair_marks(self) -> dict[str, Mark]:
-        """Path -> the mark that holds values of pairs of networks, by path."""
+        """Path -> the mark that holds values of pairs of networks, by path. DamagedStore: it holds something else."""
         paths = sorted(path for path in self.storage.sizes("pairs") if path.endswith(".json"))
-        marks = {path: read_mark(self.storage, path) for path in paths}
-        return {path: mark for path, mark in marks.items() if mark is not None}
+        marks = {path: mark for path in paths if (mark := read_mark(self.storage, path)) is not None}
+        for path, mark in marks.items():
+            if mark.values.keys() != {"layer", "pairs"}:
+                raise DamagedStore(f"{path} in {self.storage.url} is damaged: it holds no values of pairs")
+        return marks
 
     def digests(self) -> dict[str, str]:
         """Piece -> SHA-256 of its contents, read and checked: networks, activations, comparisons and tables.
