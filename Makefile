@@ -26,10 +26,11 @@ faults-more: $(READY)
 	$(BIN)/python tests/faults/nodes.py
 	$(BIN)/python tests/faults/flips.py
 
-# Both in the short form that CI runs; that of the object store is in tests/test_s3.py.
+# Both in the short form that CI runs.
 faults-short: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m long
 	$(BIN)/python tests/faults/suite.py --rounds 1
+	$(BIN)/python tests/faults/s3.py --short
 	$(BIN)/python tests/faults/full_disk.py --local
 	$(BIN)/python tests/faults/full_disk.py --stages commit comparison
 	$(BIN)/python tests/faults/nodes.py

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote
 
 # read when ray is imported: Tune's new output cannot be silenced, the old one can; usage is not reported
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
@@ -21,6 +22,7 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 import ray
 from ray import tune
 from ray.exceptions import RayActorError, RayError
+from ray.tune.execution import class_cache
 from ray.tune.search import Searcher
 
 from distsim.data import Dataset
@@ -28,9 +30,14 @@ from distsim.metrics.registry import METRICS, Metric
 from distsim.models import MODELS
 from distsim.plan import Chain, packed, runs_of
 from distsim.specs import Sweep
-from distsim.store import Storage, SweepStore
+from distsim.store import Storage, StorageError, SweepStore
+from distsim.store.storage import first_line
 from distsim.sweep import Order
 from distsim.work import Bench, Comparer, Comparison, Event, PairJob, attempt
+
+# Tune hands the driver's AWS_SECRET_ACCESS_KEY to its actors in their runtime_env, which Ray writes into its logs.
+# Workers have it from the environment that Ray was started in. On import: Tune may run in a process that unpickles us.
+class_cache.ENV_VARS_TO_PROPAGATE = {name for name in class_cache.ENV_VARS_TO_PROPAGATE if not name.startswith("AWS_")}
 
 RETRIES = 3  # of a trial or a comparison whose worker died; what fails by its own doing is not retried
 OBJECT_STORE = 200 * 2**20  # bytes beside the data sets: results go to the store, not through Ray
@@ -111,17 +118,24 @@ class RayEngine:
         )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Tune's own deprecations, which a user can do nothing about
-            grid = tune.Tuner(
-                trainable,
-                tune_config=tune.TuneConfig(search_alg=waiting, num_samples=len(tasks), reuse_actors=True),
-                run_config=tune.RunConfig(
-                    name=time.strftime("%Y%m%d-%H%M%S-") + uuid.uuid4().hex[:6],
-                    storage_path=_tune_path(self.root),
-                    verbose=0,
-                    callbacks=[_Listener(self.tell)],
-                    failure_config=tune.FailureConfig(max_failures=RETRIES),
-                ),
-            ).fit()
+            try:
+                grid = tune.Tuner(
+                    trainable,
+                    tune_config=tune.TuneConfig(search_alg=waiting, num_samples=len(tasks), reuse_actors=True),
+                    run_config=tune.RunConfig(
+                        name=time.strftime("%Y%m%d-%H%M%S-") + uuid.uuid4().hex[:6],
+                        storage_path=_tune_path(self.root),
+                        verbose=0,
+                        callbacks=[_Listener(self.tell)],
+                        failure_config=tune.FailureConfig(max_failures=RETRIES),
+                    ),
+                ).fit()
+            except (OSError, ValueError) as error:  # it cannot write its own files, or does not find them in the end
+                if not waiting.begun:
+                    raise StorageError(f"Ray Tune cannot write {self.root.url}/tune: {first_line(error)}") from None
+                if waiting.left or waiting.running:
+                    raise KeyboardInterrupt from None
+                return waiting.died, waiting.failures  # what its trials committed is in the store
         if waiting.left or any(not r.error and "failed" not in (r.metrics or {}) for r in grid):
             raise KeyboardInterrupt  # Tune takes the signal, stops its trials and returns as if all were well
         return [(tasks[r.config["task"]], _cause(r.error)) for r in grid if r.error], waiting.failures
@@ -188,7 +202,8 @@ class RayEngine:
         self._started = True
         # Tune logs tracebacks of workers that died and of its own files that could not be written: the first are told
         # and tried again by `_Listener`, nothing reads the second
-        logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
+        for name in ("ray.tune", "ray.train._internal.storage"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def _trial(
@@ -224,7 +239,9 @@ class _Tasks(Searcher):  # type: ignore[misc]  # ray publishes no types
         super().__init__()
         self._todo = deque(enumerate(tasks))
         self._pending = {problem for problem, pack in tasks if pack is None}
-        self._running: dict[str, Task] = {}
+        self.running: dict[str, Task] = {}
+        self.begun = False  # whether any task was handed out
+        self.died: list[tuple[Task, str]] = []
         self.failures: list[str] = []
 
     def suggest(self, trial_id: str) -> Any:
@@ -233,12 +250,15 @@ class _Tasks(Searcher):  # type: ignore[misc]  # ray publishes no types
             if pack is not None and problem in self._pending:
                 self._todo.append((number, (problem, pack)))
                 continue
-            self._running[trial_id] = (problem, pack)
+            self.running[trial_id] = (problem, pack)
+            self.begun = True
             return {"problem": problem, "piece": "complete" if pack is None else runs_of(pack), "task": number}
         return None if self._todo else Searcher.FINISHED
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        problem, pack = self._running.pop(trial_id)
+        problem, pack = self.running.pop(trial_id)
+        if error:
+            self.died.append(((problem, pack), "its worker died, or an error ended it"))
         failed = (result or {}).get("failed") or []
         self.failures += failed
         if pack is None:
@@ -362,7 +382,7 @@ def _cause(error: BaseException) -> str:
 
 
 def _tune_path(root: Storage) -> str:
-    return f"{root.url}/tune"
+    return f"{root.url if root.folder else quote(root.url, safe=':/%')}/tune"  # pyarrow takes no space in a URL
 
 
 def _bytes(one: Order) -> int:

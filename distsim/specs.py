@@ -214,7 +214,11 @@ class Problem:
 
     def __post_init__(self) -> None:
         _check_types(self)
-        plain = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{,99}", self.name) and self.name not in ("figures", "tune")
+        plain = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{,99}", self.name) and self.name not in (
+            "figures",
+            "tune",
+            "lease",
+        )
         _check(bool(plain), f"a problem's name is a folder's: letters, digits, - _ . and not {self.name!r}")
         _check_count(self, "size", "probe", "runs", "iterations", "train_limit")
         _check(self.probe_rule in ("uniform", "first"), f"probe_rule must be uniform or first, got {self.probe_rule!r}")

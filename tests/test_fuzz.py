@@ -1,4 +1,4 @@
-"""Flags of any value and stores with any damage: success, or one sentence and status 1 or 2; nothing committed is hurt."""
+"""Flags of any value, stores with any damage: success, or one sentence and status 1 or 2; what is there is unhurt."""
 
 import argparse
 import contextlib

@@ -174,8 +174,8 @@ def test_what_is_left_of_a_damaged_network_goes_too(root: Path) -> None:
 def test_activations_that_are_not_needed_any_more(root: Path) -> None:
     changed(root, "digits/runs/0001/iter_01/activations/attempt-2-*/out/c/0/0")
     assert actions(root) == [("drop", "digits/runs/0001/iter_01/activations")]
-    request = root / "digits/request.json"
-    request.write_bytes(request.read_bytes().replace(b'"all"', b'"reference"'))
+    store = SweepStore(Storage(root), "digits")
+    store.write_request(store.request() | {"retention": "reference"})
     repair(root)
     report = verify_store(Storage(root))
     assert (report.whole, report.findings) == (True, ()), "nothing is missing either"

@@ -145,7 +145,8 @@ class SweepStore:
         return dict(spec)
 
     def write_request(self, request: dict[str, Any]) -> None:
-        self.storage.put("request.json", canonical_json(request).encode())
+        digest = hashlib.sha256(canonical_json(request).encode()).hexdigest()
+        self.storage.put("request.json", canonical_json(request | {"sha256": digest}).encode())
 
     def request(self) -> dict[str, Any]:
         """What was asked for last. FileNotFoundError: nothing was yet. DamagedStore: it cannot be read."""
@@ -154,10 +155,13 @@ class SweepStore:
             raise FileNotFoundError(f"no request.json in {self.storage.url}: run its sweep script, which writes it")
         try:
             request = json.loads(content)
+            digest = request.pop("sha256", None)  # older ones have none
+            if digest is not None and digest != hashlib.sha256(canonical_json(request).encode()).hexdigest():
+                raise ValueError("it does not hash to the digest in it")
             Extent(
                 **{f.name: request[f.name] for f in dataclasses.fields(Extent)} | {"metrics": tuple(request["metrics"])}
             )
-        except (ValueError, TypeError, KeyError, RecursionError):
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             raise DamagedStore(
                 f"request.json of {self.storage.url} is damaged: run its sweep script, which writes it anew"
             ) from None
