@@ -38,7 +38,7 @@ class Storage:
     def __init__(self, url: str | Path) -> None:
         if not str(url):
             raise StorageError("storage needs a folder or a URL, got nothing")
-        _refuse_credentials(str(url))
+        _require_a_place(str(url))
         self.conditional = True  # until `exclusive` has found otherwise
         self.url = str(url)
         try:
@@ -242,7 +242,7 @@ def first_line(error: BaseException) -> str:
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
-SCHEMES = ("s3", "s3a", "gs", "az", "adl", "azure", "abfs", "abfss")
+SCHEMES = ("s3", "gs", "az", "s3a", "adl", "azure", "abfs", "abfss")
 _NO_SPACE = re.compile(
     r"no space left|disk quota exceeded|QuotaExceeded|StorageFull|Insufficient Storage", re.IGNORECASE
 )
@@ -253,19 +253,21 @@ _BROKEN = re.compile(r" in [\d.]+[µm]?s - HTTP error: error sending|response bo
 _SECRET = re.compile(r"SECRET|TOKEN|PASSWORD|ACCESS_KEY|ACCOUNT_KEY|SAS", re.IGNORECASE)
 
 
-def _refuse_credentials(url: str) -> None:
+def _require_a_place(url: str) -> None:
     """StorageError where a URL carries more than a place, which the text does not repeat, or is of no store."""
-    if match := re.match(r"([A-Za-z0-9]{2,}):/", url):
-        if match[1].lower() not in SCHEMES or "://" not in url:
-            raise StorageError(
-                f"cannot use {url} as storage: it is no folder, and URLs begin with {', '.join(SCHEMES)}://"
-            )
+    if "://" in url:
         parts = urllib.parse.urlsplit(url)
         if "@" in parts.netloc or parts.query or parts.fragment:
             raise StorageError(
                 f"a storage URL is {parts.scheme}://bucket/prefix and nothing else: credentials, endpoint and region "
                 "come from the environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL, ...)"
             )
+    match = re.match(r"([A-Za-z0-9]{2,}):/", url)
+    if match and (match[1].lower() not in SCHEMES or "://" not in url):
+        raise StorageError(
+            f"cannot use {url} as storage: it is no folder, and a URL begins with {SCHEMES[0]}://, {SCHEMES[1]}:// "
+            f"or {SCHEMES[2]}://"
+        )
 
 
 def _link(root: Path, path: str, content: bytes) -> None:
