@@ -148,7 +148,7 @@ class Storage:
                 _link(self.folder, path, content)
             else:
                 _again(partial(obstore.put, self._store, path, content, mode=mode, use_multipart=False))
-        except (AlreadyExistsError, NotImplementedError):
+        except AlreadyExistsError:
             raise
         except (BaseError, OSError, ValueError) as error:
             raise storage_error(f"cannot write {path} in {self.url}", error) from None
