@@ -69,9 +69,9 @@ def stored(request: Request) -> Answer:
     """Two networks' layer from disk, all metrics: seconds, values, and the peak before and after."""
     from place import Place
 
-    from distsim.comparison import Reference
+    from distsim.comparison.layer import Reference
+    from distsim.environment import threads
     from distsim.specs import METRICS
-    from distsim.training import threads
 
     X, Y = (Place(**place).layer(request["layer"]) for place in request["places"])
     before = peak()
@@ -115,8 +115,9 @@ def _loaded(place: Any, layer: str, n: int) -> Any:
 
 
 def _ours(request: Request) -> Any:
-    from distsim.activations import chunk_shape
-    from distsim.comparison import InMemory, Reference, compare_pairs
+    from distsim.activations.layout import chunk_shape
+    from distsim.comparison.layer import Reference, compare_pairs
+    from distsim.comparison.sides import InMemory
 
     def compute(X: Any, Ys: Sequence[Any]) -> list[float]:
         rows = chunk_shape(X.shape)[1] if X.ndim == 4 else None

@@ -15,14 +15,14 @@ from numpy.typing import NDArray
 from place import Place
 
 from distsim.data import Dataset
-from distsim.plan import Chain
 from distsim.problems import PROBLEMS
 from distsim.specs import METRICS, Extent, Sweep
 from distsim.store import NetworkId, Storage, SweepStore, network_path
 from distsim.store.activations import Writer
 from distsim.store.commits import Attempt, read_piece
-from distsim.sweep import identify, order
-from distsim.work import Bench
+from distsim.sweep.order import identify, prepare
+from distsim.sweep.plan import Chain
+from distsim.sweep.training_worker import TrainingWorker
 
 LAYERS = ("conv1_1", "conv1_2", "pool1", "fc1")  # of cifar2; its output layer has the cosine besides
 WIDE_CHANNELS = 64  # of VGG16-BN's widest layer, at 32 x 32
@@ -32,7 +32,7 @@ WIDE_CHANNELS = 64  # of VGG16-BN's widest layer, at 32 x 32
 class Networks:
     """The complete network and one run of prunings, activations and all."""
 
-    bench: Bench
+    bench: TrainingWorker
     iterations: int
     source: str  # of the images
 
@@ -62,7 +62,7 @@ def networks(
     """
     problem = PROBLEMS["cifar2"].reduced_to(epochs=epochs, probe=n, train_limit=limit)
     if data:
-        one = order(problem, data=data, runs=1, iterations=iterations, retention="all", threads=threads)
+        one = prepare(problem, data=data, runs=1, iterations=iterations, retention="all", threads=threads)
         sweep, dataset = one.sweep, one.dataset
     else:
         dataset = drawn_dataset(problem.classes, train=max(n, limit or 0), test=200)
@@ -71,7 +71,7 @@ def networks(
     # a folder for each identity, so that other sizes need not be removed first
     store = SweepStore(Storage(folder / f"networks-{sweep.identity.hash[:12]}"), sweep.name)
     store.claim(sweep.identity)
-    bench = Bench(store, sweep, dataset, allow_drift=True)
+    bench = TrainingWorker(store, sweep, dataset, allow_drift=True)
     bench.complete()
     every = tuple(range(1, iterations + 1))
     contents = store.contents()

@@ -38,14 +38,15 @@ from place import Place
 from report import Section, Table, difference, numbers, replace, seconds, times
 
 from distsim import metrics as public
-from distsim.comparison import InMemory, Reference, compare_pairs, require_device
-from distsim.extraction import extract, readable
+from distsim.comparison.layer import Reference, compare_pairs
+from distsim.comparison.sides import NARROW, PRECISIONS, InMemory, LayerSource, Wanted, collect
+from distsim.environment import require_cupy, threads
 from distsim.specs import METRICS
-from distsim.statistics import NARROW, PRECISIONS, LayerSource, Wanted, collect
 from distsim.store import Storage, SweepStore
 from distsim.store.activations import Reader, Writer
 from distsim.store.commits import Attempt, DamagedStore
-from distsim.training import threads
+from distsim.sweep.cost import readable
+from distsim.sweep.extraction import extract
 
 N = 5000  # examples for which the targets are set
 PAIRWISE = tuple(name for name in METRICS if name != "cosine")  # of every layer; the cosine is of the output's
@@ -59,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     flags = _parser().parse_args(arguments)
     if flags.small:
         flags = argparse.Namespace(**vars(flags) | SMALL)
-    require_device(flags.device)
+    require_cupy(flags.device)
     conditions = machine.describe(flags.threads, flags.device)
     print(f"{conditions}\n", flush=True)
     failed = []

@@ -30,14 +30,14 @@ import torch
 from report import Section, Table, numbers, replace, seconds, times
 from torch import nn
 
-from distsim import optim
 from distsim.data import augment, load
+from distsim.environment import threads
 from distsim.models import build
 from distsim.problems import PROBLEMS
 from distsim.seeds import torch_stream
 from distsim.specs import Problem
-from distsim.stepping import Arithmetic, Stepper, settle
-from distsim.training import threads
+from distsim.training import optimizers as optim
+from distsim.training.stepper import Arithmetic, Stepper, settle
 
 ROOT = Path(__file__).resolve().parents[1]
 NAMES = tuple(name for name in PROBLEMS if name != "digits")
@@ -455,14 +455,14 @@ def _sweep(
     problem: Problem, flags: argparse.Namespace, folder: Path, runs: int, iterations: int, activations: str, cores: int
 ) -> Log:
     """Train by Ray what the problem says, on one thread each."""
-    from distsim.ray_engine import RayEngine
     from distsim.store import Storage, SweepStore
-    from distsim.sweep import claim, order
+    from distsim.sweep.order import prepare, take
+    from distsim.sweep.ray_engine import RayEngine
 
     stages = folder / "stages"
     os.environ["DISTSIM_STAGES"] = str(stages)
     root = Storage(folder / "store")
-    one = order(
+    one = prepare(
         problem,
         data=flags.data or f"folder:{_drawn_folder(folder, problem.train_limit or 0)}",
         runs=runs,
@@ -474,8 +474,8 @@ def _sweep(
         threads=1,
         resources=(("cpu", float(cores)),),
     )
-    claim([one], root)
-    from distsim.plan import missing, wave
+    take([one], root)
+    from distsim.sweep.plan import missing, wave
 
     store = SweepStore(root, one.name)
     lacking = missing(one.sweep, store.contents(), one.layers)
@@ -558,9 +558,11 @@ def pack_rate(given: Material, count: int, enough: float, deterministic: bool) -
 
 
 def precisions(flags: argparse.Namespace) -> Found:
-    from distsim import results
+    from distsim.results import reduce as results
     from distsim.store import Storage
-    from distsim.sweep import LocalEngine, claim, order, run
+    from distsim.sweep.engine import LocalEngine
+    from distsim.sweep.order import prepare, take
+    from distsim.sweep.run import run
 
     epochs, iterations = (1, 2) if flags.small else (6, 4)
     problem = PROBLEMS["cifar4"].reduced_to(epochs=epochs, probe=min(500, flags.limit), train_limit=flags.limit)
@@ -570,11 +572,11 @@ def precisions(flags: argparse.Namespace) -> Found:
             with tempfile.TemporaryDirectory() as folder:
                 root = Storage(Path(folder) / "store")
                 data = flags.data or f"folder:{_drawn_classes(Path(folder), flags.limit)}"
-                one = order(
+                one = prepare(
                     problem, data=data, runs=1, iterations=iterations, chance=False, metrics=("svcca", "cka", "nbs"),
                     seed=seed, threads=flags.threads, precision=precision, activations="memory",
                 )  # fmt: skip
-                claim([one], root)
+                take([one], root)
                 run([one], root, LocalEngine(root), say=lambda line: None)
                 tables.append(_of_iterations(results.read_tables(root, [one.name]), iterations))
     header = ("iteration", "value", "float32", "sd of seeds", "bfloat16", "sd of seeds", "difference", "noise")

@@ -1,11 +1,14 @@
 """What besides the identity decides the last bits of a result: versions, threads, instruction set, device."""
 
+import contextlib
 import datetime
 import functools
 import hashlib
 import os
 import platform
+import re
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -80,3 +83,40 @@ def require_device(device: str) -> None:
         raise ValueError(f"device must be cpu or cuda, got {device!r}")
     if device == "cuda" and not torch.cuda.is_available():
         raise ValueError("a GPU was asked for and PyTorch finds none; use --device cpu, or a machine that has one")
+
+
+def require_cupy(device: str) -> None:
+    """ValueError with what to install or change where comparisons cannot run on the device asked for."""
+    if device == "cpu":
+        return
+    try:
+        import cupy
+
+        count = int(cupy.cuda.runtime.getDeviceCount())
+    except ImportError:
+        raise ValueError("comparisons on the GPU need CuPy: pip install 'distsim[gpu]'") from None
+    except cupy.cuda.runtime.CUDARuntimeError as error:
+        raise ValueError(f"a GPU was asked for and CuPy finds none: {error}") from None
+    if count == 0:
+        raise ValueError("a GPU was asked for and CuPy finds none")
+
+
+def free_memory() -> float | None:
+    """Bytes that this machine has; None where the system does not say. Only Linux does."""
+    meminfo = Path("/proc/meminfo")
+    found = re.search(r"MemAvailable: +(\d+) kB", meminfo.read_text()) if meminfo.exists() else None
+    return 1024.0 * int(found[1]) if found else None
+
+
+@contextlib.contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Run the block with exactly this many threads in torch and in NumPy's BLAS: other counts give other bits."""
+    from threadpoolctl import threadpool_limits
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        with threadpool_limits(count):
+            yield
+    finally:
+        torch.set_num_threads(before)

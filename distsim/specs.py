@@ -261,7 +261,7 @@ class Identity:
     precision: str = "float32"  # of training: float32 | bfloat16 (autocast; weights and their sums stay float32)
     deterministic: bool = False  # a GPU repeats itself bit by bit, slower; a CPU always does
     storage: str = "auto"  # of activations: auto (float16 where it is safe) | float32
-    comparison: str = "exact"  # exact: NBS to 1e-6 of float64 | fast: to 5e-4 (distsim.comparison.Reference)
+    comparison: str = "exact"  # exact: NBS to 1e-6 of float64 | fast: to 5e-4 (distsim.comparison.layer.Reference)
     format: int = FORMAT
 
     def __post_init__(self) -> None:

@@ -6,8 +6,8 @@ python sweeps/cifar6.py --data folder:PATH --runs 2 --iterations 3 --epochs 2 --
 
 import sys
 
+from distsim.cli.sweeps import main
 from distsim.problems import PROBLEMS
-from distsim.script import main
 
 if __name__ == "__main__":
     sys.exit(main(PROBLEMS["cifar6"]))

@@ -5,8 +5,8 @@ python sweeps/digits.py
 
 import sys
 
+from distsim.cli.sweeps import main
 from distsim.problems import PROBLEMS
-from distsim.script import main
 
 if __name__ == "__main__":
     sys.exit(main(PROBLEMS["digits"], retention="all"))  # all activations stay on disk: 100 MB here

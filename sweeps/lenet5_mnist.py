@@ -5,8 +5,8 @@ python sweeps/lenet5_mnist.py --download
 
 import sys
 
+from distsim.cli.sweeps import main
 from distsim.problems import PROBLEMS
-from distsim.script import main
 
 if __name__ == "__main__":
     sys.exit(main(PROBLEMS["lenet5_mnist"]))

@@ -7,8 +7,8 @@ On a cluster the chains of one problem start as soon as its complete network is 
 
 import sys
 
+from distsim.cli.sweeps import main
 from distsim.problems import PROBLEMS
-from distsim.script import main
 
 if __name__ == "__main__":
     names = ("cifar2", "cifar4", "cifar6", "cifar8", "cifar10")

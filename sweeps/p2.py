@@ -5,8 +5,8 @@ python sweeps/p2.py --download
 
 import sys
 
+from distsim.cli.sweeps import main
 from distsim.problems import PROBLEMS
-from distsim.script import main
 
 if __name__ == "__main__":
     names = ("vgg16_cifar10", "resnet_fast_cifar10", "vgg_svhn")

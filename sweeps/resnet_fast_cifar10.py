@@ -6,8 +6,8 @@ python sweeps/resnet_fast_cifar10.py --data folder:PATH --runs 2 --iterations 3 
 
 import sys
 
+from distsim.cli.sweeps import main
 from distsim.problems import PROBLEMS
-from distsim.script import main
 
 if __name__ == "__main__":
     sys.exit(main(PROBLEMS["resnet_fast_cifar10"]))

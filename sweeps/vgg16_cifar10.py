@@ -6,8 +6,8 @@ python sweeps/vgg16_cifar10.py --data folder:PATH --runs 2 --iterations 3 --epoc
 
 import sys
 
+from distsim.cli.sweeps import main
 from distsim.problems import PROBLEMS
-from distsim.script import main
 
 if __name__ == "__main__":
     sys.exit(main(PROBLEMS["vgg16_cifar10"]))

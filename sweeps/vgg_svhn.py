@@ -6,8 +6,8 @@ python sweeps/vgg_svhn.py --data files:PATH --runs 1 --iterations 2 --epochs 1 -
 
 import sys
 
+from distsim.cli.sweeps import main
 from distsim.problems import PROBLEMS
-from distsim.script import main
 
 if __name__ == "__main__":
     sys.exit(main(PROBLEMS["vgg_svhn"]))

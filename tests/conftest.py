@@ -9,7 +9,7 @@ import pytest
 
 @pytest.fixture(scope="session")
 def ray_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Ray with two CPUs, the same for all tests; the file to which its workers announce stages (distsim.stages)."""
+    """Ray with two CPUs, the same for all tests; the file to which its workers announce stages (distsim.trace)."""
     import ray
 
     stages = tmp_path_factory.mktemp("ray") / "stages"

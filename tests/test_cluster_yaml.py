@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import yaml
 
-from distsim import script
+from distsim.cli import sweeps
 from distsim.problems import PROBLEMS
 
 ROOT = Path(__file__).parents[1]
@@ -152,7 +152,7 @@ def test_what_was_brought_runs(machine: Path) -> None:
         paths = os.environ | {"PYTHONPATH": str(machine / "distsim"), "PYTHONDONTWRITEBYTECODE": "1"}
         done = subprocess.run(line, cwd=machine / "distsim", env=paths, capture_output=True, text=True, timeout=120)
         assert (done.returncode, done.stderr) == (0, "")
-        flags = script.parser_for([PROBLEMS[Path(file).stem]], {}).parse_args(arguments)
+        flags = sweeps.parser_for([PROBLEMS[Path(file).stem]], {}).parse_args(arguments)
         assert flags.address == "auto"
         assert flags.device == "cuda", "the head has no GPU, so that it must be asked for by name"
         assert flags.download, "the machines begin without data"

@@ -23,10 +23,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from distsim import cli, figures, metrics, models, script, specs
-from distsim.activations import layer_shapes
+from distsim import metrics, models, specs
+from distsim.activations.probe import layer_shapes
+from distsim.cli import main as cli
+from distsim.cli import sweeps
 from distsim.data.folder import EXTENSIONS
 from distsim.problems import PROBLEMS
+from distsim.results import figures
 
 ROOT = Path(__file__).parents[1]
 DOCS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -175,7 +178,7 @@ def _subcommands() -> dict[str, Any]:
 
 
 def _flags() -> set[str]:
-    parsers = [script.parser_for([PROBLEMS["digits"]], {}), *_subcommands().values()]
+    parsers = [sweeps.parser_for([PROBLEMS["digits"]], {}), *_subcommands().values()]
     return {flag for parser in parsers for action in parser._actions for flag in action.option_strings}
 
 
@@ -223,14 +226,14 @@ def _python(arguments: list[str], saved: dict[str, str]) -> Iterator[str]:
 
 
 def _parser_of(source: str, name: str) -> argparse.ArgumentParser:
-    """The parser of a sweep script, which runs as far as its call of distsim.script.main."""
+    """The parser of a sweep script, which runs as far as its call of distsim.cli.sweeps.main."""
     given: list[Any] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(script, "main", lambda *problems, **defaults: given.append((problems, defaults)))
+        patch.setattr(sweeps, "main", lambda *problems, **defaults: given.append((problems, defaults)))
         patch.setattr(models, "MODELS", dict(models.MODELS))
         with contextlib.suppress(SystemExit):
             exec(compile(source, name, "exec"), {"__name__": "__main__"})
-    return script.parser_for(*given[0])
+    return sweeps.parser_for(*given[0])
 
 
 def _parsed(parser: argparse.ArgumentParser, arguments: list[str]) -> Iterator[str]:
@@ -329,7 +332,7 @@ def test_the_table_of_rows_per_channel():
     expected = {}
     for problem in PROBLEMS.values():
         network = models.build(problem, len(problem.classes) or 10)
-        shapes = layer_shapes(network, problem.channels, problem.size)
+        shapes = layer_shapes(network, problem)
         ratios = {name: problem.probe * math.prod(shape[:-1]) / shape[-1] for name, shape in shapes.items()}
         layer = min(ratios, key=ratios.__getitem__)
         expected[problem.name] = (layer, ratios[layer])
@@ -369,7 +372,7 @@ python mine.py --classes a,b \\
 ```python
 # file: mine.py
 from distsim.problems import PROBLEMS
-from distsim.script import main
+from distsim.cli.sweeps import main
 
 main(PROBLEMS["digits"])
 ```

@@ -12,25 +12,44 @@ import distsim
 PACKAGE = Path(distsim.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
 
-# The order in which data flow. A stage reaches none that comes after it, by whatever way.
-STAGES = (
-    ("metrics", "specs", "seeds", "stages"),
-    ("data", "models", "optim", "pruning", "stepping", "training", "chain"),
-    ("activations",),
-    ("statistics", "comparison"),
-    ("store", "extraction", "plan", "cost", "work"),
-    ("summary",),
-    ("claims", "figures", "results"),
-    ("invariants", "integrity", "repair"),
-    ("sweep", "between_models", "pairs", "across"),
-    ("ray_engine", "doctor"),
-    ("script", "cli"),
-)
+# Every module, from the ground up. A module imports from those before it only, also inside its functions.
+ORDER = """
+_version
+trace plotting seeds
+metrics: arrays channels cosine kernels mean_cca pwcca svcca channels_only cka dimension nbs . registry
+specs environment problems
+data: augment dataset mat digits fit formats folder published load .
+models: layers lenet5 resnet_fast vgg .
+activations: . layout probe
+training: . optimizers pruning stepper checkpoint loop early_stopping chain
+comparison: . recording sides similarities layer models
+store: storage commits lease activations sweep_store . checkpoints
+results: . claims tables claims.study figures text claims.parts pairs reduce claims.papers
+sweep: . cost extraction failures jobs plan stored_models comparison_worker order training_worker engine ray_engine
+sweep: forecast pairs run
+verify: . invariants integrity repair
+cli: . arguments doctor output run commands sweeps main __main__
+script __main__
+"""
+
+
+def stated() -> list[str]:
+    """The modules in their order; a dot is a package itself."""
+    found = []
+    for line in ORDER.strip().splitlines():
+        package, colon, names = line.rpartition(":")
+        found += [
+            f"distsim.{package}.{name}".removesuffix("..") if colon else f"distsim.{name}" for name in names.split()
+        ]
+    return found
 
 
 def module_name(file: Path) -> str:
     parts = ["distsim", *file.relative_to(PACKAGE).with_suffix("").parts]
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULE_NAMES = {module_name(file) for file in FILES}
 
 
 def imported(file: Path, everywhere: bool = True) -> set[str]:
@@ -43,7 +62,8 @@ def imported(file: Path, everywhere: bool = True) -> set[str]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{file}: imports are absolute"
             base = node.module or ""
-            found |= {base} | {f"{base}.{alias.name}" for alias in node.names}
+            names = {f"{base}.{alias.name}" for alias in node.names}
+            found |= names if names <= MODULE_NAMES else names | {base}
     return found
 
 
@@ -54,19 +74,6 @@ def within(file: Path, everywhere: bool = True) -> set[str]:
     return {name for name in imported(file, everywhere) if name in MODULES} - {"distsim"}
 
 
-def reachable(names: set[str]) -> set[str]:
-    found, todo = set(names), list(names)
-    while todo:
-        new = within(MODULES[todo.pop()]) - found
-        found |= new
-        todo += new
-    return found
-
-
-def part_of(stage: str) -> set[str]:
-    return {name for name in MODULES if name == f"distsim.{stage}" or name.startswith(f"distsim.{stage}.")}
-
-
 def test_only_the_ray_engine_imports_ray() -> None:
     users = [file.name for file in FILES if {name.split(".")[0] for name in imported(file)} & {"ray"}]
     assert users == ["ray_engine.py"]
@@ -75,22 +82,21 @@ def test_only_the_ray_engine_imports_ray() -> None:
 def test_the_ray_engine_is_imported_only_where_it_is_used() -> None:
     for file in FILES:
         if file.name != "ray_engine.py":
-            assert "distsim.ray_engine" not in imported(file, everywhere=False), file
+            assert "distsim.sweep.ray_engine" not in imported(file, everywhere=False), file
 
 
-@pytest.mark.parametrize("position", range(len(STAGES)), ids=["+".join(stage[:2]) for stage in STAGES])
-def test_no_stage_reaches_a_later_one(position: int) -> None:
-    own = set().union(*(part_of(stage) for stage in STAGES[position]))
-    assert own, f"{STAGES[position]} are no modules of distsim"
-    later = set().union(*(part_of(stage) for stages in STAGES[position + 1 :] for stage in stages))
-    assert not reachable(own) & later
+def test_the_order_names_every_module_once() -> None:
+    assert sorted(stated()) == sorted(set(MODULES) - {"distsim"})
 
 
-def test_no_modules_import_each_other_in_a_circle() -> None:
-    """On import, that is; a package's own files do import from the package."""
-    for name, file in MODULES.items():
-        for other in within(file, everywhere=False):
-            assert name not in within(MODULES[other], everywhere=False) or other.startswith(f"{name}."), (name, other)
+@pytest.mark.parametrize("place", range(len(stated())), ids=stated())
+def test_a_module_imports_only_from_those_before_it(place: int) -> None:
+    name = stated()[place]
+    assert within(MODULES[name]) - {name} <= set(stated()[:place])
+
+
+def test_the_face_imports_nothing_at_once() -> None:
+    assert within(MODULES["distsim"], everywhere=False) <= {"distsim._version"}
 
 
 BLOCKED = ("ray", "zarr", "pyarrow", "pandas", "obstore", "matplotlib")
@@ -125,15 +131,16 @@ import dataclasses
 import numpy as np
 import torch
 torch.set_num_threads(1)
-from distsim.activations import blocks, make_probe
-from distsim.chain import Trainer
-from distsim.comparison import InMemory, Reference
+from distsim.activations.probe import blocks, make_probe
+from distsim.comparison.layer import Reference
+from distsim.comparison.sides import InMemory
 from distsim.data import Dataset
+from distsim.environment import threads
 from distsim.metrics import cka
 from distsim.models import build
 from distsim.problems import PROBLEMS
 from distsim.specs import METRICS, Identity
-from distsim.training import threads
+from distsim.training.chain import Trainer
 
 rng = np.random.default_rng(0)
 labels = np.arange(60) % 3
@@ -165,11 +172,11 @@ def test_the_core_runs_without_the_edges_libraries() -> None:
         "",
         ".metrics",
         ".models",
-        ".training",
-        ".chain",
-        ".activations",
-        ".comparison",
-        ".between_models",
+        ".training.loop",
+        ".training.chain",
+        ".activations.probe",
+        ".comparison.layer",
+        ".comparison.models",
         ".specs",
         ".data",
     )
@@ -182,6 +189,6 @@ def test_the_core_runs_without_the_edges_libraries() -> None:
 
 
 def test_the_help_of_the_command_needs_no_torch() -> None:
-    code = "import sys, distsim.cli, distsim.script; print('torch' in sys.modules, 'ray' in sys.modules)"
+    code = "import sys, distsim.cli.commands, distsim.cli.sweeps; print('torch' in sys.modules, 'ray' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
     assert done.stdout == "False False\n"

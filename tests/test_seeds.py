@@ -8,7 +8,7 @@ from distsim.models import build
 from distsim.problems import PROBLEMS
 from distsim.seeds import derive, numpy_stream, torch_stream
 from distsim.specs import Recipe
-from distsim.training import EpochStreams, TrainingData, train
+from distsim.training.loop import EpochStreams, TrainingData, train
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
-"""The similarities that sweeps and `distsim.comparison` can compute, by name. One's own is one more line."""
+"""The similarities that sweeps and `distsim.comparison.layer` can compute, by name. One's own is one more line."""
 
-from collections.abc import Callable
+import importlib.util
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -98,3 +99,10 @@ for _metric in (
     ),
 ):
     register(_metric)
+
+
+def require_libraries(metrics: Iterable[str]) -> None:
+    """ValueError with what to install where a metric needs a library that is not there."""
+    for metric in known(metrics):
+        if metric.needs and importlib.util.find_spec(metric.needs) is None:
+            raise ValueError(f"the metric {metric.name} needs a library: pip install 'distsim[{metric.extra}]'")

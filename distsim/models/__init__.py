@@ -33,16 +33,19 @@ MODELS: dict[str, Callable[[int, int, int], Network]] = {
 }
 
 
-def build(problem: Problem, classes: int, generator: torch.Generator | None = None) -> Network:
-    """The problem's network on the CPU, initialised from `generator` (left as it is, to be loaded into, without one).
+def build(problem: Problem, classes: int | None = None, generator: torch.Generator | None = None) -> Network:
+    """Make the problem's network on the CPU, initialised from `generator`; without one, weights are to be loaded.
 
+    classes : outputs of the network; None: as many as the problem names classes
     ValueError: unknown model, or one whose `layers` do not name its modules. The global generator is not touched.
     """
     if problem.model not in MODELS:
         raise ValueError(f"unknown model {problem.model!r}; there are {', '.join(sorted(MODELS))}")
+    if not (outputs := len(problem.classes) if classes is None else classes):
+        raise ValueError(f"{problem.name}: the problem names no classes, so say how many there are")
     with torch.random.fork_rng(devices=[]):  # module constructors draw from the global generator
         torch.manual_seed(0 if generator is None else generator.initial_seed())
-        network = MODELS[problem.model](problem.channels, problem.size, classes)
+        network = MODELS[problem.model](problem.channels, problem.size, outputs)
     _check_layers(problem.model, network)
     if generator is not None:
         initialise(network, generator)

@@ -24,7 +24,7 @@ from zarr.abc.store import ByteRequest, RangeByteRequest, SuffixByteRequest
 from zarr.codecs import Crc32cCodec, ZstdCodec
 from zarr.core.buffer import Buffer
 
-from distsim.activations import chunk_shape
+from distsim.activations.layout import chunk_shape
 from distsim.store.commits import Attempt, DamagedStore, Mark
 from distsim.store.storage import Storage, StorageError, first_line, storage_error
 

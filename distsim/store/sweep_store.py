@@ -28,17 +28,22 @@ from typing import Any
 import safetensors.torch
 
 import distsim
-from distsim import stages
-from distsim.chain import Step
+from distsim import trace
 from distsim.specs import Extent, Identity, canonical_json, differences, identity_from_dict
 from distsim.store.commits import MARK, Attempt, DamagedStore, Mark, drop, read_mark, read_object, read_piece
 from distsim.store.storage import Storage
+from distsim.training.chain import TrainedNetwork
 
 NetworkId = tuple[int, int] | None  # (run, iteration) of a pruned network; None is the complete one
+Pair = tuple[NetworkId, NetworkId]
 
 
 class IdentityMismatch(ValueError):
     """The store holds a sweep whose numbers are determined by other values than those asked for."""
+
+
+def network_order(network: NetworkId) -> tuple[int, int]:
+    return (-1, 0) if network is None else network
 
 
 def network_path(network: NetworkId) -> str:
@@ -202,11 +207,11 @@ class SweepStore:
         return read_piece(self.storage, network_path(network))
 
     def commit_network(
-        self, network: NetworkId, step: Step, files: dict[str, bytes] | None = None, **fields: Any
+        self, network: NetworkId, step: TrainedNetwork, files: dict[str, bytes] | None = None, **fields: Any
     ) -> Mark:
         """Commit a finished network; the mark that stands afterwards (an earlier writer's, if there was one)."""
         where = "commit", self.problem, network_label(network)
-        with stages.stage(*where), Attempt(self.storage, network_path(network)) as attempt:
+        with trace.stage(*where), Attempt(self.storage, network_path(network)) as attempt:
             attempt.put("weights.safetensors", safetensors.torch.save(step.weights))
             attempt.put("masks.safetensors", safetensors.torch.save(step.masks))
             if step.rewind is not None:
@@ -224,7 +229,7 @@ class SweepStore:
             raise FileNotFoundError(f"{network_label(network)} of {self.problem} is not in {self.root.url}")
         return self._tensors(network, mark, "masks.safetensors")
 
-    def load_network(self, network: NetworkId) -> Step:
+    def load_network(self, network: NetworkId) -> TrainedNetwork:
         """A committed network. DamagedStore: an object is missing or changed. FileNotFoundError: not committed."""
         mark = self.mark(network)
         if mark is None:
@@ -235,7 +240,7 @@ class SweepStore:
             if name.endswith(".safetensors")
         }
         iteration = 0 if network is None else network[1]
-        return Step(iteration, tensors["weights"], tensors["masks"], mark.values, tensors.get("rewind"))
+        return TrainedNetwork(iteration, tensors["weights"], tensors["masks"], mark.values, tensors.get("rewind"))
 
     def _tensors(self, network: NetworkId, mark: Mark, name: str) -> dict[str, Any]:
         content = read_object(self.storage, network_path(network), mark, name)

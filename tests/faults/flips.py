@@ -36,13 +36,14 @@ from unittest import mock
 import safetensors.torch
 import torch
 
-from distsim import cli, script
-from distsim.integrity import DAMAGED, UNREAD, Report, verify_store
+from distsim.cli import main as cli
+from distsim.cli import sweeps
 from distsim.problems import PROBLEMS
-from distsim.repair import planned
 from distsim.specs import canonical_json
 from distsim.store import NetworkId, Storage, SweepStore, problems_in
 from distsim.store.activations import Reader
+from distsim.verify.integrity import DAMAGED, UNREAD, Report, verify_store
+from distsim.verify.repair import planned
 
 FLAGS = ("--local", "--device", "cpu", "--runs", "2", "--iterations", "2", "--epochs", "2")
 FLAGS = (*FLAGS, "--train-limit", "200", "--probe", "60")
@@ -130,16 +131,16 @@ def make(folder: Path, *flags: str) -> None:
 
 
 def sweep(folder: Path, *flags: str) -> int:
-    return script.main(PROBLEMS["digits"], arguments=[*FLAGS, *flags, "--storage", str(folder)])
+    return sweeps.main(PROBLEMS["digits"], arguments=[*FLAGS, *flags, "--storage", str(folder)])
 
 
 @contextlib.contextmanager
 def undrawn() -> Iterator[None]:
     """Figures take most of a small sweep's time: for the length of the block, files that only have their names."""
     with (
-        mock.patch("distsim.figures.draw_all", return_value={"fig1": "first", "fig2": "second"}),
-        mock.patch("distsim.pairs._figures", return_value={"runs": "pairs"}),
-        mock.patch("distsim.figures.render", lambda figure, format: f"{format} of the {figure}".encode() * 20),
+        mock.patch("distsim.results.figures.draw_all", return_value={"fig1": "first", "fig2": "second"}),
+        mock.patch("distsim.results.pairs._figures", return_value={"runs": "pairs"}),
+        mock.patch("distsim.plotting.render", lambda figure, format: f"{format} of the {figure}".encode() * 20),
     ):
         yield
 

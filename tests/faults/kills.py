@@ -355,7 +355,7 @@ def environment(folder: Path) -> dict[str, str]:
 
 def digests(store: Path) -> dict[str, str]:
     """Piece -> SHA-256, by `distsim digest`, which reads and checks everything in the store."""
-    command = [sys.executable, "-m", "distsim.cli", "digest", "--pieces", str(store)]
+    command = [sys.executable, "-m", "distsim", "digest", "--pieces", str(store)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, env=environment(store.parent))
     if done.returncode != 0:
         raise KillsFailed(f"distsim digest of {store} failed:\n{done.stderr}")

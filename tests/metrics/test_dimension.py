@@ -7,12 +7,16 @@ import pytest
 import torch
 from skdim.id import TwoNN
 
-from distsim import claims, figures, results, statistics
-from distsim.comparison import InMemory, Reference
+from distsim.comparison import sides
+from distsim.comparison.layer import Reference
+from distsim.comparison.sides import InMemory
 from distsim.metrics import UndefinedSimilarity, intrinsic_dimension
 from distsim.metrics.dimension import of_side
 from distsim.metrics.kernels import KernelSide, kernel_side
-from distsim.summary import NETWORK_COLUMNS, SIMILARITY_COLUMNS, Tables, long_table, network_table
+from distsim.results import figures
+from distsim.results import reduce as results
+from distsim.results.claims import papers
+from distsim.results.tables import NETWORK_COLUMNS, SIMILARITY_COLUMNS, Tables, long_table, network_table
 
 BOTH = ("dimension", "dimension_complete")
 EVERY = pytest.mark.usefixtures("every_backend")
@@ -135,7 +139,7 @@ def test_float32_products(copies, rng, monkeypatch):
     """Forced on a small layer. They cannot tell whether examples are copies: float64 products are taken then."""
     X, Y = layers(rng, 25)
     Y[:copies] = Y[299]
-    monkeypatch.setattr(statistics, "NARROW", 0)
+    monkeypatch.setattr(sides, "NARROW", 0)
     reference = Reference(InMemory(X, rows=2), BOTH)
     found = reference.compare(InMemory(Y, rows=2))
     assert ("wide" in vars(reference)) == (copies > 0)
@@ -173,7 +177,7 @@ def test_figures_claims_and_text_are_those_of_the_similarities():
     """Dimensions are in the tables only."""
     without, both = tables(("svcca", "cka")), tables(("svcca", "cka", *BOTH))
     assert both.summary.loc[both.summary["metric"] == "dimension", "median"].eq(300).all()
-    assert claims.check(both) == claims.check(without)
+    assert papers.check(both) == papers.check(without)
     assert results.as_text(both, "digits") == results.as_text(without, "digits")
     drawn = [figures.draw_all(one) for one in (without, both)]
     assert drawn[0].keys() == drawn[1].keys()

@@ -1,0 +1,77 @@
+"""How activations lie on disk: their dtype, their chunks, their size."""
+
+import math
+from collections.abc import Mapping
+
+import torch
+
+from distsim.models import Layer
+
+CHUNK_BYTES = 16 * 2**20  # at least, where the array is that large
+ROWS = 512  # examples per chunk, unless the layer is so small that more are needed to fill it
+FLOAT16_LARGEST = 3e4  # float16 overflows at 65,504
+FLOAT16_NOISE = 1e-5  # variance of the rounding error, as a share of its channel's variance, that float16 may cost
+
+
+class Float16Check:
+    """Whether a layer may be stored in float16: no overflow, and rounding noise small beside each channel's variance.
+
+    Rounding a large mean, or values near float16's smallest, costs relatively more than the noise of 1e-7 that normal
+    values get; then the layer is kept in float32.
+    """
+
+    def __init__(self, channels: int, device: torch.device) -> None:
+        self._n = 0
+        self._largest = torch.zeros((), device=device)
+        self._sum, self._squares, self._noise = (
+            torch.zeros(channels, dtype=torch.float64, device=device) for _ in range(3)
+        )
+        self._shift: torch.Tensor | None = None
+
+    def add(self, block: torch.Tensor) -> None:
+        """Take a block (..., channels) into account."""
+        rows = block.reshape(-1, block.shape[-1])
+        if self._shift is None:
+            self._shift = rows.mean(dim=0)
+        self._n += len(rows)
+        self._largest = torch.maximum(self._largest, rows.abs().max())
+        noise = rows.to(torch.float16).to(torch.float32) - rows
+        centred = rows - self._shift
+        self._sum += centred.sum(dim=0).double()
+        self._squares += (centred * centred).sum(dim=0).double()
+        self._noise += (noise * noise).sum(dim=0).double()
+
+    def __bool__(self) -> bool:
+        variance = (self._squares - self._sum**2 / self._n).clamp_min(0)
+        constant = variance <= self._squares * 1e-12
+        # a constant channel stays constant whatever its rounding
+        safe = constant | (self._noise <= FLOAT16_NOISE * variance)
+        return bool(self._largest < FLOAT16_LARGEST) and bool(safe.all())
+
+
+def storage_dtype(layer: Layer, rule: str) -> str:
+    """The dtype a layer is first stored in: float16 for spatial layers under `auto`, float32 for fc and out."""
+    return "float32" if rule == "float32" or layer.kind in ("fc", "out") else "float16"
+
+
+def chunk_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Chunks of at least 16 MiB over examples and image rows; a smaller array is one chunk.
+
+    Counted as float16 whatever is stored, so that a layer has the same panels in every network.
+    """
+    n, *rest = shape
+    itemsize = 2
+    per_row = math.prod(rest[1:]) * itemsize if len(rest) == 3 else math.prod(rest) * itemsize
+    h = rest[0] if len(rest) == 3 else 1
+    h_block = min(h, max(1, math.ceil(CHUNK_BYTES / (min(n, ROWS) * per_row))))
+    n_block = min(n, max(ROWS, math.ceil(CHUNK_BYTES / (h_block * per_row))))
+    return (n_block, h_block, *rest[1:]) if len(rest) == 3 else (n_block, *rest)
+
+
+def bytes_per_network(shapes: Mapping[Layer, tuple[int, ...]], examples: int, rule: str) -> int:
+    """Return the bytes of one network's activations, uncompressed, if float16 is safe for all layers that may use it.
+
+    shapes : of each layer's output for one image, (h, w, c) or (p,)
+    """
+    itemsize = {"float16": 2, "float32": 4}
+    return examples * sum(math.prod(shape) * itemsize[storage_dtype(layer, rule)] for layer, shape in shapes.items())

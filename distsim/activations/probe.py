@@ -1,0 +1,130 @@
+"""A network's responses to the probe: what each compared layer puts out for the same images.
+
+Blocks are channels last, (b, h, w, c) or (b, p). Nothing here knows where they go.
+"""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from distsim.activations.layout import (
+    Float16Check,
+    storage_dtype,
+)
+from distsim.data import Dataset, augment, probe_indices
+from distsim.models import Layer, Network
+from distsim.specs import Identity, Problem
+
+BATCH = 128  # examples per forward pass; fixed, since the batch size may change a convolution's last bits
+
+
+@dataclass(frozen=True)
+class Probe:
+    """The images on which networks are compared, never augmented: uint8 (n, c, h, w) and their indices."""
+
+    indices: NDArray[np.int64]
+    images: torch.Tensor
+    mean: torch.Tensor
+    sd: torch.Tensor
+
+
+def make_probe(identity: Identity, dataset: Dataset, device: torch.device | str = "cpu") -> Probe:
+    """The problem's probe, equal for all its networks. ValueError: larger than the training set."""
+    problem = identity.problem
+    indices = probe_indices(dataset, problem.probe, problem.probe_rule, identity.seed)
+    if problem.recipe.normalise is None:
+        raise ValueError("the recipe has no normalisation; make the spec with distsim.sweep.order.identify")
+    mean, sd = (torch.tensor(values, dtype=torch.float32, device=device) for values in problem.recipe.normalise)
+    return Probe(indices, torch.tensor(dataset.train_images[indices], device=device), mean, sd)
+
+
+@contextlib.contextmanager
+def captured(network: nn.Module, layers: Sequence[Layer]) -> Iterator[dict[str, torch.Tensor]]:
+    """Inside the block, each forward pass leaves the layers' outputs in the yielded dict, channels last.
+
+    They are copies, taken when the module ran: what later modules do in place does not reach them.
+    """
+    outputs: dict[str, torch.Tensor] = {}
+    modules = dict(network.named_modules())
+
+    def keep(name: str, output: torch.Tensor) -> None:
+        output = output.detach()
+        order = (0, 2, 3, 1) if output.ndim == 4 else tuple(range(output.ndim))
+        outputs[name] = output.permute(order).clone(memory_format=torch.contiguous_format)
+
+    handles = [
+        modules[layer.module].register_forward_hook(lambda module, inputs, output, name=layer.name: keep(name, output))
+        for layer in layers
+    ]
+    try:
+        yield outputs
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@torch.no_grad()
+def blocks(
+    network: Network, probe: Probe, layers: Sequence[Layer] | None = None, label: str = "network"
+) -> Iterator[dict[str, torch.Tensor]]:
+    """The layers' outputs, float32 and channels last, for `BATCH` examples at a time, in the probe's order.
+
+    FloatingPointError: an activation is not finite; the message names the network (`label`) and the layer.
+    """
+    layers = network.layers if layers is None else layers
+    network.eval()
+    with captured(network, layers) as outputs:
+        for images in probe.images.split(BATCH):
+            network(augment.normalise(images, probe.mean, probe.sd))
+            for layer in layers:
+                if not torch.isfinite(outputs[layer.name]).all():
+                    raise FloatingPointError(f"{label}: layer {layer.name} has activations that are not finite")
+            yield {layer.name: outputs[layer.name] for layer in layers}
+
+
+def layer_shapes(network: Network, problem: Problem) -> dict[str, tuple[int, ...]]:
+    """Return the shape of each layer's output for one image, by name: (h, w, c) or (p,)."""
+    training = network.training
+    network.eval()
+    with torch.no_grad(), captured(network, network.layers) as outputs:
+        device = next(network.parameters()).device
+        network(torch.zeros(1, problem.channels, problem.size, problem.size, device=device))
+    network.train(training)
+    for layer in network.layers:
+        if outputs[layer.name].ndim not in (2, 4):
+            shape = tuple(outputs[layer.name].shape[1:])
+            raise ValueError(f"layer {layer.name} puts out {shape} for one image; (c, h, w) and (p,) can be compared")
+    return {layer.name: tuple(outputs[layer.name].shape[1:]) for layer in network.layers}
+
+
+def as_numpy(block: torch.Tensor, dtype: str) -> NDArray[Any]:
+    return block.to(getattr(torch, dtype)).cpu().numpy()
+
+
+def held(
+    network: Network, probe: Probe, layer: Layer, shape: tuple[int, ...], rule: str, label: str = "network"
+) -> torch.Tensor:
+    """A layer's activations for the whole probe on its device, (n, h, w, c) or (n, p), in the dtype of their storage.
+
+    The same values as from disk. shape : for one image. FloatingPointError as in `blocks`.
+    """
+    dtype = storage_dtype(layer, rule)
+    everything = torch.empty((len(probe.images), *shape), dtype=getattr(torch, dtype), device=probe.images.device)
+    check = Float16Check(shape[-1], probe.images.device) if dtype == "float16" else None
+    start = 0
+    for outputs in blocks(network, probe, [layer], label):
+        block = outputs[layer.name]
+        if check is not None:
+            check.add(block)
+        everything[start : start + len(block)] = block
+        start += len(block)
+    if check is not None and not check:
+        del everything
+        return held(network, probe, layer, shape, "float32", label)
+    return everything

@@ -1,0 +1,331 @@
+"""The commands of `distsim`."""
+
+import argparse
+import dataclasses
+import hashlib
+import re
+import textwrap
+from typing import Any
+
+from distsim.cli.arguments import resolved_device, resources
+from distsim.cli.output import one_line
+from distsim.cli.run import at_work, finish
+from distsim.specs import shown
+
+
+def _root(flags: argparse.Namespace) -> Any:
+    from distsim.store import Storage
+
+    if "://" not in flags.store:
+        from pathlib import Path
+
+        if not Path(flags.store).is_dir():  # opening a folder as storage would make it
+            raise FileNotFoundError(f"no store in {flags.store}")
+    return Storage(flags.store)
+
+
+def _stores(flags: argparse.Namespace) -> list[Any]:
+    from distsim.store import SweepStore, problems_in
+
+    root = _root(flags)
+    names = problems_in(root)
+    if not names:
+        raise FileNotFoundError(f"no sweep in {root.url}")
+    if flags.problem is not None and flags.problem not in names:
+        raise FileNotFoundError(f"no sweep of {flags.problem} in {root.url}; there are {', '.join(names)}")
+    return [SweepStore(root, name) for name in ([flags.problem] if flags.problem else names)]
+
+
+def _order(store: Any, flags: argparse.Namespace, **asked: Any) -> Any:
+    """The order that the store's own spec and last request amount to, as the flags change its extent."""
+    from distsim.specs import Extent
+    from distsim.sweep.order import prepare
+
+    identity, request = store.identity(), store.request()
+    known = {field.name for field in dataclasses.fields(Extent)}
+    extent = {name: value for name, value in request.items() if name in known}
+    extent |= {name: value for name, value in asked.items() if value is not None}
+    extent["metrics"] = tuple(extent["metrics"])
+    device = resolved_device(flags.device or request.get("device", "auto"), flags.address)
+    one = prepare(
+        identity.problem,
+        data=flags.data if flags.data is not None else request.get("data", ""),
+        **extent,
+        device=device,
+        resources=resources(argparse.Namespace(**vars(flags), threads=identity.threads), device),
+        **{
+            field.name: getattr(identity, field.name)
+            for field in dataclasses.fields(identity)
+            if field.name not in ("problem", "data_digest", "format")
+        },
+    )
+    store.claim(one.sweep.identity)  # the data may have changed since
+    return one
+
+
+def do_run(flags: argparse.Namespace) -> int:
+    stores = _stores(flags)
+    if flags.only is not None:
+        return _only(stores, flags)
+    orders = [_order(store, flags, runs=flags.runs, iterations=flags.iterations) for store in stores]
+    finish(orders, stores[0].root, local=flags.local, address=flags.address, allow_drift=flags.allow_drift)
+    return 0
+
+
+def _only(stores: list[Any], flags: argparse.Namespace) -> int:
+    from distsim.sweep.training_worker import TrainingWorker
+
+    if len(stores) > 1:
+        raise ValueError(f"the store holds {', '.join(s.problem for s in stores)}: name one with --problem")
+    network, store = _network(flags.only), stores[0]
+    one = _order(store, flags)
+    bench = TrainingWorker(store, one.sweep, one.dataset, flags.allow_drift)
+    print(bench.redo(network))
+    return 0
+
+
+def _network(text: str) -> tuple[int, int] | None:
+    """run=3,iteration=7 -> (3, 7); run=complete -> None."""
+    if text == "run=complete":
+        return None
+    ordered = ",".join(sorted(text.split(","), reverse=True))
+    named = re.fullmatch(r"run=([0-9]{1,9}),iteration=([0-9]{1,9})", ordered)
+    if named is None:
+        raise ValueError(f"a network is named run=3,iteration=7 or run=complete, got {shown(text)}")
+    run, iteration = map(int, named.groups())
+    if iteration < 1:
+        raise ValueError("iterations are counted from 1; the complete network is run=complete")
+    return run, iteration
+
+
+def do_status(flags: argparse.Namespace) -> int:
+    from distsim.models import build
+    from distsim.specs import Extent, Sweep
+    from distsim.sweep.plan import missing
+
+    for store in _stores(flags):
+        identity, request = store.identity(), store.request()
+        asked: dict[str, Any] = {field.name: request[field.name] for field in dataclasses.fields(Extent)}
+        sweep = Sweep(identity, Extent(**asked | {"metrics": tuple(asked["metrics"])}))
+        contents = store.contents()
+        layers = build(identity.problem).layers
+        lacking = missing(sweep, contents, layers)
+        total = sweep.extent.runs * sweep.extent.iterations
+        pruned = sum(network is not None for network in contents.networks)
+        print(f"{store.problem}: {sweep.extent.runs} runs x {sweep.extent.iterations} iterations asked for")
+        print(f"  complete network  {'missing' if lacking.complete else 'done'}")
+        print(
+            f"  pruned networks   {total - sum(map(len, lacking.chains.values()))} of {total} ({pruned} in the store)"
+        )
+        print(f"  similarities      {lacking.values or 'none'} missing")
+        for run, iterations in lacking.chains.items():
+            print(f"  run {run}: iterations {_ranges(iterations)} missing")
+    return 0
+
+
+def _ranges(numbers: tuple[int, ...]) -> str:
+    """1, 2, 3, 7 -> 1-3, 7."""
+    parts: list[list[int]] = []
+    for number in numbers:
+        if parts and number == parts[-1][-1] + 1:
+            parts[-1].append(number)
+        else:
+            parts.append([number])
+    return ", ".join(str(p[0]) if len(p) == 1 else f"{p[0]}-{p[-1]}" for p in parts)
+
+
+def do_compare(flags: argparse.Namespace) -> int:
+    """Only networks that are committed are compared; no network is trained."""
+    from distsim.sweep.order import compare_only
+
+    stores = _stores(flags)
+    metrics = tuple(flags.metrics) if flags.metrics else None
+    orders = [_order(store, flags, metrics=metrics) for store in stores]
+    orders = [one for one in (compare_only(one, store) for one, store in zip(orders, stores, strict=True)) if one]
+    if not orders:
+        raise FileNotFoundError("no run of the store has a committed network yet")
+    finish(orders, stores[0].root, local=flags.local, address=flags.address, allow_drift=flags.allow_drift)
+    return 0
+
+
+def do_pairs(flags: argparse.Namespace) -> int:
+    from distsim.metrics.registry import known
+    from distsim.results.pairs import FOLDER, as_text, write_results
+    from distsim.sweep import pairs
+    from distsim.sweep.engine import LocalEngine
+    from distsim.sweep.failures import SweepFailed
+    from distsim.sweep.order import check_workplace
+
+    stores = _stores(flags)
+    metrics = tuple(metric.name for metric in known(flags.metrics)) if flags.metrics else None
+    orders = [_order(store, flags) for store in stores]
+    root, failures = stores[0].root, []
+
+    def work(engine: Any) -> None:
+        for one, store in zip(orders, stores, strict=True):
+            networks = [n for n in store.contents().networks if _chosen(n, flags.runs, flags.iterations)]
+            planned = pairs.planned(flags.plan, networks)
+            if not planned:
+                raise FileNotFoundError(f"{one.name}: no two committed networks make a pair of this plan")
+            chosen = metrics or one.sweep.extent.metrics
+            memory = flags.memory * 2**30 if flags.memory else None
+            failures.extend(pairs.compare(one, store, engine, planned, chosen, flags.layers, memory, flags.forecast))
+            if not flags.forecast:
+                table, masks = write_results(store, one.layers)
+                print(as_text(table))
+                print(f"masks: median Jaccard similarity {masks[masks['parameter'] == 'all']['jaccard'].median():.3f}")
+                print(f"tables and figures in {store.storage.url}/{FOLDER}")
+
+    check_workplace(orders, here=flags.address is None)
+    if flags.forecast:
+        work(LocalEngine(root, flags.allow_drift))
+    elif flags.local:
+        with at_work(root, one_writer=True):
+            work(LocalEngine(root, flags.allow_drift))
+    else:
+        from distsim.sweep.ray_engine import RayEngine
+
+        with at_work(root), RayEngine(root, flags.address, flags.allow_drift) as engine:
+            work(engine)
+    if failures:
+        raise SweepFailed(failures)
+    return 0
+
+
+def _chosen(network: Any, runs: list[int] | None, iterations: list[int] | None) -> bool:
+    """The complete network is iteration 0 of every run."""
+    run, iteration = (None, 0) if network is None else network
+    return (run is None or runs is None or run in runs) and (iterations is None or iteration in iterations)
+
+
+def do_layers(flags: argparse.Namespace) -> int:
+    from pathlib import Path
+
+    from distsim.plotting import render
+    from distsim.results.tables import to_csv_bytes
+    from distsim.sweep.stored_models import Stored, layer_by_layer
+
+    sides = []
+    for where, problem, text in zip(
+        (flags.store, flags.other or flags.store),
+        (flags.problem, flags.with_problem or flags.problem),
+        flags.networks,
+        strict=True,
+    ):
+        stores = _stores(argparse.Namespace(store=where, problem=problem))
+        if len(stores) > 1:
+            raise ValueError(f"{where} holds {', '.join(s.problem for s in stores)}: name one with --problem")
+        sides.append(Stored(stores[0], _network(text)))
+    device = resolved_device(flags.device, None)
+    found = layer_by_layer(sides[0], sides[1], flags.metrics, flags.data, device)
+    folder = Path(flags.out)
+    folder.mkdir(parents=True, exist_ok=True)
+    name = f"layers_{sides[0].label}_{sides[1].label}"
+    (folder / f"{name}.csv").write_bytes(to_csv_bytes(found.table))
+    (folder / f"{name}.png").write_bytes(render(found.heatmap(), "png"))
+    for metric in found.metrics:
+        print(f"{metric}\n{found.matrix(metric).round(3).to_string()}\n")
+    print(f"{folder / name}.csv and .png")
+    return 0
+
+
+def do_report(flags: argparse.Namespace) -> int:
+    from distsim.models import build
+    from distsim.results import reduce, text
+    from distsim.results.claims.papers import check
+    from distsim.results.claims.study import NO_DATA
+    from distsim.store import StoreInUse
+
+    stores = _stores(flags)
+    layers = {store.problem: build(store.identity().problem).layers for store in stores}
+    root = stores[0].root
+    try:
+        with at_work(root, one_writer=True):
+            for store in stores:
+                reduce.reduce(store, layers[store.problem], store.identity().seed, again=True)
+            written = f"{len(reduce.draw(root, again=True))} figures in {root.url}/figures"
+            tables = reduce.read_tables(root, [store.problem for store in stores])
+    except StoreInUse as error:  # to look at a sweep that is under way is no work on it
+        written = f"nothing was written: {error}"
+        tables = reduce.joined(
+            [reduce.collect(store, layers[store.problem], store.identity().seed)[0] for store in stores]
+        )
+    for store in stores:
+        print(f"{store.problem}\n{text.as_text(tables, store.problem)}\n")
+    print("claims of the papers")
+    verdicts = check(tables)
+    judged = [verdict for verdict in verdicts if verdict.verdict != NO_DATA]
+    for verdict in judged:
+        print(f"  {verdict.claim:4} {verdict.problem:20} {verdict.metric:9} {verdict.verdict:18} {verdict.text}")
+    if lacking := dict.fromkeys(f"{v.claim} ({v.problem})" for v in verdicts if v not in judged):
+        print(
+            textwrap.fill(
+                f"not enough data for {', '.join(lacking)}", 118, initial_indent="  ", subsequent_indent="    "
+            )
+        )
+    print(f"\n{written}")
+    return 0
+
+
+def do_list(flags: argparse.Namespace) -> int:
+    for store in _stores(flags):
+        contents = store.contents()
+        runs = {network[0] for network in contents.networks if network is not None}
+        last = max((network[1] for network in contents.networks if network is not None), default=0)
+        identity = store.identity()
+        print(
+            f"{store.problem:20} {len(runs)} runs, up to iteration {last}, seed {identity.seed}, {identity.hash[:12]}"
+        )
+    return 0
+
+
+def do_doctor(flags: argparse.Namespace) -> int:
+    from distsim.cli.doctor import examine
+    from distsim.environment import require_device
+    from distsim.problems import PROBLEMS
+
+    if flags.problem not in PROBLEMS:
+        raise ValueError(f"unknown problem {flags.problem!r}; there are {', '.join(PROBLEMS)}")
+    device = resolved_device(flags.device, None)
+    require_device(device)
+    examine(PROBLEMS[flags.problem], flags.storage, device, enough=flags.seconds)
+    return 0
+
+
+def do_digest(flags: argparse.Namespace) -> int:
+    for store in _stores(flags):
+        store.identity()  # refuses a spec that was changed
+        pieces = store.digests()
+        if flags.pieces:
+            for piece, digest in pieces.items():
+                print(f"{digest}  {store.problem}/{piece}")
+        whole = hashlib.sha256("".join(f"{p} {d}\n" for p, d in pieces.items()).encode()).hexdigest()
+        print(f"{whole}  {store.problem} ({len(pieces)} pieces)")
+    return 0
+
+
+def do_verify(flags: argparse.Namespace) -> int:
+    from distsim.verify.integrity import summary, verify_store
+
+    report = verify_store(_root(flags), [flags.problem] if flags.problem else None)
+    print("\n".join(map(one_line, summary(report))))
+    return 0 if report.whole else 1
+
+
+def do_repair(flags: argparse.Namespace) -> int:
+    import contextlib
+
+    from distsim.verify.integrity import verify_store
+    from distsim.verify.repair import carry_out, planned, summary
+
+    root = _root(flags)
+    at_rest = contextlib.nullcontext(lambda: None) if flags.dry_run else at_work(root, one_writer=True)
+    with at_rest as check:
+        report = verify_store(root, [flags.problem] if flags.problem else None)
+        actions = planned(root, report, flags.allow_drift)
+        print("\n".join(map(one_line, summary(report, actions))))
+        if flags.dry_run:
+            print("dry run: nothing was changed")
+        else:
+            carry_out(root, actions, check)
+    return 0 if not report.of("unread") else 1

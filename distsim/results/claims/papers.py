@@ -1,0 +1,304 @@
+"""The claims of the two papers, C1 to C17."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import pandas as pd
+
+from distsim.results.claims.parts import (
+    bowl_depth,
+    convolutions,
+    falls,
+    falls_with_depth,
+    falls_with_iteration,
+    fans_out,
+    gathers,
+    lowest,
+    lowest_in,
+    lowest_near,
+    quotient,
+    spikes,
+    stays_above,
+    stays_within,
+    u_shaped,
+)
+from distsim.results.claims.study import (
+    EASY,
+    HARD,
+    NO_DATA,
+    P2_METRICS,
+    P2_PROBLEMS,
+    RESNET,
+    SVHN,
+    VGG16,
+    Absent,
+    Claim,
+    Evidence,
+    Part,
+    T,
+    Verdict,
+)
+from distsim.results.tables import Tables
+
+
+def check(tables: Tables) -> list[Verdict]:
+    """All claims, C1 to C17; those about every model also for problems that are not the papers'."""
+    return [_verdict(claim, tables, problem, metric) for claim in CLAIMS for problem, metric in claim.cases(tables)]
+
+
+def _verdict(claim: Claim, tables: Tables, problem: str, metric: str) -> Verdict:
+    evidence = Evidence(tables, claim.statistic)
+    try:
+        parts = claim.judge(evidence, problem, metric)
+    except Absent as absent:
+        return Verdict(claim.name, problem, metric, NO_DATA, {}, f"Lacks {absent}.", claim.where)
+    ok = all(part.ok for part in parts)
+    if evidence.full:
+        verdict = "holds" if ok else "fails"
+    else:
+        verdict = "tendency: for" if ok else "tendency: against"
+    found = {name: float(number) for part in parts for name, number in part.numbers.items()}
+    text = "; ".join(f"{part.says}: {'yes' if part.ok else 'no'}" for part in parts)
+    return Verdict(
+        claim.name, problem, metric, verdict, evidence.extent | found, text[0].upper() + text[1:] + ".", claim.where
+    )
+
+
+# The claims
+
+
+def _c1(evidence: Evidence, problem: str, metric: str) -> list[Part]:
+    study = evidence.study(problem, metric)
+    return [falls_with_iteration(study, study.hidden.index)]
+
+
+def _c2(evidence: Evidence, problem: str, metric: str) -> list[Part]:
+    """Pooling layers are set aside: P1 does so ("if we do not consider ... almost all pooling layers")."""
+    study = evidence.study(problem, metric)
+    layers = study.hidden.index[study.kinds[study.hidden.index] != "pool"]
+    return [falls_with_depth("falls from input to output, pooling set aside", study, layers)]
+
+
+def _c3(evidence: Evidence, problem: str, metric: str) -> list[Part]:
+    study = evidence.study(problem, metric)
+    if "fc" not in set(study.kinds):
+        raise Absent("a hidden fully-connected layer")
+    profile = study.profile
+    first = profile.iloc[0] - profile.iloc[1:].min()
+    high = Part("high at the first convolution", first >= T.u_depth, {"first_above_lowest": first})
+    fc = profile.index.get_loc(study.kinds.index[study.kinds == "fc"][0])
+    return [high, lowest_near(study, 3), spikes("spike at fc", profile.iloc[fc], profile.iloc[fc - 1])]
+
+
+def _c4(evidence: Evidence, _: str, metric: str) -> list[Part]:
+    def spreads(problems: Iterable[str]) -> float:
+        levels = [evidence.study(problem, metric).hidden for problem in problems]
+        return float(pd.concat([level.max(axis=1) - level.min(axis=1) for level in levels]).median())
+
+    easy, hard = spreads(EASY), spreads(HARD)
+    ratio = quotient(hard, easy)
+    numbers = {"spread_easy": easy, "spread_hard": hard, "spread_ratio": ratio}
+    return [Part("spread over iterations smaller for the harder problems", ratio <= T.smaller, numbers)]
+
+
+def _c5(evidence: Evidence, problem: str, metric: str) -> list[Part]:
+    study = evidence.study(problem, metric)
+    late = [*study.block(5), *study.kinds.index[study.kinds == "out"]]
+    early = [layer for layer in study.levels.index if layer not in late]
+    ratio = quotient(study.spread(late), study.spread(early))
+    minimum, (low, high) = float(study.levels.to_numpy().min()), T.c5_minimum
+    return [
+        u_shaped(study, T.u_depth),
+        lowest_near(study, 3),
+        Part(f"minimum within {low:g}–{high:g}", low <= minimum <= high, {"minimum": minimum}),
+        stays_above("output at least", study.output, T.c5_output, "output_minimum"),
+        falls_with_iteration(study, study.levels.index),
+        Part("falls less near the output", ratio <= T.smaller, {"spread_ratio": ratio}),
+    ]
+
+
+def _c6(evidence: Evidence, problem: str, metric: str) -> list[Part]:
+    study = evidence.study(problem, metric)
+    return [
+        stays_above("never below", study.levels, T.c6_lowest),
+        falls_with_depth("falls towards the output", study, study.hidden.index),
+        fans_out(study),
+        stays_within("output within about", study.output, T.c6_output, "output"),
+        gathers(study, T.c6_gathering),
+    ]
+
+
+def _c7(evidence: Evidence, problem: str, metric: str) -> list[Part]:
+    study, cka = evidence.study(problem, metric), evidence.study(problem, "cka")
+    above = float((study.output - cka.output).min())
+    third_pool = [layer for layer in study.block(3) if study.kinds[layer] == "pool"]
+    return [
+        stays_within("within about", study.levels, T.c7_levels, "level"),
+        fans_out(study),
+        lowest_in("from the third pool to the next convolutions", study, third_pool + convolutions(study, 4)),
+        u_shaped(study, T.u_depth_nbs),
+        Part("output above CKA's", above > 0, {"output_above_cka": above}),
+        gathers(study, T.c7_gathering),
+    ]
+
+
+def _c8(evidence: Evidence, problem: str, metric: str) -> list[Part]:
+    study = evidence.study(problem, metric)
+    profile = study.profile
+    if metric == "nbs":
+        cka = evidence.study(problem, "cka").profile
+        outside = profile.index.difference(study.block(3))
+        apart = float((profile - cka)[outside].abs().median())
+        bowl, bowl_nbs = bowl_depth(cka, study), bowl_depth(profile, study)
+        return [
+            Part("close to CKA outside block 3", apart <= T.about, {"apart": apart}),
+            Part("CKA has a bowl in block 3", bowl >= T.u_depth_nbs, {"bowl_cka": bowl}),
+            Part("its own bowl is shallower", bowl_nbs < bowl, {"bowl_nbs": bowl_nbs}),
+        ]
+    early, late = profile[study.block(1, 2)].min(), [profile[study.block(number)].min() for number in (3, 4)]
+    recovery = profile.iloc[-1] - profile.min()
+    both = Part("minima in blocks 3 and 4", max(late) < early, {"early": early, "block3": late[0], "block4": late[1]})
+    return [
+        both,
+        Part("no recovery in hidden layers", recovery < T.u_depth, {"recovery": recovery}),
+        spikes("spike at the output", study.output.mean(), profile.iloc[-1]),
+    ]
+
+
+def _c9(evidence: Evidence, problem: str, metric: str) -> list[Part]:
+    """The third convolution is conv3 of P2's Fig. 3, the first of block 3: so read, NBS's minimum in the second
+    residual block also lies the 2–3 layers later that P2 §6.1 speaks of."""
+    study = evidence.study(problem, metric)
+    profile = study.profile
+    if metric == "cka":
+        spread = profile.max() - profile.min()
+        flat = Part("without trend over hidden layers", spread <= T.flat, {"profile_range": spread})
+        return [stays_above("at least", study.levels, T.c9_cka - T.about), flat]
+    if metric == "nbs":
+        residual = [layer for layer in study.block(3) if study.kinds[layer] in ("conv_res", "add")]
+        return [
+            stays_above("at least", study.levels, T.c9_nbs),
+            lowest_in("in the second residual block", study, residual),
+        ]
+    near = abs(study.lowest_at - study.at(convolutions(study, 3)[0])) <= T.near_layers
+    recovery = profile.iloc[-1] - profile.min()
+    steps = study.levels.diff(axis=1).abs().mean(axis=0).iloc[1:]
+    if len(steps) < 2:
+        raise Absent("at least three iterations")
+    ratio = quotient(steps.iloc[len(steps) // 2 :].median(), steps.iloc[: len(steps) // 2].median())
+    return [
+        stays_above("at least", study.levels, T.c9_svcca if metric == "svcca" else T.c9_pwcca),
+        Part(f"lowest at the third convolution ({study.lowest})", near, lowest(study)),
+        Part("weak recovery in hidden layers", recovery < T.u_depth, {"recovery": recovery}),
+        Part("curves of successive iterations draw together", ratio <= T.smaller, {"step_ratio": ratio}),
+    ]
+
+
+def _c10(evidence: Evidence, problem: str, metric: str) -> list[Part]:
+    rows = evidence.accuracy(problem)
+    accuracy, complete = rows["mean"], float(rows["mean"][0])
+    pruned = accuracy.drop(0)
+    if problem == SVHN:
+        networks = evidence.tables.networks
+        runs = networks[(networks["problem"] == problem) & (networks["iteration"] > 0)]
+        by_run = runs.pivot_table(index="run", columns="iteration", values="accuracy")
+        first = complete - float(pruned.iloc[0])
+        return [
+            Part("first iteration below the complete network", first > 0, {"first_loss": first}),
+            falls("falls with iteration", accuracy, by_run),
+        ]
+    gain = float(pruned[pruned.index <= T.c10_first].min()) - complete
+    peak, last = pruned.idxmax(), float(pruned.iloc[-1])
+    left = float(rows["remaining"][peak])
+    return [
+        Part("first iterations beat the complete network", gain > 0, {"first_gain": gain}),
+        Part("peak at about 10 % left", T.c10_peak[0] <= left <= T.c10_peak[1], {"peak_remaining": left}),
+        Part("then declines", last < pruned.max(), {"decline": float(pruned.max()) - last}),
+        Part("stays comparable", last >= complete - T.comparable, {"last_minus_complete": last - complete}),
+    ]
+
+
+def _c11(evidence: Evidence, problem: str, metric: str) -> list[Part]:
+    output = evidence.study(problem, metric).output
+    if metric != "cosine":
+        return [stays_above("output above", output, T.c11_output)]
+    within = stays_within("within about", output, T.c11_cosine, "output")
+    low, high = (abs(end - bound) <= T.about for end, bound in zip(within.numbers.values(), T.c11_cosine, strict=True))
+    return [Part(f"spread over about {T.c11_cosine[0]:g}–{T.c11_cosine[1]:g}", low and high, within.numbers)]
+
+
+def _c12(evidence: Evidence, problem: str, metric: str) -> list[Part]:
+    study = evidence.study(problem, metric)
+    return [falls_with_iteration(study, study.levels.index)]
+
+
+def _c13(evidence: Evidence, problem: str, metric: str) -> list[Part]:
+    return [stays_above("never below", evidence.study(problem, metric).levels, T.c13_lowest)]
+
+
+def _c14(evidence: Evidence, problem: str, metric: str) -> list[Part]:
+    nbs, (low, high) = evidence.study(problem, metric), T.c14_lag
+    parts = []
+    for other in ("svcca", "pwcca"):
+        lag = nbs.lowest_at - evidence.study(problem, other).lowest_at
+        parts.append(
+            Part(f"minimum {low}–{high} layers after that of {other}", low <= lag <= high, {f"lag_{other}": lag})
+        )
+    return parts
+
+
+def _c15(evidence: Evidence, problem: str, metric: str) -> list[Part]:
+    study = evidence.study(problem, metric)
+    steps = study.profile.diff()[study.kinds[study.hidden.index] == "pool"]
+    if steps.empty:
+        raise Absent("a pooling layer")
+    share = float((steps > 0).mean())
+    numbers = {"share_up": share, "median_step": float(steps.median())}
+    return [Part("almost all pooling layers tick up", share >= T.most, numbers)]
+
+
+def _c16(evidence: Evidence, problem: str, _: str) -> list[Part]:
+    accuracy = evidence.accuracy(problem)["median"]
+    complete, pruned = float(accuracy[0]), accuracy.drop(0)
+    numbers = {"complete": complete, "worst": float(pruned.min()), "worst_iteration": float(pruned.idxmin())}
+    return [Part("no iteration worse than comparable", pruned.min() >= complete - T.comparable, numbers)]
+
+
+def _c17(*_: Any) -> list[Part]:
+    raise Absent("one problem pruned both with weight rewinding and with learning-rate rewinding")
+
+
+def _cases(problems: Iterable[str], metrics: Iterable[str]) -> Callable[[Tables], list[tuple[str, str]]]:
+    pairs = [(problem, metric) for problem in problems for metric in metrics]
+    return lambda tables: pairs
+
+
+def _every_model(metrics: Iterable[str]) -> Callable[[Tables], list[tuple[str, str]]]:
+    """P2's models, there or not, and whatever else the tables hold."""
+
+    def cases(tables: Tables) -> list[tuple[str, str]]:
+        others = sorted(set(tables.summary["problem"]) - set(P2_PROBLEMS))
+        return [(problem, metric) for problem in (*P2_PROBLEMS, *others) for metric in metrics]
+
+    return cases
+
+
+CLAIMS = (
+    Claim("C1", "P1 §5.2", "median", _cases(EASY, ["svcca"]), _c1),
+    Claim("C2", "P1 §5.2", "median", _cases(EASY, ["svcca"]), _c2),
+    Claim("C3", "P1 §5.2", "median", _cases(HARD, ["svcca"]), _c3),
+    Claim("C4", "P1 §5.2", "median", _cases(["all"], ["svcca"]), _c4),
+    Claim("C5", "P2 §5.2", "mean", _cases([VGG16], ["svcca", "pwcca"]), _c5),
+    Claim("C6", "P2 §5.2", "mean", _cases([VGG16], ["cka"]), _c6),
+    Claim("C7", "P2 §5.2", "mean", _cases([VGG16], ["nbs"]), _c7),
+    Claim("C8", "P2 §5.2", "mean", _cases([SVHN], ["svcca", "pwcca", "nbs"]), _c8),
+    Claim("C9", "P2 §5.3", "mean", _cases([RESNET], P2_METRICS), _c9),
+    Claim("C10", "P2 §5.1", "mean", _cases(P2_PROBLEMS, ["accuracy"]), _c10),
+    Claim("C11", "P2 §6.2", "mean", _cases([VGG16], ["svcca", "pwcca", "nbs", "cosine"]), _c11),
+    Claim("C12", "P2 §7", "mean", _every_model(P2_METRICS), _c12),
+    Claim("C13", "P2 §7", "mean", _every_model(["cka"]), _c13),
+    Claim("C14", "P2 §6.1", "mean", _cases(P2_PROBLEMS, ["nbs"]), _c14),
+    Claim("C15", "P1 §5.2", "median", _cases(EASY + HARD, ["svcca"]), _c15),
+    Claim("C16", "P1 §5.2", "median", _cases(EASY + HARD, ["accuracy"]), _c16),
+    Claim("C17", "P2 §3.1", "mean", _cases(["all"], ["svcca"]), _c17),
+)

@@ -1,0 +1,139 @@
+"""What claims are made of: falls, U-shapes, spikes, levels."""
+
+import math
+from collections.abc import Iterable
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from distsim.results.claims.study import (
+    Absent,
+    Part,
+    Study,
+    T,
+    spearman,
+)
+from distsim.results.tables import CONFIDENCE, RESAMPLES
+from distsim.seeds import numpy_stream
+
+# Parts that several claims share
+
+
+def falls(says: str, levels: pd.Series, by_run: pd.DataFrame, prefix: str = "") -> Part:
+    """Spearman ρ ≤ −0.8, or a least-squares slope below 0 with its 95 % bootstrap interval over runs.
+
+    levels   what the runs say together, in order
+    by_run   runs × the same points: each run's own slope is taken, over the points it has
+    """
+    if len(levels) < 2:
+        raise Absent("two points to see a trend by")
+    rho = spearman(np.arange(len(levels)), levels)
+    x = np.arange(by_run.shape[1], dtype=np.float64)
+    slopes = np.array([_slope(x, row) for row in by_run.to_numpy(np.float64)])
+    slopes = slopes[~np.isnan(slopes)]
+    slope = slopes.mean() if len(slopes) else math.nan
+    low = high = math.nan
+    if len(slopes) > 1:  # one run says nothing about its spread
+        drawn = numpy_stream(0, "claims").integers(len(slopes), size=(RESAMPLES, len(slopes)))
+        tail = (1 - CONFIDENCE) / 2
+        low, high = np.quantile(slopes[drawn].mean(axis=1), (tail, 1 - tail))
+    named = {"spearman": rho, "slope": slope, "slope_low": low, "slope_high": high}
+    ok = rho <= T.spearman or high < 0
+    return Part(says, bool(ok), {prefix + name: float(number) for name, number in named.items()})
+
+
+def _slope(x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]) -> float:
+    known = ~np.isnan(y)
+    if known.sum() < 2:
+        return math.nan
+    x, y = x[known] - x[known].mean(), y[known]
+    return float(x @ y / (x @ x))
+
+
+def falls_with_iteration(study: Study, layers: pd.Index) -> Part:
+    """The mean over `layers` falls; the share of layers that fall by themselves is reported beside it."""
+    levels = study.levels.loc[layers]
+    runs = study.runs[study.runs["layer"].isin(layers)]
+    part = falls("falls with iteration", levels.mean(axis=0), _by_run(runs, "iteration"), "iteration_")
+    alone = [spearman(levels.columns, row) <= T.spearman for row in levels.to_numpy()]
+    return Part(part.says, part.ok, part.numbers | {"layers_falling": float(np.mean(alone))})
+
+
+def falls_with_depth(says: str, study: Study, layers: pd.Index) -> Part:
+    runs = study.runs[study.runs["layer"].isin(layers)]
+    return falls(says, study.profile[layers], _by_run(runs, "position"), "depth_")
+
+
+def _by_run(runs: pd.DataFrame, along: str) -> pd.DataFrame:
+    return runs.pivot_table(index="run", columns=along, values="value", aggfunc="mean")
+
+
+def u_shaped(study: Study, depth: float) -> Part:
+    """Over hidden layers: recovery that only the output shows is none."""
+    profile = study.profile.to_numpy()
+    if len(profile) < 3:
+        raise Absent("at least three hidden layers")
+    found = min(profile[0], profile[-1]) - profile[1:-1].min()
+    return Part("U-shaped over hidden layers", found >= depth, {"u_depth": found})
+
+
+def lowest_near(study: Study, *blocks: int) -> Part:
+    places = [study.at(layer) for layer in study.block(*blocks)]
+    ok = min(places) - T.near_layers <= study.lowest_at <= max(places) + T.near_layers
+    named = " and ".join(str(number) for number in blocks)
+    return Part(f"lowest about block {named} ({study.lowest})", ok, lowest(study))
+
+
+def lowest_in(says: str, study: Study, layers: Iterable[str]) -> Part:
+    return Part(f"lowest {says} ({study.lowest})", study.lowest in set(layers), lowest(study))
+
+
+def lowest(study: Study) -> dict[str, float]:
+    return {"lowest_layer": study.lowest_at, "lowest_profile": study.profile.min()}
+
+
+def fans_out(study: Study) -> Part:
+    early = study.block(1, 2)
+    late = [layer for layer in study.hidden.index if layer not in early]
+    ratio = quotient(study.spread(early), study.spread(late))
+    return Part("blocks 1 and 2 packed, fan-out after", ratio <= T.smaller, {"spread_ratio": ratio})
+
+
+def spikes(says: str, last: float, previous: float) -> Part:
+    return Part(says, last - previous >= T.spike, {"spike": last - previous})
+
+
+def stays_above(says: str, levels: pd.DataFrame | pd.Series, bound: float, name: str = "minimum") -> Part:
+    smallest = float(np.min(levels.to_numpy()))
+    return Part(f"{says} {bound:g}", smallest >= bound, {name: smallest})
+
+
+def stays_within(says: str, levels: pd.DataFrame | pd.Series, bounds: tuple[float, float], name: str) -> Part:
+    """About: `bounds` widened by the tolerance."""
+    low, high = float(np.min(levels.to_numpy())), float(np.max(levels.to_numpy()))
+    ok = low >= bounds[0] - T.about and high <= bounds[1] + T.about
+    text = f"{bounds[0]:g}" if bounds[0] == bounds[1] else f"{bounds[0]:g}–{bounds[1]:g}"
+    return Part(f"{says} {text}", ok, {f"{name}_low": low, f"{name}_high": high})
+
+
+def gathers(study: Study, level: float) -> Part:
+    sparse = study.output[study.output.index >= T.gathered_from]
+    if sparse.empty:
+        raise Absent(f"iteration {T.gathered_from} and later")
+    return stays_within(f"output from iteration {T.gathered_from} on about", sparse, (level, level), "gathering")
+
+
+def quotient(a: float, b: float) -> float:
+    return a / b if b else math.nan
+
+
+def convolutions(study: Study, block: int) -> list[str]:
+    return [layer for layer in study.block(block) if study.kinds[layer] == "conv"]
+
+
+def bowl_depth(profile: pd.Series, study: Study) -> float:
+    """How far block 3 dips below the layers just before and just after it."""
+    inside = [profile.index.get_loc(layer) for layer in study.block(3)]
+    before, after = profile.iloc[min(inside) - 1], profile[study.block(4)].iloc[0]
+    return float(min(before, after) - profile.iloc[inside].min())

@@ -1,0 +1,196 @@
+import math
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from scipy.stats import rankdata
+
+from distsim.results.tables import Tables
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """Every number a verdict depends on, the papers' own included."""
+
+    runs: int = 5
+    iterations: int = 20
+    spearman: float = -0.8  # falls
+    u_depth: float = 0.1  # U: interior minimum this far below both ends
+    u_depth_nbs: float = 0.03
+    flat: float = 0.1  # range of the profile over hidden layers
+    spike: float = 0.1  # last minus previous
+    smaller: float = 0.7  # ratio of median ranges
+    about: float = 0.03
+    near_layers: int = 1  # "about block b": in it, or this many layers before or after
+    comparable: float = 0.01  # accuracy lost at most; ours, the papers give no number
+    most: float = 0.75  # share that "almost all" asks for; ours
+    gathered_from: int = 8  # the iteration from which output similarities gather: C6, C7
+    c5_minimum: tuple[float, float] = (0.30, 0.38)  # a little above 0.3; P2 reads off 0.35 and 0.32
+    c5_output: float = 0.9
+    c6_lowest: float = 0.75
+    c6_output: tuple[float, float] = (0.77, 0.95)
+    c6_gathering: float = 0.79
+    c7_levels: tuple[float, float] = (0.7, 1.0)
+    c7_gathering: float = 0.9
+    c9_svcca: float = 0.40
+    c9_pwcca: float = 0.45
+    c9_cka: float = 0.90
+    c9_nbs: float = 0.82
+    c10_first: int = 3  # iterations that must beat the complete network
+    c10_peak: tuple[float, float] = (0.05, 0.2)  # about 10 % left: within a factor of two
+    c11_output: float = 0.9
+    c11_cosine: tuple[float, float] = (0.80, 0.97)
+    c13_lowest: float = 0.75
+    c14_lag: tuple[int, int] = (2, 3)  # layers
+
+
+THRESHOLDS = T = Thresholds()
+EASY = ("cifar2", "cifar4")
+HARD = ("cifar6", "cifar8", "cifar10")
+VGG16, RESNET, SVHN = "vgg16_cifar10", "resnet_fast_cifar10", "vgg_svhn"
+P2_PROBLEMS = (VGG16, RESNET, SVHN)
+P2_METRICS = ("svcca", "pwcca", "cka", "nbs")
+NO_DATA = "not enough data"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the tables say about one claim for one problem under one metric."""
+
+    claim: str  # C1 .. C17
+    problem: str  # or "all"
+    metric: str  # or "accuracy"
+    verdict: str  # holds | fails | tendency: for | tendency: against | not enough data
+    numbers: dict[str, float]
+    text: str  # one sentence
+    where: str  # in the papers
+
+
+@dataclass(frozen=True)
+class Part:
+    """One condition of a claim, and the numbers it was decided by."""
+
+    says: str
+    ok: bool
+    numbers: dict[str, float]
+
+
+class Absent(Exception):
+    """Something that a claim is about is not in the tables."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """One problem under one metric."""
+
+    levels: pd.DataFrame  # layers, input to output × iterations
+    kinds: pd.Series  # by layer
+    runs: pd.DataFrame  # the rows of `similarities` behind the levels
+
+    @property
+    def hidden(self) -> pd.DataFrame:
+        return self.levels[self.kinds != "out"]
+
+    @property
+    def profile(self) -> pd.Series:
+        return self.hidden.mean(axis=1)
+
+    @property
+    def output(self) -> pd.Series:
+        outputs = self.levels[self.kinds == "out"]
+        if outputs.empty:
+            raise Absent("the output layer")
+        return outputs.iloc[0]
+
+    @property
+    def lowest(self) -> str:
+        """The hidden layer where the profile is lowest."""
+        return str(self.profile.idxmin())
+
+    @property
+    def lowest_at(self) -> int:
+        return self.at(self.lowest)
+
+    def at(self, layer: str) -> int:
+        """Place among the layers compared, from 0."""
+        return int(self.levels.index.get_loc(layer))
+
+    def block(self, *numbers: int) -> list[str]:
+        """The hidden layers of these blocks. Absent: one of them has none."""
+        blocks = {layer: block_of(layer) for layer in self.hidden.index}
+        lacking = set(numbers) - set(blocks.values())
+        if lacking:
+            raise Absent(f"block {min(lacking)}")
+        return [layer for layer, number in blocks.items() if number in numbers]
+
+    def spread(self, layers: Iterable[str]) -> float:
+        """Median over `layers` of the range of levels over iterations."""
+        rows = self.levels.loc[list(layers)]
+        return float((rows.max(axis=1) - rows.min(axis=1)).median())
+
+
+class Evidence:
+    """The tables as one claim sees them, and how much of a study lies behind what it has seen."""
+
+    def __init__(self, tables: Tables, statistic: str) -> None:
+        self.tables = tables
+        self.statistic = statistic
+        self.full = True  # enough for more than a tendency
+        self.extent: dict[str, float] = {}  # runs and iterations of the smallest study seen
+
+    def study(self, problem: str, metric: str) -> Study:
+        """Absent: in no iteration has every layer a value."""
+        every, of = self.tables.summary, self.tables.similarities
+        rows = every[(every["problem"] == problem) & (every["metric"] == metric)].sort_values(["position", "iteration"])
+        kinds = rows.drop_duplicates("layer").set_index("layer")["kind"]
+        levels = rows.pivot(index="layer", columns="iteration", values=self.statistic).loc[kinds.index].dropna(axis=1)
+        if levels.empty:
+            raise Absent(f"an iteration of {problem} in which every layer has {metric}")
+        used = levels.columns
+        self._weigh(problem, rows[rows["iteration"].isin(used)].groupby("iteration")["count"].min())
+        runs = of[(of["problem"] == problem) & (of["metric"] == metric) & of["iteration"].isin(used)]
+        return Study(levels, kinds, runs)
+
+    def accuracy(self, problem: str) -> pd.DataFrame:
+        """Rows of the accuracy table, iteration 0 first. Absent: no complete network, or nothing pruned."""
+        every = self.tables.accuracy
+        rows = every[every["problem"] == problem].set_index("iteration")
+        if 0 not in rows.index or len(rows) < 2 or rows[self.statistic].isna().any():
+            raise Absent(f"accuracy of {problem}, complete and pruned")
+        self._weigh(problem, rows["count"].drop(0))
+        return rows
+
+    def _weigh(self, problem: str, runs_by_iteration: pd.Series) -> None:
+        reduced = self.tables.networks.loc[self.tables.networks["problem"] == problem, "reduced"]
+        enough = (runs_by_iteration >= T.runs).sum() >= T.iterations
+        self.full = self.full and bool(enough) and len(reduced) > 0 and not reduced.any()
+        seen = {"runs": float(runs_by_iteration.min()), "iterations": float(len(runs_by_iteration))}
+        self.extent = {name: min(number, self.extent.get(name, number)) for name, number in seen.items()}
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A claim and the (problem, metric) pairs it is judged for."""
+
+    name: str
+    where: str
+    statistic: str  # median (P1) | mean (P2)
+    cases: Callable[[Tables], list[tuple[str, str]]]
+    judge: Callable[[Evidence, str, str], list[Part]]
+
+
+def block_of(layer: str) -> int | None:
+    """The block a layer's name puts it in: conv3_1, pool3, l3_res1 -> 3; prep, fc1, out and the last pool -> None."""
+    match = re.match(r"(?:conv|pool|l)(\d+)", layer)
+    return int(match[1]) if match else None
+
+
+def spearman(x: npt.ArrayLike, y: npt.ArrayLike) -> float:
+    """Rank correlation, ties at their mean rank; NaN if either side is constant."""
+    ranks = np.array([rankdata(x), rankdata(y)])
+    if (np.ptp(ranks, axis=1) == 0).any():
+        return math.nan
+    return float(np.corrcoef(ranks)[0, 1])

@@ -1,0 +1,303 @@
+"""The papers' figures. Each function takes a table of `distsim.results.tables` and returns a Figure.
+
+Nothing is computed here.
+
+"P1" is the ICPRAM 2020 paper, "P2" its 2021 extension. Figures are built with matplotlib's object interface: no pyplot,
+no window, and whatever the user's matplotlibrc says, the same picture.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import BoundaryNorm, ListedColormap
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+
+from distsim.plotting import SHADES, drawn
+from distsim.problems import PROBLEMS
+from distsim.results.tables import Tables, chance_level
+
+METRIC_NAMES = {
+    "mean_cca": "mean CCA",
+    "svcca": "mean SVCCA",
+    "pwcca": "PWCCA",
+    "cka": "CKA",
+    "nbs": "NBS",
+    "cosine": "cosine",
+}
+PANEL_METRICS = ("svcca", "pwcca", "cka", "nbs")
+OUTPUT_METRICS = (*PANEL_METRICS, "cosine")
+
+
+# Okabe & Ito's palette, told apart without colour vision; the markers say the same once more
+METRIC_LOOKS = {
+    "svcca": ("#0072B2", "o"),
+    "pwcca": ("#56B4E9", "s"),
+    "cka": ("#D55E00", "^"),
+    "nbs": ("#E69F00", "D"),
+    "cosine": ("#009E73", "v"),
+}
+ACCURACY_COLOUR = "#0072B2"
+
+
+@drawn
+def accuracy_median(accuracy: pd.DataFrame) -> Figure:
+    """P1 Fig. 1: median test accuracy against remaining parameters, one panel per problem; band: 25–75 % of runs."""
+    return _accuracy_figure(accuracy, "median", lambda rows: (rows["q25"], rows["q75"]), "25–75 %")
+
+
+@drawn
+def accuracy_mean(accuracy: pd.DataFrame) -> Figure:
+    """P2 Fig. 4: mean test accuracy ± 2 sd against remaining parameters; dotted: the complete network."""
+
+    def two_sd(rows: pd.DataFrame) -> tuple[pd.Series, pd.Series]:
+        return rows["mean"] - 2 * rows["sd"], rows["mean"] + 2 * rows["sd"]
+
+    return _accuracy_figure(accuracy, "mean", two_sd, "± 2 sd", dotted=True)
+
+
+@drawn
+def similarity_by_layer(
+    summary: pd.DataFrame,
+    metric: str = "svcca",
+    statistic: str = "median",
+    include_output: bool = False,
+    bands: bool = False,
+    chance: pd.DataFrame | None = None,
+) -> Figure:
+    """P1 Fig. 2: similarity per layer, input to output, one line per IMP iteration, one panel per problem.
+
+    chance : distsim.results.tables.chance_level, drawn as a grey band where the axis reaches down to it
+    """
+    rows = summary[(summary["metric"] == metric) & (include_output | (summary["kind"] != "out"))]
+    problems = _in_order(rows["problem"])
+    layers = max(rows.groupby("problem")["layer"].nunique(), default=0)
+    figure, panels = _grid(len(problems), width=_layer_width(layers), height=3.0, sharey=True)
+    last = int(rows["iteration"].max())
+    for panel, problem in zip(panels, problems, strict=True):
+        of_problem = rows[rows["problem"] == problem]
+        _chance_band(panel, of_problem, chance, metric)
+        _layer_lines(panel, of_problem, statistic, bands, last)
+        panel.set_title(problem)
+    figure.supylabel(f"{METRIC_NAMES[metric]} ({statistic} of runs)")
+    _similarity_limits(panels[0], rows[["q25", statistic] if bands else [statistic]], zoom=True)
+    _iteration_bar(figure, panels, last)
+    return figure
+
+
+@drawn
+def similarity_panels(
+    summary: pd.DataFrame,
+    problem: str,
+    metrics: Sequence[str] = PANEL_METRICS,
+    bands: bool = False,
+    chance: pd.DataFrame | None = None,
+    title: str = "",
+) -> Figure:
+    """P2 Fig. 5–7: mean similarity per layer, output included, one line per IMP iteration, one panel per metric.
+
+    chance : distsim.results.tables.chance_level, drawn as a grey band
+    """
+    rows = summary[(summary["problem"] == problem) & summary["metric"].isin(metrics)]
+    width = _layer_width(rows["layer"].nunique())
+    figure, panels = _grid(len(metrics), width, height=2.5, columns=2, sharex=True, sharey=True)
+    last = int(rows["iteration"].max())
+    for panel, metric in zip(panels, metrics, strict=True):
+        of_metric = rows[rows["metric"] == metric]
+        _chance_band(panel, of_metric, chance, metric)
+        _layer_lines(panel, of_metric, "mean", bands, last)
+        panel.set_ylabel(METRIC_NAMES[metric])
+    _similarity_limits(panels[0], rows[["mean"]])
+    _iteration_bar(figure, panels, last)
+    by_chance = "; grey: by chance" if chance is not None and problem in set(chance["problem"]) else ""
+    figure.suptitle(title or f"{problem}: mean of runs{by_chance}", fontsize=10)
+    return figure
+
+
+@drawn
+def iteration_maps(pairs: pd.DataFrame, problem: str, metric: str) -> Figure:
+    """Similarity of iteration to iteration, median of runs, one map per layer; iteration 0 is the complete network.
+
+    pairs : rows with iteration_a, iteration_b, layer, position, metric and value, of equal runs
+    """
+    rows = pairs[pairs["metric"] == metric]
+    layers = rows.drop_duplicates("layer").sort_values("position")["layer"]
+    medians = rows.groupby(["layer", "iteration_a", "iteration_b"])["value"].median()
+    shown = sorted({int(iteration) for name in ("iteration_a", "iteration_b") for iteration in rows[name]})
+    low, high = min(medians.min(), 1.0), max(medians.max(), 1.0)
+    figure, panels = _grid(len(layers), width=2.2, height=2.3, columns=4, sharex=True, sharey=True)
+    for panel, layer in zip(panels, layers, strict=True):
+        matrix = np.full((len(shown), len(shown)), np.nan)
+        for (a, b), value in medians[layer].items():
+            i, j = shown.index(int(a)), shown.index(int(b))
+            matrix[i, j] = matrix[j, i] = value
+        panel.set_facecolor("0.88")
+        image = panel.imshow(matrix, cmap=SHADES, vmin=low, vmax=high, origin="lower")
+        panel.grid(visible=False)
+        panel.set_title(layer)
+        ticks = [at for at, iteration in enumerate(shown) if len(shown) <= 8 or iteration % 5 == 0]
+        panel.set_xticks(ticks, [str(shown[at]) for at in ticks])
+        panel.set_yticks(ticks, [str(shown[at]) for at in ticks])
+    figure.supxlabel("IMP iteration")
+    figure.supylabel("IMP iteration")
+    figure.suptitle(f"{problem}: iteration to iteration, median of runs", fontsize=10)
+    figure.colorbar(image, ax=panels, label=METRIC_NAMES.get(metric, metric), pad=0.02)
+    return figure
+
+
+@drawn
+def output_layer(summary: pd.DataFrame, problem: str) -> Figure:
+    """P2 Fig. 8: similarity of the output layer against IMP iteration, one line per metric; band: mean ± sd."""
+    rows = summary[(summary["problem"] == problem) & (summary["kind"] == "out") & summary["metric"].isin(METRIC_NAMES)]
+    figure, (panel,) = _grid(1, width=5.2, height=3.4)
+    for metric, (colour, marker) in METRIC_LOOKS.items():
+        of_metric = rows[rows["metric"] == metric].set_index("iteration")
+        if of_metric.empty:
+            continue
+        of_metric = of_metric.reindex(range(of_metric.index.min(), of_metric.index.max() + 1))  # gaps stay gaps
+        mean, sd = of_metric["mean"], of_metric["sd"]
+        panel.fill_between(mean.index, mean - sd, mean + sd, color=colour, alpha=0.15, linewidth=0)
+        panel.plot(mean.index, mean, color=colour, marker=marker, label=METRIC_NAMES[metric])
+    panel.set(title=f"{problem}: output layer", xlabel="IMP iteration", ylabel="similarity (mean ± sd of runs)")
+    panel.xaxis.set_major_locator(FixedLocator(_iteration_ticks(int(rows["iteration"].max()))))
+    _similarity_limits(panel, (rows["mean"] - rows["sd"].fillna(0)).to_frame(), zoom=True)
+    figure.legend(loc="outside right center")
+    return figure
+
+
+def draw_all(tables: Tables) -> dict[str, Figure]:
+    """Every figure that the tables hold values for, by file name."""
+    figures: dict[str, Figure] = {}
+    if len(tables.accuracy):
+        figures["fig1_accuracy_median"] = accuracy_median(tables.accuracy)
+        figures["fig4_accuracy_mean"] = accuracy_mean(tables.accuracy)
+    summary, chance = tables.summary, chance_level(tables.chance)
+    if "svcca" in set(summary["metric"]):
+        figures["fig2_svcca_by_layer"] = similarity_by_layer(summary, chance=chance)
+    for problem in _in_order(summary["problem"]):
+        present = summary[summary["problem"] == problem]
+        metrics = [metric for metric in PANEL_METRICS if metric in set(present["metric"])]
+        if metrics:
+            figures[f"fig5_similarity_{problem}"] = similarity_panels(summary, problem, metrics, chance=chance)
+        if len(present[(present["kind"] == "out") & present["metric"].isin(OUTPUT_METRICS)]):
+            figures[f"fig8_output_{problem}"] = output_layer(summary, problem)
+    return dict(sorted(figures.items()))
+
+
+def _accuracy_figure(
+    accuracy: pd.DataFrame,
+    statistic: str,
+    band: Callable[[pd.DataFrame], tuple[pd.Series, pd.Series]],
+    band_name: str,
+    dotted: bool = False,
+) -> Figure:
+    problems = _in_order(accuracy["problem"])
+    figure, panels = _grid(len(problems), width=3.6 if len(problems) > 1 else 5.0, height=2.8)
+    for panel, problem in zip(panels, problems, strict=True):
+        rows = accuracy[accuracy["problem"] == problem]
+        low, high = band(rows)
+        panel.fill_between(rows["remaining"], low, high, color=ACCURACY_COLOUR, alpha=0.2, linewidth=0, label=band_name)
+        panel.plot(rows["remaining"], rows[statistic], "o-", color=ACCURACY_COLOUR, label=f"{statistic} of runs")
+        complete = rows[rows["iteration"] == 0]
+        if dotted and len(complete):
+            panel.axhline(complete[statistic].iloc[0], color="0.3", linestyle=":", linewidth=1.2, zorder=1.5)
+        (marked,) = panel.plot(complete["remaining"], complete[statistic], "D", color="0.3", label="complete network")
+        marked.set(markersize=6, markerfacecolor="white", markeredgewidth=1.4, zorder=4)
+        marked.set_linestyle(":" if dotted else "none")
+        panel.set(title=problem, xlabel="remaining parameters")
+        panel.yaxis.set_major_locator(MaxNLocator(6))
+        _remaining_axis(panel, rows["remaining"])
+    figure.supylabel(f"test accuracy ({statistic} of runs)")
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3)
+    return figure
+
+
+def _layer_lines(panel: Axes, rows: pd.DataFrame, statistic: str, bands: bool, last: int) -> None:
+    """One line per iteration over the layers in their order. A missing value interrupts its line."""
+    layers = rows.drop_duplicates("layer").sort_values("position")["layer"]
+    for iteration, of_iteration in rows.groupby("iteration"):
+        colour = SHADES((iteration - 1) / max(last - 1, 1))
+        at_layer = of_iteration.set_index("layer").reindex(layers)
+        if bands:
+            panel.fill_between(
+                range(len(layers)), at_layer["q25"], at_layer["q75"], color=colour, alpha=0.2, linewidth=0
+            )
+        panel.plot(range(len(layers)), at_layer[statistic], color=colour, marker="o", markersize=2.2, linewidth=1.1)
+    panel.set_xticks(range(len(layers)), layers, rotation=90)
+    panel.grid(visible=False, axis="x")
+
+
+def _chance_band(panel: Axes, rows: pd.DataFrame, chance: pd.DataFrame | None, metric: str) -> None:
+    """From the smallest to the largest similarity that permuted examples gave."""
+    if chance is None or rows.empty:
+        return
+    layers = rows.drop_duplicates("layer").sort_values("position")["layer"]
+    of_metric = chance[(chance["metric"] == metric) & (chance["problem"] == rows["problem"].iloc[0])]
+    levels = of_metric.set_index("layer").reindex(layers)
+    panel.fill_between(range(len(layers)), levels["low"], levels["high"], color="0.75", linewidth=2.0, zorder=0.5)
+
+
+def _iteration_bar(figure: Figure, panels: Sequence[Axes], last: int) -> None:
+    """The colour bar of the lines: one step per iteration."""
+    colours = ListedColormap([SHADES(at / max(last - 1, 1)) for at in range(last)])
+    steps = ScalarMappable(BoundaryNorm(np.arange(0.5, last + 1), last), colours)
+    rows = len({round(panel.get_position().y0, 6) for panel in panels})
+    ticks = _iteration_ticks(last)
+    bar = figure.colorbar(steps, ax=list(panels), ticks=ticks, label="IMP iteration", aspect=25 * rows, pad=0.02)
+    bar.ax.minorticks_off()
+    bar.ax.grid(visible=False)
+
+
+def _iteration_ticks(last: int) -> list[int]:
+    """Every iteration if they are few, else 1, 5, 10, ..."""
+    return list(range(1, last + 1)) if last <= 8 else [1, *range(5, last + 1, 5 * math.ceil(last / 40))]
+
+
+def _similarity_limits(panel: Axes, values: pd.DataFrame, zoom: bool = False) -> None:
+    """0 to 1; from the tenth below the smallest value if that is negative, or high and `zoom` allows it."""
+    smallest = values.min(axis=None)  # NaN, if all are missing, is neither
+    low = math.floor(smallest * 10) / 10 if smallest < 0 or (zoom and smallest >= 0.5) else 0.0
+    margin = 0.02 * (1 - low)  # so that a line at 1 is not cut
+    panel.set_ylim(low - margin if low == 0 else low, 1 + margin)
+
+
+def _remaining_axis(panel: Axes, remaining: pd.Series) -> None:
+    """Logarithmic, from the complete network on the left to the sparsest on the right, with plain ticks."""
+    panel.set_xscale("log")
+    sparsest = min(remaining.min(), 0.9)
+    panel.set_xlim(1.12, sparsest / 1.12)
+    decades = range(math.floor(math.log10(sparsest)), 1)
+    steps = (1, 2, 5) if sparsest < 0.08 else (1, 2, 3, 5, 7) if sparsest < 0.3 else range(1, 10)
+    ticks = [step * 10.0**decade for decade in decades for step in steps if sparsest / 1.1 <= step * 10.0**decade <= 1]
+    panel.xaxis.set_major_locator(FixedLocator(ticks))
+    panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    panel.xaxis.set_minor_locator(NullLocator())
+
+
+def _grid(
+    count: int, width: float, height: float, columns: int = 3, sharex: bool = False, sharey: bool = False
+) -> tuple[Figure, list[Axes]]:
+    """`count` panels of `width` × `height` inches, left to right, top to bottom."""
+    columns = min(columns, count) if count != 4 else 2
+    rows = math.ceil(count / columns)
+    figure = Figure(figsize=(columns * width + 0.6, rows * height + 0.3), layout="constrained")
+    axes = figure.subplots(rows, columns, sharex=sharex, sharey=sharey, squeeze=False).ravel()
+    for unused in axes[count:]:
+        unused.remove()
+    return figure, list(axes[:count])
+
+
+def _layer_width(layers: int) -> float:
+    """Inches of a panel whose ticks are layer names."""
+    return max(3.4, 1.0 + 0.19 * layers)
+
+
+def _in_order(problems: Iterable[str]) -> list[str]:
+    """Each once: the papers' problems in the papers' order, then the others by name."""
+    present = set(problems)
+    return [name for name in PROBLEMS if name in present] + sorted(present - PROBLEMS.keys())

@@ -1,0 +1,146 @@
+"""The tables and figures of networks that were compared with each other."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from distsim import plotting
+from distsim.models import Layer
+from distsim.results import figures
+from distsim.results.tables import SIMILARITY_COLUMNS, summarise, to_csv_bytes, to_parquet_bytes
+from distsim.store import Mark, NetworkId, Pair, SweepStore, network_order
+from distsim.store.commits import MARK
+
+FOLDER = "pair_results"
+Found = dict[tuple[NetworkId, NetworkId, str], dict[str, Any]]  # (a, b, layer) -> metric -> result
+KEYS = ("run_a", "iteration_a", "run_b", "iteration_b")
+
+
+def write_results(store: SweepStore, layers: Sequence[Layer]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Put tables and figures of every pair that is compared into the store's `pair_results/`; gives the tables back.
+
+    pairs  one row per pair, layer and metric: value, rows, columns, ranks, dead channels, warning, reason if missing
+    masks  one row per pair and pruned parameter, and one for all ("all"): alive in both, in either, and their quotient
+    """
+    inputs = {path: mark.digest for path, mark in store.pair_marks().items()}
+    there = found_in(store)
+    positions = {layer.name: (place, layer.kind) for place, layer in enumerate(layers)}
+    rows = []
+    for (a, b, layer), results in there.items():
+        for metric, result in results.items():
+            place, kind = positions[layer]
+            start = {"problem": store.problem} | _named(a, b)
+            rows.append(start | {"position": place, "layer": layer, "kind": kind, "metric": metric} | result)
+    masks = list(
+        _mask_rows(store, sorted({(a, b) for a, b, _ in there}, key=lambda pair: tuple(map(network_order, pair))))
+    )
+    tables = _frame(rows, ["position", "metric"]), _frame(masks, ["place"])
+    files: dict[str, bytes] = {}
+    for name, table in zip(("pairs", "masks"), tables, strict=True):
+        files |= {f"{name}.csv": to_csv_bytes(table), f"{name}.parquet": to_parquet_bytes(table)}
+    for name, figure in _figures(store.problem, tables[0]).items():
+        files |= {f"{name}.{format}": plotting.render(figure, format) for format in plotting.FORMATS}
+    _replace(store, files, inputs)
+    return tables
+
+
+def _replace(store: SweepStore, files: dict[str, bytes], inputs: dict[str, str]) -> None:
+    """Put new files in place of the old ones, with a mark that says what they are and from which tiles they come."""
+    store.storage.delete([f"{FOLDER}/{MARK}"])
+    for name, content in files.items():
+        store.storage.put(f"{FOLDER}/{name}", content)
+    objects = {name: (len(content), hashlib.sha256(content).hexdigest()) for name, content in files.items()}
+    store.storage.put(f"{FOLDER}/{MARK}", Mark(attempt="", objects=objects, values={"inputs": inputs}).encode())
+
+
+def _figures(problem: str, pairs: pd.DataFrame) -> dict[str, Any]:
+    """Runs at equal iteration as lines over the layers; iterations against iterations as maps, by metric."""
+    drawn: dict[str, Any] = {}
+    if pairs.empty:
+        return drawn
+    apart = pairs[(pairs["iteration_a"] == pairs["iteration_b"]) & (pairs["run_a"] != pairs["run_b"])]
+    if len(apart):
+        rows = apart.assign(iteration=apart["iteration_a"].astype("int64"), remaining=np.nan)
+        shown = [name for name in figures.PANEL_METRICS if name in set(rows["metric"])]
+        if shown:
+            drawn["runs"] = figures.similarity_panels(
+                summarise(rows), problem, shown, bands=True, title=f"{problem}: pairs of runs, mean and 25–75 %"
+            )
+    same = pairs[pairs["run_a"].isna() | (pairs["run_a"] == pairs["run_b"])]
+    if len(set(zip(same["iteration_a"], same["iteration_b"], strict=True))) > 1 and same["iteration_a"].nunique() > 1:
+        for metric in figures.PANEL_METRICS:
+            if metric in set(same["metric"]):
+                drawn[f"iterations_{metric}"] = figures.iteration_maps(same, problem, metric)
+    return drawn
+
+
+def as_text(pairs: pd.DataFrame) -> str:
+    """Quartiles of each metric over pairs and layers, for a terminal."""
+    lines = [f"{'metric':20}  values  missing     q25  median     q75"]
+    for metric, rows in pairs.groupby("metric", sort=False):
+        low, middle, high = rows["value"].quantile([0.25, 0.5, 0.75])
+        missing = int(rows["value"].isna().sum())
+        lines.append(f"{metric:20}  {len(rows):6d}  {missing:7d}  {low:6.3f}  {middle:6.3f}  {high:6.3f}")
+    return "\n".join(lines)
+
+
+def _frame(rows: list[dict[str, Any]], last: list[str]) -> pd.DataFrame:
+    if not rows:
+        return pd.DataFrame()
+    table = pd.DataFrame.from_records(rows).astype(dict.fromkeys(KEYS, "Int64"))
+    if "value" in table:
+        table["value"] = table["value"].astype("float64")  # None is NaN
+        table = table[["problem", *KEYS, *(name for name in SIMILARITY_COLUMNS if name in table and name != "problem")]]
+    return table.sort_values([*KEYS, *last], kind="stable", na_position="first").reset_index(drop=True)
+
+
+def _named(a: NetworkId, b: NetworkId) -> dict[str, Any]:
+    (run_a, iteration_a), (run_b, iteration_b) = ((None, 0) if one is None else one for one in (a, b))
+    return {"run_a": run_a, "iteration_a": iteration_a, "run_b": run_b, "iteration_b": iteration_b}
+
+
+def _mask_rows(store: SweepStore, pairs: Sequence[Pair]) -> Iterator[dict[str, Any]]:
+    masks = {network: _masks(store, network) for network in {one for pair in pairs for one in pair}}
+    for a, b in pairs:
+        both, either = 0, 0
+        names = sorted(masks[a])
+        for place, name in enumerate([*names, "all"]):
+            if name != "all":
+                x, y = masks[a][name], masks[b][name]
+                counts = _ones(x & y), _ones(x | y)
+                both, either = both + counts[0], either + counts[1]
+            else:
+                counts = both, either
+            row = {"problem": store.problem} | _named(a, b) | {"place": place, "parameter": name}
+            yield row | {"both": counts[0], "either": counts[1], "jaccard": jaccard(*counts)}
+
+
+def _masks(store: SweepStore, network: NetworkId) -> dict[str, NDArray[np.uint8]]:
+    return {name: np.packbits(mask.numpy().astype(bool)) for name, mask in store.load_masks(network).items()}
+
+
+def _ones(bits: NDArray[np.uint8]) -> int:
+    return int(np.bitwise_count(bits).sum(dtype=np.int64))
+
+
+def jaccard(both: int, either: int) -> float:
+    """|A ∩ B| / |A ∪ B|; NaN where nothing is alive in either."""
+    return both / either if either else float("nan")
+
+
+def found_in(store: SweepStore) -> Found:
+    """What is compared already; of what was computed twice, the first."""
+    found: Found = {}
+    for mark in store.pair_marks().values():
+        for a, b, results in mark.values["pairs"]:
+            for metric, result in results.items():
+                found.setdefault((_id(a), _id(b), mark.values["layer"]), {}).setdefault(metric, result)
+    return found
+
+
+def _id(network: Any) -> NetworkId:
+    return None if network is None else (int(network[0]), int(network[1]))

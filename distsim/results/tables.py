@@ -1,0 +1,251 @@
+"""The tables of a study: values as they were measured, and what the runs say together.
+
+    similarities   one row per (problem, run, iteration, layer, metric)
+    networks       one row per trained network; the complete one is iteration 0 of no run
+    summary        similarities over runs: one row per (problem, metric, layer, iteration)
+    accuracy       test accuracy over runs: one row per (problem, iteration)
+    chance         similarities with the pruned network's examples permuted: what comes by chance
+
+A value that could not be computed is NaN from end to end: it is counted (`missing`), never filled in.
+"""
+
+import io
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from distsim.metrics.registry import METRICS
+from distsim.seeds import numpy_stream
+
+SIMILARITY_COLUMNS = {
+    "problem": "str",
+    "run": "int64",
+    "iteration": "int64",  # from 1
+    "remaining": "float64",  # alive / all parameters
+    "remaining_pool": "float64",  # alive / prunable parameters
+    "position": "int64",  # of the layer, input to output, from 0
+    "layer": "str",
+    "kind": "str",  # conv | conv_res | pool | add | fc | out
+    "metric": "str",
+    "value": "float64",  # NaN: missing
+    "n": "int64",  # rows the metric saw
+    "columns_x": "int64",  # x is the complete network, y the pruned one
+    "columns_y": "int64",
+    "n_per_p": "float64",  # rows / columns of the wider side
+    "warning": "str",  # what to keep in mind of the value; "" if nothing
+    "rank_x": "int64",
+    "rank_y": "int64",
+    "dead_x": "int64",
+    "dead_y": "int64",
+    "reason": "str",  # why the value is missing; "" if it is not
+}
+NETWORK_COLUMNS = {
+    "problem": "str",
+    "run": "Int64",  # <NA>: the complete network
+    "iteration": "int64",  # 0: the complete network
+    "remaining": "float64",
+    "remaining_pool": "float64",
+    "accuracy": "float64",  # on the test set, 0..1
+    "loss": "float64",
+    "epochs": "int64",  # trained
+    "reduced": "bool",
+}
+CHANCE_COLUMNS = {
+    "problem": "str",
+    "run": "int64",
+    "iteration": "int64",
+    "position": "int64",
+    "layer": "str",
+    "kind": "str",
+    "metric": "str",
+    "permutation": "int64",  # of the pruned network's examples, from 0; the same for all networks
+    "value": "float64",
+    "reason": "str",
+}
+STATISTICS = {
+    "remaining": "float64",  # median
+    "count": "int64",  # values that the statistics rest on
+    "missing": "int64",
+    "mean": "float64",
+    "sd": "float64",  # n - 1 in the denominator; NaN if count < 2
+    "median": "float64",
+    "q05": "float64",
+    "q25": "float64",
+    "q75": "float64",
+    "q95": "float64",
+    "ci_low": "float64",  # of the median; NaN if count < 2, for one run says nothing about its spread
+    "ci_high": "float64",
+}
+SUMMARY_COLUMNS = {
+    "problem": "str",
+    "metric": "str",
+    "layer": "str",
+    "kind": "str",
+    "position": "int64",
+    "iteration": "int64",
+    **STATISTICS,
+}
+ACCURACY_COLUMNS = {"problem": "str", "iteration": "int64", **STATISTICS}
+QUANTILES = (0.05, 0.25, 0.75, 0.95)
+RESAMPLES = 1000  # of the bootstrap
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Tables:
+    """Everything that figures and claims are made from."""
+
+    similarities: pd.DataFrame
+    networks: pd.DataFrame
+    summary: pd.DataFrame
+    accuracy: pd.DataFrame
+    chance: pd.DataFrame = field(default_factory=lambda: _frame([], CHANCE_COLUMNS))
+
+    @classmethod
+    def of(
+        cls,
+        similarities: pd.DataFrame,
+        networks: pd.DataFrame,
+        seed: int = 0,
+        chance: pd.DataFrame | None = None,
+    ) -> "Tables":
+        """The measured tables with the summaries."""
+        summaries = summarise(similarities, seed), summarise_accuracy(networks, seed)
+        return cls(similarities, networks, *summaries, chance_table([]) if chance is None else chance)
+
+
+def long_table(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+    """The similarities: columns, dtypes and order fixed, whatever the order of the rows.
+
+    ValueError: a row lacks or adds a column, a metric is unknown, a (problem, run, iteration, layer, metric) repeats.
+    """
+    frame = _frame(rows, SIMILARITY_COLUMNS)
+    _check_unique(frame, ["problem", "run", "iteration", "layer", "metric"])
+    return _sorted(frame, ["problem", "run", "iteration", "position", "metric"])
+
+
+def network_table(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+    """The networks, the complete one first in its problem. ValueError as in `long_table`."""
+    frame = _frame(rows, NETWORK_COLUMNS)
+    _check_unique(frame, ["problem", "run", "iteration"])
+    return _sorted(frame, ["problem", "run", "iteration"])
+
+
+def chance_table(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+    """Similarities that came by chance. ValueError as in `long_table`."""
+    frame = _frame(rows, CHANCE_COLUMNS)
+    keys = ["problem", "run", "iteration", "layer", "metric", "permutation"]
+    _check_unique(frame, keys)
+    return _sorted(frame, ["problem", "run", "iteration", "position", "metric", "permutation"])
+
+
+def chance_level(chance: pd.DataFrame) -> pd.DataFrame:
+    """Smallest, median and largest similarity by chance, one row per (problem, metric, layer)."""
+    keys = ["problem", "metric", "layer"]
+    levels = chance.groupby(keys, sort=False)["value"].agg(low="min", median="median", high="max").reset_index()
+    return levels.merge(chance[[*keys, "position"]].drop_duplicates(), on=keys)
+
+
+def summarise(similarities: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
+    """Statistics over runs, one row per (problem, metric, layer, iteration).
+
+    Each group draws its bootstrap from a stream of its own, so neither other groups nor the rows' order change it.
+    """
+    keys = ["problem", "metric", "layer", "iteration"]
+    rows = []
+    for (problem, metric, layer, iteration), group in similarities.groupby(keys, sort=False):
+        rng = numpy_stream(seed, "bootstrap", problem, metric, layer, int(iteration))
+        named = dict(zip(keys, (problem, metric, layer, iteration), strict=True))
+        placed = {"kind": group["kind"].iloc[0], "position": group["position"].iloc[0]}
+        rows.append(named | placed | _statistics(group["value"], group["remaining"], rng))
+    return _sorted(_frame(rows, SUMMARY_COLUMNS), ["problem", "metric", "position", "iteration"])
+
+
+def summarise_accuracy(networks: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
+    """Statistics of the test accuracy over runs, one row per (problem, iteration); iteration 0 is one network."""
+    rows = []
+    for (problem, iteration), group in networks.groupby(["problem", "iteration"], sort=False):
+        rng = numpy_stream(seed, "bootstrap", problem, "accuracy", int(iteration))
+        named = {"problem": problem, "iteration": iteration}
+        rows.append(named | _statistics(group["accuracy"], group["remaining"], rng))
+    return _sorted(_frame(rows, ACCURACY_COLUMNS), ["problem", "iteration"])
+
+
+def to_csv_bytes(frame: pd.DataFrame) -> bytes:
+    """UTF-8 CSV: floats in their shortest exact form, missing values empty, lines end in a line feed."""
+    return bytes(frame.to_csv(index=False, lineterminator="\n").encode())
+
+
+def to_parquet_bytes(frame: pd.DataFrame) -> bytes:
+    """Parquet, equal bytes for equal tables. Pandas' own metadata, which names its version, is left out: that a column
+    of integers may be missing (Int64) is said by the field being nullable instead."""
+    table = pa.Table.from_pandas(frame, preserve_index=False)
+    plain_integer = {name for name, dtype in frame.dtypes.items() if dtype == np.dtype("int64")}
+    schema = pa.schema([field.with_nullable(field.name not in plain_integer) for field in table.schema])
+    sink = io.BytesIO()
+    pq.write_table(table.cast(schema), sink, compression="zstd")
+    return sink.getvalue()
+
+
+def read_parquet_bytes(data: bytes) -> pd.DataFrame:
+    """The table that `to_parquet_bytes` wrote, dtypes and missing values included."""
+    table = pq.read_table(io.BytesIO(data))
+    frame = table.to_pandas(integer_object_nulls=True)  # not through float, which is inexact above 2**53
+    nullable = [field.name for field in table.schema if field.nullable and pa.types.is_int64(field.type)]
+    return frame.astype(dict.fromkeys(nullable, "Int64"))
+
+
+def _frame(rows: Iterable[Mapping[str, Any]], columns: dict[str, str]) -> pd.DataFrame:
+    records = []
+    for row in rows:
+        if row.keys() != columns.keys():
+            missing, unknown = columns.keys() - row.keys(), row.keys() - columns.keys()
+            raise ValueError(f"row: lacks the columns {sorted(missing)} and adds {sorted(unknown)}: {dict(row)}")
+        records.append(row)
+    return pd.DataFrame.from_records(records, columns=list(columns)).astype(columns)
+
+
+def _check_unique(frame: pd.DataFrame, keys: list[str]) -> None:
+    repeated = frame[frame.duplicated(keys)]
+    if len(repeated):
+        example = ", ".join(f"{key} {repeated[key].iloc[0]}" for key in keys)
+        raise ValueError(f"{len(repeated)} rows are duplicates, the first of {example}")
+
+
+def _sorted(frame: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
+    """By `keys`, missing first, metrics in the order of the registry."""
+    rank: dict[str, int] = {}
+    if "metric" in frame:
+        names = list(METRICS) + sorted(set(frame["metric"]) - set(METRICS))  # one's own, from a script, come last
+        rank = {name: at for at, name in enumerate(names)}
+    by_rank = frame.assign(metric=frame["metric"].map(rank)) if "metric" in frame else frame
+    order = by_rank.reset_index(drop=True).sort_values(keys, kind="stable", na_position="first").index
+    return frame.iloc[order].reset_index(drop=True)
+
+
+def _statistics(values: pd.Series, remaining: pd.Series, rng: np.random.Generator) -> dict[str, Any]:
+    present = np.sort(values.dropna().to_numpy(np.float64))  # sorted: the bootstrap must not see the rows' order
+    count = len(present)
+    result = dict.fromkeys(STATISTICS, np.nan)
+    result |= {"remaining": float(np.median(remaining)), "count": count, "missing": len(values) - count}
+    if count:
+        result |= {"mean": present.mean(), "median": np.median(present)}
+        result |= dict(zip(("q05", "q25", "q75", "q95"), np.quantile(present, QUANTILES), strict=True))
+    if count > 1:
+        result["sd"] = present.std(ddof=1)
+        result["ci_low"], result["ci_high"] = _median_interval(present, rng)
+    return result
+
+
+def _median_interval(values: npt.NDArray[np.float64], rng: np.random.Generator) -> tuple[float, float]:
+    """Percentile bootstrap (Efron 1979): the middle `CONFIDENCE` of the medians of resampled runs."""
+    drawn = rng.integers(len(values), size=(RESAMPLES, len(values)))
+    tail = (1 - CONFIDENCE) / 2
+    low, high = np.quantile(np.median(values[drawn], axis=1), (tail, 1 - tail))
+    return float(low), float(high)

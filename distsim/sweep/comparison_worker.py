@@ -1,0 +1,189 @@
+"""What a worker does that compares networks."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from distsim import trace
+from distsim.activations.layout import chunk_shape
+from distsim.activations.probe import Probe, held, layer_shapes, make_probe
+from distsim.comparison.layer import Reference, compare_pairs
+from distsim.comparison.sides import InMemory, LayerSource
+from distsim.data import Dataset
+from distsim.environment import check_environment, environment, provenance, threads
+from distsim.models import build
+from distsim.seeds import numpy_stream
+from distsim.specs import PERMUTATIONS, Sweep
+from distsim.store import NetworkId, SweepStore, network_label
+from distsim.store.activations import Reader
+from distsim.sweep.failures import attempt
+from distsim.sweep.jobs import Comparison, PairJob
+
+
+class ComparisonWorker:
+    """Compares networks with the complete one, holding the complete network's side of one layer at a time.
+
+    dataset : for activations that are not stored but recomputed (`Extent.activations` is memory)
+    """
+
+    def __init__(
+        self, store: SweepStore, sweep: Sweep, dataset: Dataset | None = None, allow_drift: bool = False
+    ) -> None:
+        self.store, self.sweep, self.dataset, self.allow_drift = store, sweep, dataset, allow_drift
+        self._held: tuple[str, tuple[str, ...]] | None = None
+        self._reference: Reference | None = None
+        self._reference_dtype = ""
+        self._readers: dict[NetworkId, Reader] = {}
+        self._checked = allow_drift
+
+    def compare(self, job: Comparison | PairJob) -> list[str]:
+        """Compute and commit what the job asks for; a sentence for each network that cannot be compared."""
+        if isinstance(job, PairJob):
+            with threads(self.sweep.identity.threads):
+                return attempt(f"{job.problem}, layer {job.layer}", self._compare_pairs, job)
+        failures: list[str] = []
+        with threads(self.sweep.identity.threads):
+            for network, metrics in job.networks:
+                of_complete = f"{job.problem}, complete network, layer {job.layer}"
+                if unusable := attempt(of_complete, self._reference_for, job.layer, metrics):
+                    return failures + unusable
+                label = f"{job.problem}, {network_label(network)}, layer {job.layer}"
+                failures += attempt(label, self._compare, job, network, metrics)
+        return failures
+
+    def _compare(self, job: Comparison, network: NetworkId, metrics: tuple[str, ...]) -> None:
+        started = time.time()
+        with trace.stage("comparison", self.sweep.name, network_label(network), job.layer):
+            reference = self._reference_for(job.layer, metrics)
+            source = self._source(network, job.layer)
+            values = self._by_chance(reference, source) if job.chance else reference.compare(source)
+            self.store.commit_comparison(
+                network,
+                job.layer,
+                values,
+                "chance" if job.chance else "comparison",
+                identity=self.sweep.identity.hash,
+                environment=environment(self.sweep),
+                provenance=provenance(started, time.time())
+                | {"dtype_x": self._reference_dtype, "dtype_y": source.dtype},
+            )
+
+    def _compare_pairs(self, job: PairJob) -> None:
+        started = time.time()
+        self._check_environment()
+        self._reference = None  # its memory is needed
+        with trace.stage("comparison", self.sweep.name, f"{len(job.pairs)} pairs", job.layer):
+            places = {network: place for place, network in enumerate(job.networks)}
+            found = compare_pairs(
+                [self._kept_or_forwarded(network, job.layer) for network in job.networks],
+                [(places[a], places[b]) for a, b in job.pairs],
+                job.metrics,
+                self.sweep.device,
+                self.sweep.identity.comparison,
+            )
+            self.store.commit_pairs(
+                job.layer,
+                {(a, b): found[places[a], places[b]] for a, b in job.pairs},
+                identity=self.sweep.identity.hash,
+                environment=environment(self.sweep),
+                provenance=provenance(started, time.time()),
+            )
+
+    def _kept_or_forwarded(self, network: NetworkId, layer: str) -> LayerSource:
+        """A layer's activations, from the store if they are kept there, else by a forward pass: the same bits."""
+        mark = self.store.activations_mark(network)
+        if mark is None:
+            return self._forwarded(network, layer)
+        return Reader(self.store.storage, self.store.activations_path(network), mark).layer(layer)
+
+    def _check_environment(self) -> None:
+        if not self._checked:
+            mark = self.store.mark(None)
+            if mark is not None:
+                check_environment(self.sweep, mark.environment)
+            self._checked = True
+
+    def _by_chance(self, reference: Reference, source: LayerSource) -> dict[str, dict[str, Any]]:
+        """Metric -> the values for examples in another order, which is the same for all networks."""
+        found = []
+        for number in range(PERMUTATIONS):
+            stream = numpy_stream(self.sweep.identity.seed, "chance", source.name, number)
+            found.append(reference.compare(Permuted(source, stream.permutation(source.shape[0]))))
+        return {
+            name: {"values": [one[name]["value"] for one in found], "reasons": [one[name]["reason"] for one in found]}
+            for name in found[0]
+        }
+
+    def _reference_for(self, layer: str, metrics: tuple[str, ...]) -> Reference:
+        if self._held != (layer, metrics) or self._reference is None:
+            self._reference = None  # let go of the old side before the new one is made
+            self._check_environment()
+            source = self._source(None, layer)
+            self._reference = Reference(source, metrics, self.sweep.device, self.sweep.identity.comparison)
+            self._held, self._reference_dtype = (layer, metrics), source.dtype
+        return self._reference
+
+    def _source(self, network: NetworkId, layer: str) -> LayerSource:
+        """A layer's activations, from the store or by a forward pass."""
+        if self.sweep.extent.activations == "memory":
+            return self._forwarded(network, layer)
+        if network is not None or None not in self._readers:
+            mark = self.store.activations_mark(network)
+            if mark is None:
+                raise FileNotFoundError(f"{self.sweep.name}: no activations of {network_label(network)}")
+            self._readers = {None: self._readers[None]} if None in self._readers else {}
+            self._readers[network] = Reader(self.store.storage, self.store.activations_path(network), mark)
+        return self._readers[network].layer(layer)
+
+    def _forwarded(self, which: NetworkId, name: str) -> LayerSource:
+        identity = self.sweep.identity
+        network = build(identity.problem)
+        network.load_state_dict(self.store.load_network(which).weights)
+        network.to(self.sweep.device)
+        layer = next(layer for layer in network.layers if layer.name == name)
+        shape = layer_shapes(network, identity.problem)[name]
+        label = f"{self.sweep.name}, {network_label(which)}"
+        activations = held(network, self._probe, layer, shape, identity.storage, label)
+        panel_rows = chunk_shape(tuple(activations.shape))[1]
+        array = activations.numpy() if self.sweep.device == "cpu" else activations
+        return InMemory(array, name, layer.kind, rows=panel_rows)
+
+    @cached_property
+    def _probe(self) -> Probe:
+        if self.dataset is None:
+            raise ValueError(f"{self.sweep.name}: activations in memory need the data set")
+        return make_probe(self.sweep.identity, self.dataset, self.sweep.device)
+
+
+@dataclass(frozen=True)
+class Permuted:
+    """A LayerSource with its examples in another order."""
+
+    source: LayerSource
+    order: Any  # (n,) a permutation
+
+    @property
+    def name(self) -> str:
+        return self.source.name
+
+    @property
+    def kind(self) -> str:
+        return self.source.kind
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.source.shape
+
+    @property
+    def dtype(self) -> str:
+        return self.source.dtype
+
+    @property
+    def panel_rows(self) -> int:
+        return self.source.panel_rows
+
+    def panels(self, rows: int) -> Iterator[Any]:
+        for panel in self.source.panels(rows):
+            yield panel[self.order]

@@ -1,0 +1,161 @@
+"""What training and comparisons cost, before they are done: images, bytes, multiplications, and about how long."""
+
+import math
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from distsim.comparison.sides import COLUMNS
+from distsim.data import augment
+from distsim.metrics.registry import known
+from distsim.models import build
+from distsim.seeds import torch_stream
+from distsim.specs import Problem
+from distsim.training.stepper import Arithmetic, Stepper, settle
+
+READING = 0.5e9  # bytes a second that one process reads and decodes, or puts out by a forward pass
+EIGENVALUES = 4  # times as long as a product of as many FLOPs
+SIZE = 1500  # of the products that are timed
+
+
+@dataclass(frozen=True)
+class Cost:
+    bytes: float = 0.0  # of activations, decoded
+    flops: float = 0.0  # of float64 and float32 products
+    of_eigenvalues: float = 0.0  # FLOPs of eigenproblems, which run slower
+
+    def __add__(self, other: "Cost") -> "Cost":
+        return Cost(self.bytes + other.bytes, self.flops + other.flops, self.of_eigenvalues + other.of_eigenvalues)
+
+    def seconds(self, rate: float, at_once: int = 1) -> float:
+        """At `rate` FLOP/s, so many comparisons at once: a guess, good to a factor of two or three."""
+        return (self.bytes / READING + (self.flops + EIGENVALUES * self.of_eigenvalues) / rate) / at_once
+
+    def sentence(self, rate: float, at_once: int = 1) -> str:
+        flops = (self.flops + self.of_eigenvalues) / 1e12
+        return f"{readable(self.bytes)} to read, {flops:.3g} TFLOP, about {duration(self.seconds(rate, at_once))}"
+
+
+def layer_cost(shape: tuple[int, ...], itemsize: int, networks: int, pairs: int, metrics: Iterable[str]) -> Cost:
+    """Of one layer: so many networks are read, each once, and so many pairs of them compared.
+
+    shape : (n, h, w, c) or (n, p)
+    """
+    views = {metric.view for metric in known(metrics)}
+    n, p, c = shape[0], math.prod(shape[1:]), shape[-1]
+    total = Cost(bytes=float(networks * n * p * itemsize))
+    if "channels" in views:
+        total += Cost(flops=2.0 * n * p * c * (networks + pairs), of_eigenvalues=9.0 * c**3 * (networks + pairs))
+    if "kernel" in views and p >= n:  # Gram matrices, their Cholesky factors, congruences
+        total += Cost(flops=networks * (float(n) ** 2 * p + n**3 / 3) + pairs * (4 / 3 * n**3 + 2.0 * n**2))
+        total += Cost(of_eigenvalues=pairs * 4 / 3 * n**3)
+    elif "kernel" in views:
+        total += Cost(flops=networks * 2.0 * n * p**2 + pairs * (2.0 * n * p**2 + p**3))
+        total += Cost(of_eigenvalues=pairs * 4 / 3 * p**3)
+    return total
+
+
+def product_rate() -> float:
+    """FLOP/s of float64 products here and now, with the threads as they are set."""
+    A = np.random.default_rng(0).standard_normal((SIZE, SIZE))
+    A @ A
+    started = time.perf_counter()
+    A @ A
+    return 2 * SIZE**3 / (time.perf_counter() - started)
+
+
+def comparison_memory(shape: tuple[int, ...], panel_rows: int) -> float:
+    """Bytes that comparing one layer, (n, h, w, c) or (n, p), takes at most, beside what a process takes anyway.
+
+    Gram matrices and what is made of them, a panel of each network as it is stored, and a few of its columns centred;
+    measured by bench/metrics.py, section 3.
+    """
+    n, p = shape[0], math.prod(shape[1:])
+    smaller = min(n, p)
+    panel = 2 * n * math.prod(shape[2:]) * panel_rows if len(shape) == 4 else 8 * n * p
+    return 7 * 8.0 * n * smaller + 2 * (panel + 8.0 * n * min(p, COLUMNS))
+
+
+def images_to_train(problem: Problem, training_images: int, complete: bool, pruned: int) -> int:
+    """That pass through the network forwards and backwards, for so many pruned networks; at most, with patience."""
+    recipe, pruning = problem.recipe, problem.pruning
+    batch = min(recipe.batch_size, training_images)
+    if recipe.patience is not None:
+        training_images -= round(recipe.validation * training_images)
+    epochs = {"WR": recipe.epochs - pruning.rewind_epoch, "LRR": recipe.epochs, "FT": pruning.finetune_epochs}
+    return training_images // batch * batch * (recipe.epochs * complete + epochs[pruning.rewind] * pruned)
+
+
+def training_rate(
+    problem: Problem, classes: int, device: str, precision: str = "float32", enough: float = 1.0, pack: int = 1
+) -> float:
+    """Images a second of this problem's training here and now, with the threads as they are set.
+
+    pack : trainings that take turns, on a GPU each on a stream of its own
+    """
+    lanes = [_Lane(problem, classes, torch.device(device), precision) for _ in range(pack)]
+    for lane in lanes * 2:  # the first steps choose kernels and get memory
+        lane.step()
+    lanes[0].wait()
+    steps, started = 0, time.perf_counter()
+    while time.perf_counter() - started < enough:
+        for _ in range(1 if device == "cpu" else 50):  # waiting costs a GPU
+            for lane in lanes:
+                lane.step()
+            steps += 1
+        lanes[0].wait()
+    return steps * pack * lanes[0].stepper.batch / (time.perf_counter() - started)
+
+
+class _Lane:
+    """A network in training, on noise."""
+
+    def __init__(self, problem: Problem, classes: int, device: torch.device, precision: str) -> None:
+        settle(device, False)
+        recipe, n = problem.recipe, 4 * problem.recipe.batch_size
+        generator = torch_stream(0, "rate")
+        images = torch.randint(256, (n, problem.channels, problem.size, problem.size), generator=generator)
+        network = build(problem, classes, generator)
+        weights = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+        pictures = augment.Pictures(images.byte().to(device), *(torch.full((problem.channels,), 0.5),) * 2)
+        labels = torch.arange(n, device=device) % classes
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        with torch.cuda.stream(self._stream):
+            self.stepper = Stepper(network.to(device), pictures, labels, recipe, Arithmetic(precision))
+            self.stepper.reset(weights, {})
+        self._draws, self._at = augment.draw(recipe.augment, n, problem.size, generator), self.stepper.steps
+
+    def step(self) -> None:
+        with torch.cuda.stream(self._stream):
+            if self._at == self.stepper.steps:
+                rates, seeds = [0.0] * self._at, range(self.stepper.dropouts)
+                self.stepper.begin(torch.arange(self.stepper.examples), self._draws, rates, seeds)
+                self._at = 0
+            self.stepper.step()
+            self._at += 1
+
+    def wait(self) -> None:
+        if self.stepper.device.type == "cuda":
+            torch.cuda.synchronize(self.stepper.device)
+
+
+def duration(seconds: float) -> str:
+    """As a person says it."""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
+
+
+def readable(size: float) -> str:
+    """Bytes as a person reads them."""
+    total = float(size)
+    for unit in ("B", "kB", "MB", "GB"):
+        if total < 1000:
+            return f"{total:.3g} {unit}"
+        total /= 1000
+    return f"{total:.3g} TB"

@@ -1,0 +1,101 @@
+"""From a network to its activations in a store."""
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from distsim import trace
+from distsim.activations.layout import Float16Check, storage_dtype
+from distsim.activations.probe import Probe, as_numpy, blocks, layer_shapes
+from distsim.environment import environment, provenance
+from distsim.models import Layer, Network, build
+from distsim.specs import Sweep
+from distsim.store import Mark, NetworkId, SweepStore, network_label
+from distsim.store.activations import Writer
+from distsim.store.commits import Attempt
+from distsim.training.chain import TrainedNetwork
+
+
+def extract(
+    store: SweepStore, sweep: Sweep, probe: Probe, classes: int, which: NetworkId, step: TrainedNetwork
+) -> Mark:
+    """Write and commit the activations of every compared layer of a network.
+
+    A layer that float16 cannot hold (activations.layout.Float16Check) is written again in float32, from a second
+    forward pass. FloatingPointError: an activation is not finite.
+    """
+    started = time.time()
+    network = build(sweep.problem, classes)
+    network.load_state_dict(step.weights)
+    network.to(torch.device(sweep.device))
+    label = f"{sweep.name}, {network_label(which)}"
+    shapes = layer_shapes(network, sweep.problem)
+    with trace.stage("extraction", label), Attempt(store.storage, store.activations_path(which)) as attempt:
+        writer = Writer(attempt)
+        dtypes = {layer.name: storage_dtype(layer, sweep.identity.storage) for layer in network.layers}
+        unsafe = _write(writer, network, probe, network.layers, shapes, dtypes, label)
+        if unsafe:
+            _write(writer, network, probe, unsafe, shapes, {layer.name: "float32" for layer in unsafe}, label)
+        return attempt.commit(
+            values={"layers": writer.layers},
+            identity=sweep.identity.hash,
+            environment=environment(sweep),
+            provenance=provenance(started, time.time()),
+        )
+
+
+def _write(
+    writer: Writer,
+    network: Network,
+    probe: Probe,
+    layers: Sequence[Layer],
+    shapes: dict[str, tuple[int, ...]],
+    dtypes: dict[str, str],
+    label: str,
+) -> list[Layer]:
+    """One pass over the probe; the layers that turn out not to be safe in float16."""
+    n, device = len(probe.images), probe.images.device
+    positions = {layer.name: position for position, layer in enumerate(network.layers)}
+    rows, waiting, checks = {}, {}, {}
+    for layer in layers:
+        attributes = {"position": positions[layer.name], "kind": layer.kind}
+        rows[layer.name] = writer.create(layer.name, (n, *shapes[layer.name]), dtypes[layer.name], attributes)
+        waiting[layer.name] = _Waiting(writer, layer.name)
+        if dtypes[layer.name] == "float16":
+            checks[layer.name] = Float16Check(shapes[layer.name][-1], device)
+    for outputs in blocks(network, probe, layers, label):
+        for name, block in outputs.items():
+            if name in checks:
+                checks[name].add(block)
+            waiting[name].add(as_numpy(block, dtypes[name]), rows[name])
+    for buffer in waiting.values():
+        buffer.flush()
+    return [layer for layer in layers if layer.name in checks and not checks[layer.name]]
+
+
+class _Waiting:
+    """Collects blocks of a layer until they fill a row of chunks, so that chunks are always written whole."""
+
+    def __init__(self, writer: Writer, layer: str) -> None:
+        self._writer, self._layer = writer, layer
+        self._start = 0
+        self._blocks: list[Any] = []
+
+    def add(self, block: Any, rows: int) -> None:
+        self._blocks.append(block)
+        if sum(map(len, self._blocks)) >= rows:
+            joined = np.concatenate(self._blocks)
+            self._write(joined[:rows])
+            self._blocks = [joined[rows:]] if len(joined) > rows else []
+
+    def flush(self) -> None:
+        if self._blocks:
+            self._write(np.concatenate(self._blocks))
+            self._blocks = []
+
+    def _write(self, block: Any) -> None:
+        self._writer.write(self._layer, self._start, block)
+        self._start += len(block)

@@ -1,0 +1,151 @@
+"""From a problem and flags to a spec with its data in memory."""
+
+import dataclasses
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from distsim.activations.layout import bytes_per_network, chunk_shape
+from distsim.activations.probe import layer_shapes
+from distsim.data import Dataset, load, pixel_statistics, probe_indices
+from distsim.environment import free_memory, require_cupy, require_device
+from distsim.metrics.registry import require_libraries
+from distsim.models import Layer, build
+from distsim.problems import CIFAR_CLASSES
+from distsim.specs import METRICS, Extent, Identity, Problem, Sweep
+from distsim.store import Storage, SweepStore
+from distsim.sweep.cost import (
+    comparison_memory,
+    readable,
+)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A sweep with its data in memory: what an engine needs to do the work."""
+
+    sweep: Sweep
+    dataset: Dataset
+    layers: tuple[Layer, ...] = field(default=())
+    per_network: int = 0  # bytes of one network's activations
+
+    @property
+    def name(self) -> str:
+        return self.sweep.name
+
+
+def identify(problem: Problem, dataset: Dataset, **choices: Any) -> Identity:
+    """The identity of a problem on these data; `choices` are further fields of Identity (seed, threads, ...).
+
+    A recipe without a normalisation of its own gets the training set's. ValueError: the probe is larger than the data.
+    """
+    if problem.recipe.normalise is None:
+        recipe = dataclasses.replace(problem.recipe, normalise=pixel_statistics(dataset.train_images))
+        problem = dataclasses.replace(problem, recipe=recipe)
+    foreign = problem.source == "cifar10" and not set(dataset.classes) <= set(CIFAR_CLASSES)
+    foreign |= problem.source == "svhn" and not set(dataset.classes) <= set("0123456789")
+    # the papers' claims are not about these images
+    problem = dataclasses.replace(problem, classes=dataset.classes, reduced=problem.reduced or foreign)
+    identity = Identity(problem=problem, data_digest=dataset.digest, **choices)
+    probe_indices(dataset, problem.probe, problem.probe_rule, identity.seed)  # refuses a probe that is too large
+    return identity
+
+
+def prepare(
+    problem: Problem,
+    *,
+    data: str = "",
+    download: bool = False,
+    runs: int | None = None,
+    iterations: int | None = None,
+    metrics: tuple[str, ...] = METRICS,
+    retention: str = "reference",
+    activations: str = "store",
+    chance: bool = True,
+    device: str = "cpu",
+    resources: tuple[tuple[str, float], ...] = (),
+    pack: int = 1,
+    **choices: Any,
+) -> Prepared:
+    """Load the data and settle the spec. Errors are those of loading and of the specs' fields."""
+    dataset = load(problem, data, download=download)
+    identity = identify(problem, dataset, **choices)
+    extent = Extent(
+        problem.runs if runs is None else runs,
+        problem.iterations if iterations is None else iterations,
+        metrics,
+        retention,
+        activations,
+        chance,
+    )
+    sweep = Sweep(identity, extent, _absolute(data), device, resources, pack)
+    network = build(identity.problem)
+    shapes = layer_shapes(network, identity.problem)
+    by_layer = {layer: shapes[layer.name] for layer in network.layers}
+    per_network = bytes_per_network(by_layer, identity.problem.probe, identity.storage)
+    return Prepared(sweep, dataset, network.layers, per_network)
+
+
+def _absolute(data: str) -> str:
+    """The location as another process, started in another folder, finds it."""
+    scheme, colon, path = data.partition(":")
+    if colon and scheme in ("folder", "files"):
+        return f"{scheme}:{Path(path).expanduser().resolve()}"
+    return str(Path(data).expanduser().resolve()) if data else ""
+
+
+def take(orders: Iterable[Prepared], root: Storage, here: bool = True) -> None:
+    """Write what is asked for into the store. IdentityMismatch: it holds other sweeps of these problems.
+
+    here : the work is done on this machine, which must have the device; a cluster's head need not.
+    """
+    orders = list(orders)
+    check_workplace(orders, here)
+    for one in orders:
+        store = SweepStore(root, one.name)
+        store.claim(one.sweep.identity)
+        extent = dataclasses.asdict(one.sweep.extent)
+        store.write_request(extent | {"data": one.sweep.data, "device": one.sweep.device})
+
+
+def check_workplace(orders: Iterable[Prepared], here: bool) -> None:
+    """ValueError: the work is done here, and the device asked for, or a library that a metric needs, is not.
+
+    ValueError too where a single comparison needs more memory than there is.
+    """
+    for one in orders if here else ():
+        require_device(one.sweep.device)
+        require_cupy(one.sweep.device)
+        require_libraries(one.sweep.extent.metrics)
+        _require_memory(one)
+
+
+def _require_memory(one: Prepared) -> None:
+    problem, free = one.sweep.problem, free_memory()
+    if free is None or one.sweep.device != "cpu":
+        return
+    shapes = layer_shapes(build(problem), problem)
+    for name, shape in shapes.items():
+        whole = (problem.probe, *shape)
+        needed = comparison_memory(whole, chunk_shape(whole)[1])
+        if needed > free:
+            raise ValueError(
+                f"{one.name}: comparing layer {name} on {problem.probe:,} images takes {readable(needed)} of memory, "
+                f"and {readable(free)} are free: use a smaller --probe"
+            )
+
+
+def compare_only(one: Prepared, store: SweepStore) -> Prepared | None:
+    """The order cut down to what needs no training: complete runs of iterations that every run has. None: nothing."""
+    have = {network for network in store.contents().networks if network is not None}
+    runs = 0
+    while runs < one.sweep.extent.runs and (runs, 1) in have:
+        runs += 1
+    iterations = 0
+    while iterations < one.sweep.extent.iterations and all((run, iterations + 1) in have for run in range(runs)):
+        iterations += 1
+    if not runs or not iterations:
+        return None
+    extent = dataclasses.replace(one.sweep.extent, runs=runs, iterations=iterations)
+    return dataclasses.replace(one, sweep=dataclasses.replace(one.sweep, extent=extent))

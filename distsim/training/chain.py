@@ -1,0 +1,205 @@
+"""The complete network, and chains of prunings and retrainings that start from it."""
+
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from distsim.data import Dataset
+from distsim.models import Network, build
+from distsim.seeds import torch_stream
+from distsim.specs import Identity
+from distsim.training import optimizers as optim
+from distsim.training.checkpoint import Checkpoint, Checkpointed, CheckpointStore
+from distsim.training.early_stopping import EarlyStopping
+from distsim.training.loop import (
+    AfterEpoch,
+    EpochStreams,
+    TrainingData,
+    evaluate,
+    finish,
+    stepper_for,
+    train_steps,
+    training_data,
+)
+from distsim.training.pruning import Masks, apply_masks, full_masks, prune, remaining
+from distsim.training.stepper import Arithmetic, State, Stepper, on_cpu, settle
+
+
+@dataclass(frozen=True)
+class TrainedNetwork:
+    """A finished network: the complete one (iteration 0), or the one after an IMP iteration. Tensors are on the CPU."""
+
+    iteration: int
+    weights: State  # parameters and buffers, dead parameters exactly zero
+    masks: Masks
+    record: dict[str, Any] = field(default_factory=dict)  # JSON values that depend on the identity and the run only
+    rewind: State | None = None  # of the complete network: its state after `rewind_epoch` epochs
+
+
+Steps = Generator[None, None, TrainedNetwork]  # gives way after each step of training, and returns the finished network
+
+
+class Trainer:
+    """A problem's data on a device, ready to train any of its networks."""
+
+    def __init__(
+        self,
+        identity: Identity,
+        dataset: Dataset,
+        device: torch.device | str = "cpu",
+        after_epoch: Sequence[AfterEpoch] = (),
+    ) -> None:
+        """`after_epoch`: called with each finished epoch's index and the network, for whoever watches."""
+        self.identity = identity
+        self.problem = identity.problem
+        self.device = torch.device(device)
+        self.after_epoch = tuple(after_epoch)
+        self.classes = len(dataset.classes)
+        settle(self.device, identity.deterministic)
+        self.data: TrainingData = training_data(dataset, self.problem.recipe, identity.seed, self.device)
+        self._idle: list[Stepper] = []  # a captured step costs more than some trainings: they are used again
+
+    def complete(self, keeper: CheckpointStore | None = None) -> TrainedNetwork:
+        """Train the network that every run starts from."""
+        return finish(self.completing(keeper))
+
+    def completing(self, keeper: CheckpointStore | None = None) -> Steps:
+        """`complete`, giving way after each step of training."""
+        generator = torch_stream(self.identity.seed, "initialisation")
+        network = build(self.problem, self.classes, generator)
+        pruning = self.problem.pruning
+        masks = full_masks(network, pruning)
+        rewind_epoch = pruning.rewind_epoch if pruning.rewind == "WR" else 0
+        rewind = _RewindState(rewind_epoch, network)
+        return self._training(_weights(network), masks, "complete", 0, 0, keeper=keeper, rewind=rewind)
+
+    def chain(
+        self, run: int, complete: TrainedNetwork, resume: TrainedNetwork | None = None, iterations: int = 20
+    ) -> Iterator[TrainedNetwork]:
+        """The run's networks after each IMP iteration, continuing after `resume` (one of them) if it is given."""
+        step = resume or complete
+        for iteration in range(step.iteration + 1, iterations + 1):
+            step = self.iterate(run, iteration, step, complete)
+            yield step
+
+    def iterate(
+        self,
+        run: int,
+        iteration: int,
+        before: TrainedNetwork,
+        complete: TrainedNetwork,
+        keeper: CheckpointStore | None = None,
+    ) -> TrainedNetwork:
+        """One IMP iteration: prune `before`, return the survivors to where the recipe says, retrain."""
+        return finish(self.iterating(run, iteration, before, complete, keeper))
+
+    def iterating(
+        self,
+        run: int,
+        iteration: int,
+        before: TrainedNetwork,
+        complete: TrainedNetwork,
+        keeper: CheckpointStore | None = None,
+    ) -> Steps:
+        """`iterate`, giving way after each step of training."""
+        pruning = self.problem.pruning
+        if complete.rewind is None:
+            raise ValueError("chain: the complete network came without its rewind state")
+        network = build(self.problem, self.classes)
+        network.load_state_dict(before.weights)
+        masks = prune(network, before.masks, pruning)
+        if pruning.rewind == "WR":
+            network.load_state_dict(complete.rewind)
+        apply_masks(network, masks)
+        first_epoch = pruning.rewind_epoch if pruning.rewind == "WR" else 0
+        return self._training(_weights(network), masks, run, iteration, first_epoch, pruning.rewind == "FT", keeper)
+
+    def _training(
+        self,
+        weights: State,
+        masks: Masks,
+        run: int | str,
+        iteration: int,
+        first_epoch: int,
+        finetune: bool = False,
+        keeper: CheckpointStore | None = None,
+        rewind: "_RewindState | None" = None,
+    ) -> Steps:
+        """Train as the recipe says, keep the best epoch where it stops early; what there is to record of it."""
+        recipe, pruning = self.problem.recipe, self.problem.pruning
+        after_epoch: list[AfterEpoch] = [*self.after_epoch]
+        memories: dict[str, Checkpointed] = {}
+        if rewind is not None:
+            after_epoch.append(rewind)
+            memories["rewind"] = rewind
+        stopping = None
+        if recipe.patience is not None and not finetune:
+            earliest = pruning.rewind_epoch if pruning.rewind == "WR" else 0
+            stopping = EarlyStopping(self.data, recipe.patience, earliest)
+            after_epoch.append(stopping)
+            memories["stopping"] = stopping
+        epochs, rate = range(first_epoch, recipe.epochs), optim.schedule(recipe)
+        if finetune:
+            constant = optim.last_rate(recipe, max(len(self.data.images) // recipe.batch_size, 1))
+            epochs, rate = range(pruning.finetune_epochs), lambda epoch, step, steps: constant
+        streams = EpochStreams(self.identity.seed, run, iteration)
+        stepper = self._idle.pop() if self._idle else self._stepper()
+        stepper.reset(weights, masks)
+        losses = yield from train_steps(stepper, recipe, streams, epochs, rate, after_epoch, keeper, memories)
+        network = stepper.network
+        record: dict[str, Any] = {"run": run, "train_loss": losses, "epochs": len(losses), "best_epoch": None}
+        if stopping is not None and stopping.best_state is not None:
+            network.load_state_dict(stopping.best_state)
+            record |= {"best_epoch": stopping.best_epoch + 1, "validation_loss": stopping.losses}
+        finished = self._finished(network, masks, iteration, record, None if rewind is None else rewind.weights)
+        self._idle.append(stepper)
+        return finished
+
+    def _stepper(self) -> Stepper:
+        network = build(self.problem, self.classes).to(self.device)
+        arithmetic = Arithmetic(self.identity.precision, self.identity.deterministic)
+        return stepper_for(network, self.data, self.problem.recipe, arithmetic)
+
+    def _finished(
+        self, network: Network, masks: Masks, iteration: int, record: dict[str, Any], rewind: State | None = None
+    ) -> TrainedNetwork:
+        accuracy, loss = evaluate(network, *self.data.test, self.data.mean, self.data.sd)
+        of_all, of_pool = remaining(network, masks)
+        record = record | {
+            "iteration": iteration,
+            "accuracy": accuracy,
+            "loss": loss,
+            "remaining": of_all,
+            "remaining_pool": of_pool,
+            "reduced": self.problem.reduced,
+        }
+        weights = _weights(network)
+        for name, mask in masks.items():
+            if weights[name][~mask].any():
+                raise AssertionError(f"a dead parameter of {name} is not zero after iteration {iteration}")
+        return TrainedNetwork(iteration, weights, masks, record, rewind)
+
+
+class _RewindState:
+    """The complete network's state after `epoch` epochs, which pruned ones return to."""
+
+    def __init__(self, epoch: int, network: Network) -> None:
+        self._epoch = epoch
+        self.weights: State | None = None if epoch else _weights(network)
+
+    def __call__(self, epoch: int, network: Network) -> bool:
+        if epoch + 1 == self._epoch:
+            self.weights = _weights(network)
+        return False
+
+    def state(self) -> Checkpoint:
+        return Checkpoint(self.weights or {}, {})
+
+    def load(self, halfway: Checkpoint) -> None:
+        self.weights = halfway.tensors or None
+
+
+def _weights(network: Network) -> State:
+    return {name: on_cpu(tensor) for name, tensor in network.state_dict().items()}

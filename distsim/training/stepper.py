@@ -1,0 +1,236 @@
+"""One step of training, over tensors that stay where they are: a GPU captures it once and replays it as a graph.
+
+Everything that changes from step to step is read from the device: the place in the epoch, the order, the random
+choices of the augmentation, the learning rate. So a step needs nothing from the host, and within an epoch the host
+waits for nothing. On the CPU the same function is called as it is.
+"""
+
+import ctypes
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from distsim.data import augment
+from distsim.models import Dropout, Network
+from distsim.specs import Recipe
+from distsim.training import optimizers as optim
+
+State = dict[str, Tensor]
+REHEARSALS = 3  # steps before a graph is captured: libraries choose their kernels and get their memory in them
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """What a step is computed in: float32 (IEEE, on a GPU too), or bfloat16 where autocast takes it.
+
+    deterministic : a GPU repeats itself bit by bit, at a price; a CPU always does
+    """
+
+    precision: str = "float32"
+    deterministic: bool = False
+
+
+def settle(device: torch.device, deterministic: bool) -> None:
+    """What a process sets before it trains. On a GPU, convolutions in float32 are float32's, not TF32's."""
+    if device.type == "cpu":
+        _keep_freed_memory()
+    if device.type == "cuda":
+        torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cuda.matmul.allow_tf32 = False
+        torch.backends.cudnn.benchmark = not deterministic
+        if deterministic:  # read when cuBLAS is first used
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(deterministic)
+
+
+def _keep_freed_memory() -> None:
+    """Let the C library keep what arrays of up to 32 MB leave, where it is glibc.
+
+    It would give it back to the system after each step and get it again, page by page: thousands of page faults in each
+    step of a small network, a large part of its time.
+    """
+    set_option = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if set_option is not None:
+        mmap_threshold, trim_threshold, top_pad = -3, -1, -2  # of malloc.h
+        set_option(mmap_threshold, 32 * 2**20)  # the largest that it takes
+        set_option(trim_threshold, 2**31 - 1)
+        set_option(top_pad, 64 * 2**20)
+
+
+class Stepper:
+    """A network with its optimizer, masks and data, trained step by step. It may serve one training after another."""
+
+    def __init__(
+        self,
+        network: Network,
+        pictures: augment.Pictures,
+        labels: Tensor,
+        recipe: Recipe,
+        arithmetic: Arithmetic | None = None,
+    ) -> None:
+        """network : on the device of the pictures and of their labels, (n,) int64.
+
+        On a GPU the step is captured here, which leaves anything in the network: `reset` it before use.
+        """
+        self.network, self.device = network, labels.device
+        self.batch = min(recipe.batch_size, pictures.n)
+        self.steps = pictures.n // self.batch  # a last partial batch is dropped, unless it is the only one
+        self._pictures, self._labels, self._recipe = pictures, labels, recipe
+        self._half = (arithmetic or Arithmetic()).precision == "bfloat16"
+        self._parameters = dict(network.named_parameters())
+        self._dropouts = [module for module in network.modules() if isinstance(module, Dropout)]
+        self._masks: State = {}
+        n = pictures.n
+        self._order = torch.arange(n, device=self.device)
+        self._draws = self._on_device(augment.draw(recipe.augment, n, pictures.size, torch.Generator()))
+        self._rates = torch.zeros(self.steps, device=self.device)
+        self._rate = torch.zeros((), device=self.device)
+        self._in_batch = torch.arange(self.batch, device=self.device)
+        self._at = torch.zeros(1, dtype=torch.int64, device=self.device)  # steps of the epoch that are done
+        self._loss = torch.zeros((), device=self.device)
+        network.to(memory_format=torch.channels_last)
+        self._optimizer = optim.optimizer(recipe, self._parameters.values())
+        for group in self._optimizer.param_groups:
+            group["lr"] = self._rate
+        self.step = self._step if self.device.type == "cpu" else self._captured()
+
+    def reset(self, weights: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> None:
+        """Begin a training: parameters and buffers, which parameters stay as they are (zero), an empty optimizer."""
+        self.network.load_state_dict(dict(weights))
+        if self.device.type == "cpu":
+            self._masks = {}
+            self._optimizer.state.clear()
+        for state in self._optimizer.state.values():
+            for value in state.values():
+                value.zero_()
+        for held in self._masks.values():
+            held.fill_(1)
+        for name, mask in masks.items():
+            if name not in self._masks and bool(mask.all()) and self.device.type == "cpu":
+                continue  # nothing to hold back
+            kept = self._masks.setdefault(name, torch.empty_like(self._parameters[name]))
+            kept.copy_(mask)
+
+    def begin(self, order: Tensor, draws: Mapping[str, Tensor], rates: Sequence[float], seeds: Sequence[int]) -> None:
+        """Begin an epoch.
+
+        order : (n,) a permutation; draws : what `augment.draw` gives; rates : (steps,); seeds : of each dropout
+        """
+        self.network.train()
+        self._order.copy_(order)
+        for name, values in draws.items():
+            self._draws[name].copy_(values)
+        self._rates.copy_(torch.tensor(rates))
+        for module, seed in zip(self._dropouts, seeds, strict=True):
+            module.reseed(seed, self.device)
+        self._at.zero_()
+        self._loss.zero_()
+
+    @property
+    def examples(self) -> int:
+        return self._pictures.n
+
+    @property
+    def size(self) -> int:
+        """Pixels on a side of an image."""
+        return self._pictures.size
+
+    @property
+    def dropouts(self) -> int:
+        return len(self._dropouts)
+
+    def loss(self) -> float:
+        """The epoch's mean so far. Here the host waits for the device."""
+        return float(self._loss) / self.steps
+
+    def state(self) -> State:
+        """Copies on the CPU of everything that the next epoch depends on: the network's and the optimizer's tensors."""
+        names: dict[Tensor, str] = {parameter: name for name, parameter in self._parameters.items()}
+        found = {f"network/{name}": value for name, value in self.network.state_dict().items()}
+        for parameter, values in self._optimizer.state.items():
+            found |= {f"optimizer/{key}/{names[parameter]}": value for key, value in values.items()}
+        return {name: on_cpu(value) for name, value in found.items()}
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from what `state` gave; after `reset`."""
+        of_network = {name.removeprefix("network/"): t for name, t in state.items() if name.startswith("network/")}
+        self.network.load_state_dict(of_network)
+        for name, value in state.items():
+            if name.startswith("optimizer/"):
+                _, key, parameter = name.split("/", 2)
+                held = self._optimizer.state[self._parameters[parameter]]
+                if key in held:  # where a graph looks for it
+                    held[key].copy_(value)
+                else:
+                    like = self._parameters[parameter]
+                    held[key] = torch.empty_like(like).copy_(value) if value.shape == like.shape else value.clone()
+
+    def _step(self) -> None:
+        """Batch, loss, backward, masks, rate, update."""
+        rows = self._in_batch + self._at * self.batch
+        chosen = self._order.index_select(0, rows)
+        draws = {name: values.index_select(0, rows) for name, values in self._draws.items()}
+        images = self._pictures.batch(chosen, draws)
+        # within a step each weight is used once, and a graph must not find another step's copies
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self._half, cache_enabled=False):
+            loss = nn.functional.cross_entropy(self.network(images), self._labels.index_select(0, chosen))
+        self._optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self._hold_back()
+        self._rate.copy_(self._rates.index_select(0, self._at).squeeze(0))
+        self._optimizer.step()
+        self._loss += loss.detach()
+        self._at += 1
+
+    def _hold_back(self) -> None:
+        """Dead parameters get no gradient."""
+        pairs = [(self._parameters[name].grad, mask) for name, mask in self._masks.items()]
+        gradients, masks = [g for g, _ in pairs if g is not None], [m for g, m in pairs if g is not None]
+        if gradients:
+            torch._foreach_mul_(gradients, masks)
+
+    def _captured(self) -> "_Replay":
+        """The step as a CUDA graph, on tensors that stay."""
+        for name, parameter in self._parameters.items():
+            self._masks[name] = torch.ones_like(parameter)
+        self.network.train()
+        for module in self._dropouts:
+            module.reseed(0, self.device)
+        side = torch.cuda.Stream(self.device)
+        side.wait_stream(torch.cuda.current_stream(self.device))
+        with torch.cuda.stream(side):
+            for _ in range(REHEARSALS):
+                self._at.zero_()
+                self._step()
+        torch.cuda.current_stream(self.device).wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        for module in self._dropouts:
+            if module.generator is not None:
+                graph.register_generator_state(module.generator)
+        self._optimizer.zero_grad(set_to_none=True)
+        self._at.zero_()
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # another may be writing activations
+            self._step()
+        return _Replay(graph)
+
+    def _on_device(self, tensors: Mapping[str, Tensor]) -> State:
+        return {name: tensor.to(self.device) for name, tensor in tensors.items()}
+
+
+class _Replay:
+    """A captured step, called like the function it was captured from."""
+
+    def __init__(self, graph: "torch.cuda.CUDAGraph") -> None:
+        self._graph = graph
+
+    def __call__(self) -> None:
+        self._graph.replay()
+
+
+def on_cpu(tensor: Tensor) -> Tensor:
+    """A copy on the CPU, laid out as its shape says."""
+    return tensor.detach().cpu().clone(memory_format=torch.contiguous_format)

@@ -1,0 +1,144 @@
+"""What this machine can do, and what a sweep will take: measured, said, and refused where it cannot fit."""
+
+import dataclasses
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from sweep_scripts import outcome
+
+from distsim.cli import doctor
+from distsim.cli import main as cli
+from distsim.cli.doctor import Measured, Way, advice, ways
+from distsim.data import load
+from distsim.environment import threads
+from distsim.problems import PROBLEMS
+from distsim.store import Storage
+from distsim.sweep import cost, forecast, order
+from distsim.sweep.engine import LocalEngine
+from distsim.sweep.order import identify, prepare, take
+from distsim.sweep.run import run
+from distsim.training.chain import Trainer
+from distsim.training.stepper import Stepper
+
+TINY = PROBLEMS["digits"].reduced_to(epochs=3, probe=60, train_limit=200)
+
+
+def test_doctor_measures_and_advises(tmp_path: Path) -> None:
+    result = outcome(lambda: cli.main(["doctor", "digits", "--seconds", "0.1", "--storage", str(tmp_path / "store")]))
+    assert (result.status, result.err) == (0, "")
+    lines = [line.partition(" ")[::2] for line in result.out.splitlines()]
+    heads = [head for head, _ in lines if head]
+    assert heads[:5] == ["cores", "memory", "GPU", "products", "storage"]
+    training = [text for head, text in lines if head == "training"]
+    expected = len(ways(doctor._cores(), "cpu", "float32"))
+    assert sum("float32" in text for text in training) == sum("bfloat16" in text for text in training) == expected
+    assert all(re.search(r": [\d,]*[1-9][\d,]* images/s, \d", text) for text in training)
+    told = [text for head, text in lines if head == "advice"]
+    assert len(told) == 2
+    assert all(re.search(r"--threads \d+.*: 4 runs x 6 iterations are 0 million images, about \d+ ", t) for t in told)
+    assert Storage(tmp_path / "store").sizes() == {}, "what it wrote to see how fast that goes is gone"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["doctor", "cifar3"], "distsim: unknown problem 'cifar3'; there are cifar2, "),
+        (["doctor", "digits", "--device", "cuda"], "distsim: a GPU was asked for and PyTorch finds none"),
+    ],
+)
+def test_what_doctor_cannot_do_is_a_sentence(arguments: list[str], sentence: str) -> None:
+    if "cuda" in arguments and torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    result = outcome(lambda: cli.main(arguments))
+    assert result.status == 1
+    assert result.err.startswith(sentence)
+
+
+def test_ways_use_all_cores() -> None:
+    assert [(way.trials, way.threads) for way in ways(8, "cpu", "float32")] == [(8, 1), (4, 2), (1, 8)]
+    assert [(way.trials, way.threads) for way in ways(3, "cpu", "float32")] == [(3, 1), (1, 3)]
+    assert [(way.trials, way.threads) for way in ways(1, "cpu", "float32")] == [(1, 1)]
+    assert [way.trials for way in ways(8, "cuda", "bfloat16")] == [1, 5, 20]
+
+
+def test_the_fastest_way_is_advised_and_memory_is_minded() -> None:
+    problem = dataclasses.replace(PROBLEMS["cifar2"], train_limit=1280, runs=2, iterations=5)
+    found = [Measured(Way(4, 1, p), rate, 1e9) for p, rate in (("float32", 1000.0), ("bfloat16", 2000.0))]
+    found += [Measured(Way(1, 4, p), 900.0, 1e9) for p in ("float32", "bfloat16")]
+    images = 1280 * (50 + 10 * 47)
+    plain, half = advice(problem, found, comparison=1e9, free=1e12)
+    assert plain.startswith("advice    --threads 1 (4 at once): 2 runs x 5 iterations are 1 million images, about ")
+    assert plain.endswith(cost.duration(images / 1000))
+    assert half.startswith("advice    --threads 1 --precision bfloat16 (4 at once)")
+    assert half.endswith(cost.duration(images / 2000))
+    lines = advice(problem, found, comparison=1e9, free=5e9)
+    assert "4 at once may need 8 GB" in lines[1]
+    assert "lets 2 run at once" in lines[1]
+
+
+@pytest.mark.parametrize("rewind", ["WR", "LRR", "FT"])
+def test_images_to_train_are_those_that_are_trained_on(rewind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    problem = dataclasses.replace(TINY, pruning=dataclasses.replace(TINY.pruning, rewind=rewind, finetune_epochs=4))
+    data = load(problem, "")
+    trainer = Trainer(identify(problem, data), data)
+    passed: list[int] = []
+    counted = Stepper._step
+
+    def count(stepper: Stepper) -> None:
+        passed.append(stepper.batch)
+        counted(stepper)
+
+    monkeypatch.setattr(Stepper, "_step", count)
+    with threads(1):
+        list(trainer.chain(0, trainer.complete(), iterations=2))
+    assert cost.images_to_train(problem, 200, True, 2) == sum(passed)
+
+
+def test_a_sweep_says_how_much_it_will_train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+
+    def sweep_of(folder: str) -> None:
+        one, root = prepare(TINY, runs=1, iterations=1, metrics=("cka",)), Storage(tmp_path / folder)
+        take([one], root)
+        run([one], root, LocalEngine(root), said.append)
+
+    sweep_of("small")
+    images = 3 * 64 * (3 + 2)
+    assert f"digits: training on {images} images" in said, "too few to be worth measuring"
+    monkeypatch.setattr(forecast, "WORTH_MEASURING", 1)
+    sweep_of("large")
+    assert any(re.fullmatch(rf"digits: training on {images} images, about \d+ s with 1 trial at once", s) for s in said)
+
+
+def test_what_cannot_fit_into_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from sweep_scripts import SWEEPS, run_script
+
+    monkeypatch.setattr(order, "free_memory", lambda: 1e5)
+    result = run_script(SWEEPS / "digits.py", "--local", "--probe", 60, "--epochs", 2, "--storage", tmp_path / "store")
+    assert result.status == 1
+    assert re.search(r"comparing layer \w+ on 60 images takes [\d.]+ [kM]B of memory, and 100 kB are free", result.err)
+    assert not (tmp_path / "store" / "digits").exists(), "nothing was begun"
+
+
+def test_memory_of_a_comparison_is_an_upper_bound() -> None:
+    """What NumPy takes, for a layer with more features than examples and for one with fewer."""
+    import tracemalloc
+
+    import numpy as np
+
+    from distsim.comparison.layer import Reference
+    from distsim.comparison.sides import InMemory
+
+    rng = np.random.default_rng(0)
+    for shape in ((700, 8, 8, 16), (700, 8, 8, 4)):
+        X, Y = (rng.standard_normal(shape).astype(np.float16) for _ in range(2))
+        with threads(1):
+            tracemalloc.start()
+            Reference(InMemory(X), ("svcca", "cka", "nbs")).compare(InMemory(Y))
+            _, peak = tracemalloc.get_traced_memory()
+            tracemalloc.stop()
+        bound = cost.comparison_memory(shape, shape[1])
+        assert peak < bound
+        assert peak > bound / 20, "a bound that says something"

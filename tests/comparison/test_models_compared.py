@@ -1,0 +1,631 @@
+"""Two models, layer by layer: the public metrics on what the layers put out, whatever else happens in the models."""
+
+import importlib
+import itertools
+import subprocess
+import sys
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+
+import distsim
+from distsim import metrics
+from distsim.comparison import models, recording
+from distsim.comparison.models import compare
+from distsim.comparison.similarities import Similarities
+from distsim.environment import threads
+from distsim.metrics.registry import METRICS, Metric, register
+from distsim.results import figures
+
+CHANNELS = ("mean_cca", "svcca", "pwcca", "nbs_channels")
+KERNELS = ("cka", "nbs", "cka_unbiased", "procrustes")
+PUBLIC: dict[str, Any] = {name: getattr(metrics, name) for name in (*CHANNELS, *KERNELS, "cosine")} | {
+    "pwcca": lambda X, Y: metrics.pwcca(X, Y, side="first")
+}
+N = 67
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """And the same weights for every test."""
+    with threads(1), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        yield
+
+
+class Block(nn.Module):
+    """As in ResNets: one in-place ReLU used twice, and a sum."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv1, self.norm1 = nn.Conv2d(width, width, 3, padding=1), nn.BatchNorm2d(width)
+        self.conv2, self.norm2 = nn.Conv2d(width, width, 3, padding=1), nn.BatchNorm2d(width)
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.relu(self.norm1(self.conv1(x)))
+        return self.relu(x + self.norm2(self.conv2(y)))
+
+
+def resnet(width: int = 6, size: int = 2) -> nn.Sequential:
+    layers = nn.Sequential()
+    layers.add_module("stem", nn.Conv2d(3, width, 3, padding=1, stride=size))
+    layers.add_module("block", Block(width))
+    layers.add_module("pool", nn.MaxPool2d(2))
+    layers.add_module("flat", nn.Flatten())
+    layers.add_module("out", nn.LazyLinear(5))
+    layers(torch.zeros(2, 3, 12, 12))
+    return layers
+
+
+def mlp(*widths: int, inputs: int = 20) -> nn.Sequential:
+    layers: list[nn.Module] = [nn.Flatten()]
+    for before, width in zip((inputs, *widths), widths, strict=False):
+        layers += [nn.Linear(before, width), nn.ReLU(inplace=True)]
+    return nn.Sequential(*layers)
+
+
+def images(n: int = N, size: int = 12) -> torch.Tensor:
+    return torch.randn(n, 3, size, size)
+
+
+def by_hand(model: nn.Module, x: torch.Tensor, *names: str) -> dict[str, Any]:
+    """What the layers put out, all at once."""
+    kept: dict[str, Any] = {}
+    modules = dict(model.named_modules())
+    training = model.training
+    hooks = [
+        modules[name].register_forward_hook(lambda m, i, o, name=name: kept.update({name: o.detach().clone()}))
+        for name in names
+    ]
+    model.eval()
+    model(x.clone())
+    model.train(training)
+    for hook in hooks:
+        hook.remove()
+    return {name: kept[name].double().numpy() for name in names}
+
+
+def pooled(X: Any, h: int, w: int) -> Any:
+    return F.adaptive_avg_pool2d(torch.from_numpy(X), (h, w)).numpy()
+
+
+# --- values ----------------------------------------------------------------------------------------------------------
+
+
+def test_values_are_those_of_the_public_metrics() -> None:
+    """Equal sizes, kernels held as features (180 of 200 examples) and as Gram matrices (216)."""
+    a, b, x = resnet(6), resnet(5), images(200)
+    names = ["stem", "block.conv1", "block"]
+    found = compare(a, b, x, layers=names, metrics=(*CHANNELS, *KERNELS, "cosine"), batch_size=64)
+    ours, theirs = by_hand(a, x, *names), by_hand(b, x, *names)
+    for metric in (*CHANNELS, *KERNELS):
+        for i in names:
+            for j in names:
+                value = found.matrix(metric).loc[i, j]
+                np.testing.assert_allclose(value, PUBLIC[metric](ours[i], theirs[j]), rtol=0, atol=1e-9, err_msg=metric)
+    assert np.isnan(found.matrix("cosine").to_numpy()).all(), "6 channels against 5"
+
+
+def test_other_sizes_are_pooled_for_metrics_over_channels_only() -> None:
+    a, b, x = resnet(size=1), resnet(size=2), images()
+    found = compare(a, b, x, layers=(["stem", "out"], ["block", "pool", "out"]), metrics=("mean_cca", "svcca", "cka"))
+    ours, theirs = by_hand(a, x, "stem", "out"), by_hand(b, x, "block", "pool", "out")
+    sizes = {("stem", "block"): 6, ("stem", "pool"): 3, ("stem", "out"): 1, ("out", "block"): 1, ("out", "pool"): 1}
+    for (i, j), size in sizes.items():
+        X, Y = (pooled(A, size, size) if A.ndim == 4 else A[..., None, None] for A in (ours[i], theirs[j]))
+        for metric in ("mean_cca", "svcca"):
+            np.testing.assert_allclose(found.matrix(metric).loc[i, j], PUBLIC[metric](X, Y), rtol=0, atol=1e-9)
+        kernel = metrics.cka(ours[i], theirs[j])
+        np.testing.assert_allclose(found.matrix("cka").loc[i, j], kernel, rtol=0, atol=1e-9)
+
+
+def test_sizes_that_do_not_divide_and_panels_of_any_height(monkeypatch: pytest.MonkeyPatch) -> None:
+    a, b, x = nn.Conv2d(3, 4, 2), nn.Conv2d(3, 5, (3, 8)), images(40)  # 11 x 11 against 10 x 5
+    pair = nn.Sequential(a), nn.Sequential(b)
+    whole = compare(*pair, x, metrics="mean_cca").matrix().iloc[0, 0]
+    X, Y = (by_hand(model, x, "0")["0"] for model in pair)
+    np.testing.assert_allclose(whole, metrics.mean_cca(pooled(X, 10, 5), pooled(Y, 10, 5)), rtol=0, atol=1e-12)
+    for module in (models, recording):
+        monkeypatch.setattr(module, "PANEL_BYTES", 8 * 40 * 9 * 5 * 3)  # three rows; a few examples are pooled
+    np.testing.assert_allclose(compare(*pair, x, metrics="mean_cca").matrix().iloc[0, 0], whole, rtol=0, atol=1e-12)
+
+
+def test_cross_products_in_portions(monkeypatch: pytest.MonkeyPatch) -> None:
+    a, b, x = resnet(), resnet(), images()
+    whole = compare(a, b, x, metrics=CHANNELS)
+    monkeypatch.setattr(models, "CROSS_BYTES", 400)
+    np.testing.assert_allclose(
+        [row["value"] for row in compare(a, b, x, metrics=CHANNELS).rows],
+        [row["value"] for row in whole.rows],
+        rtol=0,
+        atol=1e-12,
+    )
+
+
+def test_a_model_with_itself() -> None:
+    model, x = resnet(), images()
+    names = ["stem", "block.conv2", "block", "out"]
+    found = compare(model, model, x, layers=names, metrics=("mean_cca", "cka", "nbs", "cosine"))
+    for metric in found.metrics:
+        matrix = found.matrix(metric).to_numpy()
+        np.testing.assert_allclose(np.diag(matrix), 1, rtol=0, atol=1e-7)
+        np.testing.assert_allclose(matrix, matrix.T, rtol=0, atol=1e-9)
+    crossed = compare(model, model, x, layers=(names[:2], names[1:]), metrics="cka").matrix()
+    np.testing.assert_allclose(crossed, found.matrix("cka").loc[names[:2], names[1:]], rtol=0, atol=1e-12)
+
+
+def test_only_one_forward_pass_of_a_model_with_itself() -> None:
+    model, calls = mlp(7), []
+    model.register_forward_pre_hook(lambda *_: calls.append(1))
+    compare(model, model, torch.randn(10, 20), batch_size=5)
+    assert len(calls) == 2
+
+
+def test_two_models_that_share_modules() -> None:
+    body = nn.Sequential(nn.Linear(20, 8), nn.ReLU(inplace=True))
+    a, b, x = nn.Sequential(body, nn.Linear(8, 3)), nn.Sequential(body, nn.Linear(8, 4)), torch.randn(30, 20)
+    matrix = compare(a, b, x, metrics="cka").matrix()
+    np.testing.assert_allclose(matrix.loc["0.0", "0.0"], 1, rtol=0, atol=1e-12)
+    expected = metrics.cka(by_hand(a, x, "1")["1"], by_hand(b, x, "1")["1"])
+    np.testing.assert_allclose(matrix.loc["1", "1"], expected, rtol=0, atol=1e-9)
+
+
+def test_float32_products_that_are_not_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gram matrices from float32 products, singular ones among them, are made again from float64 products."""
+    monkeypatch.setattr("distsim.comparison.sides.NARROW", 0.0)
+    model, x = resnet(), images(40)
+    x[20:] = x[:20]
+    found = compare(model, model, x, layers=["stem", "block"], metrics=("nbs", "cka")).matrix("nbs")
+    hand = by_hand(model, x, "stem", "block")
+    for i in hand:
+        for j in hand:
+            np.testing.assert_allclose(found.loc[i, j], metrics.nbs(hand[i], hand[j]), rtol=0, atol=1e-6)
+
+
+def test_fast_is_near() -> None:
+    a, b, x = resnet(), resnet(), images()
+    exact, fast = (compare(a, b, x, metrics=("nbs", "cka"), precision=p) for p in ("exact", "fast"))
+    np.testing.assert_allclose(fast.matrix("nbs"), exact.matrix("nbs"), rtol=0, atol=5e-4)
+
+
+def test_cosine_where_shapes_are_equal() -> None:
+    a, b, x = mlp(8, 4), mlp(8, 4), torch.randn(30, 20)
+    found = compare(a, b, x, metrics="cosine")
+    hand = by_hand(a, x, "1")["1"], by_hand(b, x, "1")["1"]
+    np.testing.assert_allclose(found.matrix().loc["1", "1"], metrics.cosine(*hand), rtol=0, atol=1e-9)
+    row = found.table.iloc[1]
+    assert (row["layer_a"], row["layer_b"], row["reason"]) == ("1", "3", "unequal shapes: (8,) and (4,)")
+    assert np.isnan(row["value"])
+
+
+def test_sequences() -> None:
+    """Tokens are positions of (n, t, d); a Conv1d puts out (n, c, t); (n, p) is compared with the mean over tokens."""
+
+    class Tokens(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.norm, self.linear, self.out = nn.Conv1d(3, 6, 3), nn.LayerNorm(6), nn.Linear(6, 4), mlp(2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.linear(self.norm(self.conv(x).transpose(1, 2)))
+            return self.out(F.pad(x.mean(1), (0, 16)))
+
+    a, b, x = Tokens(), Tokens(), torch.randn(50, 3, 9)
+    found = compare(a, b, x, layers=["conv", "norm", "linear", "out.1"], metrics=("mean_cca", "cka"))
+    ours, theirs = (by_hand(model, x, "conv", "norm", "linear", "out.1") for model in (a, b))
+    rows = [A["conv"].transpose(0, 2, 1).reshape(-1, 6) for A in (ours, theirs)]
+    cca = found.matrix("mean_cca")
+    np.testing.assert_allclose(cca.loc["conv", "conv"], metrics.mean_cca(*rows), rtol=0, atol=1e-9)
+    tokens = ours["norm"].reshape(-1, 6), theirs["linear"].reshape(-1, 4)
+    np.testing.assert_allclose(cca.loc["norm", "linear"], metrics.mean_cca(*tokens), rtol=0, atol=1e-9)
+    means = metrics.mean_cca(ours["linear"].mean(1), theirs["out.1"])
+    np.testing.assert_allclose(cca.loc["linear", "out.1"], means, rtol=0, atol=1e-9)
+    flat = ours["norm"].reshape(50, -1), theirs["linear"].reshape(50, -1)
+    np.testing.assert_allclose(found.matrix("cka").loc["norm", "linear"], metrics.cka(*flat), rtol=0, atol=1e-9)
+
+
+def test_channels_that_are_not_where_they_usually_are() -> None:
+    class Last(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.permute(0, 2, 3, 1)
+
+    a, b, x = nn.Sequential(nn.Conv2d(3, 4, 3), Last()), nn.Sequential(nn.Conv2d(3, 5, 3)), images()
+    expected = compare(a, b, x, layers=(["0"], ["0"]), metrics="mean_cca").matrix().iloc[0, 0]
+    found = compare(a, b, x, layers=(["1"], ["0"]), metrics="mean_cca", channels={"1": -1}).matrix().iloc[0, 0]
+    assert found == expected
+    with pytest.raises(ValueError, match=r"channels names \['2'\]"):
+        compare(a, b, x, channels={"2": -1})
+    with pytest.raises(ValueError, match="cannot be dimension 4"):
+        compare(a, b, x, channels={"0": 4})
+
+
+# --- which layers ----------------------------------------------------------------------------------------------------
+
+
+def test_the_default_is_convolutions_and_linear_layers_as_they_run() -> None:
+    class Backwards(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.second, self.first, self.unused = nn.Linear(8, 3), nn.Linear(20, 8), nn.Linear(2, 2)
+            self.attention = nn.MultiheadAttention(8, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.first(x)
+            return self.second(x + self.attention(x, x, x)[0])
+
+    model, other = Backwards(), resnet()
+    found = compare(model, model, torch.randn(12, 20))
+    assert found.layers_a == found.layers_b == ("first", "second")
+    assert compare(other, other, images()).layers_a == ("stem", "block.conv1", "block.conv2", "out")
+    of_one = compare(other, other, images(), layers=(["block"], None))
+    assert (of_one.layers_a, len(of_one.layers_b)) == (("block",), 4)
+
+
+def test_a_layer_without_a_row_for_each_input_is_none_of_the_default() -> None:
+    model = nn.Sequential(nn.Unflatten(1, (2, 10)), nn.Flatten(0, 1), nn.Linear(10, 3), nn.Unflatten(0, (-1, 2)))
+    model.extend([nn.Flatten(), nn.Linear(6, 4)])
+    x = torch.randn(12, 20)
+    assert compare(model, model, x).layers_a == ("5",)
+    with pytest.raises(ValueError, match=r"model_a: layer '2' puts out \(24, 3\) for 12 inputs"):
+        compare(model, model, x, layers=["2"])
+
+
+def test_of_a_layer_that_runs_twice_the_last_output_counts() -> None:
+    model, x = resnet(), images()
+    matrix = compare(model, model, x, layers=["block", "block.relu"]).matrix()
+    np.testing.assert_allclose(matrix, 1, rtol=0, atol=1e-12)
+
+
+def test_of_a_tuple_the_first_tensor_counts() -> None:
+    model = nn.Sequential(nn.Linear(20, 6), nn.GRU(6, 4, batch_first=True))
+    found = compare(model, model, torch.randn(30, 5, 20), layers=["0", "1"], metrics="mean_cca")
+    assert found.table["columns_b"].tolist() == [6, 4, 6, 4]
+    assert set(found.table["n"]) == {30 * 5}
+
+
+def test_in_place_operations_do_not_reach_what_is_kept() -> None:
+    a, x = mlp(8, 6), torch.randn(40, 20)
+    b = nn.Sequential(*(nn.ReLU() if isinstance(layer, nn.ReLU) else layer for layer in a))
+    names = ["0", "1", "2", "3", "4"]
+    np.testing.assert_allclose(np.diag(compare(a, b, x, layers=names).matrix()), 1, rtol=0, atol=1e-12)
+
+
+def test_the_inputs_are_left_as_they_are() -> None:
+    a, b, x = (
+        nn.Sequential(nn.ReLU(inplace=True), nn.Linear(20, 4)),
+        nn.Sequential(nn.Linear(20, 4)),
+        torch.randn(9, 20),
+    )
+    before = x.clone()
+    matrix = compare(a, b, x).matrix()
+    assert torch.equal(x, before)
+    hand = by_hand(a, x, "1")["1"], by_hand(b, x, "0")["0"]
+    np.testing.assert_allclose(matrix.iloc[0, 0], metrics.cka(*hand), rtol=0, atol=1e-9)
+
+
+# --- data ------------------------------------------------------------------------------------------------------------
+
+
+class Stream(IterableDataset[Any]):
+    def __init__(self, x: torch.Tensor) -> None:
+        self.x = x
+
+    def __iter__(self) -> Iterator[torch.Tensor]:
+        return iter(self.x)
+
+
+@pytest.mark.parametrize("last", [1, 2, 3])
+def test_any_form_of_the_data_and_a_short_last_batch(last: int) -> None:
+    a, b, x = resnet(), resnet(), images(32 + last)
+    labels = torch.arange(len(x))
+    forms = {
+        "tensor": x,
+        "list of batches": list(x.split(16)),
+        "generator of pairs": ((part, 0) for part in x.split(16)),
+        "loader": DataLoader(TensorDataset(x, labels), batch_size=16),
+        "loader of a stream": DataLoader(Stream(x), batch_size=16),
+    }
+    names = ["stem", "block.norm2", "out"]
+    expected = metrics.cka(by_hand(a, x, "block.norm2")["block.norm2"], by_hand(b, x, "out")["out"])
+    for form, data in forms.items():
+        found = compare(a, b, data, layers=names, metrics=("cka", "mean_cca"), batch_size=16)
+        np.testing.assert_allclose(found.matrix("cka").loc["block.norm2", "out"], expected, rtol=0, atol=1e-6)
+        assert set(found.table.query("metric == 'cka'")["n"]) == {32 + last}, form
+
+
+def test_batches_that_are_none() -> None:
+    model, x = mlp(4), torch.randn(8, 20)
+    for wrong in ([{"x": x}], [x.numpy()], [[]], [torch.tensor(1.0)]):
+        with pytest.raises(TypeError, match="a batch must be a tensor, or a tuple or list that begins with one"):
+            compare(model, model, wrong)
+    with pytest.raises(TypeError, match="wrap it"):
+        compare(model, model, TensorDataset(x))
+    for empty in ([], x[:0], [x[:0]]):
+        with pytest.raises(ValueError, match="data is empty"):
+            compare(model, model, empty)
+    with pytest.raises(ValueError, match="batch_size"):
+        compare(model, model, x, batch_size=0)
+
+
+def test_more_than_the_memory_is_refused_after_the_first_batch() -> None:
+    """A terabyte of pretended examples."""
+    model, calls = mlp(1000), []
+    model.register_forward_pre_hook(lambda *_: calls.append(1))
+    with pytest.raises(MemoryError, match=r"for 1000000000 examples needs \d+\.\d GiB, .* GiB are free"):
+        compare(model, model, torch.zeros(1, 20).expand(10**9, 20), batch_size=2)
+    assert calls == [1]
+
+
+# --- the models afterwards -------------------------------------------------------------------------------------------
+
+
+def state(model: nn.Module) -> list[Any]:
+    modules = list(model.modules())
+    return [(module.training, len(module._forward_hooks), len(module._forward_pre_hooks)) for module in modules]
+
+
+class Fails(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError("no forward")
+
+
+def test_models_are_left_as_they_were() -> None:
+    a, b, x = resnet(), resnet(), images()
+    a.train()
+    a.block.norm1.eval()  # frozen
+    b.eval()
+    weights = {name: value.clone() for name, value in a.state_dict().items()}
+    before = state(a), state(b)
+    compare(a, b, x)
+    assert (state(a), state(b)) == before
+    assert all(torch.equal(value, weights[name]) for name, value in a.state_dict().items()), "running statistics too"
+    assert all(parameter.grad is None and parameter.requires_grad for parameter in a.parameters())
+    assert torch.is_grad_enabled()
+
+
+def test_models_are_left_as_they_were_after_an_error() -> None:
+    a, b, x = resnet(), nn.Sequential(nn.Linear(12, 3), Fails()), images()
+    a.block.norm1.eval()
+    before = state(a), state(b)
+    with pytest.raises(RuntimeError, match="no forward"):
+        compare(a, b, x)
+    assert (state(a), state(b)) == before
+    assert torch.is_grad_enabled()
+
+
+# --- undefined, wrong ------------------------------------------------------------------------------------------------
+
+
+def test_undefined_values_have_a_reason_and_no_warning() -> None:
+    a, b, x = mlp(6, 4), mlp(6, 4), torch.randn(40, 20)
+    with torch.no_grad():
+        a[1].weight[:], a[1].bias[:] = 0, 0.3
+        b[1].weight[0], b[1].bias[0] = 0, 0.1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        table = compare(a, b, x, metrics=("mean_cca", "cka")).table
+    of_dead = table[table["layer_a"] == "1"]
+    assert of_dead["value"].isna().all()
+    reasons = set(zip(of_dead["metric"], of_dead["reason"], strict=True))
+    assert reasons == {
+        ("mean_cca", "every channel is constant"),
+        ("cka", "every activation is the same for all examples"),
+    }
+    assert set(of_dead["dead_a"]) == {6}
+    assert set(table[table["layer_b"] == "1"]["dead_b"]) == {1}
+    first = table.iloc[0]
+    assert (first["metric"], first["rank_a"], first["rank_b"]) == ("mean_cca", 0, 5)
+    assert table[table["metric"] == "cka"]["rank_a"].isna().all()
+
+
+def test_constant_channels_stay_constant_when_pooled() -> None:
+    a, b, x = nn.Sequential(nn.Conv2d(3, 4, 3)), nn.Sequential(nn.Conv2d(3, 4, 6)), images()
+    with torch.no_grad():
+        a[0].weight[1], a[0].bias[1] = 0, 0.1
+    table = compare(a, b, x, metrics="mean_cca").table  # 10 x 10 pooled to 7 x 7, windows of 4, 6 or 9
+    assert (table.loc[0, "rank_a"], table.loc[0, "rank_b"], table.loc[0, "dead_a"]) == (3, 4, 1)
+
+
+@pytest.mark.parametrize("side", ["model_a", "model_b"])
+def test_activations_that_are_not_finite_name_model_and_layer(side: str) -> None:
+    models = {"model_a": mlp(6, 4), "model_b": mlp(6, 4)}
+    with torch.no_grad():
+        models[side][3].bias[0] = float("inf")
+    with pytest.raises(FloatingPointError, match=rf"{side}: layer 3 has activations that are not finite"):
+        compare(models["model_a"], models["model_b"], torch.randn(9, 20))
+
+
+def test_wrong_arguments() -> None:
+    model, x = resnet(), images(9)
+    linear = nn.Sequential(nn.Flatten(), nn.Linear(3 * 12 * 12, 4))
+
+    class Odd(nn.Module):
+        def forward(self, x: torch.Tensor) -> Any:
+            return {"x": x}
+
+    odd = nn.Sequential(nn.Linear(12, 4), Odd())
+    five = nn.Sequential(nn.Unflatten(1, (3, 1)), nn.Flatten(0))
+    for expected, match, call in (
+        (ValueError, r"model_b has no layer 'stem'; near: ", lambda: compare(model, linear, x, layers=["stem"])),
+        (
+            ValueError,
+            r"no layer 'block.conv3'; near: 'block.conv2'",
+            lambda: compare(model, model, x, layers=["block.conv3"]),
+        ),
+        (ValueError, "each once", lambda: compare(model, model, x, layers=["out", "out"])),
+        (ValueError, "at least one", lambda: compare(model, model, x, layers=[])),
+        (TypeError, "a list of names, or a pair", lambda: compare(model, model, x, layers="out")),
+        (TypeError, "a list of names, or a pair", lambda: compare(model, model, x, layers=[model[0]])),
+        (ValueError, r"unknown metrics \['ccka'\]", lambda: compare(model, model, x, metrics="ccka")),
+        (ValueError, "metrics is empty", lambda: compare(model, model, x, metrics=())),
+        (ValueError, "precision must be one of", lambda: compare(model, model, x, precision="low")),
+        (TypeError, "model_b must be a torch.nn.Module, got function", lambda: compare(model, lambda x: x, x)),
+        (TypeError, "layer '1' puts out dict", lambda: compare(odd, odd, x, layers=["1"])),
+        (
+            TypeError,
+            "puts out torch.int64",
+            lambda: compare(nn.Sequential(nn.Identity()), model, x.long(), layers=(["0"], None)),
+        ),
+        (ValueError, r"'0' puts out \(9, 3, 1, 12, 12\)", lambda: compare(five, model, x, layers=(["0"], None))),
+        (ValueError, r"'1' puts out \(3888,\) for 9 inputs", lambda: compare(five, model, x, layers=(["1"], None))),
+        (ValueError, "model_a has no convolution or linear layer that suits", lambda: compare(nn.ReLU(), model, x)),
+    ):
+        with pytest.raises(expected, match=match):
+            call()
+
+
+def test_a_named_layer_that_does_not_run() -> None:
+    model = nn.Sequential(nn.Linear(20, 4))
+    model.unused = nn.Linear(2, 2)
+    model.forward = lambda x: model[0](x)
+    with pytest.raises(ValueError, match="model_a: layer 'unused' does not run in the forward pass"):
+        compare(model, model, torch.randn(9, 20), layers=["0", "unused"])
+
+
+def test_outputs_that_change_their_size() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3))
+    with pytest.raises(ValueError, match=r"layer '0' puts out \(10, 10, 4\), then \(6, 6, 4\)"):
+        compare(model, model, [images(4, 12), images(4, 8)])
+
+
+# --- the result ------------------------------------------------------------------------------------------------------
+
+
+def test_the_table() -> None:
+    a, b, x = resnet(), mlp(9, inputs=3 * 12 * 12), images()
+    found = compare(a, b, x, layers=(["stem", "out"], ["1"]), metrics=("mean_cca", "cka"))
+    assert found.table.columns.tolist() == [
+        *("layer_a", "layer_b", "metric", "value", "reason", "rank_a", "rank_b"),
+        *("n", "columns_a", "columns_b", "dead_a", "dead_b"),
+    ]
+    keys = [tuple(row) for row in found.table[["layer_a", "layer_b", "metric"]].to_numpy()]
+    assert keys == [
+        ("stem", "1", "mean_cca"),
+        ("stem", "1", "cka"),
+        ("out", "1", "mean_cca"),
+        ("out", "1", "cka"),
+    ]
+    assert found.table["n"].tolist() == [N] * 4
+    assert found.table["columns_a"].tolist() == [6, 6 * 6 * 6, 5, 5]
+    matrix = found.matrix("cka")
+    assert (matrix.index.tolist(), matrix.columns.tolist()) == (["stem", "out"], ["1"])
+    assert (matrix.index.name, matrix.columns.name) == ("layer_a", "layer_b")
+    with pytest.raises(ValueError, match=r"metric must be one of \('mean_cca', 'cka'\), got None"):
+        found.matrix()
+    assert "rows" not in repr(found)
+
+
+@pytest.fixture
+def own_metric() -> Iterator[str]:
+    register(Metric("widths", "channels", lambda pair: pair.x.columns - pair.y.columns / 100, "difference of widths"))
+    yield "widths"
+    del METRICS["widths"]
+
+
+def test_a_metric_of_ones_own(own_metric: str) -> None:
+    found = compare(mlp(6, 4), mlp(3), torch.randn(9, 20), metrics=[own_metric])
+    np.testing.assert_allclose(found.matrix(), [[5.97], [3.97]])
+    assert "difference of widths" in {axes.get_ylabel() for axes in found.heatmap().figure.axes}
+
+
+def texts(panel: Any) -> list[str]:
+    return [text.get_text() for text in panel.texts]
+
+
+def test_the_heat_map_names_every_layer() -> None:
+    found = compare(resnet(), mlp(9, 8, inputs=3 * 12 * 12), images(), metrics=("cka", "mean_cca"))
+    panels = [axes for axes in found.heatmap().axes if axes.get_label() != "<colorbar>"]
+    assert len(panels) == 2
+    for panel in panels:
+        assert [label.get_text() for label in panel.get_yticklabels()] == list(found.layers_a)
+        assert [label.get_text() for label in panel.get_xticklabels()] == list(found.layers_b)
+    assert texts(panels[0]) == [f"{value:.2f}" for value in found.matrix("cka").to_numpy().ravel()]
+    (panel, bar) = found.heatmap("mean_cca").axes
+    assert bar.get_ylabel() == "mean CCA"
+    assert panel.images[0].get_clim() == (0, 1)
+    assert panel.get_ylim()[0] < panel.get_ylim()[1], "first layers below"
+    assert figures.render(found.heatmap("cka"), "png") == figures.render(found.heatmap("cka"), "png")
+
+
+def heat_map(values: Any) -> Any:
+    names_a, names_b = (tuple(f"features.{i}.block" for i in range(count)) for count in np.shape(values))
+    rows = [{"metric": "procrustes", "value": value} for value in np.ravel(values)]
+    return Similarities(names_a, names_b, ("procrustes",), tuple(rows)).heatmap().axes[0]
+
+
+def test_heat_maps_of_many_layers_and_of_values_that_are_missing_or_unusual() -> None:
+    rng = np.random.default_rng(0)
+    values = rng.uniform(0, 1, (20, 20))
+    values[3, 4] = np.nan
+    panel = heat_map(values)
+    assert texts(panel) == ["×"]
+    assert panel.texts[0].get_position() == (4, 3)
+    for labels in (panel.get_xticklabels(), panel.get_yticklabels()):
+        assert len(labels) == 20
+        boxes = [label.get_window_extent() for label in labels]
+        assert not any(one.overlaps(other) for one, other in itertools.pairwise(boxes))
+    for label in panel.get_yticklabels():
+        assert label.get_window_extent().x0 >= 0
+    for label in panel.get_xticklabels():
+        assert label.get_window_extent().y0 >= 0
+    assert heat_map([[-0.25, 1.5]]).images[0].get_clim() == (-0.25, 1.5)
+    assert texts(heat_map([[np.nan]])) == ["×"]
+
+
+# --- larger models, and without the edges ----------------------------------------------------------------------------
+
+
+def test_two_models_of_torchvision() -> None:
+    a, b = torchvision.models.resnet18(num_classes=10), torchvision.models.vgg11_bn(num_classes=10)
+    x = torch.randn(5, 3, 32, 32)
+    names = ["conv1", "layer1", "layer3.0.relu", "fc"], ["features.0", "features.9", "classifier.6"]
+    found = compare(a, b, DataLoader(TensorDataset(x), batch_size=4), layers=names, metrics=("cka", "svcca"))
+    assert found.matrix("cka").shape == found.matrix("svcca").shape == (4, 3)
+    ours, theirs = by_hand(a, x, *names[0]), by_hand(b, x, *names[1])
+    for i in names[0]:
+        for j in names[1]:
+            value = found.matrix("cka").loc[i, j]
+            np.testing.assert_allclose(value, metrics.cka(ours[i], theirs[j]), rtol=0, atol=1e-5)
+
+
+def test_a_transformer() -> None:
+    model = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 12, batch_first=True), 2, enable_nested_tensor=False)
+    found = compare(model, model, torch.randn(20, 5, 8), metrics=("cka", "mean_cca"))
+    assert found.layers_a == ("layers.0.linear1", "layers.0.linear2", "layers.1.linear1", "layers.1.linear2")
+    assert set(found.table.query("metric == 'mean_cca'")["n"]) == {100}
+
+
+def test_distsim_compare_is_the_function_and_importing_distsim_needs_nothing() -> None:
+    assert distsim.compare is compare
+    assert importlib.import_module("distsim").__version__ == "0.1.0"
+    with pytest.raises(AttributeError, match="module 'distsim' has no attribute 'comparing'"):
+        distsim.comparing  # noqa: B018
+    code = "import distsim, sys; print(distsim.__version__, 'torch' in sys.modules, 'numpy' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == "0.1.0 False False\n"
+
+
+def test_the_computing_part_imports_no_edges() -> None:
+    code = """
+import sys
+for name in ("ray", "zarr", "pyarrow", "pandas", "obstore", "matplotlib"):
+    sys.modules[name] = None
+import torch
+torch.set_num_threads(1)
+import distsim
+model = torch.nn.Sequential(torch.nn.Linear(5, 4), torch.nn.ReLU(), torch.nn.Linear(4, 3))
+found = distsim.compare(model, model, torch.randn(20, 5), metrics=("cka", "mean_cca"))
+print(len(found.rows), round(found.rows[0]["value"], 6))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "8 1.0\n"

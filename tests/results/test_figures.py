@@ -1,0 +1,186 @@
+"""What figures show: panels, lines, ticks, gaps; and that equal tables give equal files."""
+
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from distsim.plotting import render
+from distsim.results.figures import (
+    accuracy_mean,
+    accuracy_median,
+    draw_all,
+    output_layer,
+    similarity_by_layer,
+    similarity_panels,
+)
+from distsim.results.tables import Tables, long_table, network_table
+
+LAYERS = (("conv1_1", "conv"), ("pool1", "pool"), ("conv2_1", "conv"), ("pool2", "pool"), ("fc1", "fc"), ("out", "out"))
+ITERATIONS = 4
+
+
+def tables(*problems: str, missing: tuple[str, int] = ("", 0), level: float = 0.4, rate: float = 0.2) -> Tables:
+    """A small study; `missing` names a (layer, iteration) without a value."""
+    similarities, networks = [], []
+    counts: dict[str, Any] = dict.fromkeys(("columns_x", "columns_y", "rank_x", "rank_y", "dead_x", "dead_y", "n"), 8)
+    counts |= {"n_per_p": 1.0, "warning": ""}
+    for problem in problems:
+        rest = {"loss": 0.5, "epochs": 2, "reduced": False}
+        place: dict[str, Any] = {
+            "problem": problem,
+            "run": None,
+            "iteration": 0,
+            "remaining": 1.0,
+            "remaining_pool": 1.0,
+        }
+        networks.append(place | rest | {"accuracy": 0.9})
+        for run in range(3):
+            for iteration in range(1, ITERATIONS + 1):
+                left = (1 - rate) ** iteration
+                place |= {"run": run, "iteration": iteration, "remaining": left, "remaining_pool": left}
+                networks.append(place | rest | {"accuracy": 0.9 - 0.01 * iteration + 0.001 * run})
+                for position, (layer, kind) in enumerate(LAYERS):
+                    for metric in ("svcca", "pwcca", "cka", "nbs", "cosine")[: 5 if kind == "out" else 4]:
+                        value = level + 0.05 * position - 0.02 * iteration + 0.01 * run
+                        named = {"position": position, "layer": layer, "kind": kind, "metric": metric, "reason": ""}
+                        lacks = (layer, iteration) == missing
+                        similarities.append(place | named | counts | {"value": np.nan if lacks else value})
+    return Tables.of(long_table(similarities), network_table(networks))
+
+
+def panels(figure: Figure) -> list[Axes]:
+    return [axes for axes in figure.axes if axes.get_label() != "<colorbar>"]
+
+
+def ticks(panel: Axes) -> list[str]:
+    return [label.get_text() for label in panel.get_xticklabels()]
+
+
+def test_accuracy_median() -> None:
+    figure = accuracy_median(tables("digits", "cifar2", "cifar10").accuracy)
+    assert [panel.get_title() for panel in panels(figure)] == ["cifar2", "cifar10", "digits"]  # the papers' order first
+    panel = panels(figure)[0]
+    line, complete = panel.lines
+    np.testing.assert_allclose(line.get_xdata(), 0.8 ** np.arange(5))
+    np.testing.assert_allclose(line.get_ydata(), [0.9, *(0.901 - 0.01 * np.arange(1, 5))])
+    assert (complete.get_xdata().tolist(), complete.get_ydata().tolist()) == ([1.0], [0.9])
+    assert panel.get_xscale() == "log"
+    left, right = panel.get_xlim()
+    assert left > 1 > 0.8**ITERATIONS > right  # complete on the left
+    assert panel.get_xlabel() == "remaining parameters"
+
+
+@pytest.mark.parametrize(
+    ("rate", "expected"),
+    [
+        (0.2, ["0.4", "0.5", "0.6", "0.7", "0.8", "0.9", "1"]),
+        (0.35, ["0.2", "0.3", "0.5", "0.7", "1"]),
+        (0.6, ["0.05", "0.1", "0.2", "0.5", "1"]),
+    ],
+)
+def test_logarithmic_ticks_are_plain(rate: float, expected: list[str]) -> None:
+    assert ticks(panels(accuracy_median(tables("digits", rate=rate).accuracy))[0])[-len(expected) :] == expected
+
+
+def test_accuracy_mean_has_two_sd_and_a_dotted_line() -> None:
+    (panel,) = panels(accuracy_mean(tables("digits").accuracy))
+    dotted = panel.lines[1]
+    assert dotted.get_linestyle() == ":"
+    assert dotted.get_ydata() == [0.9, 0.9]
+    points = panel.collections[0].get_paths()[0].vertices
+    at_first = points[np.isclose(points[:, 0], 0.8), 1]
+    np.testing.assert_allclose([at_first.min(), at_first.max()], [0.891 - 0.002, 0.891 + 0.002])  # sd of 0, 1, 2 is 1
+
+
+def test_similarity_by_layer_leaves_the_output_away() -> None:
+    study = tables("digits", "cifar4")
+    figure = similarity_by_layer(study.summary)
+    assert len(panels(figure)) == 2
+    for panel in panels(figure):
+        assert ticks(panel) == [layer for layer, _ in LAYERS[:-1]]
+        assert len(panel.lines) == ITERATIONS
+        assert not panel.collections
+        brightness = [sum(line.get_color()[:3]) for line in panel.lines]
+        assert brightness == sorted(brightness, reverse=True)  # light to dark
+    assert figure.get_supylabel() == "mean SVCCA (median of runs)"
+    (bar,) = set(figure.axes) - set(panels(figure))
+    assert bar.get_ylabel() == "IMP iteration"
+    assert [label.get_text() for label in bar.get_yticklabels()] == ["1", "2", "3", "4"]
+    with_all = similarity_by_layer(study.summary, "cka", "mean", include_output=True, bands=True)
+    assert ticks(panels(with_all)[0])[-1] == "out"
+    assert len(panels(with_all)[0].collections) == ITERATIONS
+
+
+def test_missing_values_leave_gaps() -> None:
+    (panel,) = panels(similarity_by_layer(tables("digits", missing=("conv2_1", 2)).summary))
+    gaps = [np.isnan(np.asarray(line.get_ydata(), dtype=float)).tolist() for line in panel.lines]
+    assert gaps == [[False] * 5, [False, False, True, False, False], [False] * 5, [False] * 5]
+    (panel,) = panels(output_layer(tables("digits", missing=("out", 2)).summary, "digits"))
+    assert np.isnan(panel.lines[0].get_ydata()).tolist() == [False, True, False, False]
+
+
+def test_axis_zooms_only_when_all_values_are_high() -> None:
+    low, high = (panels(similarity_by_layer(tables("digits", level=level).summary))[0] for level in (0.4, 0.72))
+    assert low.get_ylim() == (-0.02, 1.02)
+    assert high.get_ylim() == pytest.approx((0.6, 1.008))
+
+
+def test_similarity_panels() -> None:
+    summary = tables("digits", "cifar4").summary
+    figure = similarity_panels(summary, "cifar4")
+    assert [panel.get_ylabel() for panel in panels(figure)] == ["mean SVCCA", "PWCCA", "CKA", "NBS"]
+    for panel in panels(figure):
+        assert len(panel.lines) == ITERATIONS
+        assert len(panel.lines[0].get_xdata()) == len(LAYERS)
+        assert panel.get_ylim() == (-0.02, 1.02)
+    banded = similarity_panels(summary, "cifar4", ("cka",), bands=True)
+    assert len(panels(banded)) == 1
+    assert len(panels(banded)[0].collections) == ITERATIONS
+
+
+def test_output_layer() -> None:
+    figure = output_layer(tables("digits").summary, "digits")
+    (panel,) = panels(figure)
+    assert [line.get_label() for line in panel.lines] == ["mean SVCCA", "PWCCA", "CKA", "NBS", "cosine"]
+    assert [line.get_xdata().tolist() for line in panel.lines] == [[1, 2, 3, 4]] * 5
+    assert len(panel.collections) == 5
+
+
+def test_draw_all_names_and_skips() -> None:
+    study = tables("digits", "cifar4")
+    assert list(draw_all(study)) == [
+        "fig1_accuracy_median",
+        "fig2_svcca_by_layer",
+        "fig4_accuracy_mean",
+        "fig5_similarity_cifar4",
+        "fig5_similarity_digits",
+        "fig8_output_cifar4",
+        "fig8_output_digits",
+    ]
+    only_cka = study.similarities[(study.similarities["metric"] == "cka") & (study.similarities["kind"] != "out")]
+    figures = draw_all(Tables.of(only_cka, study.networks[:0]))
+    assert list(figures) == ["fig5_similarity_cifar4", "fig5_similarity_digits"]
+    assert len(panels(figures["fig5_similarity_digits"])) == 1
+    assert draw_all(Tables.of(long_table([]), network_table([]))) == {}
+
+
+@pytest.mark.parametrize("format", ["png", "pdf"])
+def test_equal_tables_give_equal_bytes(format: str) -> None:
+    study = tables("digits", missing=("out", 2))
+    figures = draw_all(study)
+    with mpl.rc_context({"font.size": 20, "savefig.dpi": 50, "axes.grid": False}):  # the caller's taste does not count
+        again = draw_all(study)
+        for name, figure in figures.items():
+            first = render(figure, format)
+            assert first == render(figure, format) == render(again[name], format)
+            assert b"Date" not in first
+            assert mpl.__version__.encode() not in first
+
+
+def test_an_unknown_format_is_refused() -> None:
+    with pytest.raises(ValueError, match="format must be one of"):
+        render(Figure(), "gif")

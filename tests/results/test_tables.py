@@ -1,0 +1,200 @@
+"""Statistics against numbers worked out by hand; tables that come back as they were written."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from distsim.results.tables import (
+    ACCURACY_COLUMNS,
+    NETWORK_COLUMNS,
+    SIMILARITY_COLUMNS,
+    SUMMARY_COLUMNS,
+    Tables,
+    long_table,
+    network_table,
+    read_parquet_bytes,
+    summarise,
+    summarise_accuracy,
+    to_csv_bytes,
+    to_parquet_bytes,
+)
+from distsim.specs import METRICS
+
+Row = dict[str, Any]
+
+
+def similarity(value: float, run: int = 0, **changes: Any) -> Row:
+    row = dict.fromkeys(("n", "columns_x", "columns_y", "rank_x", "rank_y", "dead_x", "dead_y"), 8) | {
+        "n_per_p": 1.0,
+        "warning": "",
+    }
+    row |= {"problem": "digits", "run": run, "iteration": 1, "remaining": 0.8, "remaining_pool": 0.75, "position": 0}
+    row |= {"layer": "conv1_1", "kind": "conv", "metric": "svcca", "value": value}
+    return row | {"reason": "dead" if np.isnan(value) else ""} | changes
+
+
+def network(accuracy: float, run: int | None = 0, iteration: int = 1, **changes: Any) -> Row:
+    left = 0.8**iteration
+    row = {"problem": "digits", "run": run, "iteration": iteration, "remaining": left, "remaining_pool": left}
+    return row | {"accuracy": accuracy, "loss": 0.1 + 0.2, "epochs": 3, "reduced": False} | changes
+
+
+def sweep(values: np.ndarray, **changes: Any) -> list[Row]:
+    return [similarity(float(value), run, **changes) for run, value in enumerate(values)]
+
+
+def test_statistics_are_those_worked_out_by_hand() -> None:
+    rows = sweep(np.array([0.5, 0.1, np.nan, 0.3, 0.4, 0.2]))  # present: 0.1 0.2 0.3 0.4 0.5
+    rows[0]["remaining"] = 0.9
+    (found,) = summarise(long_table(rows)).to_dict("records")
+    assert (found["count"], found["missing"], found["remaining"]) == (5, 1, 0.8)
+    assert (found["kind"], found["position"]) == ("conv", 0)
+    assert found["mean"] == pytest.approx(0.3)
+    assert found["median"] == pytest.approx(0.3)
+    assert found["sd"] == pytest.approx(np.sqrt(0.025))  # (0.04 + 0.01 + 0 + 0.01 + 0.04) / 4
+    quantiles = [found[name] for name in ("q05", "q25", "q75", "q95")]
+    np.testing.assert_allclose(quantiles, [0.12, 0.2, 0.4, 0.48])  # linear between the five: 0.1 + 0.4 q
+    # the median of 5 draws is at most the smallest value with probability Σₖ₌₃⁵ C(5,k) 0.2ᵏ 0.8⁵⁻ᵏ = 5.8 % > 2.5 %
+    assert (found["ci_low"], found["ci_high"]) == (0.1, 0.5)
+
+
+def test_one_value_has_no_spread_and_none_has_nothing() -> None:
+    rows = [similarity(0.7), similarity(np.nan, layer="conv1_2", position=1)]
+    one, none = summarise(long_table(rows)).to_dict("records")
+    assert (one["count"], one["missing"], one["mean"], one["median"], one["q05"]) == (1, 0, 0.7, 0.7, 0.7)
+    assert np.isnan([one["sd"], one["ci_low"], one["ci_high"]]).all()
+    assert (none["count"], none["missing"], none["remaining"]) == (0, 1, 0.8)
+    assert np.isnan([none[name] for name in ("mean", "sd", "median", "q05", "q95", "ci_low", "ci_high")]).all()
+
+
+def test_bootstrap_interval_narrows_as_theory_says() -> None:
+    values = np.random.default_rng(5).normal(size=400)
+    (found,) = summarise(long_table(sweep(values))).to_dict("records")
+    width = found["ci_high"] - found["ci_low"]
+    expected = 2 * 1.96 * np.sqrt(np.pi / 2) / np.sqrt(400)  # sd of a normal sample's median: σ √(π/2n)
+    assert 0.7 * expected < width < 1.4 * expected
+    assert found["ci_low"] < found["median"] < found["ci_high"]
+
+
+def test_other_groups_and_the_order_of_rows_change_nothing() -> None:
+    rng = np.random.default_rng(1)
+    alone = sweep(rng.random(20))
+    company = [
+        *sweep(rng.random(20), metric="cka"),
+        *sweep(rng.random(20), layer="pool1", kind="pool", position=1),
+        *sweep(rng.random(20), iteration=2),
+        *sweep(rng.random(20), problem="another"),
+    ]
+    expected = summarise(long_table(alone), seed=3)
+    shuffled = long_table(company + alone).sample(frac=1, random_state=0)
+    found = summarise(shuffled, seed=3)
+    own = (found["problem"] == "digits") & (found["metric"] == "svcca") & (found["layer"] == "conv1_1")
+    pd.testing.assert_frame_equal(found[own & (found["iteration"] == 1)].reset_index(drop=True), expected)
+    pd.testing.assert_frame_equal(found, summarise(shuffled, seed=3))
+    other_seed = summarise(long_table(alone), seed=4)
+    assert other_seed["ci_low"][0] != expected["ci_low"][0]
+    assert other_seed["median"][0] == expected["median"][0]
+
+
+def test_accuracy_includes_the_complete_network() -> None:
+    rows = [network(0.9, run, 1) for run in range(3)] + [network(0.95, None, 0)]
+    found = summarise_accuracy(network_table(rows))
+    assert list(found.columns) == list(ACCURACY_COLUMNS)
+    assert found["iteration"].tolist() == [0, 1]
+    assert found["count"].tolist() == [1, 3]
+    assert found["remaining"].tolist() == [1.0, 0.8]
+    assert found["median"].tolist() == [0.95, 0.9]
+    assert found["sd"].isna().tolist() == [True, False]
+
+
+def test_tables_have_fixed_columns_types_and_order() -> None:
+    rows = [
+        similarity(0.5, run, iteration=iteration, metric=metric, position=position, layer=f"layer{position}")
+        for metric in METRICS[::-1]
+        for position in (2, 10, 1)
+        for iteration in (2, 1)
+        for run in (1, 0)
+    ]
+    table = long_table(rows)
+    assert {name: str(dtype) for name, dtype in table.dtypes.items()} == SIMILARITY_COLUMNS
+    assert list(table.columns) == list(SIMILARITY_COLUMNS)
+    assert table["metric"].tolist()[:6] == list(METRICS)
+    assert table["position"].tolist()[:18] == [1] * 6 + [2] * 6 + [10] * 6
+    assert table["iteration"].tolist()[::18] == [1, 2, 1, 2]
+    pd.testing.assert_frame_equal(table, long_table(rows[::-1]))
+
+    networks = network_table([network(0.9, 1), network(0.9, 0, 2), network(0.9, 0, 1), network(0.95, None, 0)])
+    assert {name: str(dtype) for name, dtype in networks.dtypes.items()} == NETWORK_COLUMNS
+    assert networks["iteration"].tolist() == [0, 1, 2, 1]
+    assert networks["run"].isna().tolist() == [True, False, False, False]
+
+    summary = summarise(table)
+    assert {name: str(dtype) for name, dtype in summary.dtypes.items()} == SUMMARY_COLUMNS
+    assert summary["metric"].unique().tolist() == list(METRICS)
+    assert summary["position"].unique().tolist() == [1, 2, 10]
+
+
+def test_no_rows_make_empty_tables() -> None:
+    tables = Tables.of(long_table([]), network_table([]))
+    assert [len(table) for table in (tables.similarities, tables.networks, tables.summary, tables.accuracy)] == [0] * 4
+    assert {name: str(dtype) for name, dtype in tables.summary.dtypes.items()} == SUMMARY_COLUMNS
+
+
+def test_ones_own_metrics_come_after_those_that_are_known() -> None:
+    table = long_table([similarity(0.5, metric=name) for name in ("b_own", "nbs", "a_own", "svcca")])
+    assert table["metric"].tolist() == ["svcca", "nbs", "a_own", "b_own"]
+
+
+def test_rows_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"1 rows are duplicates.*layer conv1_1, metric svcca"):
+        long_table([similarity(0.5), similarity(0.6)])
+    with pytest.raises(ValueError, match="duplicates"):
+        network_table([network(0.9, None, 0), network(0.8, None, 0)])
+    with pytest.raises(ValueError, match=r"lacks the columns \['value'\] and adds \['valu'\]"):
+        long_table([{("valu" if name == "value" else name): entry for name, entry in similarity(0.5).items()}])
+
+
+def mixed() -> Tables:
+    rng = np.random.default_rng(0)
+    values = rng.random(7)
+    values[3] = np.nan
+    networks = [network(0.95, None, 0), *(network(float(value), run) for run, value in enumerate(rng.random(7)))]
+    return Tables.of(long_table(sweep(values)), network_table(networks))
+
+
+@pytest.mark.parametrize("name", ["similarities", "networks", "summary", "accuracy"])
+def test_parquet_comes_back_exactly(name: str) -> None:
+    table = getattr(mixed(), name)
+    for part in (table, table.iloc[:1], table.iloc[:0]):
+        data = to_parquet_bytes(part)
+        assert data == to_parquet_bytes(part.copy())
+        pd.testing.assert_frame_equal(read_parquet_bytes(data), part, check_exact=True)
+
+
+def test_parquet_holds_values_only() -> None:
+    data = to_parquet_bytes(mixed().networks)
+    assert pd.__version__.encode() not in data
+    assert b"pandas" not in data
+
+
+def test_csv_is_exact_and_leaves_missing_values_empty() -> None:
+    table = network_table([network(1 / 3, 0), network(float("nan"), None, 0)])
+    assert to_csv_bytes(table).decode() == (
+        "problem,run,iteration,remaining,remaining_pool,accuracy,loss,epochs,reduced\n"
+        "digits,,0,1.0,1.0,,0.30000000000000004,3,False\n"
+        "digits,0,1,0.8,0.8,0.3333333333333333,0.30000000000000004,3,False\n"
+    )
+
+
+def test_another_process_writes_the_same_bytes() -> None:
+    """With another hash seed, so that no set or dict order leaks into a table."""
+    code = "import sys; from test_summary import *; sys.stdout.buffer.write(to_parquet_bytes(mixed().summary))"
+    environment = os.environ | {"PYTHONHASHSEED": "1", "PYTHONPATH": str(Path(__file__).parent)}
+    there = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=True)
+    assert there.stdout == to_parquet_bytes(mixed().summary)

@@ -1,0 +1,197 @@
+"""Trainings between two epochs, in a store: what is believed, what is not, and what is left when all is done."""
+
+import hashlib
+
+import pytest
+import torch
+
+from distsim.problems import PROBLEMS
+from distsim.store import Storage, SweepStore
+from distsim.store import checkpoints as kept
+from distsim.store.checkpoints import StoredCheckpoints
+from distsim.sweep.order import prepare
+from distsim.sweep.plan import Chain
+from distsim.sweep.training_worker import TrainingWorker
+from distsim.training.checkpoint import Checkpoint
+
+HERE = {"torch": "1", "threads": 1}
+
+
+def halfway(epochs, value=1.0):
+    tensors = {"network/w": torch.full((3, 2), value), "optimizer/step/w": torch.tensor(float(epochs))}
+    return Checkpoint(tensors, {"losses": [0.5] * epochs, "memories": {}})
+
+
+@pytest.fixture
+def storage(tmp_path):
+    return Storage(tmp_path / "store")
+
+
+@pytest.fixture(autouse=True)
+def whatever_it_costs(monkeypatch):
+    monkeypatch.setattr(kept, "SHARE", float("inf"))
+
+
+def objects(storage):
+    return list(storage.sizes())
+
+
+def test_what_was_offered_last_comes_back(storage):
+    keeper = StoredCheckpoints(storage, "complete", "abc", HERE)
+    assert keeper.load() is None
+    for epochs in (1, 2):
+        keeper.offer(lambda epochs=epochs: halfway(epochs, value=epochs))
+    (path,) = objects(storage)
+    assert path.startswith("complete/epoch/")
+    found = StoredCheckpoints(storage, "complete", "abc", dict(HERE)).load()
+    assert found.values == {"losses": [0.5, 0.5], "memories": {}}
+    assert torch.equal(found.tensors["network/w"], torch.full((3, 2), 2.0))
+    assert found.tensors["optimizer/step/w"].shape == ()
+
+
+def test_of_several_the_furthest_counts(storage):
+    """Two writers, or one that died before it removed the older."""
+    StoredCheckpoints(storage, "complete", "abc", HERE).offer(lambda: halfway(3))
+    content = storage.get(objects(storage)[0])
+    StoredCheckpoints(storage, "complete", "abc", HERE).offer(lambda: halfway(1))
+    name = hashlib.sha256(content).hexdigest()
+    storage.put(f"complete/epoch/{name}.safetensors", content)
+    assert len(objects(storage)) == 2
+    assert len(StoredCheckpoints(storage, "complete", "abc", HERE).load().values["losses"]) == 3
+
+
+@pytest.mark.parametrize("other", [("abd", HERE), ("abc", {"torch": "2", "threads": 1})], ids=["identity", "versions"])
+def test_those_of_another_identity_or_environment_are_not_used(storage, other):
+    StoredCheckpoints(storage, "complete", "abc", HERE).offer(lambda: halfway(1))
+    assert StoredCheckpoints(storage, "complete", *other).load() is None
+
+
+@pytest.mark.parametrize("harm", [lambda c: c[:-1], lambda c: c[:40] + bytes([c[40] ^ 1]) + c[41:], lambda c: b""])
+def test_a_damaged_one_is_as_good_as_none(storage, harm):
+    StoredCheckpoints(storage, "complete", "abc", HERE).offer(lambda: halfway(1))
+    (path,) = objects(storage)
+    storage.put(path, harm(storage.get(path)))
+    assert StoredCheckpoints(storage, "complete", "abc", HERE).load() is None
+
+
+def test_it_declines_what_would_cost_too_much(storage, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(kept, "SHARE", 0.02)
+    monkeypatch.setattr(kept.time, "monotonic", lambda: now[0])
+    keeper = StoredCheckpoints(storage, "complete", "abc", HERE)
+    taken = []
+
+    def offer(after):
+        now[0] += after
+
+        def take():
+            taken.append(now[0])
+            now[0] += 1.0  # what it costs
+            return halfway(len(taken))
+
+        keeper.offer(take)
+
+    for after in (10, 30, 19, 40, 60):
+        offer(after)
+    assert taken == [10, 100, 161]  # the first; not after 30 s, not after 49, after 89, after 60
+
+
+# --- a sweep that dies in the middle of a training ---
+
+
+class Died(BaseException):
+    """Not an Exception: nothing catches it on the way, as nothing catches a SIGKILL."""
+
+
+def bench_of(tmp_path, name, problem, **more):
+    one = prepare(problem, runs=1, iterations=2, **more)
+    store = SweepStore(Storage(tmp_path / name), "digits")
+    store.claim(one.sweep.identity)
+    return TrainingWorker(store, one.sweep, one.dataset), store
+
+
+def everything(bench):
+    bench.complete()
+    failed = []
+    list(bench.chains([Chain(0, (1, 2), (1, 2))], failed.append))
+    assert not failed
+
+
+def dies_after(bench, monkeypatch, epochs):
+    left = [epochs]
+
+    def count(epoch, network):
+        trained.append(epoch)
+        if left[0] == 0:
+            raise Died
+        left[0] -= 1
+        return False
+
+    trained = []
+    monkeypatch.setattr(bench.trainer, "after_epoch", (count,))
+    return trained
+
+
+@pytest.mark.parametrize("died_after", [0, 2, 4, 5])
+def test_an_interruption_costs_one_epoch(tmp_path, monkeypatch, died_after):
+    """The complete network trains 4 epochs, each of 2 iterations 3 (from the late reset on)."""
+    problem = PROBLEMS["digits"].reduced_to(epochs=4, probe=100, train_limit=200)
+    whole, expected = bench_of(tmp_path, "whole", problem)
+    everything(whole)
+    bench, store = bench_of(tmp_path, "cut", problem)
+    first = dies_after(bench, monkeypatch, died_after)
+    with pytest.raises(Died):
+        everything(bench)
+    again, store = bench_of(tmp_path, "cut", problem)
+    second = dies_after(again, monkeypatch, -1)
+    everything(again)
+    assert len(first) + len(second) == 4 + 3 + 3 + 1  # only the epoch that was cut off is trained twice
+    assert store.digests() == expected.digests()
+    assert not [path for path in store.storage.sizes() if "/epoch/" in path]
+
+
+def test_runs_in_one_pack_are_those_alone(tmp_path):
+    """One of them further than the other, and one that fails, which costs the others nothing."""
+    problem = PROBLEMS["digits"].reduced_to(epochs=2, probe=100, train_limit=200)
+    alone, expected = bench_of(tmp_path, "alone", problem)
+    packed, store = bench_of(tmp_path, "packed", problem)
+    works = [Chain(0, (1, 2), (1, 2)), Chain(1, (1,), ()), Chain(2, (1, 2), (2,))]
+    alone.complete()
+    packed.complete()
+    failed = []
+    for work in works:
+        list(alone.chains([work], failed.append))
+    list(packed.chains(works[:1], failed.append))  # its chain is done already
+    works.append(Chain(3, (2,), ()))  # its first iteration is not there and not asked for
+    events = list(packed.chains(works, failed.append))
+    assert failed == ["digits, run 3: run 3, iteration 1 of digits is not in " + store.root.url]
+    assert {(event["run"], event["iteration"]) for event in events} == {(1, 1), (2, 1), (2, 2)}
+    assert store.digests() == expected.digests()
+
+
+def test_written_beside_the_training_the_bytes_are_the_same(tmp_path):
+    problem = PROBLEMS["digits"].reduced_to(epochs=2, probe=100, train_limit=200)
+    in_order, expected = bench_of(tmp_path, "order", problem)
+    everything(in_order)
+    beside, store = bench_of(tmp_path, "beside", problem)
+    beside.beside = True
+    everything(beside)
+    assert store.digests() == expected.digests()
+
+
+@pytest.mark.parametrize("last", [1, 2])
+def test_what_fails_beside_the_training_ends_the_run_by_name(tmp_path, last):
+    """Found out before the next network's activations are written, or at the end."""
+    problem = PROBLEMS["digits"].reduced_to(epochs=2, probe=100, train_limit=200)
+    bench, store = bench_of(tmp_path, "beside", problem)
+    bench.beside = True
+    bench.complete()
+
+    def fails(network, step=None):
+        raise ValueError("no room for the probe")
+
+    bench.extract = fails
+    failed = []
+    list(bench.chains([Chain(0, (1, 2), (last,))], failed.append))
+    assert failed == ["digits, run 0: no room for the probe"]
+    assert (0, 1) in store.contents().networks

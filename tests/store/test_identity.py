@@ -1,0 +1,129 @@
+"""Whose numbers a store holds: what may be asked of it, and what is refused rather than misread."""
+
+import dataclasses
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import zarr
+
+import distsim
+from distsim.problems import PROBLEMS
+from distsim.specs import FORMAT, Identity
+from distsim.store import DamagedStore, IdentityMismatch, Mark, Storage, SweepStore
+from distsim.store.activations import Reader
+from distsim.store.commits import Attempt
+from distsim.training.chain import TrainedNetwork
+
+OURS = Identity(problem=PROBLEMS["digits"], data_digest="0" * 64)
+OTHER = dataclasses.replace(OURS, seed=7)
+STEP = TrainedNetwork(0, {"w": torch.ones(3)}, {"w": torch.ones(3, dtype=torch.bool)}, {"accuracy": 0.5})
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> SweepStore:
+    return SweepStore(Storage(tmp_path), "digits")
+
+
+def spec_of(store: SweepStore) -> dict[str, Any]:
+    return dict(json.loads(store.storage.get("spec.json") or b""))
+
+
+def test_what_failed_before_anything_was_committed_holds_nobody_up(store: SweepStore) -> None:
+    assert store.claim(OTHER) is True
+    store.storage.put("complete/epoch/unfinished.safetensors", b"of the other")
+    assert store.claim(OURS) is True
+    assert store.claim(OURS) is False
+    assert store.identity().hash == OURS.hash
+
+
+def test_what_was_committed_is_not_taken_for_another_sweeps(store: SweepStore) -> None:
+    store.claim(OTHER)
+    store.commit_network(None, STEP, identity=OTHER.hash)
+    with pytest.raises(IdentityMismatch, match=r"It differs in seed: 0 asked for, 7 in the store\. Ask for the same"):
+        store.claim(OURS)
+    assert store.identity().hash == OTHER.hash
+
+
+def test_a_lost_spec_is_written_again_by_its_own_sweep_only(store: SweepStore) -> None:
+    store.claim(OURS)
+    store.commit_network(None, STEP, identity=OURS.hash)
+    store.storage.delete(["spec.json"])
+    with pytest.raises(IdentityMismatch, match=r"holds complete network of another sweep of digits, whose spec\.json"):
+        store.claim(OTHER)
+    assert store.storage.get("spec.json") is None
+    assert store.claim(OURS) is True
+
+
+@pytest.mark.parametrize("format", [FORMAT - 1, FORMAT + 1])
+def test_a_store_of_another_format_is_refused_with_the_version(store: SweepStore, format: int) -> None:
+    store.claim(OURS)
+    assert spec_of(store)["distsim"] == distsim.__version__
+    spec = spec_of(store) | {"distsim": "0.0.9"}
+    spec["identity"]["format"] = format
+    store.storage.put("spec.json", json.dumps(spec).encode())
+    said = rf"another distsim \(0\.0\.9; this is {distsim.__version__}\): its format is {format}, this distsim reads"
+    for work in (store.identity, lambda: store.claim(OURS)):
+        with pytest.raises(DamagedStore, match=said):
+            work()
+
+
+def test_a_spec_in_another_problems_folder_is_refused(store: SweepStore, tmp_path: Path) -> None:
+    store.claim(OURS)
+    other = SweepStore(Storage(tmp_path), "cifar2")
+    other.storage.put("spec.json", store.storage.get("spec.json") or b"")
+    with pytest.raises(DamagedStore, match=r"is that of digits"):
+        other.identity()
+
+
+class Program:
+    """What a pickle can be: something that runs when it is read."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
+        return Path.touch, (self.file,)
+
+
+def test_no_pickle_is_read_from_activations(store: SweepStore, tmp_path: Path) -> None:
+    """Zarr's format 2 knows arrays of pickled objects; a mark that vouches for one is a stranger's."""
+    ran = tmp_path / "ran"
+    with Attempt(store.storage, "complete/activations") as attempt:
+        folder = Path(attempt.storage.url) / attempt.prefix
+        group = zarr.open_group(folder, mode="w", zarr_format=2)
+        array = group.create_array("conv1", shape=(1,), dtype="i4", attributes={"position": 0, "kind": "conv"})
+        array[:] = np.arange(1)
+        metadata = json.loads((folder / "conv1" / ".zarray").read_text())
+        metadata |= {
+            "dtype": "|O",
+            "filters": [{"id": "pickle", "protocol": 5}],
+            "compressor": None,
+            "fill_value": None,
+        }
+        (folder / "conv1" / ".zarray").write_text(json.dumps(metadata))
+        (folder / "conv1" / "0").write_bytes(pickle.dumps(Program(ran)))
+        for file in folder.rglob("*"):
+            if file.is_file():
+                attempt.wrote(file.relative_to(folder).as_posix(), file.read_bytes())
+        mark = attempt.commit()
+    with pytest.raises((DamagedStore, FileNotFoundError)):
+        Reader(store.storage, "complete/activations", mark).layer("conv1").read()
+    assert not ran.exists()
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "masks.safetensors"])
+def test_no_pickle_is_read_from_a_network(store: SweepStore, tmp_path: Path, name: str) -> None:
+    ran = tmp_path / "ran"
+    with Attempt(store.storage, "complete") as attempt:
+        for file in ("weights.safetensors", "masks.safetensors"):
+            attempt.put(file, pickle.dumps(Program(ran)))
+        mark = attempt.commit()
+    assert isinstance(mark, Mark)
+    with pytest.raises(DamagedStore, match=r"complete/attempt-.* cannot be read"):
+        store.load_network(None)
+    assert not ran.exists()

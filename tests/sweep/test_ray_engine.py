@@ -1,0 +1,386 @@
+"""The Ray engine on a real cluster of two CPUs: the local engine's bits, whatever dies or fails on the way."""
+
+import contextlib
+import dataclasses
+import os
+import shutil
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+from faults.kills import Kill, Watch
+
+from distsim.problems import PROBLEMS
+from distsim.results import reduce as results
+from distsim.specs import Problem
+from distsim.store import NetworkId, Storage, SweepStore, network_path
+from distsim.sweep import ray_engine
+from distsim.sweep.engine import Engine, LocalEngine
+from distsim.sweep.failures import SweepFailed
+from distsim.sweep.order import Prepared, prepare, take
+from distsim.sweep.plan import Chain
+from distsim.sweep.ray_engine import RayEngine, Searcher, _Tasks
+from distsim.sweep.run import run
+from distsim.sweep.training_worker import Event
+
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
+
+SMALL = PROBLEMS["digits"].reduced_to(epochs=2, probe=60, train_limit=200)
+OTHER = dataclasses.replace(SMALL, name="other", recipe=dataclasses.replace(SMALL.recipe, lr=1e-3))
+WILD = dataclasses.replace(SMALL, name="wild", recipe=dataclasses.replace(SMALL.recipe, lr=1e30))
+
+
+def silent(text: str) -> None:
+    pass
+
+
+def ordered(runs: int, iterations: int, problem: Problem = SMALL, **choices: Any) -> Prepared:
+    return prepare(
+        problem, runs=runs, iterations=iterations, **{"retention": "all", "resources": (("cpu", 1.0),)} | choices
+    )
+
+
+def by_ray(folder: Path, *orders: Prepared, tell: Callable[[Event], None] | None = None) -> bool:
+    root = Storage(folder)
+    with not_for_ever():
+        return finished(root, RayEngine(root, None, False, tell), orders)
+
+
+def in_process(folder: Path, *orders: Prepared) -> bool:
+    root = Storage(folder)
+    return finished(root, LocalEngine(root), orders)
+
+
+def finished(root: Storage, engine: Engine, orders: tuple[Prepared, ...]) -> bool:
+    take(orders, root)
+    return run(orders, root, engine, silent)
+
+
+@contextlib.contextmanager
+def not_for_ever(seconds: int = 300) -> Iterator[None]:
+    """A test whose sweep waits for what cannot come fails. Ray stops waiting for KeyboardInterrupt only."""
+    late = threading.Event()
+
+    def give_up(number: int, frame: object) -> None:
+        late.set()
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, give_up)
+    signal.alarm(seconds)
+    try:
+        yield
+    except KeyboardInterrupt:
+        if not late.is_set():
+            raise
+        pytest.fail(f"the engine still waited after {seconds} s")
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def store_in(folder: Path, problem: str = "digits") -> SweepStore:
+    return SweepStore(Storage(folder), problem)
+
+
+def attempts(store: SweepStore) -> dict[NetworkId, str]:
+    """Network -> the attempt that was committed, which is another each time that it is computed."""
+    return {network: mark.attempt for network in store.contents().networks if (mark := store.mark(network))}
+
+
+def made_by(store: SweepStore, network: NetworkId) -> int:
+    """The pid of the process that committed the network."""
+    mark = store.mark(network)
+    assert mark is not None
+    return int(mark.provenance["pid"])
+
+
+@pytest.fixture(autouse=True, scope="module")
+def no_figures() -> Iterator[None]:
+    """They take longer than the sweep, and Ray has no part in them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(results, "draw", lambda root, again=False: [])
+        yield
+
+
+@pytest.fixture(scope="module")
+def local(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two runs of three iterations, without Ray. Not to be changed."""
+    folder = tmp_path_factory.mktemp("local")
+    assert in_process(folder, ordered(2, 3))
+    return folder
+
+
+@pytest.fixture
+def copy(local: Path, tmp_path: Path) -> Path:
+    """The same to change."""
+    return Path(shutil.copytree(local, tmp_path / "copy"))
+
+
+@contextlib.contextmanager
+def killing(stages: Path, *kills: Kill) -> Iterator[list[int]]:
+    """While the block runs, SIGKILL one worker after the other, each in its stage; their pids."""
+    watch = Watch(stages)
+    watch.read()
+    over = threading.Event()
+    killed: list[int] = []
+
+    def strike() -> None:
+        for kill in kills:
+            pid = watch.freeze(kill, 0.0, over.is_set)
+            assert pid is not None, f"no worker came to stage {kill.stage}"
+            os.kill(pid, signal.SIGKILL)
+            killed.append(pid)
+
+    with ThreadPoolExecutor(1) as pool:
+        striking: Future[None] = pool.submit(strike)
+        try:
+            yield killed
+        finally:
+            over.set()
+        striking.result()
+
+
+# --- the same as without Ray -----------------------------------------------------------------------------------------
+
+
+def test_ray_makes_the_local_engines_bits_of_two_problems(local: Path, tmp_path: Path) -> None:
+    events: list[Event] = []
+    assert by_ray(tmp_path / "ray", ordered(1, 1, OTHER), ordered(2, 3), tell=events.append)
+    assert in_process(tmp_path / "local", ordered(1, 1, OTHER))
+    assert store_in(tmp_path / "ray").digests() == store_in(local).digests()
+    assert store_in(tmp_path / "ray", "other").digests() == store_in(tmp_path / "local", "other").digests()
+    for name, pruned in {"digits": [(r, i) for r in range(2) for i in range(1, 4)], "other": [(0, 1)]}.items():
+        told = [(event["run"], event["iteration"]) for event in events if event["problem"] == name]
+        assert (told[0], sorted(told[1:])) == ((None, 0), pruned)
+        store = store_in(tmp_path / "ray", name)
+        assert all(made_by(store, network) != os.getpid() for network in [None, *pruned])
+
+
+def test_a_finished_sweep_is_left_alone(copy: Path) -> None:
+    before = attempts(store_in(copy))
+    assert not by_ray(copy, ordered(2, 3))
+    assert attempts(store_in(copy)) == before
+    assert not (copy / "tune").exists(), "no trial was started"
+
+
+def test_a_third_run_is_all_that_is_added(copy: Path, tmp_path: Path) -> None:
+    before = attempts(store_in(copy))
+    assert by_ray(copy, ordered(3, 3))
+    after = attempts(store_in(copy))
+    assert after.keys() - before.keys() == {(2, 1), (2, 2), (2, 3)}
+    assert {network: after[network] for network in before} == before
+    assert in_process(tmp_path / "whole", ordered(3, 3))
+    assert store_in(copy).digests() == store_in(tmp_path / "whole").digests(), "as if three had been asked for at once"
+
+
+# --- workers that die ------------------------------------------------------------------------------------------------
+
+
+def test_a_chain_goes_on_in_another_worker(local: Path, tmp_path: Path, ray_cluster: Path) -> None:
+    with killing(ray_cluster, Kill("extraction", "worker", occurrence=3)) as killed:  # complete, iterations 1 and 2
+        assert by_ray(tmp_path, ordered(1, 3))
+    store = store_in(tmp_path)
+    first, last = (store.activations_mark((0, iteration)) for iteration in (1, 3))
+    assert first is not None
+    assert last is not None
+    assert first.provenance["pid"] == killed[0]
+    assert last.provenance["pid"] != killed[0]
+    expected = store_in(local).digests()
+    found = {piece: digest for piece, digest in store.digests().items() if not piece.startswith("results/")}
+    assert found == {piece: expected[piece] for piece in found}
+    assert store.contents().networks == {None, (0, 1), (0, 2), (0, 3)}
+
+
+@pytest.mark.long
+def test_a_chain_that_comes_further_each_time_is_tried_for_ever(
+    local: Path, tmp_path: Path, ray_cluster: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each of its workers dies once a network more is committed; one that does not get that far is given up."""
+    monkeypatch.setattr(ray_engine, "RETRIES", 0)
+    events: list[Event] = []
+    with killing(ray_cluster, Kill("extraction", "worker", occurrence=2), Kill("extraction", "worker", occurrence=2)):
+        assert by_ray(tmp_path, ordered(1, 3), tell=events.append)
+    assert [event["piece"] for event in events if "died" in event] == ["run 0", "run 0"]
+    store = store_in(tmp_path)
+    expected = store_in(local).digests()
+    found = {piece: digest for piece, digest in store.digests().items() if not piece.startswith("results/")}
+    assert found == {piece: expected[piece] for piece in found}
+    with killing(ray_cluster, Kill("extraction", "worker")), pytest.raises(SweepFailed) as failed:
+        by_ray(tmp_path / "other", ordered(1, 1))
+    assert failed.value.failures[0].startswith("digits, complete network: ")
+
+
+def uncompared(folder: Path, *networks: NetworkId) -> SweepStore:
+    for network in networks:
+        shutil.rmtree(folder / "digits" / network_path(network) / "comparison")
+    return store_in(folder)
+
+
+def test_another_actor_compares_what_a_dead_one_has_not(local: Path, copy: Path, ray_cluster: Path) -> None:
+    store = uncompared(copy, *[(r, i) for r in range(2) for i in range(1, 4)])
+    with killing(ray_cluster, Kill("comparison", "worker", occurrence=5)):
+        assert by_ray(copy, ordered(2, 3))
+    assert store.digests() == store_in(local).digests()
+
+
+def test_a_comparison_that_kills_every_actor_is_given_up(
+    copy: Path, ray_cluster: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray_engine, "RETRIES", 1)
+    uncompared(copy, (1, 3))
+    with (
+        killing(ray_cluster, Kill("comparison", "worker"), Kill("comparison", "worker")),
+        pytest.raises(SweepFailed) as failed,
+    ):
+        by_ray(copy, ordered(2, 3, metrics=("cosine",)))
+    assert len(failed.value.failures) == 1
+    assert failed.value.failures[0].startswith("digits, layer out: given up after 1 retries: ")
+    assert by_ray(copy, ordered(2, 3, metrics=("cosine",))), "the next time it is tried again"
+
+
+# --- what fails for good ---------------------------------------------------------------------------------------------
+
+
+def test_a_diverging_problem_does_not_stop_the_other(tmp_path: Path) -> None:
+    with pytest.raises(SweepFailed) as failed:
+        by_ray(tmp_path / "both", ordered(2, 1, WILD), ordered(2, 1))
+    assert len(failed.value.failures) == 1, "chains whose complete network failed are not tried"
+    assert failed.value.failures[0].startswith("wild, complete network: training diverged: ")
+    assert store_in(tmp_path / "both", "wild").contents().networks == set()
+    assert in_process(tmp_path / "alone", ordered(2, 1))
+    assert store_in(tmp_path / "both").digests() == store_in(tmp_path / "alone").digests()
+
+
+def test_a_chain_that_cannot_go_on_does_not_stop_the_others(copy: Path) -> None:
+    (weights,) = (copy / "digits/runs/0001/iter_03").glob("attempt-*/weights.safetensors")
+    weights.write_bytes(weights.read_bytes()[:-1] + b"?")
+    before = attempts(store_in(copy))
+    with pytest.raises(SweepFailed) as failed:
+        by_ray(copy, ordered(2, 4))
+    assert len(failed.value.failures) == 1
+    assert failed.value.failures[0].startswith("digits, run 1: runs/0001/iter_03/attempt-")
+    assert "is damaged" in failed.value.failures[0]
+    assert store_in(copy).contents().networks == {*before, (0, 4)}
+    assert {network for network, _ in store_in(copy).contents().comparisons} == {*before, (0, 4)} - {None}
+
+
+# --- who may run when ------------------------------------------------------------------------------------------------
+
+
+def test_slots_are_what_fits(tmp_path: Path) -> None:
+    engine = RayEngine(Storage(tmp_path), None, False)
+    one, two, three = (ordered(1, 1, threads=threads) for threads in (1, 2, 3))
+    assert [engine.slots([each]) for each in (one, two)] == [2, 1]
+    with pytest.raises(ValueError, match="no machine of the Ray cluster has 3 CPU: see --cpus"):
+        engine.slots([three])
+    assert engine.slots([one, two]) == 1, "a slot is large enough for either"
+
+
+def test_comparisons_of_two_threads_share_two_cpus(tmp_path: Path) -> None:
+    two_threads = ordered(1, 1, threads=2, resources=(("cpu", 2.0),))
+    assert by_ray(tmp_path, two_threads)
+    assert not by_ray(tmp_path, two_threads)
+
+
+def test_comparisons_go_on_where_others_have_taken_a_slot(local: Path, copy: Path) -> None:
+    """An actor that the cluster has no room for must not keep its job while another is idle."""
+    store = uncompared(copy, (0, 1), (0, 2))
+
+    @ray.remote(num_cpus=1)
+    class Other:
+        def is_here(self) -> bool:
+            return True
+
+    other = Other.remote()
+    assert ray.get(other.is_here.remote())
+    try:
+        assert by_ray(copy, ordered(2, 3))
+    finally:
+        ray.kill(other)
+    assert store.digests() == store_in(local).digests()
+
+
+def test_an_interrupt_is_not_mistaken_for_the_end(tmp_path: Path) -> None:
+    def interrupt(event: Event) -> None:
+        if event["iteration"] == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        by_ray(tmp_path, ordered(1, 3), tell=interrupt)
+    assert by_ray(tmp_path, ordered(1, 3)), "and the same command goes on"
+    assert len(store_in(tmp_path).contents().networks) == 4
+
+
+def test_runs_in_packs_are_those_alone(tmp_path: Path, local: Path) -> None:
+    """Two packs, of two runs and of one. One that fails in a pack: tests/test_epochs_kept.py."""
+    packed = {"pack": 2, "metrics": ("cka",)}
+    told: list[tuple[Any, Any]] = []
+    tell = lambda event: told.append((event["run"], event["iteration"]))  # noqa: E731
+    assert by_ray(tmp_path / "packed", ordered(3, 3, **packed), tell=tell)
+    found, expected = (store_in(folder) for folder in (tmp_path / "packed", local))
+    assert len(found.contents().networks) == 10
+    for network in expected.contents().networks:
+        mark, other = expected.mark(network), found.mark(network)
+        assert mark is not None
+        assert other is not None
+        assert mark.digest == other.digest
+    assert made_by(found, (0, 1)) == made_by(found, (1, 1)), "by one process"
+    assert told.index((1, 1)) < told.index((0, 3)), "in turns"
+
+
+FIRST, SECOND = (Chain(0, (1,), ()),), (Chain(1, (1,), ()),)
+
+
+def suggested(tasks: _Tasks, trial: str) -> int | str | None:
+    """The number of the task handed out; None: wait; "finished"."""
+    config = tasks.suggest(trial)
+    if config == Searcher.FINISHED:
+        return "finished"
+    return None if config is None else int(config["task"])
+
+
+def test_chains_wait_for_their_own_complete_network() -> None:
+    tasks = _Tasks([("a", None), ("b", None), ("a", FIRST), ("b", FIRST), ("b", SECOND)])
+    assert [suggested(tasks, trial) for trial in "tuv"] == [0, 1, None]
+    tasks.on_trial_complete("u", {"failed": []})
+    assert [suggested(tasks, trial) for trial in "vwx"] == [3, 4, None], "the other's is not ready"
+    tasks.on_trial_complete("t", {"failed": []})
+    assert [suggested(tasks, trial) for trial in "xy"] == [2, "finished"]
+    assert tasks.failures == []
+
+
+def test_chains_whose_complete_network_is_there_do_not_wait() -> None:
+    tasks = _Tasks([("a", None), ("a", FIRST), ("b", FIRST)])
+    assert [suggested(tasks, trial) for trial in "tu"] == [0, 2]
+
+
+@pytest.mark.parametrize(
+    ("outcome", "sentences"),
+    [
+        ({"result": {"failed": ["a: diverged"]}}, ["a: diverged"]),
+        ({"error": True}, []),
+        ({"result": None, "error": True}, []),
+    ],
+    ids=["by its own doing", "its worker died", "without a result"],
+)
+def test_chains_of_a_failed_complete_network_are_dropped(outcome: dict[str, Any], sentences: list[str]) -> None:
+    tasks = _Tasks([("a", None), ("b", None), ("a", FIRST), ("a", SECOND), ("b", FIRST)])
+    assert [suggested(tasks, trial) for trial in "tu"] == [0, 1]
+    tasks.on_trial_complete("t", **outcome)
+    assert suggested(tasks, "v") is None
+    tasks.on_trial_complete("u", {"failed": []})
+    assert [suggested(tasks, trial) for trial in "vw"] == [4, "finished"]
+    assert tasks.failures == sentences
+
+
+def test_a_failed_chain_drops_no_other() -> None:
+    tasks = _Tasks([("a", FIRST), ("a", SECOND)])
+    assert suggested(tasks, "t") == 0
+    tasks.on_trial_complete("t", {"failed": ["a, run 0: damaged"]})
+    assert [suggested(tasks, trial) for trial in "uv"] == [1, "finished"]
+    assert tasks.failures == ["a, run 0: damaged"]
