@@ -333,17 +333,17 @@ def test_bfloat16_is_another_training_of_the_same_network(small):
 
 
 class Kept:
-    """A keeper in memory; everything in it went through copies."""
+    """A checkpoints in memory; everything in it went through copies."""
 
-    def __init__(self, halfway=None):
-        self.halfway, self.offers, self.loads = halfway, [], 0
+    def __init__(self, checkpoint=None):
+        self.checkpoint, self.offers, self.loads = checkpoint, [], 0
 
     def load(self):
         self.loads += 1
-        return copy.deepcopy(self.halfway)
+        return copy.deepcopy(self.checkpoint)
 
-    def offer(self, halfway):
-        self.offers.append(copy.deepcopy(halfway()))
+    def offer(self, checkpoint):
+        self.offers.append(copy.deepcopy(checkpoint()))
 
 
 RECIPES = {
@@ -357,17 +357,17 @@ RECIPES = {
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=list(RECIPES))
 def test_a_training_goes_on_from_any_epoch_as_if_nothing_had_been(recipe):
     problem = dataclasses.replace(SMALL, recipe=recipe)
-    keeper = Kept()
+    checkpoints = Kept()
     trainer = trainer_of(problem)
-    complete = trainer.complete(keeper)
+    complete = trainer.complete(checkpoints)
     chained = Kept()
     first = trainer.iterate(0, 1, complete, complete, chained)
-    assert len(keeper.offers) >= 3
-    for halfway in keeper.offers:
-        assert_same(trainer_of(problem).complete(Kept(halfway)), complete)
-        assert same_weights(trainer_of(problem).complete(Kept(halfway)).rewind, complete.rewind)
-    for halfway in chained.offers:  # by a trainer that has trained others before
-        assert_same(trainer.iterate(0, 1, complete, complete, Kept(halfway)), first)
+    assert len(checkpoints.offers) >= 3
+    for checkpoint in checkpoints.offers:
+        assert_same(trainer_of(problem).complete(Kept(checkpoint)), complete)
+        assert same_weights(trainer_of(problem).complete(Kept(checkpoint)).rewind, complete.rewind)
+    for checkpoint in chained.offers:  # by a trainer that has trained others before
+        assert_same(trainer.iterate(0, 1, complete, complete, Kept(checkpoint)), first)
 
 
 def test_epochs_interleaved_within_two_trainings():
