@@ -147,8 +147,14 @@ _ATTEMPT = re.compile(r"attempt-(?:(?P<generation>[1-9]\d{0,8})-)?[0-9a-f]{12}")
 def read_mark(storage: Storage, path: str) -> Mark | None:
     """The mark at this path, None if there is none. DamagedStore: it is not a mark."""
     content = storage.get(path)
-    if content is None:
-        return None
+    try:
+        return None if content is None else decode_mark(content)
+    except ValueError as error:
+        raise DamagedStore(f"{path} in {storage.url} is damaged: {error}") from None
+
+
+def decode_mark(content: bytes) -> Mark:
+    """What `Mark.encode` made. ValueError: it is not a mark."""
     try:
         tree = json.loads(content)
         if not isinstance(tree, dict) or tree.pop("sha256", None) != _sha256(canonical_json(tree)):
@@ -157,8 +163,8 @@ def read_mark(storage: Storage, path: str) -> Mark | None:
         if not all(map(_inside, (*objects, str(tree["attempt"])))):
             raise ValueError("a name in it leads elsewhere")
         return Mark(objects=objects, **tree)
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise DamagedStore(f"{path} in {storage.url} is damaged: {error}") from None
+    except (TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise ValueError(str(error)) from None
 
 
 def read_object(storage: Storage, piece: str, mark: Mark, name: str) -> bytes:

@@ -3,11 +3,11 @@
 import dataclasses
 import hashlib
 import json
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from distsim.verify.integrity import DAMAGED, FOREIGN, LEFTOVER, UNREAD, verify_store
 from faults import flips
 from faults.flips import Damage
 from sweep_scripts import Outcome, outcome
@@ -17,7 +17,6 @@ from distsim.environment import EnvironmentDrift
 from distsim.specs import canonical_json
 from distsim.store import DamagedStore, Lease, Mark, Storage, StorageError, SweepStore
 from distsim.store.commits import Attempt, read_mark
-from distsim.verify.integrity import DAMAGED, FOREIGN, LEFTOVER, UNREAD, verify_store
 from distsim.verify.repair import Action, carry_out, planned
 
 
@@ -25,25 +24,6 @@ from distsim.verify.repair import Action, carry_out, planned
 def undrawn() -> Iterator[None]:
     with flips.undrawn():
         yield
-
-
-@pytest.fixture(scope="module")
-def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished store, with what interrupted writers left behind. Not to be changed."""
-    folder = tmp_path_factory.mktemp("kept") / "store"
-    flips.make(folder)
-    return folder
-
-
-@pytest.fixture
-def root(kept: Path, tmp_path: Path) -> Path:
-    """The same to change."""
-    return Path(shutil.copytree(kept, tmp_path / "store"))
-
-
-@pytest.fixture
-def store(root: Path) -> SweepStore:
-    return SweepStore(Storage(root), "digits")
 
 
 def changed(root: Path, *patterns: str) -> list[str]:
