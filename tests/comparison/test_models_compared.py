@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 import distsim
-from distsim import metrics
+from distsim import metrics, plotting
 from distsim.comparison import models, recording
 from distsim.comparison.models import compare
 from distsim.comparison.similarities import Similarities
@@ -553,7 +553,7 @@ def test_the_heat_map_names_every_layer() -> None:
     assert bar.get_ylabel() == "mean CCA"
     assert panel.images[0].get_clim() == (0, 1)
     assert panel.get_ylim()[0] < panel.get_ylim()[1], "first layers below"
-    assert figures.render(found.heatmap("cka"), "png") == figures.render(found.heatmap("cka"), "png")
+    assert plotting.render(found.heatmap("cka"), "png") == figures.render(found.heatmap("cka"), "png")
 
 
 def heat_map(values: Any) -> Any:
