@@ -1,8 +1,8 @@
 """What this process is doing, for whoever wants to watch.
 
-Each stage is a record of the standard library's logger `distsim.trace`, at level INFO: `logging.basicConfig(level="INFO")`
-shows them. With the environment variable DISTSIM_STAGES set to a file, each record is also appended to that file as one
-line, `time pid stage details`. The fault tests need it, to know what they hit.
+Each stage is a record of the standard library's logger `distsim.trace`, at level INFO:
+`logging.basicConfig(level="INFO")` shows them. If the environment variable DISTSIM_STAGES names a file, each record is
+also appended to that file, as one line `time pid stage details`. The fault tests need it, to know what they hit.
 """
 
 import contextlib

@@ -17,13 +17,13 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 import distsim
-from distsim import metrics
+from distsim import metrics, plotting
+from distsim._version import __version__
 from distsim.comparison import models, recording
 from distsim.comparison.models import compare
 from distsim.comparison.similarities import Similarities
 from distsim.environment import threads
 from distsim.metrics.registry import METRICS, Metric, register
-from distsim.results import figures
 
 CHANNELS = ("mean_cca", "svcca", "pwcca", "nbs_channels")
 KERNELS = ("cka", "nbs", "cka_unbiased", "procrustes")
@@ -553,7 +553,7 @@ def test_the_heat_map_names_every_layer() -> None:
     assert bar.get_ylabel() == "mean CCA"
     assert panel.images[0].get_clim() == (0, 1)
     assert panel.get_ylim()[0] < panel.get_ylim()[1], "first layers below"
-    assert figures.render(found.heatmap("cka"), "png") == figures.render(found.heatmap("cka"), "png")
+    assert plotting.render(found.heatmap("cka"), "png") == plotting.render(found.heatmap("cka"), "png")
 
 
 def heat_map(values: Any) -> Any:
@@ -606,12 +606,12 @@ def test_a_transformer() -> None:
 
 def test_distsim_compare_is_the_function_and_importing_distsim_needs_nothing() -> None:
     assert distsim.compare is compare
-    assert importlib.import_module("distsim").__version__ == "0.1.0"
+    assert importlib.import_module("distsim").__version__ == __version__
     with pytest.raises(AttributeError, match="module 'distsim' has no attribute 'comparing'"):
         distsim.comparing  # noqa: B018
     code = "import distsim, sys; print(distsim.__version__, 'torch' in sys.modules, 'numpy' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
-    assert done.stdout == "0.1.0 False False\n"
+    assert done.stdout == f"{__version__} False False\n"
 
 
 def test_the_computing_part_imports_no_edges() -> None:
@@ -622,6 +622,7 @@ for name in ("ray", "zarr", "pyarrow", "pandas", "obstore", "matplotlib"):
 import torch
 torch.set_num_threads(1)
 import distsim
+from distsim._version import __version__
 model = torch.nn.Sequential(torch.nn.Linear(5, 4), torch.nn.ReLU(), torch.nn.Linear(4, 3))
 found = distsim.compare(model, model, torch.randn(20, 5), metrics=("cka", "mean_cca"))
 print(len(found.rows), round(found.rows[0]["value"], 6))

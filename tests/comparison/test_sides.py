@@ -32,12 +32,12 @@ def activations(n: int, size: int, channels: int, noise: float = 0.05, seed: int
     rng = np.random.default_rng(seed)
     mix = rng.standard_normal((100, size * size * channels)) * np.arange(1, 101)[:, None] ** -0.7
     latent = rng.standard_normal((n, 100))
-    sides = []
+    made = []
     for change in (0.0, 0.4):
         signal = (latent + change * rng.standard_normal(latent.shape)) @ mix
         signal = np.maximum(signal + noise * rng.standard_normal(signal.shape), 0)
-        sides.append(signal.reshape(n, size, size, channels).astype(np.float16))
-    return sides[0], sides[1]
+        made.append(signal.reshape(n, size, size, channels).astype(np.float16))
+    return made[0], made[1]
 
 
 def values(X: Array, Y: Array, precision: str = "exact") -> dict[str, float]:
@@ -90,14 +90,14 @@ HARD: dict[str, Callable[[Array], Array]] = {
 
 
 @pytest.mark.parametrize("change", HARD.values(), ids=HARD.keys())
-@pytest.mark.parametrize("sides", ["both", "second"])
+@pytest.mark.parametrize("which", ["both", "second"])
 @pytest.mark.parametrize("shape", [(600, 12, 8), (900, 12, 5)], ids=["Gram matrices", "features"])
 def test_float32_products_agree_with_float64(
-    monkeypatch: pytest.MonkeyPatch, change: Callable[[Array], Array], sides: str, shape: tuple[int, int, int]
+    monkeypatch: pytest.MonkeyPatch, change: Callable[[Array], Array], which: str, shape: tuple[int, int, int]
 ) -> None:
     """Forced on a small layer; otherwise only layers whose float64 products would cost seconds take them."""
     X, Y = activations(*shape)
-    if sides == "both" or change in (repeated_examples, large_mean):
+    if which == "both" or change in (repeated_examples, large_mean):
         X = change(X)
     Y = change(Y)
     exact = values(X, Y)

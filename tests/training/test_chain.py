@@ -7,12 +7,13 @@ import torch
 from invariants import step_faults
 
 from distsim.data import load
+from distsim.environment import threads
 from distsim.models import build
 from distsim.problems import PROBLEMS
 from distsim.seeds import torch_stream
 from distsim.specs import Pruning, Recipe
 from distsim.sweep.order import identify
-from distsim.training import chain, loop
+from distsim.training import chain, early_stopping, loop
 from distsim.training import optimizers as optim
 from distsim.training.chain import TrainedNetwork, Trainer
 from distsim.training.loop import evaluate
@@ -33,13 +34,13 @@ def with_pruning(problem, **change):
 
 @pytest.fixture(autouse=True)
 def one_thread():
-    with loop.threads(1):
+    with threads(1):
         yield
 
 
 @pytest.fixture(scope="module")
 def small():
-    with loop.threads(1):
+    with threads(1):
         trainer = trainer_of(SMALL)
         complete = trainer.complete()
         return trainer, complete, list(trainer.chain(0, complete, iterations=3))
@@ -417,7 +418,9 @@ def test_early_stopping_restores_the_best_epoch(monkeypatch):
     watch = [lambda epoch, network: states.append(copy.deepcopy(network.state_dict())) or False]
     trainer = trainer_of(problem, after_epoch=watch)
     script = iter([0.1, 0.9, 0.5, 0.6, 0.5, 0.4, 0.6, 0.6])
-    monkeypatch.setattr(loop, "evaluate", lambda *arguments: (0.0, next(script)))  # the test set's is chain's own
+    monkeypatch.setattr(
+        early_stopping, "evaluate", lambda *arguments: (0.0, next(script))
+    )  # the test set's is chain's own
     complete = trainer.complete()
     assert complete.record["validation_loss"] == [0.1, 0.9, 0.5, 0.6, 0.5]
     assert (complete.record["epochs"], complete.record["best_epoch"]) == (5, 3)  # not 1: that is before the reset
