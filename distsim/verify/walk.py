@@ -19,7 +19,7 @@ from distsim.results.reduce import Committed
 from distsim.results.tables import read_parquet_bytes
 from distsim.specs import canonical_json, identity_from_dict, shown
 from distsim.store import DamagedStore, Mark, NetworkId, Storage, StorageError, SweepStore, network_order, network_path
-from distsim.store.commits import attempt_generation, dropped_path, read_mark
+from distsim.store.commits import MARK, attempt_generation, dropped_path, read_mark
 from distsim.store.storage import first_line
 from distsim.store.sweep_store import EPOCHS
 from distsim.verify import derived, networks
@@ -155,7 +155,7 @@ class _Walk:
             match inside.removesuffix(".json").split("/") if path.endswith(".json") else ():
                 case [_] if piece is not None and mark is not None:
                     pieces.setdefault(piece.path, piece).marks[int(mark["generation"] or 1)] = path
-                case ["comparison" | "chance" as what, layer, named] if piece is not None:
+                case ["comparison" | "chance" as what, layer, named] if piece is not None and not piece.of_activations:
                     self.values.append(_Values(path, what, layer, named))
                 case ["pairs", *layer, named] if piece is None:
                     self.values.append(_Values(path, "pairs", "/".join(layer), named))
@@ -192,7 +192,7 @@ class _Walk:
             piece, inside = _split(path)
             where = path if piece is None else piece.path
             folder, _, rest = inside.partition("/")
-            if path in named or folder in files or (piece is not None and _DROPPED.fullmatch(inside)):
+            if path in named or path.split("/")[0] in files or (piece is not None and _DROPPED.fullmatch(inside)):
                 continue
             if piece is not None and rest and attempt_generation(folder) is not None:
                 there = self.networks.get(where)
@@ -264,10 +264,13 @@ class _Walk:
         self.hash = hashes.most_common(1)[0][0]
 
     def _require_own(self, piece: str, path: str, mark: Mark) -> bool:
-        """Whether the mark is of this sweep; else it is said."""
+        """Whether the mark is of this sweep and of this piece; else it is said."""
+        where = mark.provenance.get("piece", piece)  # older marks do not say
+        if where != piece:
+            self._found(piece, f"it belongs to {shown(where)}", path)
         if self.hash is not None and mark.identity != self.hash:
             self._found(piece, f"is of another sweep: its identity is {shown(str(mark.identity)[:12])}", path)
-        return self.hash in (None, mark.identity)
+        return bool(where == piece)
 
     # --- what the marks vouch for ------------------------------------------------------------------------------------
 
@@ -328,10 +331,8 @@ class _Walk:
         if mark is None:
             return
         self.marks[one.path] = mark
-        if mark.provenance.get("piece", one.path) != one.path:
-            found(f"it belongs to {shown(mark.provenance['piece'])}")
+        if not self._require_own(one.path, one.path, mark):
             return
-        self._require_own(one.path, one.path, mark)
         if self.model.network is not None and one.layer not in self.model.layers:
             found("the model has no such layer")
             return
@@ -350,7 +351,7 @@ class _Walk:
 
     def _files(self, folder: str, again: str) -> Mark | None:
         there = [path for path in self.sizes if path.startswith(f"{folder}/")]
-        self.pieces["set of tables"] += bool(there)
+        self.pieces["set of tables"] += f"{folder}/{MARK}" in there
         return files_faults(self.storage, folder, there, again, partial(self._found, folder)) if there else None
 
     def _tables(self) -> None:

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from distsim.verify.integrity import DAMAGED, FOREIGN, LEFTOVER, UNREAD, verify_store
 from faults import flips
 from faults.flips import Damage
 from sweep_scripts import Outcome, outcome
@@ -18,6 +17,8 @@ from distsim.specs import canonical_json
 from distsim.store import DamagedStore, Lease, Mark, Storage, StorageError, SweepStore
 from distsim.store.commits import Attempt, read_mark
 from distsim.verify.repair import Action, carry_out, planned
+from distsim.verify.report import DAMAGED, FOREIGN, LEFTOVER, UNREAD
+from distsim.verify.store import verify_store
 
 
 @pytest.fixture(autouse=True, scope="module")

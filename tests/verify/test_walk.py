@@ -12,7 +12,7 @@ import pytest
 from damage import changed, one
 
 from distsim.specs import canonical_json
-from distsim.store import Storage, SweepStore
+from distsim.store import DamagedStore, Storage, SweepStore
 from distsim.store.commits import MARK, drop, read_mark
 from distsim.verify import walk
 from distsim.verify.report import DAMAGED, FOREIGN, LEFTOVER, NOTE, UNREAD, Finding
@@ -33,6 +33,20 @@ def test_values_in_anothers_place(root: Path, what: str, new: Callable[[], list[
         twin = one(root, f"digits/{what.replace('iter_01', 'iter_02')}/conv1_1/*.json") if "0001" in what else there
         shutil.copy(twin, here)  # of the same layer, so that rows and columns fit
         assert any("other values than those that the tables were made from" in finding.sentence for finding in new())
+
+
+@pytest.mark.parametrize("what", ["", "/activations"])
+def test_a_piece_in_anothers_place(root: Path, store: SweepStore, what: str, new: Callable[[], list[Finding]]) -> None:
+    """With its own mark, whose objects are all there; no reader believes it."""
+    here, there = (root / f"digits/runs/000{run}/iter_02{what}" for run in (0, 1))
+    shutil.rmtree(here)
+    shutil.copytree(there, here)
+    piece = f"runs/0000/iter_02{what}"
+    found = [finding for finding in new() if finding.severity == DAMAGED]
+    assert f"it belongs to {piece.replace('0000', '0001')!r}" in [f.sentence for f in found if f.piece == piece]
+    for read in (store.digests, store.mark if not what else store.activations_mark):
+        with pytest.raises(DamagedStore, match=f"{piece} in .* is damaged: it belongs to 'runs/0001/iter_02{what}'"):
+            read(*() if read == store.digests else ((0, 2),))
 
 
 def test_a_mark_of_another_sweep(root: Path, store: SweepStore, new: Callable[[], list[Finding]]) -> None:
