@@ -178,6 +178,14 @@ def test_a_damaged_mark_is_named(storage: Storage, content: bytes) -> None:
         read_mark(storage, f"{PIECE}/{MARK}")
 
 
+@pytest.mark.parametrize("part", ["values", "environment", "provenance"])
+def test_a_mark_whose_parts_are_no_tables_is_damaged(storage: Storage, part: str) -> None:
+    """Whoever reads it would stumble."""
+    storage.put(f"{PIECE}/{MARK}", Mark("0" * 12, {}, **{part: ["a"]}).encode())
+    with pytest.raises(DamagedStore, match="a part of it is no table of names"):
+        read_mark(storage, f"{PIECE}/{MARK}")
+
+
 def test_a_mark_cut_anywhere_is_damaged(storage: Storage) -> None:
     written(storage, "x").commit(values={"accuracy": 0.5}, identity="abc")
     content = storage.get(f"{PIECE}/{MARK}") or b""
