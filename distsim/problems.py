@@ -3,15 +3,15 @@
 Each value that a paper leaves open is a field here with our choice as its default; docs/architecture.md lists them.
 """
 
-from distsim.specs import Problem, Pruning, Recipe
+from distsim.specs import Augmentation, Problem, Pruning, Recipe
 
 CIFAR_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 CIFAR_NORMALISE = ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
 SVHN_NORMALISE = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 MNIST_NORMALISE = ((0.1307,), (0.3081,))
 
-P1_AUGMENT = ("crop", "flip", "affine")
-P2_AUGMENT = ("crop", "flip", "affine", "cutout")
+P1_AUGMENT: tuple[Augmentation, ...] = ("crop", "flip", "affine")
+P2_AUGMENT: tuple[Augmentation, ...] = ("crop", "flip", "affine", "cutout")
 
 _CIFAR2 = ("automobile", "truck")
 _CIFAR4 = (*_CIFAR2, "airplane", "ship")

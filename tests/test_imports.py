@@ -17,7 +17,8 @@ ORDER = """
 _version
 trace plotting seeds
 metrics: arrays channels cosine kernels mean_cca pwcca svcca channels_only cka dimension nbs . registry
-specs environment problems
+specs: canonical fields networks problem sweep .
+environment problems
 data: augment dataset mat digits fit formats folder published load .
 models: layers lenet5 resnet_fast vgg .
 activations: . layout probe
@@ -139,7 +140,7 @@ from distsim.environment import threads
 from distsim.metrics import cka
 from distsim.models import build
 from distsim.problems import PROBLEMS
-from distsim.specs import METRICS, Identity
+from distsim.specs import PAPER_METRICS, Identity
 from distsim.training.chain import Trainer
 
 rng = np.random.default_rng(0)
@@ -159,7 +160,7 @@ with threads(1):  # threadpoolctl, which the core has too
         network.load_state_dict(step.weights)
         sides.append(np.concatenate([block["pool2"].numpy() for block in blocks(network, probe)]))
     value = cka(*sides, channels_last=True)
-    streamed = Reference(InMemory(sides[0]), METRICS).compare(InMemory(sides[1]))["cka"]["value"]
+    streamed = Reference(InMemory(sides[0]), PAPER_METRICS).compare(InMemory(sides[1]))["cka"]["value"]
 assert last.iteration == 2 and last.record["remaining"] < 1
 assert 0 < value < 1 and abs(value - streamed) < 1e-10, (value, streamed)
 assert not {name.split(".")[0] for name in sys.modules} & set(BLOCKED)

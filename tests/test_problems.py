@@ -1,12 +1,13 @@
 """The problems against SPEC §1, written out a second time: a slip of the pen in either shows."""
 
 import itertools
+from typing import get_args
 
 import pytest
 
 from distsim.models import MODELS
 from distsim.problems import PROBLEMS
-from distsim.specs import REWINDS, SCOPES, Problem, Pruning, Recipe
+from distsim.specs import Problem, Pruning, Recipe, Rewind, Scope
 
 CLASSES = {
     "cifar2": "automobile truck",
@@ -115,5 +116,5 @@ def test_data_model_and_extent(name):
 def test_any_pruning_goes_with_any_model():
     """Every combination of model, pool scope and rewinding can be written down."""
     recipe = Recipe(epochs=5, batch_size=8)
-    for model, scope, rewind in itertools.product(MODELS, SCOPES, REWINDS):
+    for model, scope, rewind in itertools.product(MODELS, get_args(Scope), get_args(Rewind)):
         Problem("mine", "folder", model, 32, 3, recipe, Pruning(scope=scope, rewind=rewind, rewind_epoch=2))

@@ -3,7 +3,7 @@
 import argparse
 import re
 
-from distsim.specs import MOST, shown
+from distsim.specs import MOST, Device, DeviceChoice, shown
 
 
 def positive(text: str) -> float:
@@ -46,7 +46,7 @@ def resources(flags: argparse.Namespace, device: str) -> tuple[tuple[str, float]
     return tuple(sorted(wanted.items()))
 
 
-def resolved_device(device: str, address: str | None) -> str:
+def resolved_device(device: DeviceChoice, address: str | None) -> Device:
     """What `auto` means here. On a cluster the driver may have no GPU, so there it is asked for by name."""
     if device != "auto":
         return device

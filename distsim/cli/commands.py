@@ -38,19 +38,15 @@ def _stores(flags: argparse.Namespace) -> list[Any]:
 
 def _order(store: Any, flags: argparse.Namespace, **asked: Any) -> Any:
     """The order that the store's own spec and last request amount to, as the flags change its extent."""
-    from distsim.specs import Extent
     from distsim.sweep.order import prepare
 
     identity, request = store.identity(), store.request()
-    known = {field.name for field in dataclasses.fields(Extent)}
-    extent = {name: value for name, value in request.items() if name in known}
-    extent |= {name: value for name, value in asked.items() if value is not None}
-    extent["metrics"] = tuple(extent["metrics"])
-    device = resolved_device(flags.device or request.get("device", "auto"), flags.address)
+    changes = {name: value for name, value in asked.items() if value is not None}
+    device = resolved_device(flags.device or request.device, flags.address)
     one = prepare(
         identity.problem,
-        data=flags.data if flags.data is not None else request.get("data", ""),
-        **extent,
+        data=flags.data if flags.data is not None else request.data,
+        **dataclasses.asdict(request.extent) | changes,
         device=device,
         resources=resources(argparse.Namespace(**vars(flags), threads=identity.threads), device),
         **{
@@ -100,13 +96,12 @@ def _network(text: str) -> tuple[int, int] | None:
 
 def do_status(flags: argparse.Namespace) -> int:
     from distsim.models import build
-    from distsim.specs import Extent, Sweep
+    from distsim.specs import Sweep
     from distsim.sweep.plan import missing
 
     for store in _stores(flags):
-        identity, request = store.identity(), store.request()
-        asked: dict[str, Any] = {field.name: request[field.name] for field in dataclasses.fields(Extent)}
-        sweep = Sweep(identity, Extent(**asked | {"metrics": tuple(asked["metrics"])}))
+        identity = store.identity()
+        sweep = Sweep(identity, store.request().extent)
         contents = store.contents()
         layers = build(identity.problem).layers
         lacking = missing(sweep, contents, layers)

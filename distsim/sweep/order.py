@@ -13,7 +13,7 @@ from distsim.environment import free_memory, require_cupy, require_device
 from distsim.metrics.registry import require_libraries
 from distsim.models import Layer, build
 from distsim.problems import CIFAR_CLASSES
-from distsim.specs import METRICS, Extent, Identity, Problem, Sweep
+from distsim.specs import Device, Extent, Identity, Problem, Sweep, names
 from distsim.store import Storage, SweepStore
 from distsim.sweep.cost import (
     comparison_memory,
@@ -57,28 +57,18 @@ def prepare(
     *,
     data: str = "",
     download: bool = False,
-    runs: int | None = None,
-    iterations: int | None = None,
-    metrics: tuple[str, ...] = METRICS,
-    retention: str = "reference",
-    activations: str = "store",
-    chance: bool = True,
-    device: str = "cpu",
+    device: Device = "cpu",
     resources: tuple[tuple[str, float], ...] = (),
     pack: int = 1,
     **choices: Any,
 ) -> Prepared:
-    """Load the data and settle the spec. Errors are those of loading and of the specs' fields."""
+    """Load the data and settle the spec. Errors are those of loading and of the specs' fields.
+
+    choices : fields of Extent (runs, metrics, ...), where None are the problem's runs, and of Identity (seed, ...)
+    """
     dataset = load(problem, data, download=download)
+    extent = Extent.of(problem, **{name: choices.pop(name) for name in names(Extent) if name in choices})
     identity = identify(problem, dataset, **choices)
-    extent = Extent(
-        problem.runs if runs is None else runs,
-        problem.iterations if iterations is None else iterations,
-        metrics,
-        retention,
-        activations,
-        chance,
-    )
     sweep = Sweep(identity, extent, _absolute(data), device, resources, pack)
     network = build(identity.problem)
     shapes = layer_shapes(network, identity.problem)
@@ -105,8 +95,7 @@ def take(orders: Iterable[Prepared], root: Storage, here: bool = True) -> None:
     for one in orders:
         store = SweepStore(root, one.name)
         store.claim(one.sweep.identity)
-        extent = dataclasses.asdict(one.sweep.extent)
-        store.write_request(extent | {"data": one.sweep.data, "device": one.sweep.device})
+        store.write_request(one.sweep.request)
 
 
 def check_workplace(orders: Iterable[Prepared], here: bool) -> None:

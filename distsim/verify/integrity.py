@@ -26,7 +26,7 @@ from distsim.activations.probe import layer_shapes
 from distsim.models import Layer, Network, build
 from distsim.results.reduce import Committed, drawn_from
 from distsim.results.tables import read_parquet_bytes
-from distsim.specs import Extent, Identity, Sweep, canonical_json, identity_from_dict, shown
+from distsim.specs import Identity, Request, Sweep, UnknownField, canonical_json, shown
 from distsim.store import (
     Contents,
     DamagedStore,
@@ -53,7 +53,6 @@ SAME = "its text was changed, and says the same"
 TABLES, PAIR_TABLES, FIGURES = "results", "pair_results", "figures"
 NO_PROBLEMS = (FIGURES, "tune", "lease")  # folders of a store that are no sweep's
 ASIDE = ".damaged"  # what repair sets a spec or a request aside as: somebody may want to read its flags
-REQUEST = {"runs", "iterations", "metrics", "retention", "activations", "chance", "data", "device"}
 
 
 @dataclass(frozen=True)
@@ -304,7 +303,7 @@ class _Look:
             return
         self.hash = hash_
         try:
-            self.identity = identity_from_dict(identity)
+            self.identity = Identity.from_dict(identity)
         except (ValueError, TypeError) as error:
             by = f"was written by another distsim: {first_line(error)}"
             self._found("spec.json", f"{by}; pieces are checked by their digests only", "spec.json", UNREAD)
@@ -322,15 +321,16 @@ class _Look:
             self._found("request.json", "is missing: run the sweep script, which writes it", "request.json", NOTE)
             return
         try:
-            request = json.loads(content)
-            self.store.request()
-            sha256 = request.pop("sha256", None)  # older ones have none
-            if request.keys() != REQUEST or request["device"] not in ("auto", "cpu", "cuda"):
-                raise DamagedStore("a field is not as it is written")
-            if sha256 not in (None, hashlib.sha256(canonical_json(request).encode()).hexdigest()):
+            tree = json.loads(content)
+            sha256 = tree.pop("sha256", None)  # older ones have none
+            if sha256 not in (None, hashlib.sha256(canonical_json(tree).encode()).hexdigest()):
                 raise DamagedStore("it does not hash to the digest in it")
-        except (DamagedStore, ValueError, TypeError, AttributeError, RecursionError) as error:
-            self._found("request.json", f"is damaged: {first_line(error)}", "request.json")
+            Request.from_dict(tree)
+        except (DamagedStore, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            if isinstance(error, UnknownField) and sha256 is not None:  # a newer one's, and whole
+                self._found("request.json", f"was written by another distsim: {error}", "request.json", UNREAD)
+            else:
+                self._found("request.json", f"is damaged: {first_line(error)}", "request.json")
             return
         self._same_text("request.json", "request.json")
 
@@ -339,9 +339,7 @@ class _Look:
         bad = any(finding.severity in (DAMAGED, UNREAD) for finding in self.findings)
         if bad or self.identity is None or self.network is None or "request.json" not in self.sizes:
             return
-        request = self.store.request()
-        asked = {name: request[name] for name in Extent.__dataclass_fields__} | {"metrics": tuple(request["metrics"])}
-        contents, extent = self._contents(), Extent(**asked)
+        contents, extent = self._contents(), self.store.request().extent
         lacking = missing(Sweep(self.identity, extent), contents, self.network.layers)
         if lacking:
             parts = (

@@ -497,7 +497,7 @@ def test_a_model_that_is_not_known_here(
     ids=lambda change: next(iter(change)),
 )
 def test_a_request_that_nobody_wrote(store: SweepStore, change: Any, new: Callable[[], list[Finding]]) -> None:
-    request = store.request()
+    request = store.request().as_dict()
     store.storage.put("request.json", canonical_json(request | change).encode())
     (found,) = new()
     assert (found.piece, found.severity) == ("request.json", DAMAGED)
@@ -506,14 +506,26 @@ def test_a_request_that_nobody_wrote(store: SweepStore, change: Any, new: Callab
     assert new() == [], "a request may have a digest in it"
 
 
+def test_a_request_of_a_newer_distsim(store: SweepStore, new: Callable[[], list[Finding]]) -> None:
+    """It is whole, so it is not damaged, and what is not understood is not repaired."""
+    request = store.request().as_dict() | {"more": 1}
+    hashed = hashlib.sha256(canonical_json(request).encode()).hexdigest()
+    store.storage.put("request.json", canonical_json(request | {"sha256": hashed}).encode())
+    (found,) = new()
+    assert (found.piece, found.severity) == ("request.json", UNREAD)
+    assert found.sentence == (
+        "was written by another distsim: request has the field 'more', which this distsim does not know"
+    )
+
+
 def test_a_request_for_less_than_is_there(store: SweepStore, new: Callable[[], list[Finding]]) -> None:
-    store.storage.put("request.json", canonical_json(store.request() | {"runs": 1, "iterations": 1}).encode())
+    store.storage.put("request.json", canonical_json(store.request().as_dict() | {"runs": 1, "iterations": 1}).encode())
     (found,) = new()
     assert (found.severity, found.sentence) == (NOTE, "asks for less than is there (networks: 3)")
 
 
 def test_a_request_for_more_than_is_there(store: SweepStore, new: Callable[[], list[Finding]]) -> None:
-    store.storage.put("request.json", canonical_json(store.request() | {"runs": 3}).encode())
+    store.storage.put("request.json", canonical_json(store.request().as_dict() | {"runs": 3}).encode())
     (found,) = new()
     assert found.severity == NOTE
     assert found.sentence == (
