@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from distsim import script
+from distsim.cli import sweeps
 from distsim.problems import PROBLEMS
 from distsim.specs import (
     PAPER_METRICS,
