@@ -237,7 +237,7 @@ def test_an_extent_is_what_is_asked_for_and_else_the_problems():
 
 
 def test_every_field_of_an_extent_is_a_flag_of_the_scripts():
-    flags = vars(script.parser_for([PROBLEMS["digits"]], {}).parse_args([]))
+    flags = vars(sweeps.parser_for([PROBLEMS["digits"]], {}).parse_args([]))
     assert set(names(Extent)) <= flags.keys()
     asked = {name: flags[name] for name in names(Extent)}
     assert Extent.of(PROBLEMS["digits"], **asked) == Extent.of(PROBLEMS["digits"]), (
