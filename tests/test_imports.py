@@ -16,7 +16,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 ORDER = """
 _version
 trace plotting seeds
-metrics: arrays channels cosine kernels mean_cca pwcca svcca channels_only cka dimension nbs . registry
+metrics: rounding arrays channels cosine kernels mean_cca pwcca svcca channels_only cka dimension nbs . registry
 specs environment problems
 data: augment dataset mat digits fit formats folder published load .
 models: layers lenet5 resnet_fast vgg .
