@@ -22,7 +22,7 @@ data: augment dataset mat digits fit formats folder published load .
 models: layers lenet5 resnet_fast vgg .
 activations: . layout probe
 training: . optimizers pruning stepper checkpoint loop early_stopping chain
-comparison: . recording sides similarities layer models
+comparison: . recording sides pair similarities layer models
 store: storage commits lease activations sweep_store . checkpoints
 results: . claims tables claims.study figures text claims.parts pairs reduce claims.papers
 sweep: . cost extraction failures jobs plan stored_models comparison_worker order training_worker engine ray_engine
