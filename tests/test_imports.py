@@ -16,14 +16,14 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 ORDER = """
 _version
 trace plotting seeds
-metrics: arrays channels cosine kernels mean_cca pwcca svcca channels_only cka dimension nbs . registry
+metrics: rounding arrays channels cosine kernels mean_cca pwcca svcca channels_only cka dimension nbs . registry
 specs: canonical fields networks problem sweep .
 environment problems
 data: augment dataset mat digits fit formats folder published load .
 models: layers lenet5 resnet_fast vgg .
 activations: . layout probe
 training: . optimizers pruning stepper checkpoint loop early_stopping chain
-comparison: . recording sides similarities layer models
+comparison: . recording sides pair similarities layer models
 store: storage commits lease activations sweep_store . checkpoints
 results: . claims tables claims.study figures text claims.parts pairs reduce claims.papers
 sweep: . cost extraction failures jobs plan stored_models comparison_worker order training_worker engine ray_engine

@@ -24,7 +24,8 @@ from distsim.training.stepper import State
 ZEROS = 1e-4  # of the weights alive, or one of them, that training may leave at exactly zero; of 315,368 it left none
 CODECS = frozenset({"bytes", "zstd", "crc32c", "sharding_indexed"})  # that activations are written with
 RECORD = ("run", "iteration", "accuracy", "loss", "remaining", "remaining_pool", "epochs", "train_loss", "best_epoch")
-SIZES = ("n", "columns_x", "columns_y", "rank_x", "rank_y", "dead_x", "dead_y")  # of a comparison, whole numbers
+SIZES = ("n", "columns_x", "columns_y", "dead_x", "dead_y")  # of a comparison, whole numbers
+RANKS = ("rank_x", "rank_y")  # whole numbers of metrics over channels; of others also None
 
 
 # --- networks --------------------------------------------------------------------------------------------------------
@@ -247,13 +248,16 @@ def _values_faults(values: Any, named: Iterable[str], layer: Layer | None, fault
 def _result_faults(metric: str, one: Mapping[str, Any], layer: Layer | None, rows: tuple[int, ...]) -> Iterator[str]:
     if not _value_or_reason(one["value"], one["reason"]):
         yield f"{metric} is {shown(one['value'])}, reason {shown(one['reason'])}"
-    if not all(type(one[name]) is int and one[name] >= 0 for name in SIZES) or not isinstance(one["warning"], str):
+    view = METRICS[metric].view if metric in METRICS else ""
+    counts = [one[name] for name in SIZES] + [
+        one[name] for name in RANKS if one[name] is not None or view == "channels"
+    ]
+    if not all(type(count) is int and count >= 0 for count in counts) or not isinstance(one["warning"], str):
         yield f"{metric}: rows, columns or ranks are no counts"
     elif one["n_per_p"] != one["n"] / max(one["columns_x"], one["columns_y"], 1):
         yield f"{metric}: {one['n']} rows are not {shown(one['n_per_p'])} times its columns"
     elif rows and metric in METRICS:
-        channels = METRICS[metric].view == "channels"
-        n, columns = (math.prod(rows[:-1]), rows[-1]) if channels else (rows[0], math.prod(rows[1:]))
+        n, columns = (math.prod(rows[:-1]), rows[-1]) if view == "channels" else (rows[0], math.prod(rows[1:]))
         if (one["n"], one["columns_x"], one["columns_y"]) != (n, columns, columns):
             yield f"{metric}: {one['n']} rows and {one['columns_x']} columns are not those of the layer"
 

@@ -164,8 +164,8 @@ def test_dead_constant_and_repeated_channels(rng: np.random.Generator) -> None:
         results = compared(X, Y, rows)
         for name, result in results.items():
             np.testing.assert_allclose(result["value"], PUBLIC[name](X, Y), rtol=0, atol=1e-10, err_msg=name)
-            recorded = {key: result[key] for key in ("dead_x", "dead_y", "rank_x", "rank_y")}
-            assert recorded == {"dead_x": 2, "dead_y": 1, "rank_x": 4, "rank_y": 4}, name
+            ranks = (None, None) if name in ("cka", "nbs") else (4, 4)
+            assert (result["dead_x"], result["dead_y"], result["rank_x"], result["rank_y"]) == (2, 1, *ranks), name
 
 
 def test_what_each_metric_saw_is_recorded(rng: np.random.Generator) -> None:
@@ -174,18 +174,21 @@ def test_what_each_metric_saw_is_recorded(rng: np.random.Generator) -> None:
         size = {key: result[key] for key in ("n", "columns_x", "columns_y")}
         if name in ("cka", "nbs"):
             assert size == {"n": 50, "columns_x": 4 * 3 * 5, "columns_y": 4 * 3 * 7}
+            assert (result["rank_x"], result["rank_y"]) == (None, None), "ranks are of the channels' covariance"
         else:
             assert size == {"n": 50 * 4 * 3, "columns_x": 5, "columns_y": 7}
-        assert (result["rank_x"], result["rank_y"], result["dead_x"], result["dead_y"]) == (5, 7, 0, 0)
+            assert (result["rank_x"], result["rank_y"]) == (5, 7)
+        assert (result["dead_x"], result["dead_y"]) == (0, 0)
     flat = compared(*pair(rng, (30, 8)), kind="out")
     for result in flat.values():
         assert (result["n"], result["columns_x"], result["columns_y"]) == (30, 8, 8)
+    assert flat["cosine"]["rank_x"] is flat["cosine"]["rank_y"] is None
 
 
 def test_the_rank_is_that_of_the_data(rng: np.random.Generator) -> None:
     X = rng.normal(size=(400, 3)) @ rng.normal(size=(3, 9))
     Y = rng.normal(size=(400, 9))
-    result = compared(X, Y, kind="fc")["cka"]
+    result = compared(X, Y, kind="fc")["svcca"]
     assert (result["rank_x"], result["rank_y"]) == (3, 9)
     few = compared(*pair(rng, (6, 9)), kind="fc")["mean_cca"]
     assert (few["rank_x"], few["rank_y"]) == (5, 5), "six centred rows span five dimensions"
@@ -206,8 +209,8 @@ def test_a_side_without_variance_has_no_value_but_a_reason(
             assert result["value"] is None, name
             assert "constant" in result["reason"] or "same for all" in result["reason"]
             assert result[f"dead_{'xy'[side]}"] == shape[-1]
-            assert result[f"rank_{'xy'[side]}"] == 0
-            assert result[f"rank_{'yx'[side]}"] == shape[-1]
+            ranks = (result[f"rank_{'xy'[side]}"], result[f"rank_{'yx'[side]}"])
+            assert ranks == ((None, None) if name in ("cka", "nbs") else (0, shape[-1]))
         if cosine is not None and constant == 0.0:
             assert cosine["value"] is None
             assert "zero" in cosine["reason"]
@@ -272,8 +275,10 @@ def test_shapes_that_do_not_fit(rng: np.random.Generator, shape: tuple[int, ...]
 
 
 def test_outputs_of_unequal_width_have_no_cosine(rng: np.random.Generator) -> None:
-    with pytest.raises(ValueError):
-        compared(rng.normal(size=(30, 4)), rng.normal(size=(30, 5)), kind="out", names=("cosine",))
+    X, Y = rng.normal(size=(30, 4)), rng.normal(size=(30, 5))
+    found = compared(X, Y, kind="out", names=("cosine",))["cosine"]
+    assert (found["value"], found["reason"]) == (None, "unequal shapes: (4,) and (5,)")
+    assert (found["columns_x"], found["columns_y"]) == (4, 5)
 
 
 def test_the_cpu_is_always_there() -> None:

@@ -194,7 +194,7 @@ def test_csv_is_exact_and_leaves_missing_values_empty() -> None:
 
 def test_another_process_writes_the_same_bytes() -> None:
     """With another hash seed, so that no set or dict order leaks into a table."""
-    code = "import sys; from test_summary import *; sys.stdout.buffer.write(to_parquet_bytes(mixed().summary))"
+    code = "import sys; from test_tables import *; sys.stdout.buffer.write(to_parquet_bytes(mixed().summary))"
     environment = os.environ | {"PYTHONHASHSEED": "1", "PYTHONPATH": str(Path(__file__).parent)}
     there = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=True)
     assert there.stdout == to_parquet_bytes(mixed().summary)

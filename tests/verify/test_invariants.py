@@ -297,6 +297,7 @@ def test_the_objects_of_an_array() -> None:
 PCA = {"rank_x": 16, "rank_y": 15, "dead_x": 0, "dead_y": 1, "warning": "", "reason": ""}
 CHANNELS = {"value": 0.5, "n": 40 * 64, "columns_x": 16, "columns_y": 16, "n_per_p": 160.0} | PCA
 KERNEL = {"value": 0.5, "n": 40, "columns_x": 1024, "columns_y": 1024, "n_per_p": 40 / 1024} | PCA
+NO_RANKS = {"rank_x": None, "rank_y": None}
 VALUES = {"cka": KERNEL, "svcca": CHANNELS}
 
 
@@ -325,6 +326,8 @@ def test_a_comparison() -> None:
     ):
         assert len(faults(VALUES | {"cka": KERNEL | change})) == 1, change
     assert len(faults(VALUES | {"svcca": KERNEL})) == 1, "rows of the other view"
+    assert faults(VALUES | {"cka": KERNEL | NO_RANKS}) == [], "since 0.2; before, the channels' ranks stood here too"
+    assert len(faults(VALUES | {"svcca": CHANNELS | NO_RANKS})) == 1
     assert len(faults(VALUES | {"cka": {}})) == len(faults(VALUES | {"cka": 3})) == 1
     assert faults({"mine": KERNEL}, ("mine",)) == [], "a metric that a script registered is not known here"
 
