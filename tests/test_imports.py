@@ -28,7 +28,7 @@ store: storage commits lease activations sweep_store . checkpoints
 results: . claims tables claims.study figures text claims.parts pairs reduce claims.papers
 sweep: . cost extraction failures jobs plan stored_models comparison_worker order training_worker engine ray_engine
 sweep: forecast pairs run
-verify: . invariants integrity repair
+verify: . report networks derived walk store repair
 cli: . arguments doctor output run commands sweeps main __main__
 script __main__
 """

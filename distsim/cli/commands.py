@@ -300,7 +300,8 @@ def do_digest(flags: argparse.Namespace) -> int:
 
 
 def do_verify(flags: argparse.Namespace) -> int:
-    from distsim.verify.integrity import summary, verify_store
+    from distsim.verify.report import summary
+    from distsim.verify.store import verify_store
 
     report = verify_store(_root(flags), [flags.problem] if flags.problem else None)
     print("\n".join(map(one_line, summary(report))))
@@ -310,8 +311,8 @@ def do_verify(flags: argparse.Namespace) -> int:
 def do_repair(flags: argparse.Namespace) -> int:
     import contextlib
 
-    from distsim.verify.integrity import verify_store
     from distsim.verify.repair import carry_out, planned, summary
+    from distsim.verify.store import verify_store
 
     root = _root(flags)
     at_rest = contextlib.nullcontext(lambda: None) if flags.dry_run else at_work(root, one_writer=True)

@@ -30,7 +30,17 @@ import safetensors.torch
 import distsim
 from distsim import trace
 from distsim.specs import Identity, Request, UnknownField, canonical_json, differences, digest
-from distsim.store.commits import MARK, Attempt, DamagedStore, Mark, drop, read_mark, read_object, read_piece
+from distsim.store.commits import (
+    MARK,
+    Attempt,
+    DamagedStore,
+    Mark,
+    WrittenByAnother,
+    drop,
+    read_mark,
+    read_object,
+    read_piece,
+)
 from distsim.store.storage import Storage
 from distsim.training.chain import TrainedNetwork
 
@@ -165,7 +175,8 @@ class SweepStore:
                 raise ValueError("it does not hash to the digest in it")
             return Request.from_dict(tree)
         except UnknownField as error:
-            raise DamagedStore(
+            written = DamagedStore if sha256 is None else WrittenByAnother
+            raise written(
                 f"request.json of {self.storage.url} was written by another distsim (this is {distsim.__version__}): "
                 f"{error}. Use that one, or run the sweep script, which asks for what this one knows"
             ) from None

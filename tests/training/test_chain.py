@@ -4,6 +4,7 @@ from contextlib import contextmanager
 
 import pytest
 import torch
+from invariants import step_faults
 
 from distsim.data import load
 from distsim.environment import threads
@@ -16,6 +17,7 @@ from distsim.training import chain, early_stopping, loop
 from distsim.training import optimizers as optim
 from distsim.training.chain import TrainedNetwork, Trainer
 from distsim.training.loop import evaluate
+from distsim.verify.networks import record_faults
 
 SMALL = PROBLEMS["digits"].reduced_to(epochs=2, probe=100, train_limit=200)  # 3 steps of 64 an epoch; rewinds to 1
 SGD = Recipe(epochs=4, batch_size=64, lr=0.05, weight_decay=5e-4, schedule="step", milestones=(1, 3))
@@ -131,6 +133,14 @@ def test_the_dead_are_zero_and_stay_dead(small):
             assert (step.weights[name][~mask] == 0).all()
             assert not (mask & ~before.masks[name]).any()
         before = step
+
+
+def test_what_a_chain_gives_has_no_fault(small):
+    _, complete, steps = small
+    network = build(SMALL, 10)
+    for before, step in zip((complete, complete, *steps), (complete, *steps), strict=False):
+        assert step_faults(step, before.masks, network, SMALL) == []
+        assert list(record_faults(step.record, (0, step.iteration) if step.iteration else None)) == []
 
 
 def test_what_is_pruned_is_smallest_at_the_end_of_training(small):
