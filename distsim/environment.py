@@ -77,6 +77,13 @@ def code_version() -> str:
     return f"{distsim.__version__}+{digest.hexdigest()[:12]}"
 
 
+def resolved_device(device: str, address: str | None = None) -> str:
+    """Return what `auto` means here, else the device. On a cluster the driver may have no GPU: name it there."""
+    if device != "auto":
+        return device
+    return "cuda" if torch.cuda.is_available() and address is None else "cpu"
+
+
 def require_device(device: str) -> None:
     """ValueError where training cannot run on the device asked for."""
     if device not in ("cpu", "cuda"):
