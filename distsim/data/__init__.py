@@ -12,9 +12,10 @@ from distsim.data.dataset import (
     validation_split,
 )
 from distsim.data.folder import cache_root, read_folder
-from distsim.data.load import default_root, load
+from distsim.data.load import ARRAYS, default_root, load, suited
 
 __all__ = [
+    "ARRAYS",
     "Dataset",
     "apply",
     "cache_root",
@@ -29,5 +30,6 @@ __all__ = [
     "read_folder",
     "stratified_split",
     "subset",
+    "suited",
     "validation_split",
 ]
