@@ -267,7 +267,7 @@ def test_a_network_is_ready_to_use(kept: Path):
     assert alive.dtype == torch.bool
     assert not network.model.conv.weight[~alive].any()
     assert float(alive.float().mean()) < 1
-    assert distsim.open(kept).network(run=1, iteration=2).record == network.record
+    assert repr(network).startswith("<run 1, iteration 2 of Tiny: accuracy ")
 
 
 def test_the_complete_network_has_three_names(kept: Path):
@@ -446,6 +446,7 @@ WRONG_PROBLEMS = {
     "recipe": ({"recipe": {"epochs": 3}}, r"recipe must be a distsim.Recipe, got \{'epochs': 3\}"),
     "pruning": ({"pruning": 0.2}, "pruning must be a distsim.Pruning, got 0.2"),
     "classes": ({"classes": [1, 2]}, "classes must be .*, got .1, 2."),
+    "size, of a folder": ({"source": "folder"}, "size must be a whole number where source is folder"),
     "size": ({"size": 0}, "size must be at least 1, got 0"),
     "a slip": ({"prunning": None}, r"Problem has no argument prunning \(did you mean pruning\?\); it has model, name"),
 }

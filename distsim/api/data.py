@@ -6,8 +6,9 @@ from typing import Any
 
 from distsim import specs
 from distsim.api.problem import PROBE, ProblemOfData
-from distsim.data import ARRAYS, Dataset, load, suited
+from distsim.data import Dataset, load, suited
 from distsim.data.arrays import dataset_of
+from distsim.problems import ARRAYS
 
 
 def placed(

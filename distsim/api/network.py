@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -30,14 +30,19 @@ if TYPE_CHECKING:
 DIMENSIONS = {4: ("example", "row", "column", "channel"), 2: ("example", "feature")}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class StudyNetwork:
     """A network of a store: what `Study.network` returns. Everything is read when it is asked for, once."""
 
-    store: SweepStore = field(repr=False)
+    store: SweepStore
     which: NetworkId  # (run, iteration), None the complete network
     record: dict[str, Any]  # iteration, remaining, accuracy, loss, epochs, ...
-    dataset: Dataset | None = field(default=None, repr=False)
+    dataset: Dataset | None = None  # the study's, where it is at hand
+
+    def __repr__(self) -> str:
+        of, record = self.store.problem, self.record
+        accuracy, remaining = record["accuracy"], record["remaining"]
+        return f"<{network_label(self.which)} of {of}: accuracy {accuracy:.4f}, remaining {remaining:.3f}>"
 
     @cached_property
     def model(self) -> nn.Module:

@@ -10,19 +10,19 @@ from dataclasses import dataclass
 from typing import Any
 
 from distsim import specs
-from distsim.api.arguments import names_checked, plain, require_known
-from distsim.problems import PROBLEMS
+from distsim.api.arguments import plain, require_known
+from distsim.problems import ARRAYS, PROBLEMS
 
 PROBE = 5000  # images, or all there are
-
-# without torch: distsim.data.load has the same
-ARRAYS = "arrays"
-_IMAGES = {problem.source: (problem.size, problem.channels) for problem in PROBLEMS.values()}
+OF_SOURCE = {
+    "folder": {"channels": 3, "probe": PROBE},
+    **{one.source: {"size": one.size, "channels": one.channels, "probe": one.probe} for one in PROBLEMS.values()},
+}
 
 
 @dataclass(frozen=True)
 class ProblemOfData(specs.Problem):
-    """A problem of which some fields are those of its data, once they are there: `distsim.run` fills them in."""
+    """A problem of arrays, of which some fields are those of its data: `distsim.run` fills them in."""
 
     of_data: tuple[str, ...] = ()  # of size, channels, probe; until then they are 1
 
@@ -32,7 +32,6 @@ class ProblemOfData(specs.Problem):
         return specs.Problem(**own | {name: value for name, value in fields.items() if name in self.of_data})
 
 
-@names_checked
 def Problem(
     model: str | Callable[[int, int, int], Any],
     *,
@@ -42,12 +41,11 @@ def Problem(
     channels: int | None = None,
     recipe: specs.Recipe | None = None,
     pruning: specs.Pruning | None = None,
-    classes: Any = (),
+    classes: list[str] | tuple[str, ...] = (),
     probe: int | None = None,
-    probe_rule: str = "uniform",
     runs: int = 20,
     iterations: int = 20,
-    train_limit: int | None = None,
+    **more: Any,
 ) -> specs.Problem:
     """Return a `distsim.specs.Problem`, for `distsim.run`.
 
@@ -58,33 +56,35 @@ def Problem(
     size, channels, probe : by default those of the data (the probe at most 5,000 images)
     recipe, pruning : by default Recipe() and Pruning()
     classes : of the labels 0, 1, ...; or of the data's names those that are wanted
+    more : the other fields of distsim.specs.Problem
     ValueError names the argument, what came and what is expected.
     """
+    more = _fields(specs.Problem, more, "argument")
+    for argument, value, kind in (("recipe", recipe, specs.Recipe), ("pruning", pruning, specs.Pruning)):
+        if value is not None and not isinstance(value, kind):
+            raise ValueError(f"{argument} must be a distsim.{kind.__name__}, got {specs.shown(value)}")
     known = registered(model)
-    fields = {
+    recipe = Recipe() if recipe is None else recipe
+    given = {"size": size, "channels": channels, "probe": probe}
+    if channels is None and recipe.normalise is not None:
+        given["channels"] = len(recipe.normalise[0])
+    of_source = OF_SOURCE.get(source, {}) if isinstance(source, str) else {}
+    images = {field: of_source.get(field) if value is None else value for field, value in given.items()}
+    if source == "folder" and images["size"] is None:
+        raise ValueError("size must be a whole number where source is folder: its images are cropped and resized to it")
+    of_data = tuple(field for field, value in images.items() if value is None)
+    made = {
         "name": known if name is None else name,
         "source": source,
         "model": known,
-        "recipe": _spec("recipe", recipe, specs.Recipe) or Recipe(),
-        "pruning": _spec("pruning", pruning, specs.Pruning) or Pruning(),
-        "classes": classes,
-        "probe_rule": probe_rule,
-        "runs": runs,
-        "iterations": iterations,
-        "train_limit": train_limit,
+        **{field: 1 if value is None else plain(value) for field, value in images.items()},
+        "recipe": recipe,
+        "pruning": Pruning() if pruning is None else pruning,
+        "classes": plain(classes),
+        "runs": plain(runs),
+        "iterations": plain(iterations),
+        **more,
     }
-    normalise = fields["recipe"].normalise
-    if normalise is not None and channels is None:
-        channels = len(normalise[0])
-    of_source = _IMAGES.get(source, (None, None))
-    images = {
-        "size": of_source[0] if size is None else size,
-        "channels": of_source[1] if channels is None else channels,
-    }
-    left = images | {"probe": probe}
-    of_data = tuple(field for field, value in left.items() if value is None)
-    fields |= {field: 1 if value is None else value for field, value in left.items()}
-    made = {field: plain(value) for field, value in fields.items()}
     return ProblemOfData(**made, of_data=of_data) if of_data else specs.Problem(**made)
 
 
@@ -113,16 +113,10 @@ Recipe.__signature__ = inspect.signature(specs.Recipe)  # type: ignore[attr-defi
 Pruning.__signature__ = inspect.signature(specs.Pruning)  # type: ignore[attr-defined]
 
 
-def _fields(spec: type, given: dict[str, Any]) -> dict[str, Any]:
+def _fields(spec: type, given: dict[str, Any], what: str = "field") -> dict[str, Any]:
     for name in given:
-        require_known("field", name, [field.name for field in dataclasses.fields(spec)], of=spec.__name__)
+        require_known(what, name, [field.name for field in dataclasses.fields(spec)], of=spec.__name__)
     return {name: plain(value) for name, value in given.items()}
-
-
-def _spec(argument: str, value: Any, kind: type) -> Any:
-    if value is not None and not isinstance(value, kind):
-        raise ValueError(f"{argument} must be a distsim.{kind.__name__}, got {specs.shown(value)}")
-    return value
 
 
 # --- networks by name ------------------------------------------------------------------------------------------------

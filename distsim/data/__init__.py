@@ -12,10 +12,9 @@ from distsim.data.dataset import (
     validation_split,
 )
 from distsim.data.folder import cache_root, read_folder
-from distsim.data.load import ARRAYS, default_root, load, suited
+from distsim.data.load import default_root, load, suited
 
 __all__ = [
-    "ARRAYS",
     "Dataset",
     "apply",
     "cache_root",

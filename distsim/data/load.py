@@ -12,9 +12,8 @@ from pathlib import Path
 from distsim.data.dataset import Dataset, limit, subset
 from distsim.data.fit import fit_all
 from distsim.data.folder import expanded, read_folder
+from distsim.problems import ARRAYS
 from distsim.specs import Problem, shown
-
-ARRAYS = "arrays"  # the source of a problem whose images were given in Python (distsim.data.arrays)
 
 # scikit-learn, SciPy and torchvision take seconds to import and a load needs one of them at most, so the modules that
 # use them are imported inside the functions below.

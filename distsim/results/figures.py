@@ -83,7 +83,7 @@ def similarity_by_layer(
         _chance_band(panel, of_problem, chance, metric)
         _layer_lines(panel, of_problem, statistic, bands, last)
         panel.set_title(problem)
-    figure.supylabel(f"{METRIC_NAMES.get(metric, metric)} ({statistic} of runs)")
+    figure.supylabel(f"{METRIC_NAMES[metric]} ({statistic} of runs)")
     _similarity_limits(panels[0], rows[["q25", statistic] if bands else [statistic]], zoom=True)
     _iteration_yar(figure, panels, last)
     return figure
@@ -110,7 +110,7 @@ def similarity_panels(
         of_metric = rows[rows["metric"] == metric]
         _chance_band(panel, of_metric, chance, metric)
         _layer_lines(panel, of_metric, "mean", bands, last)
-        panel.set_ylabel(METRIC_NAMES.get(metric, metric))
+        panel.set_ylabel(METRIC_NAMES[metric])
     _similarity_limits(panels[0], rows[["mean"]])
     _iteration_yar(figure, panels, last)
     by_chance = "; grey: by chance" if chance is not None and problem in set(chance["problem"]) else ""
