@@ -17,7 +17,7 @@ import torch
 from threadpoolctl import threadpool_info
 
 import distsim
-from distsim.specs import Sweep, differences
+from distsim.specs import Device, DeviceChoice, Sweep, differences
 
 
 class EnvironmentDrift(ValueError):
@@ -77,7 +77,7 @@ def code_version() -> str:
     return f"{distsim.__version__}+{digest.hexdigest()[:12]}"
 
 
-def resolved_device(device: str, address: str | None = None) -> str:
+def resolved_device(device: DeviceChoice, address: str | None = None) -> Device:
     """Return what `auto` means here, else the device. On a cluster the driver may have no GPU: name it there."""
     if device != "auto":
         return device

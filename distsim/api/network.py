@@ -153,7 +153,7 @@ class StudyNetwork:
             return self.dataset
         _, location, dataset = placed(identity.problem, data)
         if data is None:
-            location = self.store.request().get("data", "")
+            location = self.store.request().data
         if dataset is None:
             dataset = load(identity.problem, location)
         else:
