@@ -253,6 +253,23 @@ def test_the_metric_of_a_figure(kept: Path):
     assert labels[:2] == ["CKA", "mean CCA"]
 
 
+def test_a_study_that_has_just_begun(store: Path):
+    for piece in ("complete", "runs", "results"):
+        shutil.rmtree(store / "Tiny" / piece)
+    study = distsim.open(store)
+    tables = ("results", "networks", "summary", "accuracy", "chance", "provenance")
+    assert [rows(getattr(study, name)) for name in tables] == [0] * 6
+    (status,) = study.status()
+    assert (status.complete, status.pruned, status.done) == (False, 0, False)
+    for name in ("fig1", "fig2", "fig5", "fig8"):
+        with pytest.raises(ValueError, match=f"{name}: nothing that it shows of Tiny is in the store yet"):
+            study.figure(name)
+    with pytest.raises(
+        FileNotFoundError, match=r"complete network of Tiny is not in .*, which holds no pruned network"
+    ):
+        study.network()
+
+
 # --- one network -----------------------------------------------------------------------------------------------------
 
 

@@ -19,17 +19,20 @@ NAMES = {
 
 
 def figure(tables: Tables, name: str, problems: Sequence[str], metrics: tuple[str, ...] | None) -> Any:
-    """Return the matplotlib Figure of this name. ValueError: its metric is not in the tables, or it takes none."""
-    summary = tables.summary[tables.summary["problem"].isin(problems)]
+    """Return the matplotlib Figure of this name.
+
+    ValueError: there is nothing to show yet, its metric is not in the tables, or it takes none.
+    """
+    summary, accuracy = (table[table["problem"].isin(problems)] for table in (tables.summary, tables.accuracy))
+    if accuracy.empty if name in OF_ACCURACY else summary.empty:
+        raise ValueError(f"{name}: nothing that it shows of {', '.join(problems)} is in the store yet")
     if name in OF_ACCURACY or name == "fig8":
         if metrics is not None:
             raise ValueError(f"metric: {name} shows {NAMES[name]} and takes none, got {', '.join(metrics)}")
         if name == "fig8":
             return figures.output_layer(summary, problems[0])
-        return OF_ACCURACY[name](tables.accuracy[tables.accuracy["problem"].isin(problems)])
+        return OF_ACCURACY[name](accuracy)
     there = tuple(dict.fromkeys(summary["metric"]))
-    if not there:
-        raise ValueError(f"{name}: no similarity of {', '.join(problems)} is in the store yet")
     for metric in metrics or ():
         require_one_of("metric", metric, there)
     chance = chance_level(tables.chance)
