@@ -5,6 +5,7 @@ Each value that a paper leaves open is a field here with our choice as its defau
 
 from distsim.specs import Augmentation, Problem, Pruning, Recipe
 
+ARRAYS = "arrays"  # the source of a problem whose images are given in Python (distsim.data.arrays)
 CIFAR_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 CIFAR_NORMALISE = ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
 SVHN_NORMALISE = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))

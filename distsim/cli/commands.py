@@ -14,26 +14,15 @@ from distsim.specs import shown
 
 
 def _root(flags: argparse.Namespace) -> Any:
-    from distsim.store import Storage
+    from distsim.store import existing_root
 
-    if "://" not in flags.store:
-        from pathlib import Path
-
-        if not Path(flags.store).is_dir():  # opening a folder as storage would make it
-            raise FileNotFoundError(f"no store in {flags.store}")
-    return Storage(flags.store)
+    return existing_root(flags.store)
 
 
 def _stores(flags: argparse.Namespace) -> list[Any]:
-    from distsim.store import SweepStore, problems_in
+    from distsim.store import existing_stores
 
-    root = _root(flags)
-    names = problems_in(root)
-    if not names:
-        raise FileNotFoundError(f"no sweep in {root.url}")
-    if flags.problem is not None and flags.problem not in names:
-        raise FileNotFoundError(f"no sweep of {flags.problem} in {root.url}; there are {', '.join(names)}")
-    return [SweepStore(root, name) for name in ([flags.problem] if flags.problem else names)]
+    return existing_stores(flags.store, flags.problem)
 
 
 def _order(store: Any, flags: argparse.Namespace, **asked: Any) -> Any:
@@ -95,38 +84,11 @@ def _network(text: str) -> tuple[int, int] | None:
 
 
 def do_status(flags: argparse.Namespace) -> int:
-    from distsim.models import build
-    from distsim.specs import Sweep
-    from distsim.sweep.plan import missing
+    from distsim.sweep.status import status
 
     for store in _stores(flags):
-        identity = store.identity()
-        sweep = Sweep(identity, store.request().extent)
-        contents = store.contents()
-        layers = build(identity.problem).layers
-        lacking = missing(sweep, contents, layers)
-        total = sweep.extent.runs * sweep.extent.iterations
-        pruned = sum(network is not None for network in contents.networks)
-        print(f"{store.problem}: {sweep.extent.runs} runs x {sweep.extent.iterations} iterations asked for")
-        print(f"  complete network  {'missing' if lacking.complete else 'done'}")
-        print(
-            f"  pruned networks   {total - sum(map(len, lacking.chains.values()))} of {total} ({pruned} in the store)"
-        )
-        print(f"  similarities      {lacking.values or 'none'} missing")
-        for run, iterations in lacking.chains.items():
-            print(f"  run {run}: iterations {_ranges(iterations)} missing")
+        print(status(store))
     return 0
-
-
-def _ranges(numbers: tuple[int, ...]) -> str:
-    """1, 2, 3, 7 -> 1-3, 7."""
-    parts: list[list[int]] = []
-    for number in numbers:
-        if parts and number == parts[-1][-1] + 1:
-            parts[-1].append(number)
-        else:
-            parts.append([number])
-    return ", ".join(str(p[0]) if len(p) == 1 else f"{p[0]}-{p[-1]}" for p in parts)
 
 
 def do_compare(flags: argparse.Namespace) -> int:

@@ -1,7 +1,6 @@
 """The command line of every script in sweeps/: flags to an order, an order to a finished store."""
 
 import argparse
-import dataclasses
 import os
 from collections.abc import Callable, Sequence
 from typing import Any, get_args
@@ -157,16 +156,16 @@ def parser_for(problems: Sequence[Problem], defaults: dict[str, Any]) -> argpars
 
 def adapted(problem: Problem, flags: argparse.Namespace) -> Problem:
     """The problem as the flags change it."""
-    folder = flags.data.startswith("folder:")
-    if flags.classes and flags.classes != problem.classes:
-        recipe = dataclasses.replace(problem.recipe, normalise=None) if folder else problem.recipe
-        problem = dataclasses.replace(problem, classes=flags.classes, recipe=recipe, reduced=True)
-    if folder and problem.channels == 1:  # one's own images are RGB; grey data's constants do not fit them
-        recipe = dataclasses.replace(problem.recipe, normalise=None)
-        problem = dataclasses.replace(problem, channels=3, recipe=recipe)
-    if folder:  # its images are in the order of the classes, so the first ones are no sample
-        problem = dataclasses.replace(problem, probe_rule="uniform")
-    return problem.reduced_to(epochs=flags.epochs, probe=flags.probe, train_limit=flags.train_limit)
+    from distsim.sweep.order import adapted
+
+    return adapted(
+        problem,
+        flags.data,
+        classes=flags.classes,
+        epochs=flags.epochs,
+        probe=flags.probe,
+        train_limit=flags.train_limit,
+    )
 
 
 def _run(problems: Sequence[Problem], flags: argparse.Namespace) -> int:

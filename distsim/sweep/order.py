@@ -8,7 +8,7 @@ from typing import Any
 
 from distsim.activations.layout import bytes_per_network, chunk_shape
 from distsim.activations.probe import layer_shapes
-from distsim.data import Dataset, load, pixel_statistics, probe_indices
+from distsim.data import Dataset, load, pixel_statistics, probe_indices, suited
 from distsim.environment import free_memory, require_cupy, require_device
 from distsim.metrics.registry import require_libraries
 from distsim.models import Layer, build
@@ -52,10 +52,43 @@ def identify(problem: Problem, dataset: Dataset, **choices: Any) -> Identity:
     return identity
 
 
+def adapted(
+    problem: Problem,
+    data: str = "",
+    *,
+    classes: tuple[str, ...] | None = None,
+    epochs: int | None = None,
+    probe: int | None = None,
+    train_limit: int | None = None,
+) -> Problem:
+    """Return the problem as another location of its data, other classes and smaller numbers change it."""
+    folder = data.startswith("folder:")
+    if classes and classes != problem.classes:
+        recipe = dataclasses.replace(problem.recipe, normalise=None) if folder else problem.recipe
+        problem = dataclasses.replace(problem, classes=classes, recipe=recipe, reduced=True)
+    if folder and problem.channels == 1:  # one's own images are RGB; grey data's constants do not fit them
+        recipe = dataclasses.replace(problem.recipe, normalise=None)
+        problem = dataclasses.replace(problem, channels=3, recipe=recipe)
+    if folder:  # its images are in the order of the classes, so the first ones are no sample
+        problem = dataclasses.replace(problem, probe_rule="uniform")
+    return problem.reduced_to(epochs=epochs, probe=probe, train_limit=train_limit)
+
+
+def trial_resources(
+    device: str, threads: int, cpus: float | None = None, gpus: float | None = None
+) -> tuple[tuple[str, float], ...]:
+    """Return what one trial takes, as Ray wants it: as many CPUs as threads, and a GPU where it trains on one."""
+    wanted = {"cpu": cpus or float(threads)}
+    if device == "cuda":
+        wanted["gpu"] = gpus or 1.0
+    return tuple(sorted(wanted.items()))
+
+
 def prepare(
     problem: Problem,
     *,
     data: str = "",
+    dataset: Dataset | None = None,
     download: bool = False,
     device: Device = "cpu",
     resources: tuple[tuple[str, float], ...] = (),
@@ -65,8 +98,9 @@ def prepare(
     """Load the data and settle the spec. Errors are those of loading and of the specs' fields.
 
     choices : fields of Extent (runs, metrics, ...), where None are the problem's runs, and of Identity (seed, ...)
+    dataset : taken instead of what lies at `data`, as the problem wants it (its classes, its size)
     """
-    dataset = load(problem, data, download=download)
+    dataset = load(problem, data, download=download) if dataset is None else suited(problem, dataset)
     extent = Extent.of(problem, **{name: choices.pop(name) for name in names(Extent) if name in choices})
     identity = identify(problem, dataset, **choices)
     sweep = Sweep(identity, extent, _absolute(data), device, resources, pack)
