@@ -25,8 +25,8 @@ training: . optimizers pruning stepper checkpoint loop early_stopping chain
 comparison: . recording sides similarities layer models
 store: storage commits lease activations sweep_store . checkpoints
 results: . claims tables claims.study figures text claims.parts pairs reduce claims.papers
-sweep: . cost extraction failures jobs plan stored_models comparison_worker order training_worker engine ray_engine
-sweep: forecast pairs run
+sweep: . cost exact behaviour kept_behaviour extraction failures jobs plan stored_models comparison_worker order
+sweep: training_worker engine ray_engine forecast pairs run
 verify: . invariants integrity repair
 cli: . arguments doctor output run commands sweeps main __main__
 script __main__

@@ -17,7 +17,7 @@ def finish(orders: list[Any], root: Any, *, local: bool, address: str | None, al
 
     say = print_line
     with at_work(root, one_writer=local) as check:
-        take(orders, root, here=address is None)
+        take(orders, root, here=address is None, say=say)
         if local:
             engine: Any = LocalEngine(root, allow_drift, lambda event: say(describe(event)))
             worked = run(orders, root, engine, say, check)

@@ -40,6 +40,9 @@ from distsim.store import (
 )
 from distsim.store.commits import MARK, attempt_generation, dropped_path, read_mark
 from distsim.store.storage import first_line
+from distsim.sweep.kept_behaviour import NETWORK as BEHAVIOUR
+from distsim.sweep.kept_behaviour import PATH as BEHAVIOUR_PATH
+from distsim.sweep.kept_behaviour import read_behaviour
 from distsim.sweep.plan import missing
 from distsim.training.pruning import Masks
 from distsim.verify import invariants
@@ -213,6 +216,8 @@ class _Look:
         comparisons, pairs = self._sorted()
         self._within("spec.json", self._spec)
         self._within("request.json", self._request)
+        for path in sorted({BEHAVIOUR, *filter(BEHAVIOUR_PATH.fullmatch, self.sizes)}):
+            self._within(path, self._behaviour, path)
         for piece in self.of_networks:
             self._within(piece.path, self._piece_mark, piece)
         self._settle_identity()
@@ -260,7 +265,7 @@ class _Look:
             elif path.endswith(ASIDE) and path.removesuffix(ASIDE) in others:
                 if path.removesuffix(ASIDE) in self.sizes:
                     self._found(path, "was set aside by repair", path, LEFTOVER)
-            elif path.split("/")[0] not in others:
+            elif path.split("/")[0] not in others and not BEHAVIOUR_PATH.fullmatch(path):
                 self._found(path, "nothing here writes this", path, FOREIGN)
         self.of_networks = sorted(pieces.values(), key=lambda piece: (piece.network or (-1, 0), piece.of_activations))
         return comparisons, pairs
@@ -333,6 +338,18 @@ class _Look:
             self._found("request.json", f"is damaged: {first_line(error)}", "request.json")
             return
         self._same_text("request.json", "request.json")
+
+    def _behaviour(self, path: str) -> None:
+        """What its network, or a metric, did when the sweep was begun."""
+        if path not in self.sizes:
+            self._found(path, "is missing: the next start writes it", path, NOTE)
+            return
+        try:
+            read_behaviour(self.storage, path, self.problem)
+        except DamagedStore as error:
+            self._found(path, f"is damaged: {first_line(error).rsplit('is damaged: ', 1)[-1]}", path)
+        else:
+            self._same_text(path, path)
 
     def _extent(self) -> None:
         """Say so where less or more is there than was asked for: it may be, and then nothing is damaged."""
