@@ -294,7 +294,7 @@ def _difference(theirs: Record, ours: Record | None, tolerance: float, moved: Re
         tolerance = max(tolerance, 100 * _apart(moved, ours))
     if by <= tolerance:
         return ""
-    return f"largest value {ours['largest']:.6g} here, {theirs['largest']:.6g} in the store; projections {by:.1g} apart"
+    return f"its projections are {by:.2g} apart, its largest value is {theirs['largest']:.3g}"
 
 
 def _apart(a: Record, b: Record) -> float:

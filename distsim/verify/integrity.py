@@ -342,7 +342,8 @@ class _Look:
     def _behaviour(self, path: str) -> None:
         """What its network, or a metric, did when the sweep was begun."""
         if path not in self.sizes:
-            self._found(path, "is missing: the next start writes it", path, NOTE)
+            if self.identity is not None:
+                self._found(path, "is missing: the next start writes it", path, NOTE)
             return
         try:
             read_behaviour(self.storage, path, self.problem)

@@ -702,7 +702,7 @@ def test_a_sweep_goes_on_after_a_cosmetic_edit_and_not_after_a_real_one(tmp_path
         assert refused.status == 1
         assert refused.err.startswith(
             "distsim: mine: the network mine behaves differently from the one this store was begun with: first at "
-            "layer 'relu1' (largest value "
+            "layer 'relu1' (its projections are "
         )
         assert refused.err.endswith(". Undo the edit, or use another --storage\n")
         assert refused.err.count("\n") == 1
