@@ -27,7 +27,7 @@ training: . optimizers pruning stepper checkpoint loop early_stopping chain
 comparison: . recording sides pair similarities layer models
 store: storage commits lease activations sweep_store existing . checkpoints
 results: . claims tables claims.study figures text claims.parts pairs reduce claims.papers
-sweep: . cost extraction failures jobs plan stored_models comparison_worker order training_worker engine ray_engine
+sweep: . cost exact behaviour kept_behaviour extraction failures jobs plan stored_models comparison_worker order training_worker engine ray_engine
 sweep: forecast pairs run status at_work
 verify: . report networks derived walk store repair
 api: . arguments problem data drawing network study running

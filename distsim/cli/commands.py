@@ -58,12 +58,14 @@ def do_run(flags: argparse.Namespace) -> int:
 
 
 def _only(stores: list[Any], flags: argparse.Namespace) -> int:
+    from distsim.sweep.kept_behaviour import require_same_behaviour
     from distsim.sweep.training_worker import TrainingWorker
 
     if len(stores) > 1:
         raise ValueError(f"the store holds {', '.join(s.problem for s in stores)}: name one with --problem")
     network, store = _network(flags.only), stores[0]
     one = _order(store, flags)
+    require_same_behaviour(store, one.sweep)
     bench = TrainingWorker(store, one.sweep, one.dataset, flags.allow_drift)
     print(bench.redo(network))
     return 0
@@ -111,6 +113,7 @@ def do_pairs(flags: argparse.Namespace) -> int:
     from distsim.sweep import pairs
     from distsim.sweep.engine import LocalEngine
     from distsim.sweep.failures import SweepFailed
+    from distsim.sweep.kept_behaviour import require_same_behaviour
     from distsim.sweep.order import check_workplace
 
     stores = _stores(flags)
@@ -125,6 +128,9 @@ def do_pairs(flags: argparse.Namespace) -> int:
             if not planned:
                 raise FileNotFoundError(f"{one.name}: no two committed networks make a pair of this plan")
             chosen = metrics or one.sweep.extent.metrics
+            if not flags.forecast:
+                extent = dataclasses.replace(one.sweep.extent, metrics=chosen)
+                require_same_behaviour(store, dataclasses.replace(one.sweep, extent=extent))
             memory = flags.memory * 2**30 if flags.memory else None
             failures.extend(pairs.compare(one, store, engine, planned, chosen, flags.layers, memory, flags.forecast))
             if not flags.forecast:

@@ -2,6 +2,7 @@
 
 <root>/<problem>/spec.json                              identity, written once
                  request.json                           extent and where the data lie, as last asked for
+                 behaviour/                             what its network did at the first start (sweep.kept_behaviour)
                  complete/                              the network that every run starts from
                  runs/0003/iter_07/                     run 3 after its seventh pruning
                  <network>/COMMIT.json                  the mark; COMMIT-2.json once DROPPED.json is there, and so on

@@ -27,7 +27,7 @@ def carry_out(
     `distsim.sweep.run.run`.
     """
     with at_work(root, one_writer=local, say=say) as check:
-        take(orders, root, here=address is None)
+        take(orders, root, here=address is None, say=say)
         if local:
             return run(orders, root, LocalEngine(root, allow_drift, tell), say, check)
         from distsim.sweep.ray_engine import RayEngine

@@ -1,7 +1,7 @@
 """From a problem and flags to a spec with its data in memory."""
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from distsim.sweep.cost import (
     comparison_memory,
     readable,
 )
+from distsim.sweep.kept_behaviour import require_same_behaviour
 
 
 @dataclass(frozen=True)
@@ -119,16 +120,20 @@ def _absolute(data: str) -> str:
     return str(Path(data).expanduser().resolve()) if data else ""
 
 
-def take(orders: Iterable[Prepared], root: Storage, here: bool = True) -> None:
+def take(orders: Iterable[Prepared], root: Storage, here: bool = True, say: Callable[[str], None] = print) -> None:
     """Write what is asked for into the store. IdentityMismatch: it holds other sweeps of these problems.
 
+    BehaviourChanged: under the same names a network or a metric does something else than when the store was begun.
+
     here : the work is done on this machine, which must have the device; a cluster's head need not.
+    say : is told that a store of before now keeps how its network behaves
     """
     orders = list(orders)
     check_workplace(orders, here)
     for one in orders:
         store = SweepStore(root, one.name)
         store.claim(one.sweep.identity)
+        require_same_behaviour(store, one.sweep, say)
         store.write_request(one.sweep.request)
 
 

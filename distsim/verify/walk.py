@@ -22,6 +22,9 @@ from distsim.store import DamagedStore, Mark, NetworkId, Storage, StorageError, 
 from distsim.store.commits import MARK, WrittenByAnother, attempt_generation, dropped_path, read_mark
 from distsim.store.storage import first_line
 from distsim.store.sweep_store import EPOCHS
+from distsim.sweep.kept_behaviour import NETWORK as BEHAVIOUR
+from distsim.sweep.kept_behaviour import PATH as BEHAVIOUR_PATH
+from distsim.sweep.kept_behaviour import read_behaviour
 from distsim.verify import derived, networks
 from distsim.verify.derived import PAIR_TABLES, SAME, TABLES, canonical, files_faults, mark_at
 from distsim.verify.networks import Model
@@ -116,6 +119,8 @@ class _Walk:
         self._listing()
         self._within("spec.json", self._spec)
         self._within("request.json", self._request)
+        for path in sorted({BEHAVIOUR, *filter(BEHAVIOUR_PATH.fullmatch, self.sizes)}):
+            self._within(path, self._behaviour, path)
         for piece in self.networks.values():
             self._within(piece.path, self._mark, piece)
         self._settle_identity()
@@ -191,7 +196,12 @@ class _Walk:
             piece, inside = _split(path)
             where = path if piece is None else piece.path
             folder, _, rest = inside.partition("/")
-            if path in named or path.split("/")[0] in files or (piece is not None and _DROPPED.fullmatch(inside)):
+            if (
+                path in named
+                or path.split("/")[0] in files
+                or BEHAVIOUR_PATH.fullmatch(path)
+                or (piece is not None and _DROPPED.fullmatch(inside))
+            ):
                 continue
             if piece is not None and rest and attempt_generation(folder) is not None:
                 there = self.networks.get(where)
@@ -251,6 +261,20 @@ class _Walk:
             return
         if not canonical(content):
             found(SAME, "request.json", NOTE)
+
+    def _behaviour(self, path: str) -> None:
+        """What its network, or a metric, did when the sweep was begun."""
+        if path not in self.sizes:
+            if self.model.identity is not None:
+                self._found(path, "is missing: the next start writes it", path, NOTE)
+            return
+        try:
+            read_behaviour(self.storage, path, self.problem)
+        except DamagedStore as error:
+            self._found(path, f"is damaged: {first_line(error).rsplit('is damaged: ', 1)[-1]}", path)
+        else:
+            if not canonical(self.storage.get(path) or b""):
+                self._found(path, SAME, path, NOTE)
 
     def _settle_identity(self) -> None:
         """Which identity the marks are to have: the spec's, unless none has it; without a spec, what most have."""
