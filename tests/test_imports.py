@@ -27,8 +27,8 @@ training: . optimizers pruning stepper checkpoint loop early_stopping chain
 comparison: . recording sides pair similarities layer models
 store: storage commits lease activations sweep_store existing . checkpoints
 results: . claims tables claims.study figures text claims.parts pairs reduce claims.papers
-sweep: . cost exact behaviour kept_behaviour extraction failures jobs plan stored_models comparison_worker order training_worker engine ray_engine
-sweep: forecast pairs run status at_work
+sweep: . cost exact behaviour kept_behaviour extraction failures jobs plan stored_models comparison_worker order
+sweep: training_worker engine ray_engine forecast pairs run status at_work
 verify: . report networks derived walk store repair
 api: . arguments problem data drawing network study running
 cli: . arguments doctor output run commands sweeps main __main__

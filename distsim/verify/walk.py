@@ -24,7 +24,6 @@ from distsim.store.storage import first_line
 from distsim.store.sweep_store import EPOCHS
 from distsim.sweep.kept_behaviour import NETWORK as BEHAVIOUR
 from distsim.sweep.kept_behaviour import PATH as BEHAVIOUR_PATH
-from distsim.sweep.kept_behaviour import read_behaviour
 from distsim.verify import derived, networks
 from distsim.verify.derived import PAIR_TABLES, SAME, TABLES, canonical, files_faults, mark_at
 from distsim.verify.networks import Model
@@ -120,7 +119,7 @@ class _Walk:
         self._within("spec.json", self._spec)
         self._within("request.json", self._request)
         for path in sorted({BEHAVIOUR, *filter(BEHAVIOUR_PATH.fullmatch, self.sizes)}):
-            self._within(path, self._behaviour, path)
+            self._within(path, derived.behaviour_faults, self.storage, path, self.problem, partial(self._found, path))
         for piece in self.networks.values():
             self._within(piece.path, self._mark, piece)
         self._settle_identity()
@@ -261,20 +260,6 @@ class _Walk:
             return
         if not canonical(content):
             found(SAME, "request.json", NOTE)
-
-    def _behaviour(self, path: str) -> None:
-        """What its network, or a metric, did when the sweep was begun."""
-        if path not in self.sizes:
-            if self.model.identity is not None:
-                self._found(path, "is missing: the next start writes it", path, NOTE)
-            return
-        try:
-            read_behaviour(self.storage, path, self.problem)
-        except DamagedStore as error:
-            self._found(path, f"is damaged: {first_line(error).rsplit('is damaged: ', 1)[-1]}", path)
-        else:
-            if not canonical(self.storage.get(path) or b""):
-                self._found(path, SAME, path, NOTE)
 
     def _settle_identity(self) -> None:
         """Which identity the marks are to have: the spec's, unless none has it; without a spec, what most have."""
