@@ -201,5 +201,6 @@ def similarity_faults(values: Mapping[str, Any], layer: Layer) -> Iterator[str]:
             yield f"{metric} is not of layers of kind {layer.kind}"
         if one["n_per_p"] != one["n"] / max(one["columns_x"], one["columns_y"], 1):
             yield f"{metric}: {one['n']} rows are not {one['n_per_p']} times its columns"
-        if any(one[f"{what}_{side}"] > one[f"columns_{side}"] for what in ("rank", "dead") for side in "xy"):
-            yield f"{metric}: more dimensions or dead channels than columns"
+        counted = [(one[f"{what}_{side}"], one[f"columns_{side}"]) for what in ("rank", "dead") for side in "xy"]
+    if any(count is not None and count > columns for count, columns in counted):  # kernels' rows have no ranks
+        yield f"{metric}: more dimensions or dead channels than columns"

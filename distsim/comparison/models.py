@@ -11,13 +11,12 @@ from typing import Any
 
 from torch import nn
 
+from distsim.comparison.pair import Pair, PairSide, Result
 from distsim.comparison.recording import PANEL_BYTES, Data, LayerOutput, Recording, record
-from distsim.comparison.sides import PRECISIONS, Wanted, collect, on_device
+from distsim.comparison.sides import PRECISIONS, Side, Wanted, collect
 from distsim.comparison.similarities import Row, Similarities
 from distsim.environment import require_cupy
-from distsim.metrics.arrays import Undefined
-from distsim.metrics.channels import ChannelPair, ChannelSide
-from distsim.metrics.kernels import KernelPair, KernelSide, Unresolved
+from distsim.metrics.arrays import Workspace
 from distsim.metrics.registry import METRICS, Metric, known
 
 __all__ = ["Similarities", "compare"]
@@ -36,7 +35,9 @@ def compare(
     device: str = "cpu",
     precision: str = "exact",
 ) -> "Similarities":
-    """The similarity of every layer of `model_a` to every layer of `model_b`, on the same inputs.
+    """Return the similarity of every layer of `model_a` to every layer of `model_b`, on the same inputs.
+
+    In what comes back x is model_a and y is model_b.
 
     data        a tensor of inputs (n, ...), which is cut into batches of `batch_size`; or an iterable of batches, each
                 a tensor or a tuple or list that begins with one, as a DataLoader gives them. Gone through once
@@ -57,10 +58,10 @@ def compare(
     Metrics over channels need equal positions: layers of unequal height, width or length are brought to the smaller
     of each by adaptive average pooling, and layers of different kinds, (n, p), (n, t, d) and (n, c, h, w), to the mean
     over positions. Metrics over kernels compare any two layers as they are; cosine only those of equal shape, the
-    others have NaN.
+    others have no value.
 
     In memory are the activations of all layers of both models, 4 bytes each; one cka or nbs adds up to 8·n² bytes, or
-    twice that, for each layer of model_a.
+    twice that, for each layer of model_a, and as much again where nbs needs float64 products.
 
     FloatingPointError: an activation is not finite. MemoryError: the activations will clearly not fit. ValueError,
     TypeError: names of layers or metrics, batches or outputs that are none of the above.
@@ -77,14 +78,21 @@ def compare(
         watched.append(Recording("model_b", model_b, names_b, channels or {}))
     record(watched, data, batch_size, kernels=any(metric.view == "kernel" for metric in chosen))
     ours, theirs = (one.outputs for one in watched)
-    rows: dict[tuple[str, str, str], Row] = {}
-    for view, results in (("channels", _by_channels), ("kernel", _by_kernels), ("output", _by_outputs)):
-        if of_view := [metric for metric in chosen if metric.view == view]:
-            for x, y, metric, row in results(ours, theirs, of_view, device, precision):
-                rows[x.name, y.name, metric.name] = row
-    layers_a, layers_b = (tuple(output.name for output in side) for side in (ours, theirs))
-    order = itertools.product(layers_a, layers_b, (metric.name for metric in chosen))
-    return Similarities(layers_a, layers_b, tuple(metric.name for metric in chosen), tuple(rows[key] for key in order))
+    over_channels = [metric for metric in chosen if metric.view == "channels"]
+    over_examples = [metric for metric in chosen if metric.view != "channels"]
+    found: dict[tuple[str, str], dict[str, Result]] = {}
+    for x, y, results in itertools.chain(
+        _over_channels(ours, theirs, over_channels, device) if over_channels else (),
+        _over_examples(ours, theirs, over_examples, device, precision == "fast") if over_examples else (),
+    ):
+        found.setdefault((x.name, y.name), {}).update(results)
+    names_x, names_y = (tuple(output.name for output in side) for side in (ours, theirs))
+    names = tuple(metric.name for metric in chosen)
+    rows = (
+        Row(layer_x=x, layer_y=y, metric=name, **found[x, y][name])
+        for x, y, name in itertools.product(names_x, names_y, names)
+    )
+    return Similarities(names_x, names_y, names, tuple(rows))
 
 
 # --- which layers, which metrics -------------------------------------------------------------------------------------
@@ -115,17 +123,17 @@ def _both(layers: Sequence[Any] | None) -> tuple[list[str] | None, list[str] | N
 
 # --- pairs of layers -------------------------------------------------------------------------------------------------
 
-Results = Iterator[tuple[LayerOutput, LayerOutput, Metric, Row]]
+Results = Iterator[tuple[LayerOutput, LayerOutput, dict[str, Result]]]
 Outputs = Sequence[LayerOutput]
 
 
-def _by_channels(ours: Outputs, theirs: Outputs, metrics: Sequence[Metric], device: str, precision: str) -> Results:
+def _over_channels(ours: Outputs, theirs: Outputs, metrics: Sequence[Metric], device: str) -> Results:
     """Layers of one size at a time: each is read, pooled and whitened once per size that it is compared at."""
     groups: dict[tuple[int, int], list[tuple[LayerOutput, LayerOutput]]] = {}
     for x, y in itertools.product(ours, theirs):
         groups.setdefault(_common_size(x, y), []).append((x, y))
     for size, pairs in groups.items():
-        sides: dict[LayerOutput, ChannelSide] = {}
+        sides: dict[LayerOutput, PairSide] = {}
         for some in _portions(pairs):
             layers = list(dict.fromkeys(itertools.chain.from_iterable(some)))
             rows = _panel_rows(layers, size)
@@ -135,68 +143,27 @@ def _by_channels(ours: Outputs, theirs: Outputs, metrics: Sequence[Metric], devi
                 [(layers.index(x), layers.index(y)) for x, y in some],
                 device,
             )
-            sides |= {layer: side.channels for layer, side in zip(layers, collected, strict=True) if side.channels}
+            for layer, side in zip(layers, collected, strict=True):
+                sides.setdefault(layer, _side(layer, size, device, side))
             for x, y in some:
-                pair = ChannelPair(sides[x], sides[y], crosses.pop((layers.index(x), layers.index(y))))
-                seen = {"n": pair.x.n, "columns_a": pair.x.columns, "columns_b": pair.y.columns}
-                ranks = {"rank_a": pair.x.rank, "rank_b": pair.y.rank}
-                for metric in metrics:
-                    yield x, y, metric, _row(x, y, metric, (pair,), seen | ranks)
+                pair = Pair(sides[x], sides[y], crosses.pop((layers.index(x), layers.index(y))))
+                yield x, y, pair.results(metrics)
 
 
-def _by_kernels(ours: Outputs, theirs: Outputs, metrics: Sequence[Metric], device: str, precision: str) -> Results:
-    """In memory are the kernel sides of all of `ours` and of one of `theirs`."""
-    sides: dict[LayerOutput, KernelSide] = {}
-
-    def side(layer: LayerOutput, wide: bool = False) -> KernelSide:
-        source = replace(layer, panel_rows=_panel_rows([layer], layer.size))
-        (found,), _ = collect([source], [Wanted(channels=False, wide=wide)], (), device)
-        if found.kernel is None:
-            raise AssertionError("no kernel side was collected")
-        return found.kernel
-
+def _over_examples(ours: Outputs, theirs: Outputs, metrics: Sequence[Metric], device: str, fast: bool) -> Results:
+    """Layers as they are. In memory are the kernel sides of all of `ours` and of one of `theirs`."""
+    held = {x: _side(x, x.size, device) for x in ours}
+    workspace = Workspace()
     for y in theirs:
+        side = held[y] if y in held else _side(y, y.size, device)
         for x in ours:
-            for layer in (x, y):
-                if layer not in sides:
-                    sides[layer] = side(layer)
-            pair = KernelPair(sides[x], sides[y], precision == "fast")
-            seen = {"n": pair.x.n, "columns_a": pair.x.columns, "columns_b": pair.y.columns}
-            for metric in metrics:
-                try:
-                    row = _row(x, y, metric, (pair,), seen)
-                except Unresolved:  # from now on with float64 products
-                    sides |= {layer: side(layer, wide=True) for layer in {x, y}}
-                    pair = KernelPair(sides[x], sides[y])
-                    row = _row(x, y, metric, (pair,), seen)
-                yield x, y, metric, row
-        if y not in ours:
-            del sides[y]
+            yield x, y, Pair(held[x], side, fast=fast, workspace=workspace).results(metrics)
 
 
-def _by_outputs(ours: Outputs, theirs: Outputs, metrics: Sequence[Metric], device: str, precision: str) -> Results:
-    for x, y in itertools.product(ours, theirs):
-        sides = [layer.array.reshape(len(layer.array), -1) for layer in (x, y)]
-        seen = {"n": sides[0].shape[0], "columns_a": sides[0].shape[1], "columns_b": sides[1].shape[1]}
-        for metric in metrics:
-            if x.of_example != y.of_example:
-                reason = f"unequal shapes: {x.of_example} and {y.of_example}"
-                row = _row(x, y, metric, (), seen) | {"value": float("nan"), "reason": reason}
-            else:
-                row = _row(x, y, metric, [on_device(side, device).astype("float64") for side in sides], seen)
-            yield x, y, metric, row
-
-
-def _row(x: LayerOutput, y: LayerOutput, metric: Metric, sides: Sequence[Any], seen: Row) -> Row:
-    """A row of the table; without sides, one without a value."""
-    value, reason = float("nan"), ""
-    if sides:
-        try:
-            value = float(metric.measure(*sides))
-        except Undefined as undefined:
-            reason = str(undefined)
-    names = {"layer_a": x.name, "layer_b": y.name, "metric": metric.name, "value": value, "reason": reason}
-    return names | {"rank_a": None, "rank_b": None} | seen | {"dead_a": x.dead, "dead_b": y.dead}
+def _side(layer: LayerOutput, size: tuple[int, int], device: str, collected: Side | None = None) -> PairSide:
+    """The layer, pooled to a size; `dead` counts channels of the layer as it is."""
+    source = replace(layer, size=size, panel_rows=_panel_rows([layer], size))
+    return PairSide(source, collected or Side(), device, layer.dead, layer.of_example)
 
 
 def _common_size(x: LayerOutput, y: LayerOutput) -> tuple[int, int]:

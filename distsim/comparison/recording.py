@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from distsim.environment import free_memory
+from distsim.metrics.rounding import is_constant, unit_of
 
 Data = torch.Tensor | Iterable[Any]
 DEFAULT = (nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.Linear)
@@ -47,9 +48,11 @@ class LayerOutput:
 
     @cached_property
     def dead(self) -> int:
-        """Channels that are constant. Exactly: float32 values have no rounding to allow for."""
+        """Channels that are constant, as `distsim.metrics.rounding` says."""
         axes = (0, 1, 2)
-        return int((self.array.max(axis=axes) == self.array.min(axis=axes)).sum())
+        mean = self.array.mean(axis=axes, dtype=np.float64)
+        deviation = np.maximum(self.array.max(axis=axes) - mean, mean - self.array.min(axis=axes))
+        return int(is_constant(deviation, mean, unit_of(self.array)).sum())
 
     def panels(self, rows: int) -> Iterator[NDArray[Any]]:
         for start in range(0, self.size[0], rows):

@@ -14,14 +14,14 @@ from typing import Any, Protocol
 import numpy as np
 from array_api_compat import array_namespace
 
-from distsim.metrics.arrays import Array, Workspace, rounding
-from distsim.metrics.channels import EPS, ChannelSide
+from distsim.metrics.arrays import Array, Workspace
+from distsim.metrics.channels import ChannelSide
 from distsim.metrics.kernels import KernelSide
+from distsim.metrics.rounding import EPS, EPS32, is_constant, unit_of
 
 PRECISIONS = ("exact", "fast")
 BLOCK = 2**15  # rows (examples x pixels) whose products are taken in float64 at a time
 NARROW = 2e10  # n²·p from which Gram matrices are summed from float32 products; below, float64 costs nothing
-EPS32 = float(np.finfo(np.float32).eps)
 HELD = 2**29  # bytes of a layer, centred, up to which it is kept in memory rather than read again
 COLUMNS = 2**13  # that are centred at a time, of a panel
 
@@ -148,7 +148,7 @@ class _Slab:
     A: Array  # (n, features), float32 or float64
     shift: Array  # (pixels, c) float64
     rest: Array  # (pixels, c) float64
-    varies: Array  # (features,) whether a column of A is not all zero
+    varies: Array  # (features,) whether a column of A is not constant; those that are, are zero
     channels: int
     unit: float  # relative rounding of the values themselves
 
@@ -207,7 +207,7 @@ def _centred(part: Array, shape: tuple[int, ...], workspace: Workspace, name: st
     xp = array_namespace(part)
     n, c = part.shape[0], part.shape[-1]
     narrow = part.dtype in (xp.float16, xp.float32) and _narrow(shape)
-    unit = rounding(part)
+    unit = unit_of(part)
     A = workspace.empty(xp, name, part.shape, xp.float32 if narrow else xp.float64)
     A[...] = part
     A = A.reshape((n, -1))
@@ -218,12 +218,12 @@ def _centred(part: Array, shape: tuple[int, ...], workspace: Workspace, name: st
     A -= shift
     rest = mean - xp.astype(shift, xp.float64) if narrow else xp.mean(A, axis=0)
     largest = xp.astype(xp.maximum(xp.max(A, axis=0), -xp.min(A, axis=0)), xp.float64)
-    constant = largest <= 8 * unit * xp.abs(mean)
+    constant = is_constant(largest, mean, unit)
     if bool(xp.any(constant)):  # what centring leaves of it is rounding, and may be all there is
         A[:, constant] = 0.0
         rest[constant] = 0.0
     shift = xp.astype(shift, xp.float64).reshape((-1, c))
-    return _Slab(A, shift, rest.reshape((-1, c)), (largest > 0) & ~constant, c, unit)
+    return _Slab(A, shift, rest.reshape((-1, c)), ~constant, c, unit)
 
 
 class _Channels:
@@ -278,7 +278,7 @@ def _between(shift: Array, rest: Array, unit: float) -> tuple[Array, Array]:
     mean = xp.mean(shift, axis=0)
     mean = mean + xp.mean(shift - mean, axis=0) + xp.mean(rest, axis=0)
     D = shift - mean
-    return mean, xp.where(xp.max(xp.abs(D), axis=0) > 8 * unit * xp.abs(mean), D, xp.zeros_like(D))
+    return mean, xp.where(is_constant(xp.max(xp.abs(D), axis=0), mean, unit), xp.zeros_like(D), D)
 
 
 def _products(X: Array, Y: Array | None) -> Array:

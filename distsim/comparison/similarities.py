@@ -1,5 +1,6 @@
 """What `distsim.compare` found: a table, matrices, heat maps."""
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -7,46 +8,67 @@ from typing import Any
 
 import numpy as np
 
+from distsim.comparison.pair import Result
 from distsim.metrics.registry import METRICS
 
-Row = dict[str, Any]
+
+class Row(Result):
+    """A result, and which layers it is of."""
+
+    layer_x: str
+    layer_y: str
+    metric: str
 
 
 @dataclass(frozen=True)
 class Similarities:
-    """What `compare` found. `rows` are plain dicts; tables need pandas and heat maps matplotlib."""
+    """What `compare` found; x is its first model, y its second.
 
-    layers_a: tuple[str, ...]
-    layers_b: tuple[str, ...]
+    `rows` are plain dicts, with None for a value that is undefined. Tables need pandas and heat maps matplotlib.
+    """
+
+    layers_x: tuple[str, ...]
+    layers_y: tuple[str, ...]
     metrics: tuple[str, ...]
     rows: tuple[Row, ...] = field(repr=False)
 
+    @property
+    def layers_a(self) -> tuple[str, ...]:
+        """The old name of `layers_x`, for one release."""
+        return _renamed("layers_a", "layers_x", self.layers_x)
+
+    @property
+    def layers_b(self) -> tuple[str, ...]:
+        """The old name of `layers_y`, for one release."""
+        return _renamed("layers_b", "layers_y", self.layers_y)
+
     @cached_property
     def table(self) -> Any:
-        """A DataFrame with a row for each layer of a, layer of b and metric.
+        """A DataFrame with a row for each layer of x, layer of y and metric; columns as in a sweep's table.
 
         value           NaN where it is undefined, and the reason
-        n, columns_a, columns_b   rows and columns that the metric saw
-        rank_a, rank_b  independent channels among them; of metrics over channels, else missing
-        dead_a, dead_b  channels of the layer that are constant
+        n, columns_x, columns_y   rows and columns that the metric saw; n_per_p: rows for each column of the wider side
+        warning         what to keep in mind of the value
+        rank_x, rank_y  independent channels among the columns; of metrics over channels, else missing
+        dead_x, dead_y  channels of the layer that are constant
         """
         import pandas as pd
 
-        return pd.DataFrame(self.rows).astype({"rank_a": "Int64", "rank_b": "Int64"})
+        return pd.DataFrame(self.rows).astype({"value": "float64", "rank_x": "Int64", "rank_y": "Int64"})
 
     def matrix(self, metric: str | None = None) -> Any:
-        """A DataFrame, layers of a x layers of b. The metric may be left out where there is one only."""
+        """A DataFrame, layers of x x layers of y. The metric may be left out where there is one only."""
         import pandas as pd
 
         if metric is None and len(self.metrics) == 1:
             (metric,) = self.metrics
         if metric not in self.metrics:
             raise ValueError(f"metric must be one of {self.metrics}, got {metric!r}")
-        values = np.array([row["value"] for row in self.rows if row["metric"] == metric])
+        values = np.array([row["value"] for row in self.rows if row["metric"] == metric], np.float64)  # None is NaN
         return pd.DataFrame(
-            values.reshape(len(self.layers_a), len(self.layers_b)),
-            pd.Index(self.layers_a, name="layer_a"),
-            pd.Index(self.layers_b, name="layer_b"),
+            values.reshape(len(self.layers_x), len(self.layers_y)),
+            pd.Index(self.layers_x, name="layer_x"),
+            pd.Index(self.layers_y, name="layer_y"),
         )
 
     def heatmap(self, metric: str | None = None) -> Any:
@@ -55,6 +77,11 @@ class Similarities:
         `figure.savefig(path)` writes it, or `distsim.plotting.render`, which gives the same bytes every time.
         """
         return heatmap_figure({name: self.matrix(name) for name in ([metric] if metric else self.metrics)})
+
+
+def _renamed(old: str, new: str, value: tuple[str, ...]) -> tuple[str, ...]:
+    warnings.warn(f"{old} is now called {new}", DeprecationWarning, stacklevel=3)
+    return value
 
 
 # --- the figure ------------------------------------------------------------------------------------------------------
@@ -97,7 +124,7 @@ def _cells(figure: Any, panel: Any, metric: str, matrix: Any, few: bool) -> None
     panel.set_xticks(range(len(matrix.columns)), matrix.columns, rotation=90)
     panel.set_yticks(range(len(matrix.index)), matrix.index)
     panel.tick_params(length=0)
-    panel.set(xlabel="model_b", ylabel="model_a")
+    panel.set(xlabel="model y", ylabel="model x")
     for (i, j), value in np.ndenumerate(values):
         if not np.isfinite(value):
             panel.text(j, i, "×", ha="center", va="center", fontsize=7, color="0.4")

@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 from array_api_compat import array_namespace, is_torch_array
 
+from distsim.metrics.rounding import is_constant, unit_of
+
 Array = Any  # a NumPy, CuPy or torch array; the functions ask it for its namespace
 
 
@@ -51,7 +53,7 @@ def both_rows(name: str, X: Array, Y: Array, channels_last: bool) -> tuple[Array
 
     (n, c, h, w) becomes (n*h*w, c), row order n, h, w; (n, p) stays. ValueError: shapes, rows, non-finite values.
     """
-    units = rounding(X), rounding(Y)
+    units = unit_of(X), unit_of(Y)
     X, Y = _checked(name, X, Y)
     height_width = slice(1, 3) if channels_last else slice(2, 4)
     sizes = [tuple(A.shape[height_width]) for A in (X, Y)]
@@ -60,30 +62,22 @@ def both_rows(name: str, X: Array, Y: Array, channels_last: bool) -> tuple[Array
     X, Y = (_rows(A, channels_last) for A in (X, Y))
     if X.shape[0] != Y.shape[0]:
         raise ValueError(f"{name}: X has {X.shape[0]} rows (examples x pixels), Y has {Y.shape[0]}; they must match")
-    return _settled(X, units[0]), _settled(Y, units[1])
+    return _exactly_constant(X, units[0]), _exactly_constant(Y, units[1])
 
 
 def both_examples(name: str, X: Array, Y: Array) -> tuple[Array, Array]:
     """X and Y as float64 matrices whose rows are examples: (n, c, h, w) becomes (n, c*h*w); (n, p) stays."""
-    units = rounding(X), rounding(Y)
+    units = unit_of(X), unit_of(Y)
     X, Y = _checked(name, X, Y)
-    return _settled(X.reshape((X.shape[0], -1)), units[0]), _settled(Y.reshape((Y.shape[0], -1)), units[1])
+    X, Y = (A.reshape((A.shape[0], -1)) for A in (X, Y))
+    return _exactly_constant(X, units[0]), _exactly_constant(Y, units[1])
 
 
-def rounding(A: Array) -> float:
-    """Relative rounding that the values of an array carry, whoever computed them: float32's for narrow floats."""
-    narrow = any(name in str(A.dtype) for name in ("float32", "float16"))  # bfloat16 too
-    return float(np.finfo(np.float32 if narrow else np.float64).eps)
-
-
-def _settled(A: Array, unit: float) -> Array:
-    """The matrix with columns that vary by no more than rounding made constant.
-
-    Behind a dead layer a float32 product of equal rows may differ in its last bits, which is no variance.
-    """
+def _exactly_constant(A: Array, unit: float) -> Array:
+    """The matrix with its constant columns at their means, so that no rounding is left in them."""
     xp = array_namespace(A)
     mean = xp.mean(A, axis=0)
-    constant = xp.max(xp.abs(A - mean), axis=0) <= 8 * unit * xp.abs(mean)
+    constant = is_constant(xp.max(xp.abs(A - mean), axis=0), mean, unit)
     return xp.where(constant, mean, A) if bool(xp.any(constant)) else A
 
 

@@ -4,19 +4,16 @@ Everything follows from three small matrices of centred products, Sxx = XᵀX, S
 spatial size is read once, in blocks.
 
 Rank. Columns are brought to unit variance first (no canonical correlation depends on their scale), which leaves the
-eigenvalues of a correlation matrix. Those below 10·p·eps·λ_max are rounding: the products are summed in float64, and p
-of them meet in an eigenvalue. A column whose variance is within rounding of its mean is dead: it is constant.
+eigenvalues of a correlation matrix; which of them are zero, and which columns are constant, so dead, `rounding` says.
 """
 
 from dataclasses import dataclass
 from functools import cached_property
 
-import numpy as np
 from array_api_compat import array_namespace
 
 from distsim.metrics.arrays import Array, Undefined
-
-EPS = float(np.finfo(np.float64).eps)
+from distsim.metrics.rounding import EPS, rank_of_products, squares_of_constant
 
 
 @dataclass(frozen=True)
@@ -36,8 +33,7 @@ class ChannelSide:
         """(p,) norms of the centred columns; exactly 0 where a column is dead."""
         xp = array_namespace(self.products)
         squares = xp.linalg.diagonal(self.products)
-        floor = self.n * (8 * EPS * xp.abs(self.mean)) ** 2
-        return xp.sqrt(xp.where(squares > floor, squares, xp.zeros_like(squares)))
+        return xp.sqrt(xp.where(squares > squares_of_constant(self.n, self.mean), squares, xp.zeros_like(squares)))
 
     @cached_property
     def dead(self) -> int:
@@ -55,8 +51,7 @@ class ChannelSide:
         inverse = xp.where(d > 0, 1 / xp.where(d > 0, d, xp.ones_like(d)), xp.zeros_like(d))
         correlation = inverse[:, None] * self.products * inverse[None, :]
         values, vectors = _descending(correlation)
-        keep = int(xp.sum(xp.astype(values > 10 * self.columns * EPS * values[0], xp.int64)))
-        keep = min(keep, self.n - 1)  # centred columns span at most n - 1 dimensions
+        keep = min(rank_of_products(values), self.n - 1)  # centred columns span at most n - 1 dimensions
         root = xp.sqrt(values[:keep])
         vectors = vectors[:, :keep]
         return inverse[:, None] * vectors / root, d[:, None] * vectors * root
@@ -80,7 +75,7 @@ class ChannelSide:
         short = xp.astype(share < variance - self.columns * EPS, xp.int64)
         k = min(int(xp.sum(short)) + 1, self.rank)
         # below this an eigenvalue of the unscaled products is rounding, whatever the rank after scaling
-        k = min(k, int(xp.sum(xp.astype(values > 10 * self.columns * EPS * values[0], xp.int64))))
+        k = min(k, rank_of_products(values))
         return vectors[:, :k] / xp.sqrt(values[:k])
 
 

@@ -3,8 +3,8 @@
 from array_api_compat import array_namespace
 
 from distsim.metrics.arrays import Array, Undefined, both_examples, or_nan
-from distsim.metrics.channels import EPS
 from distsim.metrics.kernels import KernelPair, KernelSide, kernel_pair
+from distsim.metrics.rounding import EPS
 
 
 def cka(X: Array, Y: Array, *, channels_last: bool = False) -> float:

@@ -7,8 +7,8 @@ import numpy as np
 from array_api_compat import array_namespace, is_cupy_array, is_torch_array
 
 from distsim.metrics.arrays import Array, Undefined, both_examples, or_nan
-from distsim.metrics.channels import EPS
 from distsim.metrics.kernels import TILE, KernelPair, KernelSide, Unresolved, kernel_side
+from distsim.metrics.rounding import EPS
 
 FEWEST = 3  # examples: each has two neighbours then
 ROUNDING = 16  # times the unit and the sum of both squared norms; of copies' squared distances 1 was seen, of others 6

@@ -12,12 +12,12 @@ import numpy as np
 from array_api_compat import array_namespace
 
 from distsim.metrics.arrays import Array, Undefined, Workspace
-from distsim.metrics.channels import EPS, centred
+from distsim.metrics.channels import centred
+from distsim.metrics.rounding import EPS, EPS32, is_constant, least_pivot, rank_of_gram
 
 SMALL = 512  # up to this size singular values come from an SVD; above, from an eigenproblem, which is 10 times faster
 TILE = 512
 TAIL = 1e-4  # share of the trace that `fast` leaves out where it takes leading eigenvectors
-EPS32 = float(np.finfo(np.float32).eps)
 LOST = {"float64": 3e-7, "float32": 2e-4}  # of a sum of singular values, that squares of this dtype may lose
 
 
@@ -77,16 +77,12 @@ class KernelSide:
 
     @cached_property
     def factor(self) -> Array:
-        """(n, r) matrix F with FFᵀ = K: the features themselves, else V√Λ from the eigenvectors of K.
-
-        Eigenvalues within 10·eps of the largest are rounding. Higher a floor would cut genuine directions: what matters
-        of an eigenvalue is its root.
-        """
+        """(n, r) matrix F with FFᵀ = K: the features themselves, else V√Λ from the eigenvectors of K."""
         if self.features is not None:
             return self.features
         xp = array_namespace(self.gram)
         values, vectors = xp.linalg.eigh(self.gram)
-        keep = int(xp.sum(xp.astype(values > 10 * self.unit * values[-1], xp.int64)))
+        keep = rank_of_gram(values, self.unit)
         return vectors[:, -keep:] * xp.sqrt(values[-keep:])
 
     @cached_property
@@ -135,8 +131,7 @@ class KernelSide:
         xp = array_namespace(C)
         smallest = float(xp.min(xp.linalg.diagonal(C))) ** 2
         largest = float(xp.max(xp.linalg.diagonal(self.full_gram)))
-        # below 1e-10 the squares of small singular values drown in float64's rounding of the large ones
-        return smallest > max(16 * self.unit, 1e-10, floor) * largest
+        return smallest > max(least_pivot(self.unit), floor) * largest
 
 
 @dataclass(frozen=True)
@@ -326,28 +321,32 @@ def congruence(C: Array, L: Array, workspace: Workspace) -> Array:
 
 def eigvalsh(A: Array) -> Array:
     """Eigenvalues, ascending, of the symmetric matrix whose lower triangle is A's."""
-    if isinstance(A, np.ndarray) and len(A) > SMALL:
-        return _torch().linalg.eigvalsh(_torch().from_numpy(A), UPLO="L").numpy()
+    torch = _torch() if isinstance(A, np.ndarray) and len(A) > SMALL else None
+    if torch is not None:
+        return torch.linalg.eigvalsh(torch.from_numpy(A), UPLO="L").numpy()
     return array_namespace(A).linalg.eigvalsh(A)
 
 
 def cholesky(A: Array) -> Array | None:
     """Lower triangular C with CCᵀ = A; None: A is not positive definite to working precision."""
     xp = array_namespace(A)
+    torch = _torch() if isinstance(A, np.ndarray) and len(A) > SMALL else None
     try:
-        if isinstance(A, np.ndarray) and len(A) > SMALL:
-            C: Array = _torch().linalg.cholesky(_torch().from_numpy(A)).numpy()
-        else:
-            C = xp.linalg.cholesky(A)
+        C: Array = xp.linalg.cholesky(A) if torch is None else torch.linalg.cholesky(torch.from_numpy(A)).numpy()
     except (np.linalg.LinAlgError, RuntimeError):  # NumPy's and torch's; CuPy gives NaN
         return None
     return C if bool(xp.isfinite(xp.sum(xp.linalg.diagonal(C)))) else None
 
 
 def _torch() -> Any:
-    """Its LAPACK is the faster one: half of NumPy's time at n = 5,000. Imported for large matrices only."""
-    import torch
+    """PyTorch, whose LAPACK takes half of NumPy's time at n = 5,000; None where it is not installed.
 
+    Imported for large matrices only.
+    """
+    try:
+        import torch
+    except ImportError:
+        return None
     return torch
 
 
@@ -365,7 +364,7 @@ def centred_features(X: Array) -> Array:
     """
     X, mean = centred(X)
     xp = array_namespace(X)
-    return xp.where(xp.max(xp.abs(X), axis=0) > 8 * EPS * xp.abs(mean), X, xp.zeros_like(X))
+    return xp.where(is_constant(xp.max(xp.abs(X), axis=0), mean, EPS), xp.zeros_like(X), X)
 
 
 def kernel_pair(X: Array, Y: Array) -> KernelPair:

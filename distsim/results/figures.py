@@ -85,7 +85,7 @@ def similarity_by_layer(
         panel.set_title(problem)
     figure.supylabel(f"{METRIC_NAMES[metric]} ({statistic} of runs)")
     _similarity_limits(panels[0], rows[["q25", statistic] if bands else [statistic]], zoom=True)
-    _iteration_bar(figure, panels, last)
+    _iteration_yar(figure, panels, last)
     return figure
 
 
@@ -112,7 +112,7 @@ def similarity_panels(
         _layer_lines(panel, of_metric, "mean", bands, last)
         panel.set_ylabel(METRIC_NAMES[metric])
     _similarity_limits(panels[0], rows[["mean"]])
-    _iteration_bar(figure, panels, last)
+    _iteration_yar(figure, panels, last)
     by_chance = "; grey: by chance" if chance is not None and problem in set(chance["problem"]) else ""
     figure.suptitle(title or f"{problem}: mean of runs{by_chance}", fontsize=10)
     return figure
@@ -122,12 +122,12 @@ def similarity_panels(
 def iteration_maps(pairs: pd.DataFrame, problem: str, metric: str) -> Figure:
     """Similarity of iteration to iteration, median of runs, one map per layer; iteration 0 is the complete network.
 
-    pairs : rows with iteration_a, iteration_b, layer, position, metric and value, of equal runs
+    pairs : rows with iteration_x, iteration_y, layer, position, metric and value, of equal runs
     """
     rows = pairs[pairs["metric"] == metric]
     layers = rows.drop_duplicates("layer").sort_values("position")["layer"]
-    medians = rows.groupby(["layer", "iteration_a", "iteration_b"])["value"].median()
-    shown = sorted({int(iteration) for name in ("iteration_a", "iteration_b") for iteration in rows[name]})
+    medians = rows.groupby(["layer", "iteration_x", "iteration_y"])["value"].median()
+    shown = sorted({int(iteration) for name in ("iteration_x", "iteration_y") for iteration in rows[name]})
     low, high = min(medians.min(), 1.0), max(medians.max(), 1.0)
     figure, panels = _grid(len(layers), width=2.2, height=2.3, columns=4, sharex=True, sharey=True)
     for panel, layer in zip(panels, layers, strict=True):
@@ -242,7 +242,7 @@ def _chance_band(panel: Axes, rows: pd.DataFrame, chance: pd.DataFrame | None, m
     panel.fill_between(range(len(layers)), levels["low"], levels["high"], color="0.75", linewidth=2.0, zorder=0.5)
 
 
-def _iteration_bar(figure: Figure, panels: Sequence[Axes], last: int) -> None:
+def _iteration_yar(figure: Figure, panels: Sequence[Axes], last: int) -> None:
     """The colour bar of the lines: one step per iteration."""
     colours = ListedColormap([SHADES(at / max(last - 1, 1)) for at in range(last)])
     steps = ScalarMappable(BoundaryNorm(np.arange(0.5, last + 1), last), colours)

@@ -9,15 +9,24 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from distsim import plotting
+from distsim.comparison.pair import Result
 from distsim.models import Layer
 from distsim.results import figures
-from distsim.results.tables import SIMILARITY_COLUMNS, summarise, to_csv_bytes, to_parquet_bytes
+from distsim.results.tables import (
+    RANKS,
+    SIMILARITY_COLUMNS,
+    read_parquet_bytes,
+    summarise,
+    to_csv_bytes,
+    to_parquet_bytes,
+)
 from distsim.store import Mark, NetworkId, Pair, SweepStore, network_order
 from distsim.store.commits import MARK
 
 FOLDER = "pair_results"
-Found = dict[tuple[NetworkId, NetworkId, str], dict[str, Any]]  # (a, b, layer) -> metric -> result
-KEYS = ("run_a", "iteration_a", "run_b", "iteration_b")
+Found = dict[tuple[NetworkId, NetworkId, str], dict[str, Result]]  # (x, y, layer) -> metric -> result
+KEYS = ("run_x", "iteration_x", "run_y", "iteration_y")
+OLD_KEYS = ("run_a", "iteration_a", "run_b", "iteration_b")  # as they were called before 0.2
 
 
 def write_results(store: SweepStore, layers: Sequence[Layer]) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -48,6 +57,14 @@ def write_results(store: SweepStore, layers: Sequence[Layer]) -> tuple[pd.DataFr
     return tables
 
 
+def read_pairs(data: bytes) -> pd.DataFrame:
+    """Return the table of a `pairs.parquet` or `masks.parquet`, also of one that has the old names of its columns.
+
+    The old ones, `run_a`, `iteration_a`, `run_b` and `iteration_b`, are read for one release.
+    """
+    return read_parquet_bytes(data).rename(columns=dict(zip(OLD_KEYS, KEYS, strict=True)))
+
+
 def _replace(store: SweepStore, files: dict[str, bytes], inputs: dict[str, str]) -> None:
     """Put new files in place of the old ones, with a mark that says what they are and from which tiles they come."""
     store.storage.delete([f"{FOLDER}/{MARK}"])
@@ -62,16 +79,16 @@ def _figures(problem: str, pairs: pd.DataFrame) -> dict[str, Any]:
     drawn: dict[str, Any] = {}
     if pairs.empty:
         return drawn
-    apart = pairs[(pairs["iteration_a"] == pairs["iteration_b"]) & (pairs["run_a"] != pairs["run_b"])]
+    apart = pairs[(pairs["iteration_x"] == pairs["iteration_y"]) & (pairs["run_x"] != pairs["run_y"])]
     if len(apart):
-        rows = apart.assign(iteration=apart["iteration_a"].astype("int64"), remaining=np.nan)
+        rows = apart.assign(iteration=apart["iteration_x"].astype("int64"), remaining=np.nan)
         shown = [name for name in figures.PANEL_METRICS if name in set(rows["metric"])]
         if shown:
             drawn["runs"] = figures.similarity_panels(
                 summarise(rows), problem, shown, bands=True, title=f"{problem}: pairs of runs, mean and 25–75 %"
             )
-    same = pairs[pairs["run_a"].isna() | (pairs["run_a"] == pairs["run_b"])]
-    if len(set(zip(same["iteration_a"], same["iteration_b"], strict=True))) > 1 and same["iteration_a"].nunique() > 1:
+    same = pairs[pairs["run_x"].isna() | (pairs["run_x"] == pairs["run_y"])]
+    if len(set(zip(same["iteration_x"], same["iteration_y"], strict=True))) > 1 and same["iteration_x"].nunique() > 1:
         for metric in figures.PANEL_METRICS:
             if metric in set(same["metric"]):
                 drawn[f"iterations_{metric}"] = figures.iteration_maps(same, problem, metric)
@@ -93,14 +110,14 @@ def _frame(rows: list[dict[str, Any]], last: list[str]) -> pd.DataFrame:
         return pd.DataFrame()
     table = pd.DataFrame.from_records(rows).astype(dict.fromkeys(KEYS, "Int64"))
     if "value" in table:
-        table["value"] = table["value"].astype("float64")  # None is NaN
+        table = table.astype({"value": "float64"} | dict.fromkeys(RANKS, "Int64"))  # None is missing
         table = table[["problem", *KEYS, *(name for name in SIMILARITY_COLUMNS if name in table and name != "problem")]]
     return table.sort_values([*KEYS, *last], kind="stable", na_position="first").reset_index(drop=True)
 
 
-def _named(a: NetworkId, b: NetworkId) -> dict[str, Any]:
-    (run_a, iteration_a), (run_b, iteration_b) = ((None, 0) if one is None else one for one in (a, b))
-    return {"run_a": run_a, "iteration_a": iteration_a, "run_b": run_b, "iteration_b": iteration_b}
+def _named(x: NetworkId, y: NetworkId) -> dict[str, Any]:
+    (run_x, iteration_x), (run_y, iteration_y) = ((None, 0) if one is None else one for one in (x, y))
+    return {"run_x": run_x, "iteration_x": iteration_x, "run_y": run_y, "iteration_y": iteration_y}
 
 
 def _mask_rows(store: SweepStore, pairs: Sequence[Pair]) -> Iterator[dict[str, Any]]:

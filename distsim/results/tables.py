@@ -39,12 +39,13 @@ SIMILARITY_COLUMNS = {
     "columns_y": "int64",
     "n_per_p": "float64",  # rows / columns of the wider side
     "warning": "str",  # what to keep in mind of the value; "" if nothing
-    "rank_x": "int64",
-    "rank_y": "int64",
+    "rank_x": "Int64",  # independent columns that a metric over channels saw; <NA>: of another view
+    "rank_y": "Int64",
     "dead_x": "int64",
     "dead_y": "int64",
     "reason": "str",  # why the value is missing; "" if it is not
 }
+RANKS = ("rank_x", "rank_y")  # in stores written before 0.2 every row has them, also of other views
 NETWORK_COLUMNS = {
     "problem": "str",
     "run": "Int64",  # <NA>: the complete network
@@ -184,9 +185,11 @@ def to_csv_bytes(frame: pd.DataFrame) -> bytes:
 
 def to_parquet_bytes(frame: pd.DataFrame) -> bytes:
     """Parquet, equal bytes for equal tables. Pandas' own metadata, which names its version, is left out: that a column
-    of integers may be missing (Int64) is said by the field being nullable instead."""
+    of integers may be missing (Int64) is said by the field being nullable instead. Ranks that are all there are not
+    nullable, so that tables of stores where every row has one keep their bytes."""
     table = pa.Table.from_pandas(frame, preserve_index=False)
     plain_integer = {name for name, dtype in frame.dtypes.items() if dtype == np.dtype("int64")}
+    plain_integer |= {name for name in RANKS if name in frame and not frame[name].isna().any()}
     schema = pa.schema([field.with_nullable(field.name not in plain_integer) for field in table.schema])
     sink = io.BytesIO()
     pq.write_table(table.cast(schema), sink, compression="zstd")
@@ -198,7 +201,7 @@ def read_parquet_bytes(data: bytes) -> pd.DataFrame:
     table = pq.read_table(io.BytesIO(data))
     frame = table.to_pandas(integer_object_nulls=True)  # not through float, which is inexact above 2**53
     nullable = [field.name for field in table.schema if field.nullable and pa.types.is_int64(field.type)]
-    return frame.astype(dict.fromkeys(nullable, "Int64"))
+    return frame.astype(dict.fromkeys([*nullable, *(name for name in RANKS if name in frame)], "Int64"))
 
 
 def _frame(rows: Iterable[Mapping[str, Any]], columns: dict[str, str]) -> pd.DataFrame:

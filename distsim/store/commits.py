@@ -28,6 +28,10 @@ class DamagedStore(Exception):
     """Something a mark vouches for is missing or changed; the text names the object."""
 
 
+class WrittenByAnother(DamagedStore):
+    """It has the right digest, and a newer distsim wrote it: this one does not understand it."""
+
+
 @dataclass(frozen=True)
 class Mark:
     """What a `COMMIT.json` says."""

@@ -12,7 +12,7 @@ from torch import nn
 
 from distsim.activations.probe import make_probe
 from distsim.comparison.models import compare
-from distsim.comparison.similarities import Similarities
+from distsim.comparison.similarities import Row, Similarities
 from distsim.data import augment, load
 from distsim.environment import require_cupy, threads
 from distsim.models import Network, build
@@ -47,7 +47,7 @@ def layer_by_layer(
     if sizes[0] != sizes[1]:
         raise ValueError(f"{a.label} takes images of {sizes[0]}, {b.label} of {sizes[1]}: they must be the same")
     require_cupy(device)
-    dataset = load(identity.problem, a.store.request().get("data", "") if data is None else data)
+    dataset = load(identity.problem, a.store.request().data if data is None else data)
     if dataset.digest != identity.data_digest:
         raise ValueError(f"the data are not those that {a.store.problem} was trained on: see --data")
     probe = make_probe(identity, dataset)
@@ -78,12 +78,14 @@ class _Seeing(nn.Module):
         return out
 
 
-def _renamed(found: Similarities, names_a: dict[str, str], names_b: dict[str, str]) -> Similarities:
+def _renamed(found: Similarities, names_x: dict[str, str], names_y: dict[str, str]) -> Similarities:
     """With the layers' own names for those of their modules."""
-    rows = tuple(row | {"layer_a": names_a[row["layer_a"]], "layer_b": names_b[row["layer_b"]]} for row in found.rows)
+    rows = tuple(
+        Row(**{**row, "layer_x": names_x[row["layer_x"]], "layer_y": names_y[row["layer_y"]]}) for row in found.rows
+    )
     return dataclasses.replace(
         found,
-        layers_a=tuple(names_a[name] for name in found.layers_a),
-        layers_b=tuple(names_b[name] for name in found.layers_b),
+        layers_x=tuple(names_x[name] for name in found.layers_x),
+        layers_y=tuple(names_y[name] for name in found.layers_y),
         rows=rows,
     )

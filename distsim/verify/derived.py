@@ -11,14 +11,16 @@ from typing import Any
 
 from distsim.metrics.registry import METRICS
 from distsim.specs import PERMUTATIONS, canonical_json, shown
-from distsim.store import Mark, NetworkId, Storage, network_label
+from distsim.store import DamagedStore, Mark, NetworkId, Storage, network_label
 from distsim.store.commits import MARK, decode_mark, read_mark
 from distsim.store.storage import first_line
+from distsim.sweep.kept_behaviour import read_behaviour
 from distsim.verify.networks import number
 from distsim.verify.report import FOREIGN, NOTE
 
 TABLES, PAIR_TABLES, FIGURES = "results", "pair_results", "figures"
-COUNTS = ("n", "columns_x", "columns_y", "rank_x", "rank_y", "dead_x", "dead_y")  # of a similarity, whole numbers
+COUNTS = ("n", "columns_x", "columns_y", "dead_x", "dead_y")  # of a similarity, whole numbers
+RANKS = ("rank_x", "rank_y")  # whole numbers of metrics over channels; of others also None
 SAME = "its text was changed, and says the same"
 
 
@@ -76,12 +78,13 @@ def _values_faults(values: Any, named: Iterable[str], faults: Callable[[str, Any
 def _similarity_faults(metric: str, one: Mapping[str, Any], shape: tuple[int, ...]) -> Iterator[str]:
     if not _value_or_reason(one["value"], one["reason"]):
         yield f"{metric} is {shown(one['value'])}, reason {shown(one['reason'])}"
-    counts = all(type(one[name]) is int and one[name] >= 0 for name in COUNTS)
+    view = METRICS[metric].view if metric in METRICS else ""
+    ranks = [one[name] for name in RANKS if one[name] is not None or view == "channels"]
+    counts = all(type(count) is int and count >= 0 for count in (*(one[name] for name in COUNTS), *ranks))
     if not (counts and number(one["n_per_p"]) and isinstance(one["warning"], str)):
         yield f"{metric}: rows, columns or ranks are no counts"
     elif shape and metric in METRICS:  # older marks do not say of which layer they are
-        channels = METRICS[metric].view == "channels"
-        n, columns = (math.prod(shape[:-1]), shape[-1]) if channels else (shape[0], math.prod(shape[1:]))
+        n, columns = (math.prod(shape[:-1]), shape[-1]) if view == "channels" else (shape[0], math.prod(shape[1:]))
         if (one["n"], one["columns_x"], one["columns_y"]) != (n, columns, columns):
             yield f"{metric}: {one['n']} rows and {one['columns_x']} columns are not those of the layer"
 
@@ -122,6 +125,21 @@ def mark_at(storage: Storage, path: str, found: Callable[..., None]) -> Mark | N
     if not canonical(content):
         found(SAME, path, NOTE)
     return mark
+
+
+def behaviour_faults(storage: Storage, path: str, problem: str, found: Callable[..., None]) -> None:
+    """Say what is the matter with the record of what a network, or a metric, did when the sweep was begun."""
+    content = storage.get(path)
+    if content is None:
+        found("is missing: the next start writes it", path, NOTE)
+        return
+    try:
+        read_behaviour(storage, path, problem)
+    except DamagedStore as error:
+        found(f"is damaged: {first_line(error).rsplit('is damaged: ', 1)[-1]}", path)
+        return
+    if not canonical(content):
+        found(SAME, path, NOTE)
 
 
 def files_faults(

@@ -20,7 +20,9 @@ import distsim
 from distsim import metrics, plotting
 from distsim._version import __version__
 from distsim.comparison import models, recording
+from distsim.comparison.layer import InMemory, Reference
 from distsim.comparison.models import compare
+from distsim.comparison.pair import Result
 from distsim.comparison.similarities import Similarities
 from distsim.environment import threads
 from distsim.metrics.registry import METRICS, Metric, register
@@ -203,7 +205,7 @@ def test_cosine_where_shapes_are_equal() -> None:
     hand = by_hand(a, x, "1")["1"], by_hand(b, x, "1")["1"]
     np.testing.assert_allclose(found.matrix().loc["1", "1"], metrics.cosine(*hand), rtol=0, atol=1e-9)
     row = found.table.iloc[1]
-    assert (row["layer_a"], row["layer_b"], row["reason"]) == ("1", "3", "unequal shapes: (8,) and (4,)")
+    assert (row["layer_x"], row["layer_y"], row["reason"]) == ("1", "3", "unequal shapes: (8,) and (4,)")
     assert np.isnan(row["value"])
 
 
@@ -264,17 +266,17 @@ def test_the_default_is_convolutions_and_linear_layers_as_they_run() -> None:
 
     model, other = Backwards(), resnet()
     found = compare(model, model, torch.randn(12, 20))
-    assert found.layers_a == found.layers_b == ("first", "second")
-    assert compare(other, other, images()).layers_a == ("stem", "block.conv1", "block.conv2", "out")
+    assert found.layers_x == found.layers_y == ("first", "second")
+    assert compare(other, other, images()).layers_x == ("stem", "block.conv1", "block.conv2", "out")
     of_one = compare(other, other, images(), layers=(["block"], None))
-    assert (of_one.layers_a, len(of_one.layers_b)) == (("block",), 4)
+    assert (of_one.layers_x, len(of_one.layers_y)) == (("block",), 4)
 
 
 def test_a_layer_without_a_row_for_each_input_is_none_of_the_default() -> None:
     model = nn.Sequential(nn.Unflatten(1, (2, 10)), nn.Flatten(0, 1), nn.Linear(10, 3), nn.Unflatten(0, (-1, 2)))
     model.extend([nn.Flatten(), nn.Linear(6, 4)])
     x = torch.randn(12, 20)
-    assert compare(model, model, x).layers_a == ("5",)
+    assert compare(model, model, x).layers_x == ("5",)
     with pytest.raises(ValueError, match=r"model_a: layer '2' puts out \(24, 3\) for 12 inputs"):
         compare(model, model, x, layers=["2"])
 
@@ -288,7 +290,7 @@ def test_of_a_layer_that_runs_twice_the_last_output_counts() -> None:
 def test_of_a_tuple_the_first_tensor_counts() -> None:
     model = nn.Sequential(nn.Linear(20, 6), nn.GRU(6, 4, batch_first=True))
     found = compare(model, model, torch.randn(30, 5, 20), layers=["0", "1"], metrics="mean_cca")
-    assert found.table["columns_b"].tolist() == [6, 4, 6, 4]
+    assert found.table["columns_y"].tolist() == [6, 4, 6, 4]
     assert set(found.table["n"]) == {30 * 5}
 
 
@@ -413,18 +415,18 @@ def test_undefined_values_have_a_reason_and_no_warning() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         table = compare(a, b, x, metrics=("mean_cca", "cka")).table
-    of_dead = table[table["layer_a"] == "1"]
+    of_dead = table[table["layer_x"] == "1"]
     assert of_dead["value"].isna().all()
     reasons = set(zip(of_dead["metric"], of_dead["reason"], strict=True))
     assert reasons == {
         ("mean_cca", "every channel is constant"),
         ("cka", "every activation is the same for all examples"),
     }
-    assert set(of_dead["dead_a"]) == {6}
-    assert set(table[table["layer_b"] == "1"]["dead_b"]) == {1}
+    assert set(of_dead["dead_x"]) == {6}
+    assert set(table[table["layer_y"] == "1"]["dead_y"]) == {1}
     first = table.iloc[0]
-    assert (first["metric"], first["rank_a"], first["rank_b"]) == ("mean_cca", 0, 5)
-    assert table[table["metric"] == "cka"]["rank_a"].isna().all()
+    assert (first["metric"], first["rank_x"], first["rank_y"]) == ("mean_cca", 0, 5)
+    assert table[table["metric"] == "cka"]["rank_x"].isna().all()
 
 
 def test_constant_channels_stay_constant_when_pooled() -> None:
@@ -432,7 +434,7 @@ def test_constant_channels_stay_constant_when_pooled() -> None:
     with torch.no_grad():
         a[0].weight[1], a[0].bias[1] = 0, 0.1
     table = compare(a, b, x, metrics="mean_cca").table  # 10 x 10 pooled to 7 x 7, windows of 4, 6 or 9
-    assert (table.loc[0, "rank_a"], table.loc[0, "rank_b"], table.loc[0, "dead_a"]) == (3, 4, 1)
+    assert (table.loc[0, "rank_x"], table.loc[0, "rank_y"], table.loc[0, "dead_x"]) == (3, 4, 1)
 
 
 @pytest.mark.parametrize("side", ["model_a", "model_b"])
@@ -504,10 +506,10 @@ def test_the_table() -> None:
     a, b, x = resnet(), mlp(9, inputs=3 * 12 * 12), images()
     found = compare(a, b, x, layers=(["stem", "out"], ["1"]), metrics=("mean_cca", "cka"))
     assert found.table.columns.tolist() == [
-        *("layer_a", "layer_b", "metric", "value", "reason", "rank_a", "rank_b"),
-        *("n", "columns_a", "columns_b", "dead_a", "dead_b"),
+        *("layer_x", "layer_y", "metric"),
+        *Result.__annotations__,
     ]
-    keys = [tuple(row) for row in found.table[["layer_a", "layer_b", "metric"]].to_numpy()]
+    keys = [tuple(row) for row in found.table[["layer_x", "layer_y", "metric"]].to_numpy()]
     assert keys == [
         ("stem", "1", "mean_cca"),
         ("stem", "1", "cka"),
@@ -515,13 +517,49 @@ def test_the_table() -> None:
         ("out", "1", "cka"),
     ]
     assert found.table["n"].tolist() == [N] * 4
-    assert found.table["columns_a"].tolist() == [6, 6 * 6 * 6, 5, 5]
+    assert found.table["columns_x"].tolist() == [6, 6 * 6 * 6, 5, 5]
     matrix = found.matrix("cka")
     assert (matrix.index.tolist(), matrix.columns.tolist()) == (["stem", "out"], ["1"])
-    assert (matrix.index.name, matrix.columns.name) == ("layer_a", "layer_b")
+    assert (matrix.index.name, matrix.columns.name) == ("layer_x", "layer_y")
     with pytest.raises(ValueError, match=r"metric must be one of \('mean_cca', 'cka'\), got None"):
         found.matrix()
     assert "rows" not in repr(found)
+    assert found.table["n_per_p"].tolist() == [N / 9, N / 216, N / 9, N / 9]
+    assert found.table["warning"].tolist() == ["", "fewer rows than columns", "", ""]
+
+
+def test_the_old_names_of_the_layers_are_read_with_a_warning() -> None:
+    found = compare(mlp(6), mlp(5, 4), torch.randn(12, 20))
+    for old, new in (("layers_a", ("1",)), ("layers_b", ("1", "3"))):
+        with pytest.warns(DeprecationWarning, match=f"{old} is now called {old[:-1]}{'xy'['ab'.index(old[-1])]}"):
+            assert getattr(found, old) == new
+
+
+def test_a_layer_against_its_like_is_what_a_sweep_finds() -> None:
+    """To the bit, and with the same record: one engine."""
+    a, b, x = mlp(9, 6), mlp(7, 6), torch.randn(40, 20)
+    ours, theirs = (by_hand(model, x, "3")["3"].astype(np.float32) for model in (a, b))
+    names = (*CHANNELS, *KERNELS, "cosine")
+    swept = Reference(InMemory(ours, kind="out"), names).compare(InMemory(theirs, kind="out"))
+    found = compare(a, b, x, layers=["3"], metrics=names)
+    assert {row["metric"]: {name: row[name] for name in Result.__annotations__} for row in found.rows} == swept
+
+
+def test_a_value_does_not_depend_on_what_else_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where NBS takes float64 products, CKA goes on without."""
+    monkeypatch.setattr("distsim.comparison.sides.NARROW", 0.0)
+    model, x = resnet(), images(40)
+    x[20:] = x[:20]
+    names = ["stem", "block"]
+    both, alone = (compare(model, model, x, layers=names, metrics=metrics) for metrics in (("nbs", "cka"), "cka"))
+    np.testing.assert_array_equal(both.matrix("cka"), alone.matrix("cka"))
+
+
+def test_channels_behind_a_dead_layer_are_dead_whatever_the_last_bits() -> None:
+    A = np.full((20, 3, 3, 4), 0.7, np.float32)
+    A[::3] = np.nextafter(A[::3], np.float32(1))
+    A[..., 3] += np.float32(1e-4) * np.arange(20, dtype=np.float32)[:, None, None]
+    assert recording.LayerOutput("layer", A, 2, (3, 3)).dead == 3
 
 
 @pytest.fixture
@@ -546,14 +584,15 @@ def test_the_heat_map_names_every_layer() -> None:
     panels = [axes for axes in found.heatmap().axes if axes.get_label() != "<colorbar>"]
     assert len(panels) == 2
     for panel in panels:
-        assert [label.get_text() for label in panel.get_yticklabels()] == list(found.layers_a)
-        assert [label.get_text() for label in panel.get_xticklabels()] == list(found.layers_b)
+        assert [label.get_text() for label in panel.get_yticklabels()] == list(found.layers_x)
+        assert [label.get_text() for label in panel.get_xticklabels()] == list(found.layers_y)
     assert texts(panels[0]) == [f"{value:.2f}" for value in found.matrix("cka").to_numpy().ravel()]
     (panel, bar) = found.heatmap("mean_cca").axes
     assert bar.get_ylabel() == "mean CCA"
     assert panel.images[0].get_clim() == (0, 1)
     assert panel.get_ylim()[0] < panel.get_ylim()[1], "first layers below"
     assert plotting.render(found.heatmap("cka"), "png") == plotting.render(found.heatmap("cka"), "png")
+    assert (panel.get_xlabel(), panel.get_ylabel()) == ("model y", "model x")
 
 
 def heat_map(values: Any) -> Any:
@@ -600,7 +639,7 @@ def test_two_models_of_torchvision() -> None:
 def test_a_transformer() -> None:
     model = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 12, batch_first=True), 2, enable_nested_tensor=False)
     found = compare(model, model, torch.randn(20, 5, 8), metrics=("cka", "mean_cca"))
-    assert found.layers_a == ("layers.0.linear1", "layers.0.linear2", "layers.1.linear1", "layers.1.linear2")
+    assert found.layers_x == ("layers.0.linear1", "layers.0.linear2", "layers.1.linear1", "layers.1.linear2")
     assert set(found.table.query("metric == 'mean_cca'")["n"]) == {100}
 
 

@@ -24,7 +24,7 @@ from distsim.results.tables import (
     to_csv_bytes,
     to_parquet_bytes,
 )
-from distsim.specs import METRICS
+from distsim.specs import PAPER_METRICS
 
 Row = dict[str, Any]
 
@@ -116,7 +116,7 @@ def test_accuracy_includes_the_complete_network() -> None:
 def test_tables_have_fixed_columns_types_and_order() -> None:
     rows = [
         similarity(0.5, run, iteration=iteration, metric=metric, position=position, layer=f"layer{position}")
-        for metric in METRICS[::-1]
+        for metric in PAPER_METRICS[::-1]
         for position in (2, 10, 1)
         for iteration in (2, 1)
         for run in (1, 0)
@@ -124,7 +124,7 @@ def test_tables_have_fixed_columns_types_and_order() -> None:
     table = long_table(rows)
     assert {name: str(dtype) for name, dtype in table.dtypes.items()} == SIMILARITY_COLUMNS
     assert list(table.columns) == list(SIMILARITY_COLUMNS)
-    assert table["metric"].tolist()[:6] == list(METRICS)
+    assert table["metric"].tolist()[:6] == list(PAPER_METRICS)
     assert table["position"].tolist()[:18] == [1] * 6 + [2] * 6 + [10] * 6
     assert table["iteration"].tolist()[::18] == [1, 2, 1, 2]
     pd.testing.assert_frame_equal(table, long_table(rows[::-1]))
@@ -136,7 +136,7 @@ def test_tables_have_fixed_columns_types_and_order() -> None:
 
     summary = summarise(table)
     assert {name: str(dtype) for name, dtype in summary.dtypes.items()} == SUMMARY_COLUMNS
-    assert summary["metric"].unique().tolist() == list(METRICS)
+    assert summary["metric"].unique().tolist() == list(PAPER_METRICS)
     assert summary["position"].unique().tolist() == [1, 2, 10]
 
 
@@ -194,7 +194,7 @@ def test_csv_is_exact_and_leaves_missing_values_empty() -> None:
 
 def test_another_process_writes_the_same_bytes() -> None:
     """With another hash seed, so that no set or dict order leaks into a table."""
-    code = "import sys; from test_summary import *; sys.stdout.buffer.write(to_parquet_bytes(mixed().summary))"
+    code = "import sys; from test_tables import *; sys.stdout.buffer.write(to_parquet_bytes(mixed().summary))"
     environment = os.environ | {"PYTHONHASHSEED": "1", "PYTHONPATH": str(Path(__file__).parent)}
     there = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=True)
     assert there.stdout == to_parquet_bytes(mixed().summary)

@@ -127,8 +127,8 @@ def test_values_are_those_of_the_arrays(kept: SweepStore, compared: pd.DataFrame
     assert len(compared) == 10 * (8 * 4 + 1), "ten pairs of five networks; the cosine is of the output's"
     unique = compared[(compared["metric"] != "pwcca") | (compared["n_per_p"] >= 1)]  # the weights of others are not
     for row in unique.sample(40, random_state=0).itertuples():
-        X = layer(row.run_a, row.iteration_a, row.layer)
-        Y = layer(row.run_b, row.iteration_b, row.layer)
+        X = layer(row.run_x, row.iteration_x, row.layer)
+        Y = layer(row.run_y, row.iteration_y, row.layer)
         options = {"side": "first"} if row.metric == "pwcca" else {}
         found = getattr(metrics, row.metric)(X, Y, channels_last=True, **options)
         assert row.value == pytest.approx(found, rel=0, abs=1e-9), row
@@ -139,7 +139,7 @@ def test_values_are_those_of_the_arrays(kept: SweepStore, compared: pd.DataFrame
 
 def test_with_the_complete_network_they_are_the_sweeps_own(kept: SweepStore, compared: pd.DataFrame) -> None:
     own = results.read_tables(kept.root).similarities.set_index(["run", "iteration", "layer", "metric"])["value"]
-    mine = compared[compared["run_a"].isna()].set_index(["run_b", "iteration_b", "layer", "metric"])["value"]
+    mine = compared[compared["run_x"].isna()].set_index(["run_y", "iteration_y", "layer", "metric"])["value"]
     assert len(mine) == len(own) > 0
     assert {key: mine[key] for key in own.index} == own.to_dict(), "to the bit"
 
@@ -195,10 +195,10 @@ def test_only_what_is_missing_is_compared(kept: SweepStore, compared: pd.DataFra
 def test_masks(kept: SweepStore, compared: pd.DataFrame) -> None:
     masks = write_results(kept, ordered().layers)[1]
     a, b = kept.load_network((0, 2)).masks, kept.load_network((1, 2)).masks
-    apart = (masks["run_a"] == 0) & (masks["run_b"] == 1) & (masks["iteration_a"] == masks["iteration_b"])
-    first = masks[apart & (masks["iteration_a"] == 1)]
+    apart = (masks["run_x"] == 0) & (masks["run_y"] == 1) & (masks["iteration_x"] == masks["iteration_y"])
+    first = masks[apart & (masks["iteration_x"] == 1)]
     assert (first["jaccard"] == 1).all(), "the first pruning is of the complete network, the same in all runs"
-    rows = masks[apart & (masks["iteration_a"] == 2)]
+    rows = masks[apart & (masks["iteration_x"] == 2)]
     rows = rows.set_index("parameter")
     assert set(rows.index) == {*a, "all"}
     for name in a:
@@ -206,7 +206,7 @@ def test_masks(kept: SweepStore, compared: pd.DataFrame) -> None:
         assert (rows["both"][name], rows["either"][name]) == (both, either)
         assert rows["jaccard"][name] == both / either
     assert rows["jaccard"]["all"] == sum(rows["both"][list(a)]) / sum(rows["either"][list(a)]) < 1
-    later = masks[masks["run_a"].isna() & (masks["parameter"] == "all") & (masks["run_b"] == 0)]
+    later = masks[masks["run_x"].isna() & (masks["parameter"] == "all") & (masks["run_y"] == 0)]
     assert later["jaccard"].is_monotonic_decreasing, "the complete network's mask holds every other"
     assert np.isnan(jaccard(0, 0))
 
@@ -259,8 +259,8 @@ def test_the_command(
 def test_layers_of_two_networks(kept: SweepStore, compared: pd.DataFrame) -> None:
     found = layer_by_layer(Stored(kept, None), Stored(kept, (0, 2)), ["cka", "svcca"])
     names = tuple(layer.name for layer in ordered().layers)
-    assert found.layers_a == found.layers_b == names
-    of_pair = compared[compared["run_a"].isna() & (compared["run_b"] == 0) & (compared["iteration_b"] == 2)]
+    assert found.layers_x == found.layers_y == names
+    of_pair = compared[compared["run_x"].isna() & (compared["run_y"] == 0) & (compared["iteration_y"] == 2)]
     for metric in ("cka", "svcca"):
         alike = of_pair[of_pair["metric"] == metric].set_index("layer")["value"]
         for name in names:  # stored activations are float16
@@ -281,7 +281,7 @@ def test_layers_of_two_stores_with_other_networks(
     theirs = prepare(problem).layers
     assert len(table) == len(ordered().layers) * len(theirs)
     assert table["value"].notna().all()
-    sizes = table.groupby("layer_a")["n"].nunique()
+    sizes = table.groupby("layer_x")["n"].nunique()
     assert sizes["conv1_1"] > 1, "pooled to the smaller of both sizes"
     capsys.readouterr()
     assert cli.main(["layers", where[0], "--networks", "run=complete", "run=9,iteration=1"]) == 1

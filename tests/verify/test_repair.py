@@ -156,7 +156,8 @@ def test_activations_that_are_not_needed_any_more(root: Path) -> None:
     changed(root, "digits/runs/0001/iter_01/activations/attempt-2-*/out/c/0/0")
     assert actions(root) == [("drop", "digits/runs/0001/iter_01/activations")]
     store = SweepStore(Storage(root), "digits")
-    store.write_request(store.request() | {"retention": "reference"})
+    extent = dataclasses.replace(store.request().extent, retention="reference")
+    store.write_request(dataclasses.replace(store.request(), extent=extent))
     repair(root)
     report = verify_store(Storage(root))
     assert (report.whole, report.findings) == (True, ()), "nothing is missing either"

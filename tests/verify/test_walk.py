@@ -148,13 +148,24 @@ def test_a_model_that_is_not_known_here(
     ids=lambda change: next(iter(change)),
 )
 def test_a_request_that_nobody_wrote(store: SweepStore, change: Any, new: Callable[[], list[Finding]]) -> None:
-    request = store.request()
+    request = store.request().as_dict()
     store.storage.put("request.json", canonical_json(request | change).encode())
     (found,) = new()
     assert (found.piece, found.severity) == ("request.json", DAMAGED)
     hashed = hashlib.sha256(canonical_json(request).encode()).hexdigest()
     store.storage.put("request.json", canonical_json(request | {"sha256": hashed}).encode())
     assert new() == [], "a request may have a digest in it"
+
+
+def test_a_request_of_a_newer_distsim(store: SweepStore, new: Callable[[], list[Finding]]) -> None:
+    """It is whole, so it is not damaged, and what is not understood is not repaired."""
+    request = store.request().as_dict() | {"more": 1}
+    hashed = hashlib.sha256(canonical_json(request).encode()).hexdigest()
+    store.storage.put("request.json", canonical_json(request | {"sha256": hashed}).encode())
+    (found,) = new()
+    assert (found.piece, found.severity) == ("request.json", UNREAD)
+    assert "was written by another distsim" in found.sentence
+    assert "'more', which this distsim does not know" in found.sentence
 
 
 # --- what no mark names ----------------------------------------------------------------------------------------------

@@ -1,0 +1,166 @@
+"""Two layers against each other: the one place where a metric gets its two sides and a value becomes a record.
+
+Sweeps, pairs of stored networks and `distsim.compare` make `PairSide`s of what they have read and ask a `Pair`.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, TypedDict
+
+from distsim.comparison.sides import LayerSource, Side, Wanted, collect, on_device
+from distsim.metrics.arrays import Array, Undefined, Workspace
+from distsim.metrics.channels import ChannelPair, ChannelSide
+from distsim.metrics.kernels import KernelPair, KernelSide, Unresolved
+from distsim.metrics.registry import Metric
+
+FEW_ROWS = "fewer rows than columns"
+
+
+class Result(TypedDict):
+    """A metric's value for two layers x and y, and what it rests on. Stored as it is, as JSON."""
+
+    value: float | None  # None: undefined
+    reason: str  # why there is no value; "" if there is
+    n: int  # rows the metric saw
+    columns_x: int
+    columns_y: int
+    n_per_p: float  # rows / columns of the wider side
+    warning: str  # what to keep in mind of the value; "" if nothing
+    rank_x: int | None  # independent columns that a metric over channels saw; None: of another view
+    rank_y: int | None
+    dead_x: int  # channels of the layer that are constant, whichever the metric
+    dead_y: int
+
+
+@dataclass(frozen=True, eq=False)
+class PairSide:
+    """A layer as one side of any number of pairs: what is not collected yet is, when a metric asks for it.
+
+    collected  what a pass over the activations has given already
+    dead       channels that are constant; None: those of `collected`
+    example    shape of what the layer puts out for one example; None: as the source has it
+    """
+
+    source: LayerSource
+    collected: Side = field(default_factory=Side)
+    device: str = "cpu"
+    dead: int | None = None
+    example: tuple[int, ...] | None = None
+
+    @property
+    def channels(self) -> ChannelSide:
+        if self.collected.channels is None:
+            raise AssertionError("a pair without channels")
+        return self.collected.channels
+
+    @cached_property
+    def kernel(self) -> KernelSide:
+        return self.collected.kernel or self._kernel_of(Wanted(channels=False))
+
+    @cached_property
+    def wide(self) -> KernelSide:
+        """The kernel side from float64 products, for where float32 is not enough."""
+        return self._kernel_of(Wanted(channels=False, wide=True))
+
+    def output(self) -> Array:
+        """What the layer puts out, (n, p) float64."""
+        (panel,) = self.source.panels(self.source.shape[1])  # of all image rows
+        return on_device(panel, self.device).reshape((panel.shape[0], -1)).astype("float64")
+
+    @property
+    def dead_channels(self) -> int:
+        return self.channels.dead if self.dead is None else self.dead
+
+    @property
+    def of_example(self) -> tuple[int, ...]:
+        return self.source.shape[1:] if self.example is None else self.example
+
+    def _kernel_of(self, wanted: Wanted) -> KernelSide:
+        (side,), _ = collect([self.source], [wanted], device=self.device)
+        if side.kernel is None:
+            raise AssertionError("no kernel side was collected")
+        return side.kernel
+
+
+@dataclass(frozen=True, eq=False)
+class Pair:
+    """Two layers, ready to be measured.
+
+    cross  the centred cross-products of their channels, for metrics over channels
+    fast   whether NBS may take leading eigenvectors only, as `distsim.comparison.layer.Reference` says
+    """
+
+    x: PairSide
+    y: PairSide
+    cross: Array | None = None
+    fast: bool = False
+    workspace: Workspace = field(default_factory=Workspace)
+
+    def results(self, metrics: Iterable[Metric]) -> dict[str, Result]:
+        """Return each metric's record, by name.
+
+        Whether a metric of the kernel view falls back to float64 products depends on these two layers only, not on what
+        else is asked for.
+        """
+        return {metric.name: self._result(metric) for metric in metrics}
+
+    def _result(self, metric: Metric) -> Result:
+        if metric.view == "channels":
+            x, y = self._channels.x, self._channels.y
+            return self._record(_measured(metric, self._channels), x.n, (x.columns, y.columns), (x.rank, y.rank))
+        if metric.view == "kernel":
+            kernels = self._kernels
+            try:
+                value = _measured(metric, kernels)
+            except Unresolved:
+                value = _measured(metric, self._wide_kernels)
+            return self._record(value, kernels.x.n, (kernels.x.columns, kernels.y.columns))
+        X, Y = self.x.output(), self.y.output()
+        if self.x.of_example == self.y.of_example:
+            value = _measured(metric, X, Y)
+        else:
+            value = None, f"unequal shapes: {self.x.of_example} and {self.y.of_example}"
+        return self._record(value, X.shape[0], (X.shape[1], Y.shape[1]))
+
+    def _record(
+        self,
+        value: tuple[float | None, str],
+        n: int,
+        columns: tuple[int, int],
+        ranks: tuple[int, int] | tuple[None, None] = (None, None),
+    ) -> Result:
+        wider = max(columns)
+        return {
+            "value": value[0],
+            "reason": value[1],
+            "n": n,
+            "columns_x": columns[0],
+            "columns_y": columns[1],
+            "n_per_p": n / wider,
+            "warning": FEW_ROWS if n < wider else "",
+            "rank_x": ranks[0],
+            "rank_y": ranks[1],
+            "dead_x": self.x.dead_channels,
+            "dead_y": self.y.dead_channels,
+        }
+
+    @cached_property
+    def _channels(self) -> ChannelPair:
+        return ChannelPair(self.x.channels, self.y.channels, self.cross)
+
+    @cached_property
+    def _kernels(self) -> KernelPair:
+        return KernelPair(self.x.kernel, self.y.kernel, self.fast, self.workspace)
+
+    @cached_property
+    def _wide_kernels(self) -> KernelPair:
+        return KernelPair(self.x.wide, self.y.wide, workspace=self.workspace)
+
+
+def _measured(metric: Metric, *sides: Any) -> tuple[float | None, str]:
+    """The value, or None and the reason why there is none."""
+    try:
+        return float(metric.measure(*sides)), ""
+    except Undefined as reason:
+        return None, str(reason)
