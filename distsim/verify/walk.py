@@ -118,7 +118,8 @@ class _Walk:
         self._listing()
         self._within("spec.json", self._spec)
         self._within("request.json", self._request)
-        for path in sorted({BEHAVIOUR, *filter(BEHAVIOUR_PATH.fullmatch, self.sizes)}):
+        known = () if self.model.identity is None else (BEHAVIOUR,)
+        for path in sorted({*known, *filter(BEHAVIOUR_PATH.fullmatch, self.sizes)}):
             self._within(path, derived.behaviour_faults, self.storage, path, self.problem, partial(self._found, path))
         for piece in self.networks.values():
             self._within(piece.path, self._mark, piece)
