@@ -140,6 +140,11 @@ COSMETIC: dict[str, Edits] = {
     "another memory layout": (
         ("y = self.block(x)", "y = self.block(x.contiguous(memory_format=torch.channels_last))"),
     ),
+    "a module that leaves its work to a function": (
+        ("self.pool1 = nn.MaxPool2d(2)", "self.pool1 = nn.Identity()"),
+        ("x = self.pool1(self.relu1(", "x = F.max_pool2d(self.pool1(self.relu1("),
+        ("self.conv1(x))))", "self.conv1(x)))), 2)"),
+    ),
     "a module that nothing calls": (("        self.add = ", "        self.later = nn.Tanh()\n        self.add = "),),
     "one more layer compared": (
         ('            Layer("fc1"', '            Layer("pool", "pool", "gap"),\n            Layer("fc1"'),
