@@ -71,13 +71,13 @@ def stored(request: Request) -> Answer:
 
     from distsim.comparison.layer import Reference
     from distsim.environment import threads
-    from distsim.specs import METRICS
+    from distsim.specs import PAPER_METRICS
 
     X, Y = (Place(**place).layer(request["layer"]) for place in request["places"])
     before = peak()
     with threads(request["threads"]):
         started = time.perf_counter()
-        results = Reference(X, METRICS, precision=request["precision"]).compare(Y)
+        results = Reference(X, PAPER_METRICS, precision=request["precision"]).compare(Y)
         seconds = time.perf_counter() - started
     return {"seconds": seconds, "values": _values(results), "before": before, "peak": peak()}
 

@@ -16,7 +16,7 @@ from place import Place
 
 from distsim.data import Dataset
 from distsim.problems import PROBLEMS
-from distsim.specs import METRICS, Extent, Sweep
+from distsim.specs import PAPER_METRICS, Extent, Sweep
 from distsim.store import NetworkId, Storage, SweepStore, network_path
 from distsim.store.activations import Writer
 from distsim.store.commits import Attempt, read_piece
@@ -67,7 +67,7 @@ def networks(
     else:
         dataset = drawn_dataset(problem.classes, train=max(n, limit or 0), test=200)
         identity = identify(dataclasses.replace(problem, train_limit=None), dataset, threads=threads)
-        sweep = Sweep(identity, Extent(1, iterations, METRICS, "all"))
+        sweep = Sweep(identity, Extent(1, iterations, PAPER_METRICS, "all"))
     # a folder for each identity, so that other sizes need not be removed first
     store = SweepStore(Storage(folder / f"networks-{sweep.identity.hash[:12]}"), sweep.name)
     store.claim(sweep.identity)

@@ -1,18 +1,44 @@
-"""distsim: sweeps of iterative magnitude pruning, and layer-wise similarity of what the networks represent."""
+"""distsim: sweeps of iterative magnitude pruning, and layer-wise similarity of what the networks represent.
 
+    study = distsim.run("digits", runs=2, iterations=3)     or distsim.open("results/digits")
+    study.summary, study.network(run=1, iteration=3).model, study.figure("fig2")
+
+docs/python.md shows it all.
+"""
+
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from distsim._version import __version__
 
 if TYPE_CHECKING:
+    from distsim import metrics
+    from distsim.api.problem import Problem, Pruning, Recipe
+    from distsim.api.running import run
+    from distsim.api.study import Study, open
     from distsim.comparison.models import compare
 
-__all__ = ["__version__", "compare"]
+__all__ = ["Problem", "Pruning", "Recipe", "Study", "__version__", "compare", "metrics", "open", "run"]
+
+_PLACES = {
+    "Problem": "distsim.api.problem",
+    "Pruning": "distsim.api.problem",
+    "Recipe": "distsim.api.problem",
+    "Study": "distsim.api.study",
+    "compare": "distsim.comparison.models",
+    "open": "distsim.api.study",
+    "run": "distsim.api.running",
+}
 
 
 def __getattr__(name: str) -> Any:
-    if name == "compare":  # when it is asked for: PyTorch takes seconds to import
-        from distsim.comparison.models import compare
-
-        return compare
+    """Import what is asked for when it is asked for: PyTorch, Ray and pandas take seconds each."""
+    if name == "metrics":
+        return importlib.import_module("distsim.metrics")
+    if name in _PLACES:
+        return getattr(importlib.import_module(_PLACES[name]), name)
     raise AttributeError(f"module 'distsim' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

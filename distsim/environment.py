@@ -17,7 +17,7 @@ import torch
 from threadpoolctl import threadpool_info
 
 import distsim
-from distsim.specs import Sweep, differences
+from distsim.specs import Device, DeviceChoice, Sweep, differences
 
 
 class EnvironmentDrift(ValueError):
@@ -75,6 +75,13 @@ def code_version() -> str:
     for file in sorted(package.rglob("*.py")):
         digest.update(file.relative_to(package).as_posix().encode() + b"\0" + file.read_bytes() + b"\0")
     return f"{distsim.__version__}+{digest.hexdigest()[:12]}"
+
+
+def resolved_device(device: DeviceChoice, address: str | None = None) -> Device:
+    """Return what `auto` means here, else the device. On a cluster the driver may have no GPU: name it there."""
+    if device != "auto":
+        return device
+    return "cuda" if torch.cuda.is_available() and address is None else "cpu"
 
 
 def require_device(device: str) -> None:

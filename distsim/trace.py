@@ -1,28 +1,44 @@
-"""What this process is doing, for whoever wants to watch: one line per stage, appended to the file $DISTSIM_STAGES.
+"""What this process is doing, for whoever wants to watch.
 
-Without the variable nothing is written. `distsim status` does not need it; the fault tests do, to know what they hit.
+Each stage is a record of the standard library's logger `distsim.trace`, at level INFO:
+`logging.basicConfig(level="INFO")` shows them. If the environment variable DISTSIM_STAGES names a file, each record is
+also appended to that file, as one line `time pid stage details`. The fault tests need it, to know what they hit.
 """
 
 import contextlib
+import logging
 import os
-import time
 from collections.abc import Iterator
 
+logger = logging.getLogger("distsim.trace")
 
-def announce(stage: str, *details: object) -> None:
-    """Append `time pid stage details` in one write, so that lines of several processes do not mix."""
-    if path := os.environ.get("DISTSIM_STAGES"):
-        line = f"{time.time():.4f} {os.getpid()} {stage} {' '.join(map(str, details))}\n"
+
+class _Appender(logging.Handler):
+    """Append each record to the file $DISTSIM_STAGES in one write, so that lines of several processes do not mix."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        path = os.environ.get("DISTSIM_STAGES")
+        if not path:
+            return
         descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         try:
-            os.write(descriptor, line.encode())
+            os.write(descriptor, f"{record.created:.4f} {record.process} {record.getMessage()}\n".encode())
         finally:
             os.close(descriptor)
 
 
+logger.setLevel(logging.INFO)
+logger.addHandler(_Appender())
+
+
+def announce(stage: str, *details: object) -> None:
+    """Record that this process is at a stage."""
+    logger.info("%s", " ".join(map(str, (stage, *details))))
+
+
 @contextlib.contextmanager
 def stage(name: str, *details: object) -> Iterator[None]:
-    """Announce the stage's begin and, unless it fails, its end."""
+    """Announce that the stage begins and, unless it fails, that it ends."""
     announce(name, "begin", *details)
     yield
     announce(name, "end", *details)

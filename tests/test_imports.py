@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import distsim
@@ -17,17 +18,19 @@ ORDER = """
 _version
 trace plotting seeds
 metrics: rounding arrays channels cosine kernels mean_cca pwcca svcca channels_only cka dimension nbs . registry
-specs environment problems
-data: augment dataset mat digits fit formats folder published load .
+specs: canonical fields networks problem sweep .
+environment problems
+data: augment dataset mat digits fit formats folder published load arrays .
 models: layers lenet5 resnet_fast vgg .
 activations: . layout probe
 training: . optimizers pruning stepper checkpoint loop early_stopping chain
 comparison: . recording sides pair similarities layer models
-store: storage commits lease activations sweep_store . checkpoints
+store: storage commits lease activations sweep_store existing . checkpoints
 results: . claims tables claims.study figures text claims.parts pairs reduce claims.papers
-sweep: . cost extraction failures jobs plan stored_models comparison_worker order training_worker engine ray_engine
-sweep: forecast pairs run
-verify: . invariants integrity repair
+sweep: . cost exact behaviour kept_behaviour extraction failures jobs plan stored_models comparison_worker order
+sweep: training_worker engine ray_engine forecast pairs run status at_work
+verify: . report networks derived walk store repair
+api: . arguments problem data drawing network study running
 cli: . arguments doctor output run commands sweeps main __main__
 script __main__
 """
@@ -139,7 +142,7 @@ from distsim.environment import threads
 from distsim.metrics import cka
 from distsim.models import build
 from distsim.problems import PROBLEMS
-from distsim.specs import METRICS, Identity
+from distsim.specs import PAPER_METRICS, Identity
 from distsim.training.chain import Trainer
 
 rng = np.random.default_rng(0)
@@ -159,7 +162,7 @@ with threads(1):  # threadpoolctl, which the core has too
         network.load_state_dict(step.weights)
         sides.append(np.concatenate([block["pool2"].numpy() for block in blocks(network, probe)]))
     value = cka(*sides, channels_last=True)
-    streamed = Reference(InMemory(sides[0]), METRICS).compare(InMemory(sides[1]))["cka"]["value"]
+    streamed = Reference(InMemory(sides[0]), PAPER_METRICS).compare(InMemory(sides[1]))["cka"]["value"]
 assert last.iteration == 2 and last.record["remaining"] < 1
 assert 0 < value < 1 and abs(value - streamed) < 1e-10, (value, streamed)
 assert not {name.split(".")[0] for name in sys.modules} & set(BLOCKED)
@@ -192,3 +195,67 @@ def test_the_help_of_the_command_needs_no_torch() -> None:
     code = "import sys, distsim.cli.commands, distsim.cli.sweeps; print('torch' in sys.modules, 'ray' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
     assert done.stdout == "False False\n"
+
+
+METRICS_NEED = ("numpy", "array_api_compat")
+METRICS_ALONE = """
+import sys, warnings
+warnings.simplefilter("error")
+
+class NotInstalled:
+    # every finder there was, blind to what is neither Python's own nor needed
+    def __init__(self, finders):
+        self.finders = finders
+    def find_spec(self, name, path=None, target=None):
+        first = name.split(".")[0]
+        if first in NEEDED or first in sys.stdlib_module_names or first.startswith("_sysconfigdata"):
+            for finder in self.finders:
+                if spec := finder.find_spec(name, path, target):
+                    return spec
+        return None
+NEEDED = (*NEEDED, "distsim")
+sys.meta_path[:] = [NotInstalled([finder for finder in sys.meta_path if "editable" not in str(finder).lower()])]
+sys.path.insert(0, FOLDER)
+
+import numpy as np
+import distsim
+metrics = distsim.metrics
+rng = np.random.default_rng(0)
+for n, p, q in ((40, 5, 7), (700, 800, 900), (700, 600, 900)):  # small sides, Gram matrices, one of each
+    X = rng.normal(size=(n, p))
+    Y = X @ rng.normal(size=(p, q)) + rng.normal(size=(n, q))
+    for name in ("cka", "cka_unbiased", "nbs", "procrustes"):
+        value = getattr(metrics, name)(X, Y)
+        assert 0 < value < 1, (name, value)
+        print(name, n, p, repr(value))
+X, Y = X[:, :30], Y[:, :30]
+for name in ("mean_cca", "mean_squared_cca", "svcca", "pwcca", "cka_channels", "nbs_channels", "cosine"):
+    print(name, repr(getattr(metrics, name)(X, Y)))
+try:
+    metrics.intrinsic_dimension(X)
+except ValueError as error:
+    assert "pip install 'distsim[dimension]'" in str(error), error
+else:
+    raise SystemExit("scikit-dimension is not blocked")
+from distsim.metrics.registry import METRICS
+assert len(METRICS) > 10
+third = {name.split(".")[0] for name in sys.modules} - set(sys.stdlib_module_names)
+assert not third & {"torch", "scipy", "skdim", "pandas"}, third
+"""
+
+
+def test_metrics_need_numpy_alone() -> None:
+    """Every metric is there without torch, and gives the value that it gives with it, to rounding."""
+    code = f"NEEDED, FOLDER = {METRICS_NEED!r}, {str(PACKAGE.parent)!r}\n{METRICS_ALONE}"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    lines = done.stdout.splitlines()
+    assert len(lines) == 3 * 4 + 7
+    rng = np.random.default_rng(0)
+    for n, p, q in ((40, 5, 7), (700, 800, 900), (700, 600, 900)):
+        X = rng.normal(size=(n, p))
+        Y = X @ rng.normal(size=(p, q)) + rng.normal(size=(n, q))
+        for name in ("cka", "cka_unbiased", "nbs", "procrustes"):
+            (line,) = [line for line in lines if line.startswith(f"{name} {n} {p} ")]
+            np.testing.assert_allclose(getattr(distsim.metrics, name)(X, Y), float(line.split()[-1]), rtol=1e-9)

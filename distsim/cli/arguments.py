@@ -3,7 +3,7 @@
 import argparse
 import re
 
-from distsim.specs import MOST, shown
+from distsim.specs import MOST, Device, DeviceChoice, shown
 
 
 def positive(text: str) -> float:
@@ -40,16 +40,15 @@ def cluster(text: str) -> str:
 
 def resources(flags: argparse.Namespace, device: str) -> tuple[tuple[str, float], ...]:
     """Of one trial, as Ray wants them."""
-    wanted = {"cpu": flags.cpus or float(flags.threads)}
-    if device == "cuda":
-        wanted["gpu"] = flags.gpus or 1.0
-    return tuple(sorted(wanted.items()))
+    from distsim.sweep.order import trial_resources
+
+    return trial_resources(device, flags.threads, flags.cpus, flags.gpus)
 
 
-def resolved_device(device: str, address: str | None) -> str:
+def resolved_device(device: DeviceChoice, address: str | None) -> Device:
     """What `auto` means here. On a cluster the driver may have no GPU, so there it is asked for by name."""
     if device != "auto":
         return device
-    import torch
+    from distsim import environment
 
-    return "cuda" if torch.cuda.is_available() and address is None else "cpu"
+    return environment.resolved_device(device, address)

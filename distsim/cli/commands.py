@@ -14,43 +14,28 @@ from distsim.specs import shown
 
 
 def _root(flags: argparse.Namespace) -> Any:
-    from distsim.store import Storage
+    from distsim.store import existing_root
 
-    if "://" not in flags.store:
-        from pathlib import Path
-
-        if not Path(flags.store).is_dir():  # opening a folder as storage would make it
-            raise FileNotFoundError(f"no store in {flags.store}")
-    return Storage(flags.store)
+    return existing_root(flags.store)
 
 
 def _stores(flags: argparse.Namespace) -> list[Any]:
-    from distsim.store import SweepStore, problems_in
+    from distsim.store import existing_stores
 
-    root = _root(flags)
-    names = problems_in(root)
-    if not names:
-        raise FileNotFoundError(f"no sweep in {root.url}")
-    if flags.problem is not None and flags.problem not in names:
-        raise FileNotFoundError(f"no sweep of {flags.problem} in {root.url}; there are {', '.join(names)}")
-    return [SweepStore(root, name) for name in ([flags.problem] if flags.problem else names)]
+    return existing_stores(flags.store, flags.problem)
 
 
 def _order(store: Any, flags: argparse.Namespace, **asked: Any) -> Any:
     """The order that the store's own spec and last request amount to, as the flags change its extent."""
-    from distsim.specs import Extent
     from distsim.sweep.order import prepare
 
     identity, request = store.identity(), store.request()
-    known = {field.name for field in dataclasses.fields(Extent)}
-    extent = {name: value for name, value in request.items() if name in known}
-    extent |= {name: value for name, value in asked.items() if value is not None}
-    extent["metrics"] = tuple(extent["metrics"])
-    device = resolved_device(flags.device or request.get("device", "auto"), flags.address)
+    changes = {name: value for name, value in asked.items() if value is not None}
+    device = resolved_device(flags.device or request.device, flags.address)
     one = prepare(
         identity.problem,
-        data=flags.data if flags.data is not None else request.get("data", ""),
-        **extent,
+        data=flags.data if flags.data is not None else request.data,
+        **dataclasses.asdict(request.extent) | changes,
         device=device,
         resources=resources(argparse.Namespace(**vars(flags), threads=identity.threads), device),
         **{
@@ -73,12 +58,14 @@ def do_run(flags: argparse.Namespace) -> int:
 
 
 def _only(stores: list[Any], flags: argparse.Namespace) -> int:
+    from distsim.sweep.kept_behaviour import require_same_behaviour
     from distsim.sweep.training_worker import TrainingWorker
 
     if len(stores) > 1:
         raise ValueError(f"the store holds {', '.join(s.problem for s in stores)}: name one with --problem")
     network, store = _network(flags.only), stores[0]
     one = _order(store, flags)
+    require_same_behaviour(store, one.sweep)
     bench = TrainingWorker(store, one.sweep, one.dataset, flags.allow_drift)
     print(bench.redo(network))
     return 0
@@ -99,39 +86,11 @@ def _network(text: str) -> tuple[int, int] | None:
 
 
 def do_status(flags: argparse.Namespace) -> int:
-    from distsim.models import build
-    from distsim.specs import Extent, Sweep
-    from distsim.sweep.plan import missing
+    from distsim.sweep.status import status
 
     for store in _stores(flags):
-        identity, request = store.identity(), store.request()
-        asked: dict[str, Any] = {field.name: request[field.name] for field in dataclasses.fields(Extent)}
-        sweep = Sweep(identity, Extent(**asked | {"metrics": tuple(asked["metrics"])}))
-        contents = store.contents()
-        layers = build(identity.problem).layers
-        lacking = missing(sweep, contents, layers)
-        total = sweep.extent.runs * sweep.extent.iterations
-        pruned = sum(network is not None for network in contents.networks)
-        print(f"{store.problem}: {sweep.extent.runs} runs x {sweep.extent.iterations} iterations asked for")
-        print(f"  complete network  {'missing' if lacking.complete else 'done'}")
-        print(
-            f"  pruned networks   {total - sum(map(len, lacking.chains.values()))} of {total} ({pruned} in the store)"
-        )
-        print(f"  similarities      {lacking.values or 'none'} missing")
-        for run, iterations in lacking.chains.items():
-            print(f"  run {run}: iterations {_ranges(iterations)} missing")
+        print(status(store))
     return 0
-
-
-def _ranges(numbers: tuple[int, ...]) -> str:
-    """1, 2, 3, 7 -> 1-3, 7."""
-    parts: list[list[int]] = []
-    for number in numbers:
-        if parts and number == parts[-1][-1] + 1:
-            parts[-1].append(number)
-        else:
-            parts.append([number])
-    return ", ".join(str(p[0]) if len(p) == 1 else f"{p[0]}-{p[-1]}" for p in parts)
 
 
 def do_compare(flags: argparse.Namespace) -> int:
@@ -154,6 +113,7 @@ def do_pairs(flags: argparse.Namespace) -> int:
     from distsim.sweep import pairs
     from distsim.sweep.engine import LocalEngine
     from distsim.sweep.failures import SweepFailed
+    from distsim.sweep.kept_behaviour import require_same_behaviour
     from distsim.sweep.order import check_workplace
 
     stores = _stores(flags)
@@ -168,6 +128,9 @@ def do_pairs(flags: argparse.Namespace) -> int:
             if not planned:
                 raise FileNotFoundError(f"{one.name}: no two committed networks make a pair of this plan")
             chosen = metrics or one.sweep.extent.metrics
+            if not flags.forecast:
+                extent = dataclasses.replace(one.sweep.extent, metrics=chosen)
+                require_same_behaviour(store, dataclasses.replace(one.sweep, extent=extent))
             memory = flags.memory * 2**30 if flags.memory else None
             failures.extend(pairs.compare(one, store, engine, planned, chosen, flags.layers, memory, flags.forecast))
             if not flags.forecast:
@@ -305,7 +268,8 @@ def do_digest(flags: argparse.Namespace) -> int:
 
 
 def do_verify(flags: argparse.Namespace) -> int:
-    from distsim.verify.integrity import summary, verify_store
+    from distsim.verify.report import summary
+    from distsim.verify.store import verify_store
 
     report = verify_store(_root(flags), [flags.problem] if flags.problem else None)
     print("\n".join(map(one_line, summary(report))))
@@ -315,8 +279,8 @@ def do_verify(flags: argparse.Namespace) -> int:
 def do_repair(flags: argparse.Namespace) -> int:
     import contextlib
 
-    from distsim.verify.integrity import verify_store
     from distsim.verify.repair import carry_out, planned, summary
+    from distsim.verify.store import verify_store
 
     root = _root(flags)
     at_rest = contextlib.nullcontext(lambda: None) if flags.dry_run else at_work(root, one_writer=True)

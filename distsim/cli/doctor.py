@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from distsim.activations.probe import layer_shapes
 from distsim.environment import free_memory, threads
 from distsim.models import build
 from distsim.problems import PROBLEMS
-from distsim.specs import PRECISIONS, Problem
+from distsim.specs import Precision, Problem
 from distsim.store import Storage
 from distsim.sweep.cost import comparison_memory, duration, images_to_train, readable, training_rate
 
@@ -60,7 +60,7 @@ def examine(problem: Problem, storage: str, device: str, say: Any = print, enoug
     say(f"products  {_products(cores)}")
     say(f"storage   {_storage(storage)}")
     measured = []
-    for precision in PRECISIONS:
+    for precision in get_args(Precision):
         found = [measure(problem, way, enough) for way in ways(cores, device, precision)]
         found.sort(key=lambda one: -one.rate)
         for one in found:
@@ -89,7 +89,7 @@ def advice(problem: Problem, measured: list[Measured], comparison: float, free: 
     """Flags, and what a sweep as in the papers then takes."""
     lines = []
     every = images_to_train(problem, _training_images(problem), True, problem.runs * problem.iterations)
-    for precision in PRECISIONS:
+    for precision in get_args(Precision):
         best = max((one for one in measured if one.way.precision == precision), key=lambda one: one.rate)
         way = best.way
         flags = f"--device cuda --pack {way.trials}" if way.device == "cuda" else f"--threads {way.threads}"

@@ -1,7 +1,5 @@
-"""From prepared sweeps to a finished store: the lease, the engine, the summary."""
+"""From prepared sweeps to a finished store, and what it then says."""
 
-import contextlib
-from collections.abc import Callable, Iterator
 from typing import Any
 
 from distsim.cli.output import print_line
@@ -11,21 +9,19 @@ def finish(orders: list[Any], root: Any, *, local: bool, address: str | None, al
     """Do what is missing, by Ray or in this process, and print what the store then says."""
     from distsim.results import text
     from distsim.results.reduce import read_tables
-    from distsim.sweep.engine import LocalEngine, describe
-    from distsim.sweep.order import take
-    from distsim.sweep.run import run
+    from distsim.sweep.at_work import carry_out
+    from distsim.sweep.engine import describe
 
     say = print_line
-    with at_work(root, one_writer=local) as check:
-        take(orders, root, here=address is None)
-        if local:
-            engine: Any = LocalEngine(root, allow_drift, lambda event: say(describe(event)))
-            worked = run(orders, root, engine, say, check)
-        else:
-            from distsim.sweep.ray_engine import RayEngine
-
-            with RayEngine(root, address, allow_drift, lambda event: say(describe(event))) as engine:
-                worked = run(orders, root, engine, say, check)
+    worked = carry_out(
+        orders,
+        root,
+        local=local,
+        address=address,
+        allow_drift=allow_drift,
+        say=say,
+        tell=lambda event: say(describe(event)),
+    )
     if not worked:
         say("nothing is missing: the store holds everything that was asked for")
     for one in orders:
@@ -35,22 +31,8 @@ def finish(orders: list[Any], root: Any, *, local: bool, address: str | None, al
     say(f"\ntables in {root.url}/<problem>/results, figures in {root.url}/figures")
 
 
-@contextlib.contextmanager
-def at_work(root: Any, one_writer: bool = False) -> Iterator[Callable[[], None]]:
-    """Hold the store's lease; what is yielded raises where another driver has taken over.
+def at_work(root: Any, one_writer: bool = False) -> Any:
+    """Hold the store's lease (distsim.sweep.at_work), and print what there is to say of it."""
+    from distsim.sweep.at_work import at_work
 
-    StorageError: the store has no conditional puts. With `one_writer` it will do, but nothing keeps others away.
-    """
-    from distsim.store import Lease, StorageError
-
-    if root.exclusive():
-        with Lease(root, print_line) as lease:
-            yield lease.check
-    elif one_writer:
-        print_line(f"{root.url} has no conditional puts: nothing keeps a second driver away, so start none")
-        yield lambda: None
-    else:
-        raise StorageError(
-            f"{root.url} has no conditional puts, so that writers could overwrite each other's commits: use --local, "
-            "which is a single writer, or another object store"
-        )
+    return at_work(root, one_writer, print_line)

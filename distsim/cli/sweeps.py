@@ -1,16 +1,25 @@
 """The command line of every script in sweeps/: flags to an order, an order to a finished store."""
 
 import argparse
-import dataclasses
 import os
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, get_args
 
 from distsim.cli.arguments import cluster, positive, resolved_device, resources, whole
 from distsim.cli.output import reported
 from distsim.cli.run import finish
 from distsim.metrics.registry import METRICS as KNOWN
-from distsim.specs import METRICS, PRECISIONS, Problem
+from distsim.specs import (
+    PAPER_METRICS,
+    ActivationsIn,
+    DeviceChoice,
+    Exactness,
+    Extent,
+    Precision,
+    Problem,
+    Retention,
+    names,
+)
 
 # Everything that needs torch is imported inside functions: --help answers at once.
 
@@ -43,18 +52,18 @@ def parser_for(problems: Sequence[Problem], defaults: dict[str, Any]) -> argpars
         nargs="+",
         choices=tuple(KNOWN),
         metavar="NAME",
-        default=list(METRICS),
-        help=f"similarities to compute, of {', '.join(KNOWN)} (default: {', '.join(METRICS)})",
+        default=list(PAPER_METRICS),
+        help=f"similarities to compute, of {', '.join(KNOWN)} (default: {', '.join(PAPER_METRICS)})",
     )
     extent.add_argument(
         "--retention",
-        choices=("reference", "all"),
+        choices=get_args(Retention),
         default="reference",
         help="which activations stay on disk once compared: the complete network's, or all (default: %(default)s)",
     )
     extent.add_argument(
         "--activations",
-        choices=("store", "memory"),
+        choices=get_args(ActivationsIn),
         default="store",
         help="store: written once and read for each comparison; memory: a forward pass for each layer and network, "
         "nothing on disk, the same bits (default: %(default)s)",
@@ -102,7 +111,7 @@ def parser_for(problems: Sequence[Problem], defaults: dict[str, Any]) -> argpars
     )
     place.add_argument("--local", action="store_true", help="everything in this process, in order, without Ray")
     place.add_argument(
-        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto (default): a GPU if it is here"
+        "--device", choices=get_args(DeviceChoice), default="auto", help="auto (default): a GPU if it is here"
     )
     place.add_argument("--cpus", type=positive, help="of one trial (default: --threads)")
     place.add_argument("--gpus", type=positive, help="of one trial; a fraction shares a GPU (default: 1 on a GPU)")
@@ -120,7 +129,7 @@ def parser_for(problems: Sequence[Problem], defaults: dict[str, Any]) -> argpars
     )
     numbers.add_argument(
         "--precision",
-        choices=PRECISIONS,
+        choices=get_args(Precision),
         default="float32",
         help="of training: float32, or bfloat16 for convolutions and products, faster where the hardware has it; "
         "activations are always computed in float32 (default: %(default)s)",
@@ -132,7 +141,7 @@ def parser_for(problems: Sequence[Problem], defaults: dict[str, Any]) -> argpars
     )
     numbers.add_argument(
         "--comparison",
-        choices=("exact", "fast"),
+        choices=get_args(Exactness),
         default="exact",
         help="exact: NBS to 1e-6; fast: to 5e-4, in a fraction of the time for large layers (default: %(default)s)",
     )
@@ -147,16 +156,16 @@ def parser_for(problems: Sequence[Problem], defaults: dict[str, Any]) -> argpars
 
 def adapted(problem: Problem, flags: argparse.Namespace) -> Problem:
     """The problem as the flags change it."""
-    folder = flags.data.startswith("folder:")
-    if flags.classes and flags.classes != problem.classes:
-        recipe = dataclasses.replace(problem.recipe, normalise=None) if folder else problem.recipe
-        problem = dataclasses.replace(problem, classes=flags.classes, recipe=recipe, reduced=True)
-    if folder and problem.channels == 1:  # one's own images are RGB; grey data's constants do not fit them
-        recipe = dataclasses.replace(problem.recipe, normalise=None)
-        problem = dataclasses.replace(problem, channels=3, recipe=recipe)
-    if folder:  # its images are in the order of the classes, so the first ones are no sample
-        problem = dataclasses.replace(problem, probe_rule="uniform")
-    return problem.reduced_to(epochs=flags.epochs, probe=flags.probe, train_limit=flags.train_limit)
+    from distsim.sweep.order import adapted
+
+    return adapted(
+        problem,
+        flags.data,
+        classes=flags.classes,
+        epochs=flags.epochs,
+        probe=flags.probe,
+        train_limit=flags.train_limit,
+    )
 
 
 def _run(problems: Sequence[Problem], flags: argparse.Namespace) -> int:
@@ -172,12 +181,7 @@ def _run(problems: Sequence[Problem], flags: argparse.Namespace) -> int:
             adapted(problem, flags),
             data=flags.data,
             download=flags.download,
-            runs=flags.runs,
-            iterations=flags.iterations,
-            metrics=tuple(flags.metrics),
-            retention=flags.retention,
-            activations=flags.activations,
-            chance=flags.chance,
+            **{name: getattr(flags, name) for name in names(Extent)},
             device=device,
             resources=resources(flags, device),
             pack=flags.pack,

@@ -12,7 +12,7 @@ from distsim.data.dataset import (
     validation_split,
 )
 from distsim.data.folder import cache_root, read_folder
-from distsim.data.load import default_root, load
+from distsim.data.load import default_root, load, suited
 
 __all__ = [
     "Dataset",
@@ -29,5 +29,6 @@ __all__ = [
     "read_folder",
     "stratified_split",
     "subset",
+    "suited",
     "validation_split",
 ]

@@ -12,11 +12,14 @@ input pixel or to none (zero). The result equals the steps done one after the ot
 """
 
 import math
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
 
-from distsim.specs import AUGMENTATIONS
+from distsim.specs import Augmentation
+
+AUGMENTATIONS = get_args(Augmentation)
 
 PADDING = 4  # of the crop, pixels
 DEGREES = 15.0  # largest rotation

@@ -12,6 +12,7 @@ from pathlib import Path
 from distsim.data.dataset import Dataset, limit, subset
 from distsim.data.fit import fit_all
 from distsim.data.folder import expanded, read_folder
+from distsim.problems import ARRAYS
 from distsim.specs import Problem, shown
 
 # scikit-learn, SciPy and torchvision take seconds to import and a load needs one of them at most, so the modules that
@@ -25,7 +26,14 @@ def load(problem: Problem, location: str, *, download: bool = False) -> Dataset:
     pass instead. ValueError: damaged or ill-formed files, unknown classes, a location that does not suit the source.
     ConnectionError: the download failed.
     """
-    dataset = _read(problem, location, download)
+    return suited(problem, _read(problem, location, download))
+
+
+def suited(problem: Problem, dataset: Dataset) -> Dataset:
+    """The data set as the problem wants it: its classes in its order, its train_limit applied, images of its size.
+
+    ValueError: a class that the data set does not have.
+    """
     if problem.classes:
         dataset = subset(dataset, problem.classes)
     if problem.train_limit is not None:
@@ -52,6 +60,11 @@ def _read(problem: Problem, location: str, download: bool) -> Dataset:
     root = expanded(location) if location else default_root()
     if problem.source == "folder":
         raise ValueError(f"problem {problem.name} reads a folder of images per class: pass --data folder:PATH")
+    if problem.source == ARRAYS:
+        raise ValueError(
+            f"the images of {problem.name} came from Python, and nothing says where they are now: pass the same ones, "
+            "as data, to distsim.run"
+        )
     if problem.source == "digits":
         from distsim.data.digits import read_digits
 

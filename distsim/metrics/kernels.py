@@ -321,28 +321,32 @@ def congruence(C: Array, L: Array, workspace: Workspace) -> Array:
 
 def eigvalsh(A: Array) -> Array:
     """Eigenvalues, ascending, of the symmetric matrix whose lower triangle is A's."""
-    if isinstance(A, np.ndarray) and len(A) > SMALL:
-        return _torch().linalg.eigvalsh(_torch().from_numpy(A), UPLO="L").numpy()
+    torch = _torch() if isinstance(A, np.ndarray) and len(A) > SMALL else None
+    if torch is not None:
+        return torch.linalg.eigvalsh(torch.from_numpy(A), UPLO="L").numpy()
     return array_namespace(A).linalg.eigvalsh(A)
 
 
 def cholesky(A: Array) -> Array | None:
     """Lower triangular C with CCᵀ = A; None: A is not positive definite to working precision."""
     xp = array_namespace(A)
+    torch = _torch() if isinstance(A, np.ndarray) and len(A) > SMALL else None
     try:
-        if isinstance(A, np.ndarray) and len(A) > SMALL:
-            C: Array = _torch().linalg.cholesky(_torch().from_numpy(A)).numpy()
-        else:
-            C = xp.linalg.cholesky(A)
+        C: Array = xp.linalg.cholesky(A) if torch is None else torch.linalg.cholesky(torch.from_numpy(A)).numpy()
     except (np.linalg.LinAlgError, RuntimeError):  # NumPy's and torch's; CuPy gives NaN
         return None
     return C if bool(xp.isfinite(xp.sum(xp.linalg.diagonal(C)))) else None
 
 
 def _torch() -> Any:
-    """Its LAPACK is the faster one: half of NumPy's time at n = 5,000. Imported for large matrices only."""
-    import torch
+    """PyTorch, whose LAPACK takes half of NumPy's time at n = 5,000; None where it is not installed.
 
+    Imported for large matrices only.
+    """
+    try:
+        import torch
+    except ImportError:
+        return None
     return torch
 
 

@@ -99,6 +99,7 @@ for _metric in (
     ),
 ):
     register(_metric)
+BUILT_IN = dict(METRICS)  # what comes with distsim; the others are a script's own
 
 
 def require_libraries(metrics: Iterable[str]) -> None:

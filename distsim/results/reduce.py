@@ -108,6 +108,33 @@ def read_tables(root: Storage, problems: list[str] | None = None) -> Tables:
     return joined(parts)
 
 
+def current(store: SweepStore) -> tuple[Tables, pd.DataFrame] | None:
+    """Return a problem's reduced tables and their provenance, if they tell of all that is committed; else None.
+
+    None too where a table is damaged: `collect` makes them again. Nothing is written.
+    """
+    if _believable(store.results_mark) is None:
+        return None
+    try:
+        tables = read_tables(store.root, [store.problem])
+        provenance = read_parquet_bytes(store.read_result("provenance.parquet"))
+    except DamagedStore:
+        return None
+    contents = store.contents()
+    networks = {(-1, 0) if network is None else network for network in contents.networks}
+    there = _keys(tables.networks.fillna({"run": -1}), "run", "iteration") == networks
+    for table, compared in ((tables.similarities, contents.comparisons), (tables.chance, contents.chance)):
+        rows = {
+            (*network, layer, metric) for (network, layer), names in compared.items() if network for metric in names
+        }
+        there &= _keys(table, "run", "iteration", "layer", "metric") == rows
+    return (tables, provenance) if there else None
+
+
+def _keys(table: pd.DataFrame, *columns: str) -> set[tuple[Any, ...]]:
+    return set(table[list(columns)].itertuples(index=False, name=None))
+
+
 def joined(parts: Sequence[Tables]) -> Tables:
     """The tables of several problems as one set."""
     return Tables(*(pd.concat(same, ignore_index=True) for same in zip(*map(_frames, parts), strict=True)))

@@ -1,7 +1,7 @@
 """What a study found, as text for a terminal."""
 
 from distsim.results.tables import Tables
-from distsim.specs import METRICS
+from distsim.specs import PAPER_METRICS
 
 
 def as_text(tables: Tables, problem: str) -> str:
@@ -9,7 +9,7 @@ def as_text(tables: Tables, problem: str) -> str:
     accuracy = tables.accuracy[tables.accuracy["problem"] == problem].set_index("iteration")
     summary = tables.summary[(tables.summary["problem"] == problem)]
     by_layer = summary[summary["kind"] != "out"].groupby(["iteration", "metric"], observed=True)["median"].median()
-    metrics = [name for name in METRICS if name in set(summary["metric"])]
+    metrics = [name for name in PAPER_METRICS if name in set(summary["metric"])]
     lines = ["iteration  remaining  runs  accuracy  " + "  ".join(f"{name:>8}" for name in metrics)]
     output = summary[(summary["metric"] == "cosine")].set_index("iteration")["median"]
     for iteration, row in accuracy.iterrows():

@@ -1,6 +1,7 @@
 """The store: the single truth about what of a sweep is done."""
 
 from distsim.store.commits import DamagedStore, Mark
+from distsim.store.existing import existing_root, existing_stores
 from distsim.store.lease import Lease, StoreInUse
 from distsim.store.storage import NoSpace, Storage, StorageError
 from distsim.store.sweep_store import (
@@ -28,6 +29,8 @@ __all__ = [
     "StorageError",
     "StoreInUse",
     "SweepStore",
+    "existing_root",
+    "existing_stores",
     "network_label",
     "network_order",
     "network_path",

@@ -260,9 +260,9 @@ class LayerArray:
         for start in range(0, self.shape[1], rows):
             yield self._read((slice(None), slice(start, start + rows)))
 
-    def read(self) -> NDArray[Any]:
-        """The whole array."""
-        return self._read(slice(None))
+    def read(self, selection: Any = slice(None)) -> NDArray[Any]:
+        """The whole array, or what a tuple of slices selects of it."""
+        return self._read(selection)
 
     def _read(self, selection: Any) -> NDArray[Any]:
         try:

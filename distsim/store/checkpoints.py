@@ -33,18 +33,18 @@ class StoredCheckpoints:
         """The training that went furthest, of this identity and environment; None if there is none."""
         found: list[Checkpoint] = []
         for path in self._storage.sizes(self._folder):
-            halfway = self._read(path)
-            if halfway is not None:
-                found.append(halfway)
+            checkpoint = self._read(path)
+            if checkpoint is not None:
+                found.append(checkpoint)
         self._last = time.monotonic()
-        return max(found, key=lambda halfway: len(halfway.values["losses"]), default=None)
+        return max(found, key=lambda checkpoint: len(checkpoint.values["losses"]), default=None)
 
-    def offer(self, halfway: Callable[[], Checkpoint]) -> None:
+    def offer(self, make: Callable[[], Checkpoint]) -> None:
         started = time.monotonic()
         if self._cost > SHARE * (started - self._last):
             return
         with trace.stage("checkpoint", self._folder):
-            taken = halfway()
+            taken = make()
             about = canonical_json(self._about | {"values": taken.values})
             content = safetensors.torch.save(taken.tensors, metadata={"about": about})
             path = f"{self._folder}/{hashlib.sha256(content).hexdigest()}.safetensors"

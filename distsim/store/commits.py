@@ -18,7 +18,7 @@ import uuid
 from dataclasses import dataclass, field
 from typing import Any
 
-from distsim.specs import canonical_json
+from distsim.specs import canonical_json, shown
 from distsim.store.storage import Storage, StorageError
 
 MARK = "COMMIT.json"
@@ -26,6 +26,10 @@ MARK = "COMMIT.json"
 
 class DamagedStore(Exception):
     """Something a mark vouches for is missing or changed; the text names the object."""
+
+
+class WrittenByAnother(DamagedStore):
+    """It has the right digest, and a newer distsim wrote it: this one does not understand it."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +89,7 @@ class Attempt:
 
         DamagedStore: the piece was dropped, or its objects removed, while this was being written.
         """
+        fields["provenance"] = fields.get("provenance", {}) | {"piece": self.piece}
         mark = Mark(attempt=self.id, objects=dict(sorted(self.objects.items())), **fields)
         self.storage.settle([f"{self.prefix}/{name}" for name in self.objects])
         self._may_be_marked = True  # from here on others may believe in these objects, whatever becomes of this call
@@ -123,8 +128,11 @@ def dropped_path(piece: str, generation: int = 1) -> str:
 
 
 def read_piece(storage: Storage, piece: str) -> Mark | None:
-    """The mark of a piece, None if it is not committed. DamagedStore: what is there is no mark."""
-    return read_mark(storage, mark_path(piece, generation(storage, piece)))
+    """The mark of a piece, None if it is not committed. DamagedStore: what is there is no mark, or another piece's."""
+    mark = read_mark(storage, mark_path(piece, generation(storage, piece)))
+    if mark is not None and mark.provenance.get("piece", piece) != piece:  # older marks do not say
+        raise DamagedStore(f"{piece} in {storage.url} is damaged: it belongs to {shown(mark.provenance['piece'])}")
+    return mark
 
 
 def drop(storage: Storage, piece: str, number: int | None = None) -> None:
@@ -147,8 +155,14 @@ _ATTEMPT = re.compile(r"attempt-(?:(?P<generation>[1-9]\d{0,8})-)?[0-9a-f]{12}")
 def read_mark(storage: Storage, path: str) -> Mark | None:
     """The mark at this path, None if there is none. DamagedStore: it is not a mark."""
     content = storage.get(path)
-    if content is None:
-        return None
+    try:
+        return None if content is None else decode_mark(content)
+    except ValueError as error:
+        raise DamagedStore(f"{path} in {storage.url} is damaged: {error}") from None
+
+
+def decode_mark(content: bytes) -> Mark:
+    """What `Mark.encode` made. ValueError: it is not a mark."""
     try:
         tree = json.loads(content)
         if not isinstance(tree, dict) or tree.pop("sha256", None) != _sha256(canonical_json(tree)):
@@ -156,9 +170,11 @@ def read_mark(storage: Storage, path: str) -> Mark | None:
         objects = {name: (int(size), str(digest)) for name, (size, digest) in tree.pop("objects").items()}
         if not all(map(_inside, (*objects, str(tree["attempt"])))):
             raise ValueError("a name in it leads elsewhere")
+        if not all(isinstance(tree.get(part, {}), dict) for part in ("values", "environment", "provenance")):
+            raise ValueError("a part of it is no table of names")
         return Mark(objects=objects, **tree)
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise DamagedStore(f"{path} in {storage.url} is damaged: {error}") from None
+    except (TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise ValueError(str(error)) from None
 
 
 def read_object(storage: Storage, piece: str, mark: Mark, name: str) -> bytes:

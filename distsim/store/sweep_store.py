@@ -2,6 +2,7 @@
 
 <root>/<problem>/spec.json                              identity, written once
                  request.json                           extent and where the data lie, as last asked for
+                 behaviour/                             what its network did at the first start (sweep.kept_behaviour)
                  complete/                              the network that every run starts from
                  runs/0003/iter_07/                     run 3 after its seventh pruning
                  <network>/COMMIT.json                  the mark; COMMIT-2.json once DROPPED.json is there, and so on
@@ -29,8 +30,18 @@ import safetensors.torch
 
 import distsim
 from distsim import trace
-from distsim.specs import Extent, Identity, canonical_json, differences, identity_from_dict
-from distsim.store.commits import MARK, Attempt, DamagedStore, Mark, drop, read_mark, read_object, read_piece
+from distsim.specs import Identity, Request, UnknownField, canonical_json, differences, digest
+from distsim.store.commits import (
+    MARK,
+    Attempt,
+    DamagedStore,
+    Mark,
+    WrittenByAnother,
+    drop,
+    read_mark,
+    read_object,
+    read_piece,
+)
 from distsim.store.storage import Storage
 from distsim.training.chain import TrainedNetwork
 
@@ -125,7 +136,7 @@ class SweepStore:
         """The identity in the store. FileNotFoundError: there is none. DamagedStore: it does not hash to its hash."""
         spec = self._spec()
         try:
-            identity = identity_from_dict(spec["identity"])
+            identity = Identity.from_dict(spec["identity"])
         except (TypeError, ValueError, KeyError, AttributeError) as error:
             by = spec.get("distsim", "another one")
             raise DamagedStore(
@@ -149,28 +160,31 @@ class SweepStore:
             raise DamagedStore(f"spec.json of {self.storage.url} is damaged") from None
         return dict(spec)
 
-    def write_request(self, request: dict[str, Any]) -> None:
-        digest = hashlib.sha256(canonical_json(request).encode()).hexdigest()
-        self.storage.put("request.json", canonical_json(request | {"sha256": digest}).encode())
+    def write_request(self, request: Request) -> None:
+        tree = request.as_dict()
+        self.storage.put("request.json", canonical_json(tree | {"sha256": digest(tree)}).encode())
 
-    def request(self) -> dict[str, Any]:
-        """What was asked for last. FileNotFoundError: nothing was yet. DamagedStore: it cannot be read."""
+    def request(self) -> Request:
+        """What was asked for last. FileNotFoundError: nothing was yet. DamagedStore: it cannot be read, or not here."""
         content = self.storage.get("request.json")
         if content is None:
             raise FileNotFoundError(f"no request.json in {self.storage.url}: run its sweep script, which writes it")
         try:
-            request = json.loads(content)
-            digest = request.pop("sha256", None)  # older ones have none
-            if digest is not None and digest != hashlib.sha256(canonical_json(request).encode()).hexdigest():
+            tree = json.loads(content)
+            sha256 = tree.pop("sha256", None)  # older ones have none
+            if sha256 not in (None, digest(tree)):
                 raise ValueError("it does not hash to the digest in it")
-            Extent(
-                **{f.name: request[f.name] for f in dataclasses.fields(Extent)} | {"metrics": tuple(request["metrics"])}
-            )
+            return Request.from_dict(tree)
+        except UnknownField as error:
+            written = DamagedStore if sha256 is None else WrittenByAnother
+            raise written(
+                f"request.json of {self.storage.url} was written by another distsim (this is {distsim.__version__}): "
+                f"{error}. Use that one, or run the sweep script, which asks for what this one knows"
+            ) from None
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             raise DamagedStore(
                 f"request.json of {self.storage.url} is damaged: run its sweep script, which writes it anew"
             ) from None
-        return dict(request)
 
     # --- what there is -----------------------------------------------------------------------------------------------
 

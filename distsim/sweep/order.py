@@ -1,24 +1,25 @@
 """From a problem and flags to a spec with its data in memory."""
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from distsim.activations.layout import bytes_per_network, chunk_shape
 from distsim.activations.probe import layer_shapes
-from distsim.data import Dataset, load, pixel_statistics, probe_indices
+from distsim.data import Dataset, load, pixel_statistics, probe_indices, suited
 from distsim.environment import free_memory, require_cupy, require_device
 from distsim.metrics.registry import require_libraries
 from distsim.models import Layer, build
 from distsim.problems import CIFAR_CLASSES
-from distsim.specs import METRICS, Extent, Identity, Problem, Sweep
+from distsim.specs import Device, Extent, Identity, Problem, Sweep, names
 from distsim.store import Storage, SweepStore
 from distsim.sweep.cost import (
     comparison_memory,
     readable,
 )
+from distsim.sweep.kept_behaviour import require_same_behaviour
 
 
 @dataclass(frozen=True)
@@ -52,33 +53,57 @@ def identify(problem: Problem, dataset: Dataset, **choices: Any) -> Identity:
     return identity
 
 
+def adapted(
+    problem: Problem,
+    data: str = "",
+    *,
+    classes: tuple[str, ...] | None = None,
+    epochs: int | None = None,
+    probe: int | None = None,
+    train_limit: int | None = None,
+) -> Problem:
+    """Return the problem as another location of its data, other classes and smaller numbers change it."""
+    folder = data.startswith("folder:")
+    if classes and classes != problem.classes:
+        recipe = dataclasses.replace(problem.recipe, normalise=None) if folder else problem.recipe
+        problem = dataclasses.replace(problem, classes=classes, recipe=recipe, reduced=True)
+    if folder and problem.channels == 1:  # one's own images are RGB; grey data's constants do not fit them
+        recipe = dataclasses.replace(problem.recipe, normalise=None)
+        problem = dataclasses.replace(problem, channels=3, recipe=recipe)
+    if folder:  # its images are in the order of the classes, so the first ones are no sample
+        problem = dataclasses.replace(problem, probe_rule="uniform")
+    return problem.reduced_to(epochs=epochs, probe=probe, train_limit=train_limit)
+
+
+def trial_resources(
+    device: str, threads: int, cpus: float | None = None, gpus: float | None = None
+) -> tuple[tuple[str, float], ...]:
+    """Return what one trial takes, as Ray wants it: as many CPUs as threads, and a GPU where it trains on one."""
+    wanted = {"cpu": cpus or float(threads)}
+    if device == "cuda":
+        wanted["gpu"] = gpus or 1.0
+    return tuple(sorted(wanted.items()))
+
+
 def prepare(
     problem: Problem,
     *,
     data: str = "",
+    dataset: Dataset | None = None,
     download: bool = False,
-    runs: int | None = None,
-    iterations: int | None = None,
-    metrics: tuple[str, ...] = METRICS,
-    retention: str = "reference",
-    activations: str = "store",
-    chance: bool = True,
-    device: str = "cpu",
+    device: Device = "cpu",
     resources: tuple[tuple[str, float], ...] = (),
     pack: int = 1,
     **choices: Any,
 ) -> Prepared:
-    """Load the data and settle the spec. Errors are those of loading and of the specs' fields."""
-    dataset = load(problem, data, download=download)
+    """Load the data and settle the spec. Errors are those of loading and of the specs' fields.
+
+    choices : fields of Extent (runs, metrics, ...), where None are the problem's runs, and of Identity (seed, ...)
+    dataset : taken instead of what lies at `data`, as the problem wants it (its classes, its size)
+    """
+    dataset = load(problem, data, download=download) if dataset is None else suited(problem, dataset)
+    extent = Extent.of(problem, **{name: choices.pop(name) for name in names(Extent) if name in choices})
     identity = identify(problem, dataset, **choices)
-    extent = Extent(
-        problem.runs if runs is None else runs,
-        problem.iterations if iterations is None else iterations,
-        metrics,
-        retention,
-        activations,
-        chance,
-    )
     sweep = Sweep(identity, extent, _absolute(data), device, resources, pack)
     network = build(identity.problem)
     shapes = layer_shapes(network, identity.problem)
@@ -95,18 +120,21 @@ def _absolute(data: str) -> str:
     return str(Path(data).expanduser().resolve()) if data else ""
 
 
-def take(orders: Iterable[Prepared], root: Storage, here: bool = True) -> None:
+def take(orders: Iterable[Prepared], root: Storage, here: bool = True, say: Callable[[str], None] = print) -> None:
     """Write what is asked for into the store. IdentityMismatch: it holds other sweeps of these problems.
 
+    BehaviourChanged: under the same names a network or a metric does something else than when the store was begun.
+
     here : the work is done on this machine, which must have the device; a cluster's head need not.
+    say : is told that a store of before now keeps how its network behaves
     """
     orders = list(orders)
     check_workplace(orders, here)
     for one in orders:
         store = SweepStore(root, one.name)
         store.claim(one.sweep.identity)
-        extent = dataclasses.asdict(one.sweep.extent)
-        store.write_request(extent | {"data": one.sweep.data, "device": one.sweep.device})
+        require_same_behaviour(store, one.sweep, say)
+        store.write_request(one.sweep.request)
 
 
 def check_workplace(orders: Iterable[Prepared], here: bool) -> None:

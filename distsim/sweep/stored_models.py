@@ -47,7 +47,7 @@ def layer_by_layer(
     if sizes[0] != sizes[1]:
         raise ValueError(f"{a.label} takes images of {sizes[0]}, {b.label} of {sizes[1]}: they must be the same")
     require_cupy(device)
-    dataset = load(identity.problem, a.store.request().get("data", "") if data is None else data)
+    dataset = load(identity.problem, a.store.request().data if data is None else data)
     if dataset.digest != identity.data_digest:
         raise ValueError(f"the data are not those that {a.store.problem} was trained on: see --data")
     probe = make_probe(identity, dataset)

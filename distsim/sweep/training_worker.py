@@ -60,7 +60,7 @@ class TrainingWorker:
             if self.store.mark(None) is None:
                 self._check_what_is_left()
                 with trace.stage("complete", self.sweep.name):
-                    step = self.trainer.complete(self._keeper(None))
+                    step = self.trainer.complete(self._checkpoints(None))
                 files = {"probe.json": self._probe_file()}
                 self._commit(None, step, started, files)
             complete = self._load_complete()
@@ -113,9 +113,9 @@ class TrainingWorker:
                 step = None
                 if iteration in work.train and self.store.mark(network) is None:
                     before = before or self.store.load_network((work.run, iteration - 1))
-                    keeper = self._keeper(network)
+                    checkpoints = self._checkpoints(network)
                     with trace.stage("training", self.sweep.name, network_label(network)):
-                        step = yield from self.trainer.iterating(work.run, iteration, before, complete, keeper)
+                        step = yield from self.trainer.iterating(work.run, iteration, before, complete, checkpoints)
                     self._commit(network, step, started)
                 if iteration in work.extract and self.store.activations_mark(network) is None:
                     step = step or self.store.load_network(network)
@@ -134,7 +134,7 @@ class TrainingWorker:
     def _stream(self) -> "torch.cuda.Stream | None":
         return torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
 
-    def _keeper(self, network: NetworkId) -> StoredCheckpoints:
+    def _checkpoints(self, network: NetworkId) -> StoredCheckpoints:
         sweep = self.sweep
         return StoredCheckpoints(self.store.storage, network_path(network), sweep.identity.hash, environment(sweep))
 

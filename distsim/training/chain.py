@@ -61,11 +61,11 @@ class Trainer:
         self.data: TrainingData = training_data(dataset, self.problem.recipe, identity.seed, self.device)
         self._idle: list[Stepper] = []  # a captured step costs more than some trainings: they are used again
 
-    def complete(self, keeper: CheckpointStore | None = None) -> TrainedNetwork:
+    def complete(self, checkpoints: CheckpointStore | None = None) -> TrainedNetwork:
         """Train the network that every run starts from."""
-        return finish(self.completing(keeper))
+        return finish(self.completing(checkpoints))
 
-    def completing(self, keeper: CheckpointStore | None = None) -> Steps:
+    def completing(self, checkpoints: CheckpointStore | None = None) -> Steps:
         """`complete`, giving way after each step of training."""
         generator = torch_stream(self.identity.seed, "initialisation")
         network = build(self.problem, self.classes, generator)
@@ -73,7 +73,7 @@ class Trainer:
         masks = full_masks(network, pruning)
         rewind_epoch = pruning.rewind_epoch if pruning.rewind == "WR" else 0
         rewind = _RewindState(rewind_epoch, network)
-        return self._training(_weights(network), masks, "complete", 0, 0, keeper=keeper, rewind=rewind)
+        return self._training(_weights(network), masks, "complete", 0, 0, checkpoints=checkpoints, rewind=rewind)
 
     def chain(
         self, run: int, complete: TrainedNetwork, resume: TrainedNetwork | None = None, iterations: int = 20
@@ -90,10 +90,10 @@ class Trainer:
         iteration: int,
         before: TrainedNetwork,
         complete: TrainedNetwork,
-        keeper: CheckpointStore | None = None,
+        checkpoints: CheckpointStore | None = None,
     ) -> TrainedNetwork:
         """One IMP iteration: prune `before`, return the survivors to where the recipe says, retrain."""
-        return finish(self.iterating(run, iteration, before, complete, keeper))
+        return finish(self.iterating(run, iteration, before, complete, checkpoints))
 
     def iterating(
         self,
@@ -101,7 +101,7 @@ class Trainer:
         iteration: int,
         before: TrainedNetwork,
         complete: TrainedNetwork,
-        keeper: CheckpointStore | None = None,
+        checkpoints: CheckpointStore | None = None,
     ) -> Steps:
         """`iterate`, giving way after each step of training."""
         pruning = self.problem.pruning
@@ -114,7 +114,9 @@ class Trainer:
             network.load_state_dict(complete.rewind)
         apply_masks(network, masks)
         first_epoch = pruning.rewind_epoch if pruning.rewind == "WR" else 0
-        return self._training(_weights(network), masks, run, iteration, first_epoch, pruning.rewind == "FT", keeper)
+        return self._training(
+            _weights(network), masks, run, iteration, first_epoch, pruning.rewind == "FT", checkpoints
+        )
 
     def _training(
         self,
@@ -124,22 +126,22 @@ class Trainer:
         iteration: int,
         first_epoch: int,
         finetune: bool = False,
-        keeper: CheckpointStore | None = None,
+        checkpoints: CheckpointStore | None = None,
         rewind: "_RewindState | None" = None,
     ) -> Steps:
         """Train as the recipe says, keep the best epoch where it stops early; what there is to record of it."""
         recipe, pruning = self.problem.recipe, self.problem.pruning
         after_epoch: list[AfterEpoch] = [*self.after_epoch]
-        memories: dict[str, Checkpointed] = {}
+        checkpointed: dict[str, Checkpointed] = {}
         if rewind is not None:
             after_epoch.append(rewind)
-            memories["rewind"] = rewind
+            checkpointed["rewind"] = rewind
         stopping = None
         if recipe.patience is not None and not finetune:
             earliest = pruning.rewind_epoch if pruning.rewind == "WR" else 0
             stopping = EarlyStopping(self.data, recipe.patience, earliest)
             after_epoch.append(stopping)
-            memories["stopping"] = stopping
+            checkpointed["stopping"] = stopping
         epochs, rate = range(first_epoch, recipe.epochs), optim.schedule(recipe)
         if finetune:
             constant = optim.last_rate(recipe, max(len(self.data.images) // recipe.batch_size, 1))
@@ -147,7 +149,7 @@ class Trainer:
         streams = EpochStreams(self.identity.seed, run, iteration)
         stepper = self._idle.pop() if self._idle else self._stepper()
         stepper.reset(weights, masks)
-        losses = yield from train_steps(stepper, recipe, streams, epochs, rate, after_epoch, keeper, memories)
+        losses = yield from train_steps(stepper, recipe, streams, epochs, rate, after_epoch, checkpoints, checkpointed)
         network = stepper.network
         record: dict[str, Any] = {"run": run, "train_loss": losses, "epochs": len(losses), "best_epoch": None}
         if stopping is not None and stopping.best_state is not None:
@@ -197,8 +199,8 @@ class _RewindState:
     def state(self) -> Checkpoint:
         return Checkpoint(self.weights or {}, {})
 
-    def load(self, halfway: Checkpoint) -> None:
-        self.weights = halfway.tensors or None
+    def load(self, checkpoint: Checkpoint) -> None:
+        self.weights = checkpoint.tensors or None
 
 
 def _weights(network: Network) -> State:

@@ -20,7 +20,7 @@ class CheckpointStore(Protocol):
 
     def load(self) -> Checkpoint | None: ...
 
-    def offer(self, halfway: Callable[[], Checkpoint]) -> None:
+    def offer(self, make: Callable[[], Checkpoint]) -> None:
         """Take it, or decline where that would cost too much beside the training."""
         ...
 
@@ -29,10 +29,10 @@ class Checkpointed(Protocol):
     """A function of `after_epoch` that a training's continuation depends on."""
 
     def state(self) -> Checkpoint: ...
-    def load(self, halfway: Checkpoint) -> None: ...
+    def load(self, checkpoint: Checkpoint) -> None: ...
 
 
-def part_of(halfway: Checkpoint, name: str) -> Checkpoint:
+def part_of(checkpoint: Checkpoint, name: str) -> Checkpoint:
     prefix = f"memory/{name}/"
-    tensors = {key.removeprefix(prefix): value for key, value in halfway.tensors.items() if key.startswith(prefix)}
-    return Checkpoint(tensors, halfway.values["memories"][name])
+    tensors = {key.removeprefix(prefix): value for key, value in checkpoint.tensors.items() if key.startswith(prefix)}
+    return Checkpoint(tensors, checkpoint.values["memories"][name])

@@ -44,8 +44,8 @@ class EarlyStopping:
         values = {"losses": self.losses, "best_epoch": self.best_epoch, "best_loss": loss, "waited": self.waited}
         return Checkpoint(best, values)
 
-    def load(self, halfway: Checkpoint) -> None:
-        values = halfway.values
+    def load(self, checkpoint: Checkpoint) -> None:
+        values = checkpoint.values
         self.losses, self.best_epoch, self.waited = list(values["losses"]), values["best_epoch"], values["waited"]
         self.best_loss = math.inf if values["best_loss"] is None else values["best_loss"]
-        self.best_state = dict(halfway.tensors) or None
+        self.best_state = dict(checkpoint.tensors) or None

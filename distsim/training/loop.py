@@ -103,21 +103,21 @@ def train_steps(
     epochs: Iterable[int],
     rate: optim.Schedule | None = None,
     after_epoch: Sequence[AfterEpoch] = (),
-    keeper: CheckpointStore | None = None,
-    memories: Mapping[str, Checkpointed] | None = None,
+    checkpoints: CheckpointStore | None = None,
+    checkpointed: Mapping[str, Checkpointed] | None = None,
 ) -> Generator[None, None, list[float]]:
     """`train` of a stepper that was reset, giving way after each step: several trainings may take turns on a device.
 
-    keeper : asked at the start for what an interrupted training left, and offered the state after each epoch;
-    memories : what else belongs to that state
+    checkpoints : asked at the start for what an interrupted training left, and offered the state after each epoch;
+    checkpointed : what else belongs to that state
     """
-    rate, memories = rate or optim.schedule(recipe), memories or {}
+    rate, checkpointed = rate or optim.schedule(recipe), checkpointed or {}
     losses: list[float] = []
-    left = keeper.load() if keeper is not None else None
+    left = checkpoints.load() if checkpoints is not None else None
     if left is not None:
         losses = list(left.values["losses"])
         stepper.load(left.tensors)
-        for name, memory in memories.items():
+        for name, memory in checkpointed.items():
             memory.load(part_of(left, name))
     done = len(losses)
     for epoch in list(epochs)[done:]:
@@ -137,13 +137,13 @@ def train_steps(
         stops = [stop(epoch, stepper.network) for stop in after_epoch]
         if any(stops):
             break
-        if keeper is not None:
-            keeper.offer(lambda: _halfway(stepper, losses, memories))
+        if checkpoints is not None:
+            checkpoints.offer(lambda: _checkpoint_of(stepper, losses, checkpointed))
     return losses
 
 
-def _halfway(stepper: Stepper, losses: list[float], memories: Mapping[str, Checkpointed]) -> Checkpoint:
-    tensors, states = stepper.state(), {name: memory.state() for name, memory in memories.items()}
+def _checkpoint_of(stepper: Stepper, losses: list[float], checkpointed: Mapping[str, Checkpointed]) -> Checkpoint:
+    tensors, states = stepper.state(), {name: memory.state() for name, memory in checkpointed.items()}
     for name, state in states.items():
         tensors |= {f"memory/{name}/{key}": value for key, value in state.tensors.items()}
     return Checkpoint(tensors, {"losses": losses, "memories": {name: state.values for name, state in states.items()}})

@@ -5,7 +5,6 @@ from it stays and counts again once it is back. Elsewhere that goes with it: its
 iterations of its run, and of the complete network everything.
 """
 
-import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,9 @@ from distsim.environment import EnvironmentDrift, environment, require_device
 from distsim.specs import Extent, Sweep, canonical_json, differences
 from distsim.store import DamagedStore, Mark, NetworkId, Storage, SweepStore, network_label, network_path
 from distsim.store.commits import MARK, drop, dropped_path, read_mark, read_piece
-from distsim.verify.integrity import ASIDE, DAMAGED, FIGURES, LEFTOVER, PAIR_TABLES, TABLES, UNREAD, Finding, Report
+from distsim.verify.derived import FIGURES, PAIR_TABLES, TABLES
+from distsim.verify.report import DAMAGED, LEFTOVER, UNREAD, Finding, Report
+from distsim.verify.walk import ASIDE, of_network
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,8 @@ class _Plan:
         self.leftovers = [finding for finding in findings if finding.severity == LEFTOVER]
         start = f"{problem}/" if problem else ""
         self.paths = [path.removeprefix(start) for path in report.sizes if path.startswith(start)]
-        self.networks = {network_path(network): network for network in _networks([*self.paths, *self._pieces])}
+        found = {one[0] for path in (*self.paths, *self._pieces) if (one := of_network(path)) is not None}
+        self.networks = {network_path(network): network for network in found}
 
     @property
     def _pieces(self) -> list[str]:
@@ -256,17 +258,6 @@ def _mark(store: SweepStore, piece: str) -> Mark | None:
         return read_piece(store.storage, piece)
     except DamagedStore:
         return None
-
-
-def _networks(paths: Iterable[str]) -> set[NetworkId]:
-    found: set[NetworkId] = set()
-    for path in paths:
-        if match := _NETWORK.match(path):
-            found.add(None if match["run"] is None else (int(match["run"]), int(match["iteration"])))
-    return found
-
-
-_NETWORK = re.compile(r"(?:complete|runs/(?P<run>\d{1,9})/iter_(?P<iteration>\d{1,9}))/")
 
 
 def _is_dropped(path: str | None) -> bool:

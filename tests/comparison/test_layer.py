@@ -14,7 +14,7 @@ from distsim.comparison import sides
 from distsim.comparison.layer import Reference, applicable
 from distsim.comparison.sides import InMemory
 from distsim.environment import require_cupy, threads
-from distsim.specs import METRICS
+from distsim.specs import PAPER_METRICS
 from distsim.store import Storage
 from distsim.store.activations import LayerArray, Reader, Writer
 from distsim.store.commits import Attempt
@@ -30,7 +30,7 @@ PUBLIC: dict[str, Callable[[Array, Array], float]] = {
     "nbs": lambda X, Y: metrics.nbs(X, Y, channels_last=True),
     "cosine": metrics.cosine,
 }
-BOTH = tuple(name for name in METRICS if name != "cosine")
+BOTH = tuple(name for name in PAPER_METRICS if name != "cosine")
 
 
 class Panels(InMemory):
@@ -65,7 +65,7 @@ def pair(rng: np.random.Generator, shape: tuple[int, ...], columns: int | None =
     return np.maximum(X, -0.5), np.maximum(Y, 0) + rng.normal(size=mix.shape[1])
 
 
-def compared(X: Array, Y: Array, rows: int = 10**6, kind: str = "conv", names: tuple[str, ...] = METRICS) -> Any:
+def compared(X: Array, Y: Array, rows: int = 10**6, kind: str = "conv", names: tuple[str, ...] = PAPER_METRICS) -> Any:
     return Reference(Panels(X, rows, kind), names).compare(Panels(Y, rows, kind))
 
 
@@ -107,12 +107,12 @@ def test_equals_the_public_metrics_with_unequal_widths(rng: np.random.Generator)
 def test_the_output_layer_has_a_cosine_too(rng: np.random.Generator) -> None:
     X, Y = pair(rng, (90, 10))
     results = compared(X, Y, kind="out")
-    assert list(results) == list(METRICS)
+    assert list(results) == list(PAPER_METRICS)
     for name, value in values(results).items():
         np.testing.assert_allclose(value, PUBLIC[name](X, Y), rtol=0, atol=1e-10, err_msg=name)
     assert "cosine" not in compared(X, Y, kind="fc")
-    assert applicable(METRICS, "out") == METRICS
-    assert applicable(METRICS, "fc") == BOTH
+    assert applicable(PAPER_METRICS, "out") == PAPER_METRICS
+    assert applicable(PAPER_METRICS, "fc") == BOTH
     assert applicable(("cosine",), "conv") == ()
 
 
@@ -127,8 +127,8 @@ def test_the_size_of_panels_does_not_matter(rng: np.random.Generator, shape: tup
 def test_the_references_panels_are_used_for_both(rng: np.random.Generator) -> None:
     """A layer kept in float32 in one network and in float16 in another may be chunked differently."""
     X, Y = pair(rng, (50, 6, 3, 4))
-    mixed = Reference(Panels(X, 2), METRICS).compare(Panels(Y, 5))
-    assert mixed == Reference(Panels(X, 2), METRICS).compare(Panels(Y, 2))
+    mixed = Reference(Panels(X, 2), PAPER_METRICS).compare(Panels(Y, 5))
+    assert mixed == Reference(Panels(X, 2), PAPER_METRICS).compare(Panels(Y, 2))
 
 
 @pytest.mark.parametrize(("mean", "dtype", "tolerance"), [(1e4, "float32", 1e-6), (1e6, "float64", 1e-8)])
@@ -248,7 +248,7 @@ def test_some_metrics_get_the_values_of_all(
 
 def test_the_same_bits_when_called_twice(rng: np.random.Generator) -> None:
     X, Y = pair(rng, (60, 6, 3, 5))
-    reference = Reference(Panels(X, 2), METRICS)
+    reference = Reference(Panels(X, 2), PAPER_METRICS)
     first, second = reference.compare(Panels(Y, 2)), reference.compare(Panels(Y, 2))
     reference.compare(Panels(X, 2))
     assert first == second == reference.compare(Panels(Y, 2)) == compared(X, Y, 2)
@@ -310,7 +310,7 @@ def test_from_chunks_on_disk(
     storage = Storage(tmp_path)
     x, y = stored(storage, "x", X), stored(storage, "y", Y)
     assert x.panel_rows == y.panel_rows == (2 if len(shape) == 4 else 1), "the same panels whatever the dtype"
-    on_disk = Reference(x, METRICS).compare(y)
+    on_disk = Reference(x, PAPER_METRICS).compare(y)
     assert on_disk == compared(X, Y, 2), "the same bits as from memory in the same panels"
     for name, value in values(on_disk).items():
         np.testing.assert_allclose(value, PUBLIC[name](X, Y), rtol=0, atol=1e-10, err_msg=name)
@@ -331,7 +331,7 @@ def test_a_layer_is_read_once_and_at_most_a_panel_at_a_time(
                 yield panel
 
     X, Y = pair(rng, (30, 6, 3, 5))
-    reference = Reference(Watched(X, 2, "conv"), METRICS)
+    reference = Reference(Watched(X, 2, "conv"), PAPER_METRICS)
     assert read == [("conv", (30, 2, 3, 5))] * 3
     read.clear()
     reference.compare(Watched(Y, 2, "pool"))
@@ -351,7 +351,7 @@ def test_values_that_are_not_finite_are_found_and_their_network_and_layer_named(
     (X, Y)[side][3, 2, 1, 4] = value
     x, y = (stored(Storage(tmp_path), f"runs/000{run}/iter_01", A) for run, A in enumerate((X, Y)))
     with pytest.raises(FloatingPointError, match=rf"array layer of runs/000{side}/iter_01/.* not finite"):
-        Reference(x, METRICS).compare(y)
+        Reference(x, PAPER_METRICS).compare(y)
 
 
 def test_few_rows_are_warned_of(rng: np.random.Generator) -> None:

@@ -661,6 +661,7 @@ for name in ("ray", "zarr", "pyarrow", "pandas", "obstore", "matplotlib"):
 import torch
 torch.set_num_threads(1)
 import distsim
+from distsim._version import __version__
 model = torch.nn.Sequential(torch.nn.Linear(5, 4), torch.nn.ReLU(), torch.nn.Linear(4, 3))
 found = distsim.compare(model, model, torch.randn(20, 5), metrics=("cka", "mean_cca"))
 print(len(found.rows), round(found.rows[0]["value"], 6))

@@ -33,12 +33,12 @@ def activations(n: int, size: int, channels: int, noise: float = 0.05, seed: int
     rng = np.random.default_rng(seed)
     mix = rng.standard_normal((100, size * size * channels)) * np.arange(1, 101)[:, None] ** -0.7
     latent = rng.standard_normal((n, 100))
-    sides = []
+    made = []
     for change in (0.0, 0.4):
         signal = (latent + change * rng.standard_normal(latent.shape)) @ mix
         signal = np.maximum(signal + noise * rng.standard_normal(signal.shape), 0)
-        sides.append(signal.reshape(n, size, size, channels).astype(np.float16))
-    return sides[0], sides[1]
+        made.append(signal.reshape(n, size, size, channels).astype(np.float16))
+    return made[0], made[1]
 
 
 def values(X: Array, Y: Array, precision: str = "exact") -> dict[str, float]:

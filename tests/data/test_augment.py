@@ -1,5 +1,6 @@
 import itertools
 import math
+from typing import get_args
 
 import pytest
 import torch
@@ -7,7 +8,9 @@ from torch.testing import assert_close
 from torchvision.transforms.v2 import functional as F
 
 from distsim.data import apply, draw, normalise
-from distsim.specs import AUGMENTATIONS
+from distsim.specs import Augmentation
+
+AUGMENTATIONS = get_args(Augmentation)
 
 MEAN, SD = torch.tensor([0.4914, 0.4822, 0.4465]), torch.tensor([0.2023, 0.1994, 0.2010])
 SUBSETS = [steps for k in range(5) for steps in itertools.combinations(AUGMENTATIONS, k)]

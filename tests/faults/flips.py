@@ -36,14 +36,19 @@ from unittest import mock
 import safetensors.torch
 import torch
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # where pytest, too, imports `invariants` from
+
+from invariants import store_faults
+
 from distsim.cli import main as cli
 from distsim.cli import sweeps
 from distsim.problems import PROBLEMS
 from distsim.specs import canonical_json
 from distsim.store import NetworkId, Storage, SweepStore, problems_in
 from distsim.store.activations import Reader
-from distsim.verify.integrity import DAMAGED, UNREAD, Report, verify_store
 from distsim.verify.repair import planned
+from distsim.verify.report import DAMAGED, UNREAD, Report
+from distsim.verify.store import verify_store
 
 FLAGS = ("--local", "--device", "cpu", "--runs", "2", "--iterations", "2", "--epochs", "2")
 FLAGS = (*FLAGS, "--train-limit", "200", "--probe", "60")
@@ -330,6 +335,9 @@ def experiment(root: Path, flips: int, losses: int, seed: int) -> tuple[Counts, 
     healthy, before, sizes = verify_store(Storage(root)), reading(root), files(root)
     if not healthy.whole:
         raise FlipsFailed(f"the store is damaged before anything was done: {healthy.of(DAMAGED, UNREAD)}")
+    for problem in problems_in(Storage(root)):
+        if faults := store_faults(SweepStore(Storage(root), problem)):
+            raise FlipsFailed(f"the store is not what a sweep computes: {faults}")
     by_object, by_damage = Counts({}), Counts({})
     judgements = []
     hows = ["flip"] * flips + [LOSSES[number % len(LOSSES)] for number in range(losses)]

@@ -7,14 +7,14 @@ import pytest
 import torch
 from skdim.id import TwoNN
 
+from distsim import plotting
 from distsim.comparison import sides
 from distsim.comparison.layer import Reference
 from distsim.comparison.sides import InMemory
 from distsim.metrics import UndefinedSimilarity, intrinsic_dimension
 from distsim.metrics.dimension import of_side
 from distsim.metrics.kernels import KernelSide, kernel_side
-from distsim.results import figures
-from distsim.results import reduce as results
+from distsim.results import figures, text
 from distsim.results.claims import papers
 from distsim.results.tables import NETWORK_COLUMNS, SIMILARITY_COLUMNS, Tables, long_table, network_table
 
@@ -178,8 +178,8 @@ def test_figures_claims_and_text_are_those_of_the_similarities():
     without, both = tables(("svcca", "cka")), tables(("svcca", "cka", *BOTH))
     assert both.summary.loc[both.summary["metric"] == "dimension", "median"].eq(300).all()
     assert papers.check(both) == papers.check(without)
-    assert results.as_text(both, "digits") == results.as_text(without, "digits")
+    assert text.as_text(both, "digits") == text.as_text(without, "digits")
     drawn = [figures.draw_all(one) for one in (without, both)]
     assert drawn[0].keys() == drawn[1].keys()
     for name in drawn[0]:
-        assert figures.render(drawn[0][name], "png") == figures.render(drawn[1][name], "png"), name
+        assert plotting.render(drawn[0][name], "png") == plotting.render(drawn[1][name], "png"), name

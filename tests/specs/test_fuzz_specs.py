@@ -11,16 +11,7 @@ import numpy as np
 import pytest
 from fuzzing import in_time
 
-from distsim.specs import (
-    Extent,
-    Identity,
-    Problem,
-    Pruning,
-    Recipe,
-    Sweep,
-    canonical_json,
-    identity_from_dict,
-)
+from distsim.specs import Extent, Identity, Problem, Pruning, Recipe, Request, Sweep, canonical_json
 
 RECIPE = Recipe(epochs=10, batch_size=4, normalise=((0.5,), (0.5,)), milestones=(3, 6), augment=("flip",), patience=3)
 PROBLEM = Problem("toy", "digits", "vgg_digits", 8, 1, RECIPE, Pruning(), classes=("a", "b"), train_limit=50)
@@ -31,6 +22,7 @@ VALID: dict[type, Any] = {
     Problem: PROBLEM,
     Identity: IDENTITY,
     Extent: Extent(runs=2, iterations=2),
+    Request: Request(Extent(runs=2, iterations=2), "folder:/data", "cpu"),
     Sweep: Sweep(IDENTITY, Extent(1, 1), resources=(("cpu", 1.0),)),
 }
 FIELDS = [(kind, field.name) for kind in VALID for field in dataclasses.fields(kind)]
@@ -89,12 +81,14 @@ def as_good_as_any(spec: Any) -> None:
         spec = dataclasses.replace(PROBLEM, recipe=spec)
     if isinstance(spec, Pruning):
         spec = dataclasses.replace(PROBLEM, pruning=spec)
-    if isinstance(spec, Extent | Sweep):
+    if isinstance(spec, Extent | Request):
+        assert type(spec).from_dict(json.loads(canonical_json(spec.as_dict()))) == spec
+    if isinstance(spec, Extent | Request | Sweep):
         return
     identity = spec if isinstance(spec, Identity) else Identity(spec, "0" * 64)
     if identity.format != IDENTITY.format:  # another distsim's
         return
-    again = identity_from_dict(json.loads(canonical_json(identity.as_dict())))
+    again = Identity.from_dict(json.loads(canonical_json(identity.as_dict())))
     assert again.hash == identity.hash
     assert again.as_dict() == identity.as_dict()
 
@@ -167,7 +161,7 @@ def test_a_tree_changed_somewhere(seed: int) -> None:
     before = copy.deepcopy(tree)
     with in_time():
         try:
-            identity = identity_from_dict(tree)
+            identity = Identity.from_dict(tree)
         except (ValueError, TypeError) as error:
             said, identity = str(error), None
         if identity is None:
@@ -181,4 +175,4 @@ def test_a_tree_changed_somewhere(seed: int) -> None:
 @pytest.mark.parametrize("tree", [*JSON, "text", (), 5, object()], ids=lambda value: repr(value)[:20])
 def test_no_tree_at_all(tree: Any) -> None:
     with pytest.raises((TypeError, ValueError), match=r"identity must be an object|its format is None"):
-        identity_from_dict(tree)
+        Identity.from_dict(tree)

@@ -17,7 +17,7 @@ from distsim.training.checkpoint import Checkpoint
 HERE = {"torch": "1", "threads": 1}
 
 
-def halfway(epochs, value=1.0):
+def checkpoint(epochs, value=1.0):
     tensors = {"network/w": torch.full((3, 2), value), "optimizer/step/w": torch.tensor(float(epochs))}
     return Checkpoint(tensors, {"losses": [0.5] * epochs, "memories": {}})
 
@@ -37,10 +37,10 @@ def objects(storage):
 
 
 def test_what_was_offered_last_comes_back(storage):
-    keeper = StoredCheckpoints(storage, "complete", "abc", HERE)
-    assert keeper.load() is None
+    checkpoints = StoredCheckpoints(storage, "complete", "abc", HERE)
+    assert checkpoints.load() is None
     for epochs in (1, 2):
-        keeper.offer(lambda epochs=epochs: halfway(epochs, value=epochs))
+        checkpoints.offer(lambda epochs=epochs: checkpoint(epochs, value=epochs))
     (path,) = objects(storage)
     assert path.startswith("complete/epoch/")
     found = StoredCheckpoints(storage, "complete", "abc", dict(HERE)).load()
@@ -51,9 +51,9 @@ def test_what_was_offered_last_comes_back(storage):
 
 def test_of_several_the_furthest_counts(storage):
     """Two writers, or one that died before it removed the older."""
-    StoredCheckpoints(storage, "complete", "abc", HERE).offer(lambda: halfway(3))
+    StoredCheckpoints(storage, "complete", "abc", HERE).offer(lambda: checkpoint(3))
     content = storage.get(objects(storage)[0])
-    StoredCheckpoints(storage, "complete", "abc", HERE).offer(lambda: halfway(1))
+    StoredCheckpoints(storage, "complete", "abc", HERE).offer(lambda: checkpoint(1))
     name = hashlib.sha256(content).hexdigest()
     storage.put(f"complete/epoch/{name}.safetensors", content)
     assert len(objects(storage)) == 2
@@ -62,13 +62,13 @@ def test_of_several_the_furthest_counts(storage):
 
 @pytest.mark.parametrize("other", [("abd", HERE), ("abc", {"torch": "2", "threads": 1})], ids=["identity", "versions"])
 def test_those_of_another_identity_or_environment_are_not_used(storage, other):
-    StoredCheckpoints(storage, "complete", "abc", HERE).offer(lambda: halfway(1))
+    StoredCheckpoints(storage, "complete", "abc", HERE).offer(lambda: checkpoint(1))
     assert StoredCheckpoints(storage, "complete", *other).load() is None
 
 
 @pytest.mark.parametrize("harm", [lambda c: c[:-1], lambda c: c[:40] + bytes([c[40] ^ 1]) + c[41:], lambda c: b""])
 def test_a_damaged_one_is_as_good_as_none(storage, harm):
-    StoredCheckpoints(storage, "complete", "abc", HERE).offer(lambda: halfway(1))
+    StoredCheckpoints(storage, "complete", "abc", HERE).offer(lambda: checkpoint(1))
     (path,) = objects(storage)
     storage.put(path, harm(storage.get(path)))
     assert StoredCheckpoints(storage, "complete", "abc", HERE).load() is None
@@ -78,7 +78,7 @@ def test_it_declines_what_would_cost_too_much(storage, monkeypatch):
     now = [0.0]
     monkeypatch.setattr(kept, "SHARE", 0.02)
     monkeypatch.setattr(kept.time, "monotonic", lambda: now[0])
-    keeper = StoredCheckpoints(storage, "complete", "abc", HERE)
+    checkpoints = StoredCheckpoints(storage, "complete", "abc", HERE)
     taken = []
 
     def offer(after):
@@ -87,9 +87,9 @@ def test_it_declines_what_would_cost_too_much(storage, monkeypatch):
         def take():
             taken.append(now[0])
             now[0] += 1.0  # what it costs
-            return halfway(len(taken))
+            return checkpoint(len(taken))
 
-        keeper.offer(take)
+        checkpoints.offer(take)
 
     for after in (10, 30, 19, 40, 60):
         offer(after)

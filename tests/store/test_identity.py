@@ -13,7 +13,7 @@ import zarr
 
 import distsim
 from distsim.problems import PROBLEMS
-from distsim.specs import FORMAT, Identity
+from distsim.specs import FORMAT, Extent, Identity, Request, canonical_json, digest
 from distsim.store import DamagedStore, IdentityMismatch, Mark, Storage, SweepStore
 from distsim.store.activations import Reader
 from distsim.store.commits import Attempt
@@ -70,6 +70,48 @@ def test_a_store_of_another_format_is_refused_with_the_version(store: SweepStore
     for work in (store.identity, lambda: store.claim(OURS)):
         with pytest.raises(DamagedStore, match=said):
             work()
+
+
+REQUEST = Request(Extent(runs=2, iterations=3), "folder:/data", "cpu")
+
+
+def test_a_request_is_what_was_asked_for_last(store: SweepStore) -> None:
+    with pytest.raises(FileNotFoundError, match=r"no request\.json in "):
+        store.request()
+    for request in (REQUEST, dataclasses.replace(REQUEST, device="cuda")):
+        store.write_request(request)
+        assert store.request() == request
+    older = canonical_json(REQUEST.as_dict()).encode()  # without a digest
+    store.storage.put("request.json", older)
+    assert store.request() == REQUEST
+
+
+def test_a_request_of_a_newer_distsim_is_refused_and_left_as_it_is(store: SweepStore) -> None:
+    tree = REQUEST.as_dict() | {"epochs_between": 3}
+    content = canonical_json(tree | {"sha256": digest(tree)}).encode()
+    store.storage.put("request.json", content)
+    said = r"was written by another distsim \(this is .*\): request has the field 'epochs_between'"
+    with pytest.raises(DamagedStore, match=said):
+        store.request()
+    assert store.storage.get("request.json") == content
+
+
+@pytest.mark.parametrize("field", ["runs", "chance", "data", "device"])
+def test_a_request_that_lacks_what_was_always_there_is_damaged(store: SweepStore, field: str) -> None:
+    tree = {name: value for name, value in REQUEST.as_dict().items() if name != field}
+    store.storage.put("request.json", canonical_json(tree | {"sha256": digest(tree)}).encode())
+    with pytest.raises(DamagedStore, match=r"request\.json of .* is damaged: run its sweep script"):
+        store.request()
+
+
+def test_a_spec_of_a_newer_distsim_is_refused_by_the_field(store: SweepStore) -> None:
+    store.claim(OURS)
+    spec = spec_of(store)
+    spec["identity"]["problem"]["recipe"]["warmup"] = 5
+    spec["hash"] = digest(spec["identity"])
+    store.storage.put("spec.json", canonical_json(spec).encode())
+    with pytest.raises(DamagedStore, match=r"another distsim .*: problem\.recipe has the field 'warmup', which this"):
+        store.claim(OURS)
 
 
 def test_a_spec_in_another_problems_folder_is_refused(store: SweepStore, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from invariants import store_faults
 
 from distsim.comparison.layer import Reference
 from distsim.comparison.sides import InMemory
@@ -61,6 +62,13 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def tables(kept: Path) -> Tables:
     return read_tables(Storage(kept))
+
+
+def test_what_is_written_has_no_fault(kept: Path) -> None:
+    """Networks, their masks and records, the probe, activations and comparisons."""
+    store = SweepStore(Storage(kept), "digits")
+    assert len(store.contents().activations) == 3
+    assert store_faults(store) == []
 
 
 # --- in memory -------------------------------------------------------------------------------------------------------

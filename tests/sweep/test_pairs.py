@@ -15,6 +15,7 @@ from distsim.cli import main as cli
 from distsim.environment import threads
 from distsim.problems import PROBLEMS
 from distsim.results import reduce as results
+from distsim.results.pairs import jaccard, write_results
 from distsim.store import NetworkId, Storage, SweepStore
 from distsim.store.activations import Reader
 from distsim.sweep import pairs
@@ -57,7 +58,7 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> SweepStore:
 def compared(kept: SweepStore) -> pd.DataFrame:
     """Every pair."""
     assert pairs.compare(ordered(), kept, LocalEngine(kept.root), every(kept), CHOSEN, say=lambda line: None) == []
-    return pairs.write_results(kept, ordered().layers)[0]
+    return write_results(kept, ordered().layers)[0]
 
 
 def every(store: SweepStore) -> list[tuple[NetworkId, NetworkId]]:
@@ -156,7 +157,7 @@ def test_what_is_not_kept_is_computed_again_to_the_same_bits(
         pairs.compare(ordered(), bare, LocalEngine(bare.root), every(bare), CHOSEN, memory=1.0, say=said.append) == []
     )
     assert "in 80 tiles" in said[0], "ten pairs of each of eight layers, since hardly any memory may be used"
-    again = pairs.write_results(bare, ordered().layers)[0]
+    again = write_results(bare, ordered().layers)[0]
     pd.testing.assert_frame_equal(again, compared, check_exact=True)
 
 
@@ -170,7 +171,7 @@ def test_on_ray(kept: SweepStore, compared: pd.DataFrame, tmp_path: Path, ray_cl
     store.drop_activations(None)  # so that workers need the images
     with RayEngine(store.root, None, False) as engine:
         assert pairs.compare(ordered(), store, engine, every(store), CHOSEN, say=lambda line: None) == []
-    pd.testing.assert_frame_equal(pairs.write_results(store, ordered().layers)[0], compared, check_exact=True)
+    pd.testing.assert_frame_equal(write_results(store, ordered().layers)[0], compared, check_exact=True)
 
 
 def test_only_what_is_missing_is_compared(kept: SweepStore, compared: pd.DataFrame, tmp_path: Path) -> None:
@@ -185,14 +186,14 @@ def test_only_what_is_missing_is_compared(kept: SweepStore, compared: pd.DataFra
     assert said[1].startswith("digits: 10 pairs of layers in 1 tiles: ")
     pairs.compare(ordered(), store, engine, every(store)[:3], ("cka", "mean_cca"), ["pool1"], say=said.append)
     assert said[2].startswith("digits: 3 pairs of layers in 1 tiles: "), "a further metric"
-    table = pairs.write_results(store, ordered().layers)[0]
+    table = write_results(store, ordered().layers)[0]
     pd.testing.assert_frame_equal(table[table["metric"] != "mean_cca"].reset_index(drop=True), compared)
     assert set(table[table["metric"] == "mean_cca"]["layer"]) == {"pool1"}
     assert set(store.digests()) > set(store.pair_marks())
 
 
 def test_masks(kept: SweepStore, compared: pd.DataFrame) -> None:
-    masks = pairs.write_results(kept, ordered().layers)[1]
+    masks = write_results(kept, ordered().layers)[1]
     a, b = kept.load_network((0, 2)).masks, kept.load_network((1, 2)).masks
     apart = (masks["run_x"] == 0) & (masks["run_y"] == 1) & (masks["iteration_x"] == masks["iteration_y"])
     first = masks[apart & (masks["iteration_x"] == 1)]
@@ -207,7 +208,7 @@ def test_masks(kept: SweepStore, compared: pd.DataFrame) -> None:
     assert rows["jaccard"]["all"] == sum(rows["both"][list(a)]) / sum(rows["either"][list(a)]) < 1
     later = masks[masks["run_x"].isna() & (masks["parameter"] == "all") & (masks["run_y"] == 0)]
     assert later["jaccard"].is_monotonic_decreasing, "the complete network's mask holds every other"
-    assert np.isnan(pairs.jaccard(0, 0))
+    assert np.isnan(jaccard(0, 0))
 
 
 def test_a_network_that_cannot_be_compared_is_named(kept: SweepStore, tmp_path: Path) -> None:

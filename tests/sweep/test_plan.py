@@ -9,13 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distsim.models import Layer
-from distsim.specs import METRICS, Extent, Identity, Problem, Pruning, Recipe, Sweep
+from distsim.specs import PAPER_METRICS, Extent, Identity, Problem, Pruning, Recipe, Sweep
 from distsim.store import Contents, NetworkId, NoSpace, Storage, SweepStore
 from distsim.sweep.plan import Chain, Missing, finished_with, missing, room_for_activations, wave
 
 LAYERS = (Layer("conv1", "conv", "conv1"), Layer("fc1", "fc", "fc1"), Layer("out", "out", "out"))
-BOTH = tuple(name for name in METRICS if name != "cosine")
-ALL = {"conv1": BOTH, "fc1": BOTH, "out": METRICS}
+BOTH = tuple(name for name in PAPER_METRICS if name != "cosine")
+ALL = {"conv1": BOTH, "fc1": BOTH, "out": PAPER_METRICS}
 
 
 def sweep_of(runs: int = 2, iterations: int = 3, **extent: Any) -> Sweep:
@@ -31,7 +31,7 @@ def contents(
     trained: list[NetworkId],
     activations: list[NetworkId] | None = None,
     compared: list[NetworkId] | None = None,
-    metrics: tuple[str, ...] = METRICS,
+    metrics: tuple[str, ...] = PAPER_METRICS,
 ) -> Contents:
     comparisons = {
         (network, layer): frozenset(metrics) & frozenset(names)
@@ -96,7 +96,7 @@ def test_a_missing_layer_and_a_missing_metric() -> None:
     there = finished(2, 3)
     comparisons = dict(there.comparisons)
     del comparisons[((0, 1), "fc1")]
-    comparisons[((0, 1), "out")] = frozenset(METRICS) - {"cosine", "nbs"}
+    comparisons[((0, 1), "out")] = frozenset(PAPER_METRICS) - {"cosine", "nbs"}
     lacking = missing(sweep_of(), dataclasses.replace(there, comparisons=comparisons), LAYERS)
     assert lacking.comparisons == {(0, 1): {"fc1": BOTH, "out": ("nbs", "cosine")}}
     assert lacking.activations == ((0, 1),)

@@ -4,17 +4,20 @@ from contextlib import contextmanager
 
 import pytest
 import torch
+from invariants import step_faults
 
 from distsim.data import load
+from distsim.environment import threads
 from distsim.models import build
 from distsim.problems import PROBLEMS
 from distsim.seeds import torch_stream
 from distsim.specs import Pruning, Recipe
 from distsim.sweep.order import identify
-from distsim.training import chain, loop
+from distsim.training import chain, early_stopping, loop
 from distsim.training import optimizers as optim
 from distsim.training.chain import TrainedNetwork, Trainer
 from distsim.training.loop import evaluate
+from distsim.verify.networks import record_faults
 
 SMALL = PROBLEMS["digits"].reduced_to(epochs=2, probe=100, train_limit=200)  # 3 steps of 64 an epoch; rewinds to 1
 SGD = Recipe(epochs=4, batch_size=64, lr=0.05, weight_decay=5e-4, schedule="step", milestones=(1, 3))
@@ -31,13 +34,13 @@ def with_pruning(problem, **change):
 
 @pytest.fixture(autouse=True)
 def one_thread():
-    with loop.threads(1):
+    with threads(1):
         yield
 
 
 @pytest.fixture(scope="module")
 def small():
-    with loop.threads(1):
+    with threads(1):
         trainer = trainer_of(SMALL)
         complete = trainer.complete()
         return trainer, complete, list(trainer.chain(0, complete, iterations=3))
@@ -130,6 +133,14 @@ def test_the_dead_are_zero_and_stay_dead(small):
             assert (step.weights[name][~mask] == 0).all()
             assert not (mask & ~before.masks[name]).any()
         before = step
+
+
+def test_what_a_chain_gives_has_no_fault(small):
+    _, complete, steps = small
+    network = build(SMALL, 10)
+    for before, step in zip((complete, complete, *steps), (complete, *steps), strict=False):
+        assert step_faults(step, before.masks, network, SMALL) == []
+        assert list(record_faults(step.record, (0, step.iteration) if step.iteration else None)) == []
 
 
 def test_what_is_pruned_is_smallest_at_the_end_of_training(small):
@@ -333,17 +344,17 @@ def test_bfloat16_is_another_training_of_the_same_network(small):
 
 
 class Kept:
-    """A keeper in memory; everything in it went through copies."""
+    """A checkpoints in memory; everything in it went through copies."""
 
-    def __init__(self, halfway=None):
-        self.halfway, self.offers, self.loads = halfway, [], 0
+    def __init__(self, checkpoint=None):
+        self.checkpoint, self.offers, self.loads = checkpoint, [], 0
 
     def load(self):
         self.loads += 1
-        return copy.deepcopy(self.halfway)
+        return copy.deepcopy(self.checkpoint)
 
-    def offer(self, halfway):
-        self.offers.append(copy.deepcopy(halfway()))
+    def offer(self, checkpoint):
+        self.offers.append(copy.deepcopy(checkpoint()))
 
 
 RECIPES = {
@@ -357,17 +368,17 @@ RECIPES = {
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=list(RECIPES))
 def test_a_training_goes_on_from_any_epoch_as_if_nothing_had_been(recipe):
     problem = dataclasses.replace(SMALL, recipe=recipe)
-    keeper = Kept()
+    checkpoints = Kept()
     trainer = trainer_of(problem)
-    complete = trainer.complete(keeper)
+    complete = trainer.complete(checkpoints)
     chained = Kept()
     first = trainer.iterate(0, 1, complete, complete, chained)
-    assert len(keeper.offers) >= 3
-    for halfway in keeper.offers:
-        assert_same(trainer_of(problem).complete(Kept(halfway)), complete)
-        assert same_weights(trainer_of(problem).complete(Kept(halfway)).rewind, complete.rewind)
-    for halfway in chained.offers:  # by a trainer that has trained others before
-        assert_same(trainer.iterate(0, 1, complete, complete, Kept(halfway)), first)
+    assert len(checkpoints.offers) >= 3
+    for checkpoint in checkpoints.offers:
+        assert_same(trainer_of(problem).complete(Kept(checkpoint)), complete)
+        assert same_weights(trainer_of(problem).complete(Kept(checkpoint)).rewind, complete.rewind)
+    for checkpoint in chained.offers:  # by a trainer that has trained others before
+        assert_same(trainer.iterate(0, 1, complete, complete, Kept(checkpoint)), first)
 
 
 def test_epochs_interleaved_within_two_trainings():
@@ -407,7 +418,9 @@ def test_early_stopping_restores_the_best_epoch(monkeypatch):
     watch = [lambda epoch, network: states.append(copy.deepcopy(network.state_dict())) or False]
     trainer = trainer_of(problem, after_epoch=watch)
     script = iter([0.1, 0.9, 0.5, 0.6, 0.5, 0.4, 0.6, 0.6])
-    monkeypatch.setattr(loop, "evaluate", lambda *arguments: (0.0, next(script)))  # the test set's is chain's own
+    monkeypatch.setattr(
+        early_stopping, "evaluate", lambda *arguments: (0.0, next(script))
+    )  # the test set's is chain's own
     complete = trainer.complete()
     assert complete.record["validation_loss"] == [0.1, 0.9, 0.5, 0.6, 0.5]
     assert (complete.record["epochs"], complete.record["best_epoch"]) == (5, 3)  # not 1: that is before the reset

@@ -12,7 +12,7 @@ from distsim.models import Dropout, Network
 from distsim.models.layers import initialise
 from distsim.seeds import torch_stream
 from distsim.specs import Recipe
-from distsim.training import loop
+from distsim.training import early_stopping
 from distsim.training import optimizers as optim
 from distsim.training.early_stopping import EarlyStopping
 from distsim.training.loop import EpochStreams, TrainingData, evaluate, train
@@ -310,7 +310,7 @@ def script(monkeypatch):
 
     def play(losses):
         left = iter(losses)
-        monkeypatch.setattr(loop, "evaluate", lambda *arguments: (0.0, next(left)))
+        monkeypatch.setattr(early_stopping, "evaluate", lambda *arguments: (0.0, next(left)))
 
     return play
 

@@ -12,7 +12,7 @@ from faults import flips
 from faults.flips import KINDS, LOSSES, Damage, damaged, drawn, experiment, files, judged, kind_of, reading
 
 from distsim.store import Storage
-from distsim.verify.integrity import verify_store
+from distsim.verify.store import verify_store
 
 pytestmark = pytest.mark.long
 

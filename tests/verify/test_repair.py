@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import json
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,33 +16,15 @@ from distsim.environment import EnvironmentDrift
 from distsim.specs import canonical_json
 from distsim.store import DamagedStore, Lease, Mark, Storage, StorageError, SweepStore
 from distsim.store.commits import Attempt, read_mark
-from distsim.verify.integrity import DAMAGED, FOREIGN, LEFTOVER, UNREAD, verify_store
 from distsim.verify.repair import Action, carry_out, planned
+from distsim.verify.report import DAMAGED, FOREIGN, LEFTOVER, UNREAD
+from distsim.verify.store import verify_store
 
 
 @pytest.fixture(autouse=True, scope="module")
 def undrawn() -> Iterator[None]:
     with flips.undrawn():
         yield
-
-
-@pytest.fixture(scope="module")
-def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished store, with what interrupted writers left behind. Not to be changed."""
-    folder = tmp_path_factory.mktemp("kept") / "store"
-    flips.make(folder)
-    return folder
-
-
-@pytest.fixture
-def root(kept: Path, tmp_path: Path) -> Path:
-    """The same to change."""
-    return Path(shutil.copytree(kept, tmp_path / "store"))
-
-
-@pytest.fixture
-def store(root: Path) -> SweepStore:
-    return SweepStore(Storage(root), "digits")
 
 
 def changed(root: Path, *patterns: str) -> list[str]:
@@ -175,7 +156,8 @@ def test_activations_that_are_not_needed_any_more(root: Path) -> None:
     changed(root, "digits/runs/0001/iter_01/activations/attempt-2-*/out/c/0/0")
     assert actions(root) == [("drop", "digits/runs/0001/iter_01/activations")]
     store = SweepStore(Storage(root), "digits")
-    store.write_request(store.request() | {"retention": "reference"})
+    extent = dataclasses.replace(store.request().extent, retention="reference")
+    store.write_request(dataclasses.replace(store.request(), extent=extent))
     repair(root)
     report = verify_store(Storage(root))
     assert (report.whole, report.findings) == (True, ()), "nothing is missing either"

@@ -1,0 +1,67 @@
+"""What came from a caller: checked by name, with lists and NumPy's numbers made plain."""
+
+import difflib
+import functools
+import inspect
+from collections.abc import Callable, Collection
+from typing import Any, ParamSpec, TypeVar
+
+from distsim.specs import shown
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def names_checked(function: Callable[P, R]) -> Callable[P, R]:
+    """Return the function with a TypeError for an argument that it has not, which says what it has."""
+    signature = inspect.signature(function)
+
+    @functools.wraps(function)
+    def checked(*args: P.args, **kwargs: P.kwargs) -> R:
+        for name in kwargs:
+            require_known("argument", name, [p for p in signature.parameters if p != "self"], of=function.__name__)
+        return function(*args, **kwargs)
+
+    checked.__signature__ = signature  # type: ignore[attr-defined]
+    return checked
+
+
+def require_known(what: str, name: object, known: Collection[str], of: str) -> None:
+    """TypeError: the name is none of those known; the text has the closest."""
+    if name not in known:
+        close = difflib.get_close_matches(str(name), known, n=1)
+        hint = f" (did you mean {close[0]}?)" if close else ""
+        raise TypeError(f"{of} has no {what} {name}{hint}; it has {', '.join(known)}")
+
+
+def require_one_of(argument: str, value: object, options: Collection[Any]) -> None:
+    """ValueError: the value is none of the options."""
+    if not isinstance(value, str | int) or value not in options:
+        raise ValueError(f"{argument} must be one of {', '.join(map(str, options))}, got {shown(value)}")
+
+
+def require_whole(argument: str, value: object, least: int = 0) -> None:
+    """ValueError: the value is no whole number from `least` on."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ValueError(f"{argument} must be a whole number from {least} on, got {shown(value)}")
+
+
+def require_flag(argument: str, value: object) -> None:
+    """ValueError: the value is neither True nor False."""
+    if not isinstance(value, bool):
+        raise ValueError(f"{argument} must be True or False, got {shown(value)}")
+
+
+def plain(value: Any) -> Any:
+    """Return the value with lists as tuples and NumPy's numbers as Python's."""
+    if isinstance(value, list | tuple):
+        return tuple(map(plain, value))
+    return value.item() if hasattr(value, "item") and getattr(value, "ndim", None) == 0 else value
+
+
+def listed(argument: str, value: Any) -> tuple[str, ...]:
+    """Return one name, or a list of names, as a tuple. ValueError: it is neither."""
+    names = (value,) if isinstance(value, str) else plain(value)
+    if not isinstance(names, tuple) or not names or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"{argument} must be a name or a list of names, got {shown(value)}")
+    return names

@@ -1,0 +1,197 @@
+"""One network of a study: its weights in a module, its masks, its record, its activations."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from distsim import specs
+from distsim.activations.probe import held, layer_shapes, make_probe
+from distsim.api.data import placed
+from distsim.data import Dataset, load, suited
+from distsim.data.arrays import as_images
+from distsim.data.augment import normalise
+from distsim.data.fit import fit_all
+from distsim.environment import threads
+from distsim.models import Network, build
+from distsim.store import DamagedStore, NetworkId, SweepStore, network_label
+from distsim.store.activations import LayerArray, Reader
+from distsim.store.commits import read_object
+
+if TYPE_CHECKING:
+    import xarray
+
+DIMENSIONS = {4: ("example", "row", "column", "channel"), 2: ("example", "feature")}
+
+
+@dataclass(frozen=True, repr=False)
+class StudyNetwork:
+    """A network of a store: what `Study.network` returns. Everything is read when it is asked for, once."""
+
+    store: SweepStore
+    which: NetworkId  # (run, iteration), None the complete network
+    record: dict[str, Any]  # iteration, remaining, accuracy, loss, epochs, ...
+    dataset: Dataset | None = None  # the study's, where it is at hand
+
+    def __repr__(self) -> str:
+        of, record = self.store.problem, self.record
+        accuracy, remaining = record["accuracy"], record["remaining"]
+        return f"<{network_label(self.which)} of {of}: accuracy {accuracy:.4f}, remaining {remaining:.3f}>"
+
+    @cached_property
+    def model(self) -> nn.Module:
+        """The network with its weights, on the CPU, in eval mode. It takes what `inputs` returns."""
+        network = self._built
+        network.load_state_dict(self.store.load_network(self.which).weights)
+        return network.eval()
+
+    @cached_property
+    def masks(self) -> dict[str, Tensor]:
+        """Parameter -> bool, True where it is alive. Parameters that are never pruned have none."""
+        return {name: mask.bool() for name, mask in self.store.load_masks(self.which).items()}
+
+    @cached_property
+    def problem(self) -> specs.Problem:
+        return self._identity.problem
+
+    @property
+    def layers(self) -> list[str]:
+        """Names of the layers that are compared, from input to output."""
+        return self._reader.layers if self._reader is not None else [layer.name for layer in self._built.layers]
+
+    def inputs(self, images: Any) -> Tensor:
+        """Return images as the model takes them: normalised float32, (n, channels, size, size).
+
+        images : in any form that `distsim.run` takes, (n, h, w), (n, c, h, w) or (n, h, w, c); of another size they are
+        resized as in training.
+        """
+        problem = self.problem
+        fitted = fit_all(as_images(images, "inputs"), problem.size, problem.channels)
+        if problem.recipe.normalise is None:
+            raise DamagedStore(f"spec.json of {self.store.storage.url} has no normalisation")
+        mean, sd = (torch.tensor(values, dtype=torch.float32) for values in problem.recipe.normalise)
+        return normalise(torch.from_numpy(fitted), mean, sd)
+
+    def activations(self, layer: str, data: Any = None) -> xarray.DataArray:
+        """Return a layer's responses to the probe, an `xarray.DataArray`.
+
+        Of (example, row, column, channel) or (example, feature); `example` holds the numbers of the training images.
+        What the store keeps is read when values are asked for, and only those; the rest is computed, from the data: the
+        same values as were compared.
+
+        data : as for `distsim.run`; by default where they were last
+        ValueError: there is no such layer, or the data are not those of the study. ImportError: xarray is missing.
+        """
+        try:
+            import xarray
+        except ImportError:
+            raise ImportError("activations come as an xarray.DataArray: pip install 'distsim[xarray]'") from None
+        if layer not in self.layers:
+            raise ValueError(f"layer must be one of {', '.join(self.layers)}, got {specs.shown(layer)}")
+        if self._reader is not None:
+            stored = self._reader.layer(layer)
+            values, kind, origin = _lazy(stored), stored.kind, "store"
+        else:
+            values, kind = self._recomputed(layer, data)
+            origin = "recomputed"
+        run, iteration = (None, 0) if self.which is None else self.which
+        attributes = {"problem": self.store.problem, "iteration": iteration, "kind": kind, "origin": origin}
+        return xarray.DataArray(
+            xarray.Variable(DIMENSIONS[values.ndim], values, attributes | ({} if run is None else {"run": run})),
+            coords={"example": self._examples},
+            name=layer,
+        )
+
+    # --- what they are made from -------------------------------------------------------------------------------------
+
+    @property
+    def _built(self) -> Network:
+        try:
+            return build(self.problem)
+        except ValueError as error:
+            raise ValueError(
+                f"{error}; distsim.Problem(model=...) makes one of your own known, or a line in distsim.models.MODELS"
+            ) from None
+
+    @cached_property
+    def _identity(self) -> specs.Identity:
+        return self.store.identity()
+
+    @cached_property
+    def _reader(self) -> Reader | None:
+        mark = self.store.activations_mark(self.which)
+        return None if mark is None else Reader(self.store.storage, self.store.activations_path(self.which), mark)
+
+    @cached_property
+    def _examples(self) -> list[int]:
+        """Numbers of the training images that are the probe."""
+        mark = self.store.mark(None)
+        if mark is None:
+            raise FileNotFoundError(f"the complete network of {self.store.problem} is not in {self.store.root.url}")
+        return list(json.loads(read_object(self.store.storage, "complete", mark, "probe.json"))["indices"])
+
+    def _recomputed(self, name: str, data: Any) -> tuple[Any, str]:
+        """A layer's values, NumPy, in the dtype of their storage; its kind."""
+        identity, network = self._identity, self._built
+        network.load_state_dict(self.store.load_network(self.which).weights)
+        (layer,) = (layer for layer in network.layers if layer.name == name)
+        shape = layer_shapes(network, identity.problem)[name]
+        with threads(identity.threads):
+            probe = make_probe(identity, self._dataset(data))
+            label = f"{self.store.problem}, {network_label(self.which)}"
+            return held(network, probe, layer, shape, identity.storage, label).numpy(), layer.kind
+
+    def _dataset(self, data: Any) -> Dataset:
+        identity = self._identity
+        if data is None and self.dataset is not None:
+            return self.dataset
+        _, location, dataset = placed(identity.problem, data)
+        if data is None:
+            location = self.store.request().data
+        if dataset is None:
+            dataset = load(identity.problem, location)
+        else:
+            dataset = suited(identity.problem, dataset)
+        if dataset.digest != identity.data_digest:
+            raise ValueError(f"data: these are not the data that {self.store.problem} was trained on")
+        return dataset
+
+
+def _lazy(stored: LayerArray) -> Any:
+    """The array for xarray, which asks for parts of it when their values are needed."""
+    from xarray.backends import BackendArray
+    from xarray.core import indexing
+
+    class Lazy(BackendArray):  # type: ignore[misc]  # xarray is not always there
+        def __init__(self) -> None:
+            self.shape, self.dtype = stored.shape, np.dtype(stored.dtype)
+
+        def __getitem__(self, key: Any) -> Any:
+            support = indexing.IndexingSupport.BASIC
+            return indexing.explicit_indexing_adapter(key, self.shape, support, stored.read)
+
+    return indexing.LazilyIndexedArray(Lazy())
+
+
+def network_of(store: SweepStore, which: NetworkId, dataset: Dataset | None = None) -> StudyNetwork:
+    """Return a committed network. FileNotFoundError says which there are."""
+    mark = store.mark(which)
+    if mark is None:
+        raise FileNotFoundError(
+            f"{network_label(which)} of {store.problem} is not in {store.root.url}, which holds {_held(store)}"
+        )
+    return StudyNetwork(store, which, dict(mark.values), dataset)
+
+
+def _held(store: SweepStore) -> str:
+    pruned = [network for network in store.contents().networks if network is not None]
+    if not pruned:
+        return "no pruned network"
+    runs = sorted({run for run, _ in pruned})
+    return f"iterations up to {max(iteration for _, iteration in pruned)} of the runs {', '.join(map(str, runs))}"

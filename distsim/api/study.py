@@ -1,0 +1,184 @@
+"""A study: the sweeps of a store, to look at. Nothing here writes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from distsim import specs
+from distsim.api.arguments import listed, names_checked, require_one_of, require_whole
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+    from distsim.api.network import StudyNetwork
+    from distsim.data import Dataset
+    from distsim.results.tables import Tables
+    from distsim.store import SweepStore
+    from distsim.sweep.status import Status
+
+# What takes seconds to import is imported inside the functions that need it.
+
+
+@names_checked
+def open(store: str | Path) -> Study:
+    """Return the study in a store, to look at: nothing is created, nothing is written.
+
+    store : a folder, or a URL such as s3://bucket/prefix
+    FileNotFoundError: there is no store, or no sweep in it.
+    """
+    if not isinstance(store, str | Path):
+        raise ValueError(f"store must be a folder or a URL, got {specs.shown(store)}")
+    from distsim.store import existing_stores
+
+    return Study(existing_stores(store))
+
+
+class Study:
+    """The sweeps of a store. Made by `distsim.open` and `distsim.run`.
+
+    Tables hold what was committed when they were first asked for; `distsim.open` anew sees what has come since.
+    """
+
+    def __init__(self, stores: list[SweepStore], datasets: dict[str, Dataset] | None = None) -> None:
+        """datasets : problem -> its data, where they are at hand"""
+        self._stores = {store.problem: store for store in stores}
+        self._datasets = datasets or {}
+        self._read: dict[str, tuple[Tables, pd.DataFrame]] = {}
+
+    def __repr__(self) -> str:
+        return f"Study({self.storage!r}, problems={self.problems})"
+
+    @property
+    def storage(self) -> str:
+        """The store's folder or URL."""
+        return str(next(iter(self._stores.values())).root.url)
+
+    @property
+    def problems(self) -> list[str]:
+        """Names of the store's problems."""
+        return list(self._stores)
+
+    # --- tables ------------------------------------------------------------------------------------------------------
+
+    @property
+    def results(self) -> pd.DataFrame:
+        """A row for each problem, run, iteration, layer and metric: similarity to the complete network."""
+        return self._tables().similarities
+
+    @property
+    def networks(self) -> pd.DataFrame:
+        """A row for each network: what remains of it, its test accuracy. The complete one is iteration 0 of no run."""
+        return self._tables().networks
+
+    @property
+    def summary(self) -> pd.DataFrame:
+        """The similarities over runs: a row for each problem, metric, layer and iteration."""
+        return self._tables().summary
+
+    @property
+    def accuracy(self) -> pd.DataFrame:
+        """Test accuracy over runs: a row for each problem and iteration."""
+        return self._tables().accuracy
+
+    @property
+    def chance(self) -> pd.DataFrame:
+        """Similarities with the examples of the pruned network permuted."""
+        return self._tables().chance
+
+    @property
+    def provenance(self) -> pd.DataFrame:
+        """Which row of networks, results and chance was computed where, when and by what."""
+        import pandas as pd
+
+        parts = [self._of(name)[1].assign(problem=name) for name in self.problems]
+        every = pd.concat(parts, ignore_index=True)
+        return every[["problem", *(column for column in every if column != "problem")]]
+
+    def _tables(self) -> Tables:
+        from distsim.results.reduce import joined
+
+        return joined([self._of(name)[0] for name in self.problems])
+
+    def _of(self, problem: str) -> tuple[Tables, pd.DataFrame]:
+        """A problem's tables and their provenance: as they were reduced, else collected from what is committed."""
+        if problem not in self._read:
+            from distsim.models import build
+            from distsim.results.reduce import collect, current
+
+            store = self._stores[problem]
+            found = current(store)
+            if found is None:
+                identity = store.identity()
+                found = collect(store, build(identity.problem).layers, identity.seed)
+            self._read[problem] = found
+        return self._read[problem]
+
+    # --- questions ---------------------------------------------------------------------------------------------------
+
+    def status(self) -> list[Status]:
+        """Return how far each problem is, as of now; each prints as `distsim status` says it."""
+        from distsim.sweep.status import status
+
+        return [status(store) for store in self._stores.values()]
+
+    def claims(self) -> pd.DataFrame:
+        """Return what the tables say of the papers' claims, C1 to C17: a row for each claim, problem and metric."""
+        import pandas as pd
+
+        from distsim.results.claims.papers import check
+        from distsim.results.claims.study import Verdict
+
+        verdicts = check(self._tables())
+        return pd.DataFrame([verdict.__dict__ for verdict in verdicts], columns=list(Verdict.__dataclass_fields__))
+
+    @names_checked
+    def figure(
+        self, name: str, *, problem: str | list[str] | None = None, metric: str | list[str] | None = None
+    ) -> Figure:
+        """Return one of the papers' figures of what is in the store, a matplotlib Figure.
+
+        name : fig1, fig4 accuracy; fig2 one metric by layer; fig5 several metrics by layer, and fig8 the output layer,
+            of one problem
+        problem : one, or for fig1, fig2 and fig4 several; by default all
+        metric : of fig2, by default svcca; or several, of fig5
+        """
+        from distsim.api.drawing import NAMES, OF_ONE_PROBLEM, figure
+
+        require_one_of("name", name, NAMES)
+        problems = self.problems if problem is None else list(listed("problem", problem))
+        for one in problems:
+            require_one_of("problem", one, self.problems)
+        if name in OF_ONE_PROBLEM and len(problems) > 1:
+            raise ValueError(f"problem: {name} is of one problem, choose from {', '.join(problems)}")
+        return figure(self._tables(), name, problems, None if metric is None else listed("metric", metric))
+
+    @names_checked
+    def network(self, run: int | None = None, iteration: int | None = None, problem: str | None = None) -> StudyNetwork:
+        """Return a network: of a run (from 0) after an iteration (from 1), or without both the complete one.
+
+        Iteration 0 of any run is the complete network. FileNotFoundError: it is not in the store, which says what is.
+        """
+        for name, number in (("run", run), ("iteration", iteration)):
+            if number is not None:
+                require_whole(name, number)
+        if iteration is None and run is not None:
+            raise ValueError(
+                f"iteration must be a whole number, as run is {run}; without both it is the complete network"
+            )
+        if iteration and run is None:
+            raise ValueError(f"run must be a whole number, as iteration is {iteration}")
+        from distsim.api.network import network_of
+
+        store = self._stores[self._chosen(problem)]
+        which = (run, iteration) if run is not None and iteration else None
+        return network_of(store, which, self._datasets.get(store.problem))
+
+    def _chosen(self, problem: str | None) -> str:
+        if problem is not None:
+            require_one_of("problem", problem, self.problems)
+            return problem
+        if len(self.problems) > 1:
+            raise ValueError(f"problem: the store holds several, choose from {', '.join(self.problems)}")
+        return self.problems[0]

@@ -1,0 +1,156 @@
+"""Describes what is trained and pruned: data, network, recipe, pruning."""
+
+import dataclasses
+import re
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Annotated, Any, Literal
+
+from distsim.specs.fields import (
+    Bound,
+    Count,
+    Natural,
+    NotNegative,
+    Positive,
+    Share,
+    check,
+    expect,
+    require,
+    shown,
+    unwritten,
+)
+
+Optimizer = Literal["adam", "sgd", "fast_sgd"]
+Schedule = Literal["constant", "step", "triangle"]
+Augmentation = Literal["crop", "flip", "affine", "cutout"]  # in the order in which they are applied
+Scope = Literal["global", "local", "mixed"]
+Rewind = Literal["WR", "LRR", "FT"]
+ProbeRule = Literal["uniform", "first"]  # uniform without replacement
+
+_OTHER_FOLDERS = ("figures", "tune", "lease")  # of a store
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How one network is trained, from a fresh optimizer to its last epoch.
+
+    Learning rate in epoch e (0-based) under each schedule:
+        constant   lr
+        step       lr * factor ** (number of milestones <= e)
+        triangle   per step, linear from 0 to lr at epoch `peak`, then linear to 0 at epoch `epochs`
+    """
+
+    epochs: Count
+    batch_size: Count
+    optimizer: Optimizer = "sgd"
+    lr: Positive = 0.1
+    momentum: Annotated[float, Bound("be in [0, 1)", lambda x: 0 <= x < 1)] = 0.9  # sgd and fast_sgd
+    weight_decay: NotNegative = 0.0
+    schedule: Schedule = "constant"
+    milestones: tuple[Natural, ...] = ()
+    factor: Positive = 0.1
+    peak: NotNegative = 0.0
+    lars: bool = False  # fast_sgd: scale each filter's step by ||w|| / (512 ||g|| + 1e-2)
+    augment: tuple[Augmentation, ...] = ()
+    patience: Count | None = None  # epochs without a smaller validation loss before training stops; None: it does not
+    validation: Share = 0.1  # share of the training set held out, by class, where `patience` is set
+    normalise: tuple[tuple[float, ...], tuple[float, ...]] | None = None  # per-channel (means, sds) of pixels in [0, 1]
+    #                                                      None: computed from the training set
+
+    def __post_init__(self) -> None:
+        check(self)
+        late = self.schedule == "triangle" and self.peak > self.epochs
+        expect(not late, f"peak {self.peak} is after the last of {self.epochs} epochs")
+        if self.normalise is not None:
+            means, sds = self.normalise
+            expect(len(means) == len(sds), f"normalise has {len(means)} means and {len(sds)} standard deviations")
+            expect(all(sd > 0 for sd in sds), f"normalise: standard deviations must be positive, got {sds}")
+
+    def shortened(self, epochs: int) -> "Recipe":
+        """Squeeze the recipe into (or stretch it to) another number of epochs: the schedule keeps its shape."""
+        require("epochs", epochs, Count)
+        scale = epochs / self.epochs
+        milestones = tuple(max(1, round(m * scale)) for m in self.milestones)  # the first epoch has the full rate
+        return dataclasses.replace(self, epochs=epochs, milestones=milestones, peak=self.peak * scale)
+
+
+@dataclass(frozen=True)
+class Pruning:
+    """One IMP iteration: which parameters compete with which, how many go, and where the survivors return to.
+
+    scope   global: one pool of everything prunable, at rate `rate`
+            local: one pool per layer, at the rate of its kind
+            mixed: a pool "conv" (all convolutions) and a pool "fc" (all linear layers), each at its own rate
+    rewind  WR: survivors, batch norm and its statistics return to the complete network's state after `rewind_epoch`
+            epochs, training covers the epochs after it. LRR: everything is kept, the whole schedule is replayed.
+            FT: everything is kept, `finetune_epochs` epochs at the schedule's last non-zero rate.
+    """
+
+    scope: Scope = "global"
+    conv_rate: Share = 0.2
+    fc_rate: Share = 0.2
+    biases: bool = False  # prune biases too (of the layers whose weights are pruned); never batch norm's
+    prune_output: bool = True
+    rewind: Rewind = "LRR"
+    rewind_epoch: Natural = 0
+    finetune_epochs: Count = 10
+
+    def __post_init__(self) -> None:
+        check(self)
+        same = self.conv_rate == self.fc_rate
+        expect(self.scope != "global" or same, f"global pruning has one rate, got {self.conv_rate} and {self.fc_rate}")
+
+
+def pruned_count(rate: float, survivors: int) -> int:
+    """Compute floor(rate * survivors), `rate` taken as the decimal it is written as: 0.29 of 100 is 29, not 28."""
+    return int(Fraction(repr(float(rate))) * survivors)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Data, network, training and pruning: one row of the papers' tables, or a user's own."""
+
+    name: str
+    source: str  # digits | cifar10 | svhn | mnist | folder
+    model: str  # a key of distsim.models.MODELS
+    size: Count  # height and width of the model's input
+    channels: Literal[1, 3]  # 1 grey, 3 RGB
+    recipe: Recipe
+    pruning: Pruning
+    classes: tuple[str, ...] = ()  # by name, in this order; () means all of the source's
+    probe: Count = 5000  # training images on which representations are compared
+    probe_rule: ProbeRule = "uniform"
+    runs: Count = unwritten(20)  # runs and iterations are a sweep's extent: here they are what is asked for if not told
+    iterations: Count = unwritten(20)
+    train_limit: Count | None = None  # this many training images, by class; None: all
+    paper: str = unwritten("")
+    reduced: bool = False  # something was made smaller by a flag: claims are judged as tendencies only
+
+    def __post_init__(self) -> None:
+        check(self)
+        plain = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{,99}", self.name) and self.name not in _OTHER_FOLDERS
+        expect(bool(plain), f"a problem's name is a folder's: letters, digits, - _ . and not {shown(self.name)}")
+        expect(len(set(self.classes)) == len(self.classes), f"classes are repeated: {self.classes}")
+        if self.recipe.normalise is not None:
+            given = len(self.recipe.normalise[0])
+            expect(given == self.channels, f"normalise has constants of {given} channels, images have {self.channels}")
+        if self.pruning.rewind == "WR":
+            expect(
+                self.pruning.rewind_epoch < self.recipe.epochs,
+                f"rewind_epoch {self.pruning.rewind_epoch} leaves nothing to train in {self.recipe.epochs} epochs",
+            )
+
+    def reduced_to(
+        self, epochs: int | None = None, probe: int | None = None, train_limit: int | None = None
+    ) -> "Problem":
+        """Make the problem smaller (or larger) by flags. The late reset moves before the last epoch if it must."""
+        changes: dict[str, Any] = {}
+        if epochs is not None and epochs != self.recipe.epochs:
+            changes["recipe"] = self.recipe.shortened(epochs)
+            rewind_epoch = min(self.pruning.rewind_epoch, epochs - 1)
+            changes["pruning"] = dataclasses.replace(self.pruning, rewind_epoch=rewind_epoch)
+        if probe is not None and probe != self.probe:
+            changes["probe"] = probe
+        if train_limit is not None and train_limit != self.train_limit:
+            changes["train_limit"] = train_limit
+        return dataclasses.replace(self, **changes, reduced=True) if changes else self

@@ -1,0 +1,31 @@
+"""Finding the sweeps of a store that is there already. Nothing is created."""
+
+from pathlib import Path
+
+from distsim.store.storage import Storage
+from distsim.store.sweep_store import SweepStore, problems_in
+
+
+def existing_root(where: str | Path) -> Storage:
+    """Return the storage of a folder or a URL. FileNotFoundError: there is no such folder."""
+    if "://" not in str(where) and not _is_folder(where):  # opening a folder as storage would make it
+        raise FileNotFoundError(f"no store in {where}")
+    return Storage(where)
+
+
+def _is_folder(where: str | Path) -> bool:
+    try:
+        return Path(where).expanduser().is_dir()
+    except RuntimeError:  # of ~nobody
+        return False
+
+
+def existing_stores(where: str | Path, problem: str | None = None) -> list[SweepStore]:
+    """Return the sweeps in a store, of one problem or of all. FileNotFoundError: there is none, or not that one."""
+    root = existing_root(where)
+    names = problems_in(root)
+    if not names:
+        raise FileNotFoundError(f"no sweep in {root.url}")
+    if problem is not None and problem not in names:
+        raise FileNotFoundError(f"no sweep of {problem} in {root.url}; there are {', '.join(names)}")
+    return [SweepStore(root, name) for name in ([problem] if problem else names)]

@@ -1,0 +1,351 @@
+"""What a network or a metric does with fixed numbers, to be compared with what it did when a sweep was begun.
+
+A network is filled with exact numbers, given a small batch of exact images and run once in evaluation mode, once
+forward and backward in training mode, in float64. Of everything that it puts out 16 projections are kept. So a comment,
+a name or another processor changes nothing, and another activation, padding or dropout rate does (docs/behaviour.md).
+
+What decides: compared layers, the output, the loss, gradients and buffers. What modules put out (a ReLU may as well be
+a function) only helps to name the first place that differs.
+"""
+
+import contextlib
+import math
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from distsim.metrics.channels import channel_pair
+from distsim.metrics.kernels import kernel_pair
+from distsim.metrics.registry import METRICS
+from distsim.models import Dropout, Network, build
+from distsim.seeds import torch_stream
+from distsim.specs import Problem
+from distsim.sweep.exact import ExactDraws, projections, uniform
+
+SCHEME = 1  # of what is evaluated: records of other schemes cannot be compared
+IMAGES = 4  # batch norm needs several; each costs VGG-16 0.15 s
+TOLERANCE = {"float64": 1e-9, "float32": 1e-3}  # of a layer's largest value
+OF_ALL = 1e-3  # of the largest value of all layers, or gradients, a layer's counts as at least: what is zero but for
+#                rounding (the gradient of a bias before batch norm) has no scale of its own
+NUDGE = {"float64": 2.0**-40, "float32": 2.0**-16}  # far above rounding
+INITIAL = 1e-3  # of a parameter's initial mean and sd: processors draw normal numbers differently
+
+DECIDE = ("layer", "outcome", "gradient", "buffer")
+NAME = ("evaluation", "training")  # outputs of modules in these modes
+
+Record = dict[str, Any]  # JSON values
+
+
+def network_behaviour(problem: Problem, seed: int = 0, nudged: bool = False) -> Record:
+    """Return what the problem's network computes from fixed numbers, and how its parameters begin, as JSON values.
+
+    seed : of the sweep, from which the network is initialised
+    nudged : all numbers moved by a relative 1e-12, to see what the network makes of rounding
+    """
+    drawn, other = build(problem, generator=torch_stream(seed, "initialisation")), build(problem)
+    there = dict(other.named_buffers())
+    random = {name for name, value in drawn.named_buffers() if not torch.equal(value, there[name])}
+    found: Record = {
+        "scheme": SCHEME,
+        "problem": problem.name,
+        "model": problem.model,
+        "dtype": None,
+        "reason": "",
+        "computed": [],
+    }
+    found["parameters"] = {name: list(value.shape) for name, value in drawn.state_dict().items()}
+    found["initial"] = {
+        name: _mean_and_sd(value) for name, value in drawn.state_dict().items() if value.is_floating_point()
+    }
+    for dtype in (torch.float64, torch.float32):
+        with _undisturbed(dtype):
+            try:
+                network = _filled(build(problem), random, nudged).to(dtype)
+                computed = _computed(network, problem, nudged)
+            except Exception as error:  # a user's code: it may not take float64, or not run on a batch of 4 at all
+                found["reason"] = f"{type(error).__name__}: {error}"[:300]
+            else:
+                return found | {"dtype": str(dtype).removeprefix("torch."), "reason": "", "computed": computed}
+    return found
+
+
+def differences(old: Record, new: Record, nudged: Record | None = None) -> list[str]:
+    """Return where the network does something else than the stored record says, the first place first; [] if nowhere.
+
+    nudged : the new network's record with all numbers nudged. What the nudge moves, rounding may have moved.
+    """
+    theirs, ours = _by_place(old), _by_place(new)
+    if theirs and not ours:
+        return [*_of_parameters(old, new), f"its run on a fixed input ({new['reason']})"]
+    tolerance = max(TOLERANCE[record["dtype"]] for record in (old, new)) if theirs and ours else 0.0
+    floors, moved = _floors(old["computed"]), _by_place(nudged) if nudged is not None else {}
+    found: list[tuple[str, str]] = []
+    for (of, name), entry in theirs.items() if ours else ():
+        within = tolerance * max(entry["largest"] or 0.0, floors[of])
+        said = _difference(entry, ours.get((of, name)), within, moved.get((of, name)))
+        if said and (of in DECIDE or (of, name) in ours):
+            found.append((of, f"{_label(of, name)} ({said})"))
+    decided = any(of in DECIDE for of, _ in found)
+    return [*_of_parameters(old, new), *(said for _, said in found if decided), *_of_initial_values(old, new)]
+
+
+def metric_behaviour(name: str) -> Record:
+    """Return the values of a registered metric on fixed pairs of matrices, as JSON values.
+
+    A value is None where the metric is undefined, or where it gives two values for the same matrices.
+    """
+    metric = METRICS[name]
+    values: list[float | None] = []
+    for rows, columns in ((24, 6), (12, 18)):
+        X = 2 * uniform(f"metric {rows} X", (rows, columns)) - 1
+        Y = X @ (2 * uniform(f"metric {rows} Q", (columns, columns)) - 1) / columns
+        Y = Y + uniform(f"metric {rows} Y", (rows, columns))
+        sides: dict[str, Any] = {
+            "channels": lambda X=X, Y=Y: (channel_pair(X, Y),),
+            "kernel": lambda X=X, Y=Y: (kernel_pair(X, Y),),
+            "output": lambda X=X, Y=Y: (X.copy(), Y.copy()),
+        }
+        first, again = (_value(metric.measure, sides[metric.view]()) for _ in range(2))
+        values.append(first if first is not None and again is not None and _near(first, again) else None)
+    return {"scheme": SCHEME, "metric": name, "view": metric.view, "values": values}
+
+
+def metric_differences(old: Record, new: Record) -> list[str]:
+    """Return how a metric's values differ from the stored record's; [] if they do not."""
+    if old["view"] != new["view"]:
+        return [f"it is given {new['view']} here, {old['view']} in the store"]
+    pairs = zip(old["values"], new["values"], strict=True)
+    return [
+        f"of the same two matrices it gives {_shown(b)} here, {_shown(a)} in the store"
+        for a, b in pairs
+        if (a is None) != (b is None) or (a is not None and b is not None and not _near(a, b))
+    ]
+
+
+# --- evaluating ------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _undisturbed(dtype: torch.dtype) -> Iterator[None]:
+    """What a network makes in its forward pass is of this dtype; the global generator stays as it was."""
+    before = torch.get_default_dtype()
+    with torch.random.fork_rng(devices=[]), torch.enable_grad():
+        torch.manual_seed(0)
+        torch.set_default_dtype(dtype)
+        try:
+            yield
+        finally:
+            torch.set_default_dtype(before)
+
+
+@torch.no_grad()
+def _filled(network: Network, random: set[str], nudged: bool) -> Network:
+    """Fill parameters, running statistics and buffers that the constructor draws; other buffers are what they are."""
+    network.double()
+    for name, parameter in network.named_parameters():
+        parameter.copy_(_fill(name, parameter.shape, nudged))
+    for name, value in network.named_buffers():
+        if value.is_floating_point() and (name in random or name.endswith(("running_mean", "running_var"))):
+            value.copy_(_fill(name, value.shape, nudged))
+    return network
+
+
+def _fill(name: str, shape: torch.Size, nudged: bool) -> Tensor:
+    """Weights keep the size of what ReLUs let through (He et al. 2015), factors are near 1, biases near 0."""
+    values = 2 * uniform(name, shape) - 1
+    last = name.rpartition(".")[2]
+    if len(shape) > 1:
+        values *= math.sqrt(6 * shape[0] / max(math.prod(shape), 1))
+    elif "bias" in last or last == "running_mean":
+        values /= 4
+    else:
+        values = 1 + values / 2
+    return _nudge(name, torch.from_numpy(values), nudged)
+
+
+def _nudge(name: str, values: Tensor, nudged: bool) -> Tensor:
+    if not nudged:
+        return values
+    size = NUDGE[str(torch.get_default_dtype()).removeprefix("torch.")]
+    return values * (1 + size * (2 * torch.from_numpy(uniform(f"nudge {name}", values.shape)) - 1))
+
+
+def _computed(network: Network, problem: Problem, nudged: bool) -> list[Record]:
+    """One entry for each place, in the order in which they are reached."""
+    shape = (IMAGES, problem.channels, problem.size, problem.size)
+    images = math.sqrt(3) * (2 * torch.from_numpy(uniform("images", shape)) - 1)  # of variance 1
+    images = _nudge("images", images, nudged).to(torch.get_default_dtype())
+    labels = torch.arange(IMAGES) % len(problem.classes)
+    for module in network.modules():
+        if isinstance(module, Dropout):
+            module.reseed(0, images.device)  # it refuses to run without; ExactDraws draws instead
+    found: list[Record] = []
+    with torch.no_grad(), ExactDraws(), _watched(network, "evaluation", found):
+        found.append(_entry("outcome", "output in evaluation mode", network.eval()(images)))
+    with ExactDraws(), _watched(network, "training", found):
+        output = network.train()(images)
+        loss = nn.functional.cross_entropy(output, labels)
+        loss.backward()
+    found += [_entry("outcome", "output in training mode", output), _entry("outcome", "loss", loss)]
+    nothing = torch.zeros(0)
+    for name, parameter in network.named_parameters():
+        found.append(_entry("gradient", name, nothing if parameter.grad is None else parameter.grad))
+    return found + [_entry("buffer", name, value) for name, value in network.named_buffers()]
+
+
+@contextlib.contextmanager
+def _watched(network: Network, mode: str, found: list[Record]) -> Iterator[None]:
+    """Inside the block, what modules put out is added to `found` as they put it out."""
+    compared = {layer.module: layer.name for layer in network.layers} if mode == "evaluation" else {}
+    calls: dict[str, int] = {}
+
+    def keep(name: str, output: Any) -> None:
+        calls[name] = call = calls.get(name, 0) + 1
+        for place, value in enumerate(_tensors(output), start=1):
+            label = name + f", call {call}" * (call > 1) + f", output {place}" * (place > 1)
+            found.append(_entry(mode, label, value))
+            if name in compared and place == 1:  # of several calls the last counts, as where activations are taken
+                layer = {"of": "layer", "name": compared[name]}
+                if call > 1:
+                    found[:] = [entry for entry in found if not layer.items() <= entry.items()]
+                found.append(found[-1] | layer)
+
+    handles = []
+    for name, module in network.named_modules():
+        own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
+        if name and (own or name in compared or not [*module.children()]):
+            hook = partial(lambda name, module, inputs, output: keep(name, output), name)
+            handles.append(module.register_forward_hook(hook))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _tensors(output: Any) -> Iterator[Tensor]:
+    """Every tensor in what a module returns."""
+    if isinstance(output, Tensor):
+        yield output
+    elif isinstance(output, dict):
+        yield from _tensors(list(output.values()))
+    elif isinstance(output, list | tuple):
+        for part in output:
+            yield from _tensors(part)
+
+
+def _entry(of: str, name: str, value: Tensor) -> Record:
+    value = value.detach()
+    flat = (torch.view_as_real(value) if value.is_complex() else value).to(torch.float64).contiguous().cpu().numpy()
+    largest = float(abs(flat).max()) if flat.size else 0.0
+    finite = math.isfinite(largest)
+    projected = projections(flat).tolist() if finite else []
+    return {
+        "of": of,
+        "name": name,
+        "shape": list(value.shape),
+        "largest": largest if finite else None,
+        "projections": projected,
+    }
+
+
+def _mean_and_sd(value: Tensor) -> list[float] | None:
+    values = value.detach().double()
+    if not value.numel() or not torch.isfinite(values).all():
+        return None
+    return [float(values.mean()), float(values.std(correction=0))]
+
+
+def _value(measure: Any, sides: tuple[Any, ...]) -> float | None:
+    try:
+        value = float(measure(*sides))
+    except Exception:  # Undefined, or a user's code: it may want more examples than these
+        return None
+    return value if math.isfinite(value) else None
+
+
+# --- comparing -------------------------------------------------------------------------------------------------------
+
+
+def _by_place(record: Record) -> dict[tuple[str, str], Record]:
+    return {(entry["of"], entry["name"]): entry for entry in record["computed"]}
+
+
+def _floors(entries: list[Record]) -> dict[str, float]:
+    """By kind of place, the scale below which a difference is taken for rounding."""
+    largest: dict[str, float] = {}
+    for entry in entries:
+        largest[entry["of"]] = max(largest.get(entry["of"], 0.0), entry["largest"] or 0.0)
+    return {of: OF_ALL * value for of, value in largest.items()}
+
+
+def _difference(theirs: Record, ours: Record | None, tolerance: float, moved: Record | None) -> str:
+    if ours is None:
+        return "no longer there"
+    if theirs["shape"] != ours["shape"]:
+        return f"shape {_shape(ours)} here, {_shape(theirs)} in the store"
+    if (theirs["largest"] is None) != (ours["largest"] is None):
+        return "finite " + ("in the store only" if ours["largest"] is None else "here only")
+    by = _apart(theirs, ours)
+    if moved is not None and moved["shape"] == ours["shape"]:
+        tolerance = max(tolerance, 100 * _apart(moved, ours))
+    if by <= tolerance:
+        return ""
+    return f"its projections are {by:.2g} apart, its largest value is {theirs['largest']:.3g}"
+
+
+def _apart(a: Record, b: Record) -> float:
+    return max((abs(x - y) for x, y in zip(a["projections"], b["projections"], strict=False)), default=0.0)
+
+
+def _label(of: str, name: str) -> str:
+    match of:
+        case "gradient":
+            return f"the gradient of parameter {name!r}"
+        case "buffer":
+            return f"buffer {name!r} after a step of training"
+        case "outcome":
+            return f"the {name}"
+        case "training":
+            return f"layer {name!r} in training mode"
+        case _:
+            return f"layer {name!r}"
+
+
+def _of_parameters(old: Record, new: Record) -> Iterator[str]:
+    """Parameters and buffers that are called otherwise or have other shapes: no weights of the store would fit."""
+    for name in dict.fromkeys((*new["parameters"], *old["parameters"])):
+        theirs, ours = old["parameters"].get(name), new["parameters"].get(name)
+        if ours is None or theirs is None:
+            yield f"parameter {name!r} ({'no longer there' if ours is None else 'new'})"
+        elif ours != theirs:
+            yield f"parameter {name!r} (shape {tuple(ours)} here, {tuple(theirs)} in the store)"
+
+
+def _of_initial_values(old: Record, new: Record) -> Iterator[str]:
+    for name, ours in new["initial"].items():
+        theirs = old["initial"].get(name, ours)
+        if (ours is None) != (theirs is None):
+            yield f"the initial values of {name!r} (finite {'in the store' if ours is None else 'here'} only)"
+        elif (
+            ours is not None
+            and theirs is not None
+            and max(abs(a - b) for a, b in zip(ours, theirs, strict=True)) > INITIAL * max(abs(theirs[0]), theirs[1])
+        ):
+            here, there = (f"mean {mean:.4g}, sd {sd:.4g}" for mean, sd in (ours, theirs))
+            yield f"the initial values of {name!r} ({here} here, {there} in the store)"
+
+
+def _shape(entry: Record) -> tuple[int, ...]:
+    return tuple(entry["shape"])
+
+
+def _near(a: float, b: float) -> bool:
+    return abs(a - b) <= TOLERANCE["float64"] * max(abs(a), abs(b))
+
+
+def _shown(value: float | None) -> str:
+    return "no value" if value is None else f"{value:.12g}"

@@ -1,0 +1,67 @@
+"""How far a sweep is: what was asked for, what of it is in the store, what is missing."""
+
+from dataclasses import dataclass
+
+from distsim.models import build
+from distsim.specs import Sweep
+from distsim.store import SweepStore
+from distsim.sweep.plan import missing
+
+
+@dataclass(frozen=True)
+class Status:
+    """How far one problem's sweep is. As text it is what `distsim status` prints."""
+
+    problem: str
+    runs: int  # as last asked for
+    iterations: int
+    complete: bool  # the complete network is there
+    pruned: int  # networks that were asked for and are there
+    in_store: int  # pruned networks, those beyond what was asked for included
+    missing_networks: dict[int, tuple[int, ...]]  # run -> iterations
+    missing_similarities: int
+
+    @property
+    def done(self) -> bool:
+        """Whether every network and every similarity that was asked for is there."""
+        return self.complete and not self.missing_networks and not self.missing_similarities
+
+    def __str__(self) -> str:
+        lines = [
+            f"{self.problem}: {self.runs} runs x {self.iterations} iterations asked for",
+            f"  complete network  {'done' if self.complete else 'missing'}",
+            f"  pruned networks   {self.pruned} of {self.runs * self.iterations} ({self.in_store} in the store)",
+            f"  similarities      {self.missing_similarities or 'none'} missing",
+        ]
+        for run, iterations in self.missing_networks.items():
+            lines.append(f"  run {run}: iterations {_ranges(iterations)} missing")
+        return "\n".join(lines)
+
+
+def status(store: SweepStore) -> Status:
+    """Return how far a problem's sweep is, from what was last asked for and one listing of the store."""
+    identity = store.identity()
+    sweep = Sweep(identity, store.request().extent)
+    contents = store.contents()
+    lacking = missing(sweep, contents, build(identity.problem).layers)
+    return Status(
+        problem=store.problem,
+        runs=sweep.extent.runs,
+        iterations=sweep.extent.iterations,
+        complete=not lacking.complete,
+        pruned=sweep.extent.runs * sweep.extent.iterations - sum(map(len, lacking.chains.values())),
+        in_store=sum(network is not None for network in contents.networks),
+        missing_networks=dict(lacking.chains),
+        missing_similarities=lacking.values,
+    )
+
+
+def _ranges(numbers: tuple[int, ...]) -> str:
+    """1, 2, 3, 7 -> 1-3, 7."""
+    parts: list[list[int]] = []
+    for number in numbers:
+        if parts and number == parts[-1][-1] + 1:
+            parts[-1].append(number)
+        else:
+            parts.append([number])
+    return ", ".join(str(p[0]) if len(p) == 1 else f"{p[0]}-{p[-1]}" for p in parts)

@@ -1,0 +1,245 @@
+"""Networks and activations whose objects have the right digests, and which no reader can believe all the same."""
+
+import copy
+import dataclasses
+import hashlib
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+from damage import changed, one
+
+from distsim.models import build
+from distsim.problems import PROBLEMS
+from distsim.specs import Identity, Problem
+from distsim.store import NetworkId, SweepStore, network_path
+from distsim.store.activations import Reader, Writer
+from distsim.store.commits import MARK, Attempt, drop
+from distsim.training.chain import TrainedNetwork
+from distsim.verify import networks
+from distsim.verify.networks import Model
+from distsim.verify.report import DAMAGED, LEFTOVER, UNREAD, Finding
+
+# --- networks --------------------------------------------------------------------------------------------------------
+
+
+def test_sharded_activations(store: SweepStore, root: Path, new: Callable[[], list[Finding]]) -> None:
+    """As an object store gets them: one object for a block of examples."""
+    mark = store.activations_mark((1, 2))
+    piece = store.activations_path((1, 2))
+    assert mark is not None
+    reader = Reader(store.storage, piece, mark)
+    with_values = {name: (reader.layer(name).read(), reader.layer(name).kind) for name in reader.layers}
+    drop(store.storage, piece)
+    attempt = Attempt(store.storage, piece)
+    writer = Writer(attempt, sharded=True)
+    for position, (name, (values, kind)) in enumerate(with_values.items()):
+        writer.create(name, values.shape, str(values.dtype), {"position": position, "kind": kind})
+        writer.write(name, 0, values)
+    attempt.commit(values={"layers": writer.layers}, identity=mark.identity, environment=mark.environment)
+    assert new() == []
+    file = one(root, f"digits/{piece}/attempt-*/conv1_1/c/*/*/*/*")
+    changed(file)
+    assert [finding.object for finding in new()] == [file.relative_to(root / "digits").as_posix()]
+
+
+def replaced(store: SweepStore, network: NetworkId, files: dict[str, bytes] | None = None, **changes: Any) -> None:
+    """Commit the network again with other tensors, record or files, as a faulty writer would."""
+    mark, step = store.mark(network), store.load_network(network)
+    assert mark is not None
+    probe = {"probe.json": store.storage.get(f"complete/attempt-{mark.attempt}/probe.json") or b""}
+    store.storage.delete([f"{network_path(network)}/{MARK}"])
+    files = files if files is not None or network is not None else probe
+    step = dataclasses.replace(step, **changes)
+    store.commit_network(network, step, files, identity=mark.identity, environment=mark.environment)
+
+
+def another_name(step: TrainedNetwork) -> dict[str, Any]:
+    return {"masks": {f"{name}s": mask for name, mask in step.masks.items()}}
+
+
+def first_rows(step: TrainedNetwork) -> dict[str, Any]:
+    return {"weights": {name: tensor[:1].clone() if tensor.ndim else tensor for name, tensor in step.weights.items()}}
+
+
+def numbers(step: TrainedNetwork) -> dict[str, Any]:
+    return {"masks": {name: mask.to(torch.uint8) for name, mask in step.masks.items()}}
+
+
+WRONG: dict[str, Callable[[TrainedNetwork], dict[str, Any]]] = {
+    "its record is that of run 0, iteration 2": lambda step: {"record": step.record | {"run": 0}},
+    "its record is that of run 1, iteration 1": lambda step: {"record": step.record | {"iteration": 1}},
+    "its accuracy is 'high'": lambda step: {"record": step.record | {"accuracy": "high"}},
+    "its record lacks remaining": lambda step: {
+        "record": {name: value for name, value in step.record.items() if name != "remaining"}
+    },
+    "weights: it lacks": lambda step: {"weights": dict(list(step.weights.items())[1:])},
+    "the model's is": first_rows,
+    "which the model has not": another_name,
+    "torch.uint8": numbers,
+}
+
+
+@pytest.mark.parametrize("said", WRONG)
+def test_a_network_that_cannot_be(store: SweepStore, said: str, new: Callable[[], list[Finding]]) -> None:
+    replaced(store, (1, 2), **WRONG[said](store.load_network((1, 2))))
+    found = [finding for finding in new() if finding.piece == "runs/0001/iter_02"]
+    assert any(said in finding.sentence and finding.severity == DAMAGED for finding in found), found
+
+
+def test_the_complete_networks_own_files(store: SweepStore, new: Callable[[], list[Finding]]) -> None:
+    def said() -> list[str]:
+        return [finding.sentence for finding in new() if finding.severity == DAMAGED]
+
+    complete = store.load_network(None)
+    assert complete.rewind is not None
+    replaced(store, None, files={}, rewind=complete.rewind)
+    assert said() == ["its mark does not name probe.json"]
+    replaced(store, None, files={"probe.json": b"{}"}, rewind=dict(list(complete.rewind.items())[1:]))
+    assert said()[0].startswith("rewind: it lacks")
+    replaced(store, None, files={"probe.json": b"{}"}, rewind=None)
+    assert said() == ["its mark does not name rewind.safetensors"]
+
+
+def test_weights_that_are_no_safetensors(store: SweepStore, new: Callable[[], list[Finding]]) -> None:
+    mark = store.mark((1, 2))
+    assert mark is not None
+    content = safetensors.torch.save({"x": torch.zeros(3)})[:-4]
+    store.storage.put(f"runs/0001/iter_02/attempt-{mark.attempt}/weights.safetensors", content)
+    entry = (len(content), hashlib.sha256(content).hexdigest())
+    objects = mark.objects | {"weights.safetensors": entry}
+    store.storage.put(f"runs/0001/iter_02/{MARK}", dataclasses.replace(mark, objects=objects).encode())
+    assert ("runs/0001/iter_02", UNREAD) in {(finding.piece, finding.severity) for finding in new()}
+
+
+# --- activations -----------------------------------------------------------------------------------------------------
+
+
+def again(
+    store: SweepStore, network: NetworkId, alter: Callable[[Writer, str, Any, str, int], None], **fields: Any
+) -> None:
+    """Write the network's activations once more, each layer by `alter`."""
+    mark = store.activations_mark(network)
+    assert mark is not None
+    piece = store.activations_path(network)
+    reader = Reader(store.storage, piece, mark)
+    layers = [(name, reader.layer(name).read(), reader.layer(name).kind) for name in reader.layers]
+    drop(store.storage, piece)
+    attempt = Attempt(store.storage, piece)
+    writer = Writer(attempt)
+    for position, (name, values, kind) in enumerate(layers):
+        alter(writer, name, values, kind, position)
+    values = fields.pop("values", {"layers": writer.layers})
+    attempt.commit(**{"identity": mark.identity, "values": values} | fields)
+
+
+def written(writer: Writer, name: str, values: Any, kind: str, position: int) -> None:
+    writer.create(name, values.shape, str(values.dtype), {"position": position, "kind": kind})
+    writer.write(name, 0, values)
+
+
+def test_activations_that_cannot_be(store: SweepStore, new: Callable[[], list[Finding]]) -> None:
+    def said(alter: Callable[..., None], **fields: Any) -> str:
+        again(store, (1, 1), alter, **fields)
+        return "; ".join(finding.sentence for finding in new())
+
+    mark = store.activations_mark((1, 1))
+    assert mark is not None
+    assert said(written) == "", "as it was"
+    assert said(written, values={}) == "", "older marks say nothing of the values"
+    swapped = mark.values["layers"] | {"pool1": mark.values["layers"]["pool2"]}
+    assert said(written, values={"layers": swapped}) == "its values do not hash to the digest in its mark"
+    turned: Callable[..., None] = lambda writer, name, values, kind, position: written(  # noqa: E731
+        writer, name, values, kind, 7 - position
+    )
+    assert said(turned).count("it says layer") == 8
+    fewer: Callable[..., None] = lambda writer, name, values, *more: written(writer, name, values[:50], *more)  # noqa: E731
+    assert said(fewer).count("the array's shape is [50, ") == 8
+
+
+def test_activations_whose_mark_names_other_layers(store: SweepStore, new: Callable[[], list[Finding]]) -> None:
+    def without(writer: Writer, name: str, *more: Any) -> None:
+        if name != "pool1":
+            written(writer, name, *more)
+
+    again(store, (1, 1), without)
+    (found,) = new()
+    assert found.sentence.startswith("its mark names the layers")
+    assert "pool1" not in found.sentence
+
+
+def test_activations_whose_mark_lacks_a_chunk(store: SweepStore, new: Callable[[], list[Finding]]) -> None:
+    """It would read as zeros."""
+    piece = store.activations_path((1, 1))
+    mark = store.activations_mark((1, 1))
+    assert mark is not None
+    objects = {name: entry for name, entry in mark.objects.items() if name != "pool1/c/0/0/0/0"}
+    store.storage.put(f"{piece}/COMMIT-2.json", dataclasses.replace(mark, objects=objects).encode())
+    said = {finding.severity: finding.sentence for finding in new()}
+    assert said == {DAMAGED: "its mark names 0 chunks, 1 belong to the array", LEFTOVER: "no mark names it"}
+
+
+# --- metadata of arrays ----------------------------------------------------------------------------------------------
+
+PROBLEM = dataclasses.replace(PROBLEMS["digits"].reduced_to(epochs=3, probe=40, train_limit=200), classes=tuple("01"))
+METADATA: dict[str, Any] = {
+    "node_type": "array",
+    "shape": [40, 8, 8, 16],
+    "data_type": "float16",
+    "attributes": {"position": 0, "kind": "conv"},
+    "codecs": [
+        {
+            "name": "sharding_indexed",
+            "configuration": {
+                "codecs": [{"name": "bytes"}, {"name": "zstd", "configuration": {"level": 0}}, {"name": "crc32c"}],
+                "index_codecs": [{"name": "bytes"}, {"name": "crc32c"}],
+            },
+        }
+    ],
+    "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [16, 3, 8, 16]}},
+    "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+}
+
+
+def array_faults(
+    metadata: Any, problem: Problem = PROBLEM, named: Iterable[str] | None = None, **choices: Any
+) -> list[str]:
+    model = Model(Identity(problem, "digest of the data", **choices), build(problem))
+    chunks = networks.chunk_names(METADATA) if named is None else named
+    return networks.array_faults(model, "conv1_1", metadata, {f"conv1_1/{name}" for name in chunks})
+
+
+def test_an_array() -> None:
+    assert array_faults(METADATA) == []
+    assert array_faults(METADATA | {"data_type": "float32"}) == [], "float16 could not hold it"
+    assert len(array_faults(METADATA, storage="float32")) == 1
+    assert len(array_faults(METADATA, dataclasses.replace(PROBLEM, probe=41))) == 1
+    for name, value in {
+        "shape": [40, 8, 8, 17],
+        "node_type": "group",
+        "data_type": "float64",
+        "attributes": {"position": 2, "kind": "conv"},
+        "codecs": [{"name": "bytes"}, {"name": "gzip"}],
+        "chunk_grid": {"name": "rectangular"},
+        "chunk_key_encoding": {"name": "v2"},
+    }.items():
+        assert len(array_faults(METADATA | {name: value})) == 1, name
+    inside = copy.deepcopy(METADATA)
+    inside["codecs"][0]["configuration"]["index_codecs"].append({"name": "blosc"})
+    assert array_faults(inside) == ["it is encoded by blosc, which nothing here writes"]
+    for nonsense in (None, [], {}, {"shape": 3}, METADATA | {"codecs": None}, METADATA | {"codecs": [3]}):
+        assert len(array_faults(nonsense)) >= 1
+
+
+def test_the_chunks_of_an_array() -> None:
+    names = list(networks.chunk_names(METADATA))
+    assert len(names) == 3 * 3
+    assert names[:4] == ["c/0/0/0/0", "c/0/1/0/0", "c/0/2/0/0", "c/1/0/0/0"]
+    assert array_faults(METADATA, named=names[1:]) == ["its mark names 8 chunks, 9 belong to the array"]
+    assert array_faults(METADATA, named=[*names[1:], "c/3/0/0/0"]) == ["its mark names 9 chunks, 9 belong to the array"]
+    for shape in ([1] * 4, [0] * 4, [-1] * 4, [16, 3, 8], "16", None, [10**9] * 4, [0.5] * 4):
+        grid = {"name": "regular", "configuration": {"chunk_shape": shape}}
+        assert len(array_faults(METADATA | {"chunk_grid": grid})) == 1, shape
