@@ -1,5 +1,6 @@
 """Statistics against numbers worked out by hand; tables that come back as they were written."""
 
+import io
 import os
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 
 from distsim.results.tables import (
@@ -175,6 +177,21 @@ def test_parquet_comes_back_exactly(name: str) -> None:
         data = to_parquet_bytes(part)
         assert data == to_parquet_bytes(part.copy())
         pd.testing.assert_frame_equal(read_parquet_bytes(data), part, check_exact=True)
+
+
+def test_ranks_may_be_missing_and_are_as_before_where_all_are_there() -> None:
+    """Stores written before 0.2 have a rank in every row, whose field was not nullable."""
+    whole = long_table([similarity(0.5), similarity(0.5, metric="cka")])
+    before = whole.astype({"rank_x": "int64", "rank_y": "int64"})
+    assert to_parquet_bytes(whole) == to_parquet_bytes(before)
+    assert to_csv_bytes(whole) == to_csv_bytes(before)
+    assert not pq.read_schema(io.BytesIO(to_parquet_bytes(whole))).field("rank_x").nullable
+    some = long_table([similarity(0.5), similarity(0.5, metric="cka", rank_x=None, rank_y=None)])
+    data = to_parquet_bytes(some)
+    assert pq.read_schema(io.BytesIO(data)).field("rank_x").nullable
+    pd.testing.assert_frame_equal(read_parquet_bytes(data), some, check_exact=True)
+    assert some["rank_x"].tolist() == [8, pd.NA]
+    assert ",8,8,1.0,,,,8,8," in to_csv_bytes(some).decode().splitlines()[2]
 
 
 def test_parquet_holds_values_only() -> None:
