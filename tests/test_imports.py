@@ -20,7 +20,7 @@ metrics: arrays channels cosine kernels mean_cca pwcca svcca channels_only cka d
 specs: canonical fields networks problem sweep .
 environment problems
 data: augment dataset mat digits fit formats folder published load .
-models: layers lenet5 resnet_fast vgg .
+models: layers lenet5 resnet_fast vgg calls compared contract .
 activations: . layout probe
 training: . optimizers pruning stepper checkpoint loop early_stopping chain
 comparison: . recording sides similarities layer models
