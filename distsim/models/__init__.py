@@ -51,7 +51,6 @@ def build(problem: Problem, classes: int | None = None, generator: torch.Generat
         contract = _contract(model, problem, outputs)
         with _seeded(0 if generator is None else generator.initial_seed()):
             network = construct(model, problem, outputs)
-            _materialise(network, problem)
     except Refused as refused:
         raise ValueError(f"model {problem.model}: {refused}") from refused.__cause__
     if not isinstance(network, Network) or not says_layers(network):
@@ -81,11 +80,3 @@ def _seeded(seed: int) -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield
-
-
-def _materialise(network: nn.Module, problem: Problem) -> None:
-    """Lazy modules get their parameters from the first images they see."""
-    if any(isinstance(module, nn.modules.lazy.LazyModuleMixin) for module in network.modules()):
-        with torch.no_grad():
-            network.eval()(torch.zeros(2, problem.channels, problem.size, problem.size))
-            network.train()

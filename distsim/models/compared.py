@@ -17,6 +17,7 @@ from torch import nn
 from distsim.models.calls import ACTIVATIONS, CONVOLUTIONS, NORMS, POOLINGS, Call
 from distsim.models.layers import Layer
 
+BATCH_NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm)
 CONV_LIKE = (CONVOLUTIONS, *NORMS, *ACTIVATIONS)
 IMAGES = 3  # that a network is shown at once, to see what runs
 SHAPES = "(n, c, h, w), (n, t, d) and (n, p) can be compared, n the images"
@@ -107,7 +108,7 @@ def _with_norm(leaves: Sequence[Call], weighted: type[nn.Module]) -> list[Call]:
     found = []
     for call, following in zip(leaves, [*leaves[1:], None], strict=True):
         if isinstance(call.module, weighted):
-            found.append(following if following is not None and isinstance(following.module, NORMS) else call)
+            found.append(following if following is not None and isinstance(following.module, BATCH_NORMS) else call)
     return found
 
 
@@ -144,7 +145,8 @@ def _layer(call: Call, name: str, out: bool, times: int) -> Layer:
     elif flat:
         kind = "fc"
     else:
-        kind = "conv" if call.after == "conv" and call.leaf and isinstance(call.module, CONV_LIKE) else "other"
+        spatial = call.output.ndim == 4 and isinstance(call.module, CONV_LIKE)
+        kind = "conv" if spatial and call.after == "conv" else "other"
     layer = Layer(name, kind, call.path, call.call if times > 1 else 0)
     expected = 1 if call.output.ndim == 4 else call.output.ndim - 1
     return layer if call.axis == expected else dataclasses.replace(layer, axis=call.axis)

@@ -20,6 +20,7 @@ from distsim.models.layers import KINDS, Dropout, Layer, Network
 from distsim.specs import Problem, shown
 
 Model = Callable[[int, int, int], nn.Module]
+LAZY = nn.modules.lazy.LazyModuleMixin
 ALONE = 1e-3  # of the largest output: how far that for one image may be from the same among others; rounding is 1e-6
 
 
@@ -37,10 +38,17 @@ class Contract:
 
 
 def construct(model: Model, problem: Problem, classes: int) -> nn.Module:
-    """Call the model. Modules of type `nn.Dropout` become distsim's, which have a stream of their own."""
+    """Call the model. Modules of type `nn.Dropout` become distsim's, which have a stream of their own.
+
+    Lazy modules get their parameters from the first images that they see.
+    """
     asked = (problem.channels, problem.size, classes)
     try:
         network = model(*asked)
+        if isinstance(network, nn.Module) and any(isinstance(m, LAZY) for m in network.modules()):
+            with torch.no_grad():
+                network.eval()(_images(problem, 2))
+            network.train()
     except Exception as error:  # of the user's own code
         raise Refused(f"called as (channels, size, classes) = {asked} it fails: {_told(error)}") from error
     if not isinstance(network, nn.Module):
@@ -136,7 +144,6 @@ def _require_names(layers: tuple[Layer, ...]) -> None:
 
 
 def _require_parameters(network: nn.Module, problem: Problem, output: str) -> None:
-    """After a forward pass, which gives lazy modules their parameters."""
     parameters = dict(network.named_parameters())
     if not any(parameter.requires_grad for parameter in parameters.values()):
         raise Refused("it has no parameters to train")
@@ -160,8 +167,6 @@ def _require_the_same(network: nn.Module, twin: nn.Module) -> None:
     """The constructor draws from torch's generator, if at all: that is given the sweep's seed."""
     if list(network.state_dict()) != list(twin.state_dict()):
         raise Refused("called twice, it gives networks with other parameters")
-    if any(isinstance(module, nn.modules.lazy.LazyModuleMixin) for module in twin.modules()):
-        return
     for name, value in network.state_dict().items():
         if not torch.equal(value, twin.state_dict()[name]):
             raise Refused(

@@ -53,6 +53,10 @@ class Adopted(Network):
     def load_state_dict(self, *args: Any, **options: Any) -> Any:
         return self.__dict__["_adopted"].load_state_dict(*args, **options)
 
+    def get_submodule(self, target: str) -> nn.Module:
+        found: nn.Module = self.__dict__["_adopted"].get_submodule(target)
+        return found if target else self
+
 
 class Dropout(nn.Dropout):
     """Dropout whose mask comes from a generator of its own; torch's draws from the global one.
