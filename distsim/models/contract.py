@@ -65,11 +65,12 @@ def examined(model: Model, problem: Problem, classes: int) -> Contract:
     """Return what is compared and what draws random numbers. Refused: the network breaks the contract, and how."""
     network = _under_a_seed(model, problem, classes)
     _require_definition(network)
+    _require_parameters(network)
     images = _images(problem, compared.IMAGES)
     network.eval()
     with torch.no_grad():
         ran, single, result = _evaluated(network, images, classes)
-    _require_parameters(network, problem, output := _output(network, ran))
+    _require_prunable(network, problem, output := _output(network, ran))
     if not says_layers(network):
         _require_the_same(network, _under_a_seed(model, problem, classes))
     drawing = _trained(network, _images(problem, 1 if problem.recipe.batch_size == 1 else 2), classes)
@@ -143,7 +144,7 @@ def _require_names(layers: tuple[Layer, ...]) -> None:
             raise Refused(f"a layer is named {name!r}; its name is a folder's, without / \\ and ,")
 
 
-def _require_parameters(network: nn.Module, problem: Problem, output: str) -> None:
+def _require_parameters(network: nn.Module) -> None:
     parameters = dict(network.named_parameters())
     if not any(parameter.requires_grad for parameter in parameters.values()):
         raise Refused("it has no parameters to train")
@@ -153,14 +154,14 @@ def _require_parameters(network: nn.Module, problem: Problem, output: str) -> No
     for name, value in network.state_dict().items():
         if not isinstance(value, torch.Tensor):
             raise Refused(f"its state_dict holds {name}, which is {type(value).__name__} and no tensor")
+
+
+def _require_prunable(network: nn.Module, problem: Problem, output: str) -> None:
     prunable = [path for path, module in network.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)]
-    if not problem.pruning.prune_output:
-        prunable = [path for path in prunable if path != output]
     if not prunable:
-        spared = (
-            "" if problem.pruning.prune_output else f" besides its output {output!r}, which prune_output=False spares"
-        )
-        raise Refused(f"it has no nn.Conv2d or nn.Linear that may be pruned{spared}")
+        raise Refused("it has no nn.Conv2d or nn.Linear that may be pruned")
+    if prunable == [output] and not problem.pruning.prune_output:
+        raise Refused(f"it has nothing to prune besides its output {output!r}, which prune_output=False spares")
 
 
 def _require_the_same(network: nn.Module, twin: nn.Module) -> None:
