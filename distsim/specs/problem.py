@@ -132,7 +132,9 @@ class Problem:
         if isinstance(self.layers, list):
             object.__setattr__(self, "layers", tuple(self.layers))
         check(self)
-        expect("" not in self.layers, "layers: a pattern is empty; it is a name such as 'layer1.0.relu', with * for any")
+        expect(
+            "" not in self.layers, "layers: a pattern is empty; it is a name such as 'layer1.0.relu', with * for any"
+        )
         plain = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{,99}", self.name) and self.name not in _OTHER_FOLDERS
         expect(bool(plain), f"a problem's name is a folder's: letters, digits, - _ . and not {shown(self.name)}")
         expect(len(set(self.classes)) == len(self.classes), f"classes are repeated: {self.classes}")
