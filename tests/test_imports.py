@@ -21,7 +21,7 @@ metrics: rounding arrays channels cosine kernels mean_cca pwcca svcca channels_o
 specs: canonical fields networks problem sweep .
 environment problems
 data: augment dataset mat digits fit formats folder published load arrays .
-models: layers lenet5 resnet_fast vgg .
+models: layers lenet5 resnet_fast vgg calls compared contract .
 activations: . layout probe
 training: . optimizers pruning stepper checkpoint loop early_stopping chain
 comparison: . recording sides pair similarities layer models

@@ -1,9 +1,11 @@
 """A network's responses to the probe: what each compared layer puts out for the same images.
 
-Blocks are channels last, (b, h, w, c) or (b, p). Nothing here knows where they go.
+Blocks are channels last, (b, h, w, c) or (b, p); a sequence, (b, t, d), is one row of an image, (b, 1, t, d). Nothing
+here knows where they go.
 """
 
 import contextlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +21,7 @@ from distsim.activations.layout import (
 )
 from distsim.data import Dataset, augment, probe_indices
 from distsim.models import Layer, Network
+from distsim.models.calls import hooks
 from distsim.specs import Identity, Problem
 
 BATCH = 128  # examples per forward pass; fixed, since the batch size may change a convolution's last bits
@@ -51,22 +54,36 @@ def captured(network: nn.Module, layers: Sequence[Layer]) -> Iterator[dict[str, 
     They are copies, taken when the module ran: what later modules do in place does not reach them.
     """
     outputs: dict[str, torch.Tensor] = {}
+    times: Counter[str] = Counter()
     modules = dict(network.named_modules())
+    wanted: dict[str, list[Layer]] = {}
+    for layer in layers:
+        wanted.setdefault(layer.module, []).append(layer)
 
-    def keep(name: str, output: torch.Tensor) -> None:
-        output = output.detach()
-        order = (0, 2, 3, 1) if output.ndim == 4 else tuple(range(output.ndim))
-        outputs[name] = output.permute(order).clone(memory_format=torch.contiguous_format)
+    def begin(module: nn.Module, inputs: Any) -> None:
+        outputs.clear()
+        times.clear()
 
-    handles = [
-        modules[layer.module].register_forward_hook(lambda module, inputs, output, name=layer.name: keep(name, output))
-        for layer in layers
-    ]
-    try:
+    def keep(path: str, output: torch.Tensor) -> None:
+        times[path] += 1
+        for layer in wanted[path]:
+            if layer.call in (0, times[path]):
+                outputs[layer.name] = _channels_last(output.detach(), layer)
+
+    with hooks(network) as handles:
+        handles.append(network.register_forward_pre_hook(begin))
+        for path in wanted:
+            handles.append(modules[path].register_forward_hook(lambda m, args, out, path=path: keep(path, out)))
         yield outputs
-    finally:
-        for handle in handles:
-            handle.remove()
+
+
+def _channels_last(output: torch.Tensor, layer: Layer) -> torch.Tensor:
+    """A copy: (n, h, w, c) of (n, c, h, w), (n, 1, t, d) of (n, t, d), (n, p)."""
+    if output.ndim in (3, 4):
+        axis = layer.axis if layer.axis is not None else (1 if output.ndim == 4 else 2)
+        output = output.movedim(axis, -1)
+        output = output.unsqueeze(1) if output.ndim == 3 else output
+    return output.clone(memory_format=torch.contiguous_format)
 
 
 @torch.no_grad()
@@ -75,7 +92,8 @@ def blocks(
 ) -> Iterator[dict[str, torch.Tensor]]:
     """The layers' outputs, float32 and channels last, for `BATCH` examples at a time, in the probe's order.
 
-    FloatingPointError: an activation is not finite; the message names the network (`label`) and the layer.
+    FloatingPointError: an activation is not finite; the message names the network (`label`) and the layer. ValueError:
+    a layer does not run for each batch.
     """
     layers = network.layers if layers is None else layers
     network.eval()
@@ -83,6 +101,8 @@ def blocks(
         for images in probe.images.split(BATCH):
             network(augment.normalise(images, probe.mean, probe.sd))
             for layer in layers:
+                if layer.name not in outputs:
+                    raise ValueError(f"{label}: layer {layer.name} does not run for every batch of images")
                 if not torch.isfinite(outputs[layer.name]).all():
                     raise FloatingPointError(f"{label}: layer {layer.name} has activations that are not finite")
             yield {layer.name: outputs[layer.name] for layer in layers}
@@ -99,7 +119,9 @@ def layer_shapes(network: Network, problem: Problem) -> dict[str, tuple[int, ...
     for layer in network.layers:
         if outputs[layer.name].ndim not in (2, 4):
             shape = tuple(outputs[layer.name].shape[1:])
-            raise ValueError(f"layer {layer.name} puts out {shape} for one image; (c, h, w) and (p,) can be compared")
+            raise ValueError(
+                f"layer {layer.name} puts out {shape} for one image; (c, h, w), (t, d) and (p,) can be compared"
+            )
     return {layer.name: tuple(outputs[layer.name].shape[1:]) for layer in network.layers}
 
 

@@ -2,11 +2,12 @@
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
 
-KINDS = ("conv", "conv_res", "pool", "add", "fc", "out")
+KINDS = ("conv", "conv_res", "pool", "add", "fc", "out", "other")
 
 
 @dataclass(frozen=True)
@@ -14,26 +15,57 @@ class Layer:
     """A layer that is compared: its name in tables and figures, its kind, and the module whose output it is."""
 
     name: str
-    kind: str  # conv (after batch norm and ReLU) | conv_res (inside a residual block) | pool | add | fc | out
-    module: str  # path within the network, as in `named_modules`
+    kind: str  # conv (after batch norm and ReLU) | conv_res (in a residual block) | pool | add | fc | out | other
+    module: str  # path within the network, as in `named_modules`; "": the network itself
+    call: int = 0  # of the module within a forward pass: 1, 2, ...; 0: the last
+    axis: int | None = None  # of the output, that holds the channels; None: 1 of (n, c, h, w), else the last
 
 
 class Network(nn.Module):
     """A network that says which of its modules' outputs are compared, from input to output."""
 
     layers: tuple[Layer, ...]
-    output: str  # path of the last linear module, which some recipes leave unpruned
+    output: str  # path of the last module with weights, which some recipes leave unpruned
+    draws: tuple[str, ...] = ()  # modules that draw from torch's global generator in training; `build` finds them
 
 
-class Dropout(nn.Module):
+class Adopted(Network):
+    """Any `nn.Module` as a Network: the same modules, parameters, buffers and their names."""
+
+    def __init__(self, module: nn.Module, layers: tuple[Layer, ...], output: str) -> None:
+        super().__init__()
+        for shared in ("_modules", "_parameters", "_buffers", "_non_persistent_buffers_set"):
+            self.__dict__[shared] = module.__dict__[shared]
+        # past nn.Module, which would make it a submodule, and refuse these names where a child has them
+        self.__dict__.update(_adopted=module, layers=layers, output=output)
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.__dict__["_adopted"](x)
+
+    def train(self, mode: bool = True) -> "Adopted":
+        self.__dict__["_adopted"].train(mode)
+        self.training = mode
+        return self
+
+    def state_dict(self, *args: Any, **options: Any) -> Any:
+        return self.__dict__["_adopted"].state_dict(*args, **options)
+
+    def load_state_dict(self, *args: Any, **options: Any) -> Any:
+        return self.__dict__["_adopted"].load_state_dict(*args, **options)
+
+    def get_submodule(self, target: str) -> nn.Module:
+        found: nn.Module = self.__dict__["_adopted"].get_submodule(target)
+        return found if target else self
+
+
+class Dropout(nn.Dropout):
     """Dropout whose mask comes from a generator of its own; torch's draws from the global one.
 
     `reseed` gives it its stream, at the start of every epoch; in training mode it refuses to run without.
     """
 
     def __init__(self, p: float) -> None:
-        super().__init__()
-        self.p = p
+        super().__init__(p)
         self.generator: torch.Generator | None = None
 
     def reseed(self, seed: int, device: torch.device) -> None:

@@ -13,6 +13,7 @@ from distsim.specs.fields import (
     NotNegative,
     Positive,
     Share,
+    added,
     check,
     expect,
     require,
@@ -125,9 +126,15 @@ class Problem:
     train_limit: Count | None = None  # this many training images, by class; None: all
     paper: str = unwritten("")
     reduced: bool = False  # something was made smaller by a flag: claims are judged as tendencies only
+    layers: tuple[str, ...] = added((), absent=())  # patterns of what is compared; (): what the network says, or a rule
 
     def __post_init__(self) -> None:
+        if isinstance(self.layers, list):
+            object.__setattr__(self, "layers", tuple(self.layers))
         check(self)
+        expect(
+            "" not in self.layers, "layers: a pattern is empty; it is a name such as 'layer1.0.relu', with * for any"
+        )
         plain = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{,99}", self.name) and self.name not in _OTHER_FOLDERS
         expect(bool(plain), f"a problem's name is a folder's: letters, digits, - _ . and not {shown(self.name)}")
         expect(len(set(self.classes)) == len(self.classes), f"classes are repeated: {self.classes}")

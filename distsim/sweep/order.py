@@ -20,6 +20,7 @@ from distsim.sweep.cost import (
     readable,
 )
 from distsim.sweep.kept_behaviour import require_same_behaviour
+from distsim.training.stepper import require_streams
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,7 @@ def prepare(
     identity = identify(problem, dataset, **choices)
     sweep = Sweep(identity, extent, _absolute(data), device, resources, pack)
     network = build(identity.problem)
+    require_streams(network, device)
     shapes = layer_shapes(network, identity.problem)
     by_layer = {layer: shapes[layer.name] for layer in network.layers}
     per_network = bytes_per_network(by_layer, identity.problem.probe, identity.storage)

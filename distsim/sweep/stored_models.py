@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from distsim.activations.probe import make_probe
+from distsim.activations.probe import captured, make_probe
 from distsim.comparison.models import compare
 from distsim.comparison.similarities import Row, Similarities
 from distsim.data import augment, load
@@ -52,14 +52,17 @@ def layer_by_layer(
         raise ValueError(f"the data are not those that {a.store.problem} was trained on: see --data")
     probe = make_probe(identity, dataset)
     models = [_Seeing(one, spec, device) for one, spec in ((a, identity), (b, theirs))]
-    names = [[f"network.{layer.module}" for layer in model.network.layers] for model in models]
+    names = [list(model.names) for model in models]
     with threads(identity.threads):
         found = compare(models[0], models[1], probe.images, layers=names, metrics=metrics, device=device)
-    return _renamed(found, *({f"network.{x.module}": x.name for x in model.network.layers} for model in models))
+    return _renamed(found, models[0].names, models[1].names)
 
 
 class _Seeing(nn.Module):
-    """A stored network that takes images as bytes."""
+    """A stored network that takes images as bytes, and puts what each compared layer gives through a module of its own.
+
+    A layer is one call of a module, with its channels where `build` found them; `compare` knows modules only.
+    """
 
     def __init__(self, stored: Stored, identity: Identity, device: str) -> None:
         super().__init__()
@@ -71,10 +74,16 @@ class _Seeing(nn.Module):
         mean, sd = (torch.tensor(values, dtype=torch.float32) for values in problem.recipe.normalise)
         self.register_buffer("mean", mean)
         self.register_buffer("sd", sd)
+        self.taps = nn.ModuleList(nn.Identity() for _ in self.network.layers)
+        self.names = {f"taps.{place}": layer.name for place, layer in enumerate(self.network.layers)}
         self.to(device)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        out: torch.Tensor = self.network(augment.normalise(images, self.get_buffer("mean"), self.get_buffer("sd")))
+        with captured(self.network, self.network.layers) as outputs:
+            out: torch.Tensor = self.network(augment.normalise(images, self.get_buffer("mean"), self.get_buffer("sd")))
+            for tap, layer in zip(self.taps, self.network.layers, strict=True):
+                output = outputs[layer.name]
+                tap(output.permute(0, 3, 1, 2) if output.ndim == 4 else output)
         return out
 
 

@@ -124,7 +124,9 @@ def train_steps(
         seeds = [streams.seed_for("dropout", epoch, index) for index in range(stepper.dropouts)]
         order = torch.randperm(stepper.examples, generator=streams.generator("order", epoch))
         draws = augment.draw(recipe.augment, stepper.examples, stepper.size, streams.generator("augment", epoch))
-        stepper.begin(order, draws, [rate(epoch, step, stepper.steps) for step in range(stepper.steps)], seeds)
+        rates = [rate(epoch, step, stepper.steps) for step in range(stepper.steps)]
+        of_steps = [streams.seed_for("draws", epoch, step) for step in range(stepper.steps)] if stepper.draws else ()
+        stepper.begin(order, draws, rates, seeds, of_steps)
         for _ in range(stepper.steps):
             stepper.step()
             yield

@@ -18,21 +18,25 @@ Masks = dict[str, torch.Tensor]
 def pools(network: Network, pruning: Pruning) -> dict[str, tuple[float, list[str]]]:
     """Pool name -> (rate, parameter names): the parameters of a pool compete with each other by magnitude.
 
-    ValueError: nothing is left to prune.
+    A parameter of several modules (tied weights) is in one pool once, under its first name; in none if the output,
+    left alone, has it too. ValueError: nothing is left to prune.
     """
     members: dict[str, tuple[float, list[str]]] = {}
+    names_of: dict[torch.Tensor, str] = {parameter: name for name, parameter in network.named_parameters()}
+    output = dict(network.named_modules()).get(network.output)
+    if isinstance(output, nn.Conv2d | nn.Linear) and not pruning.prune_output:
+        for parameter in output.parameters():
+            names_of.pop(parameter, None)
     for path, module in network.named_modules():
         if not isinstance(module, nn.Conv2d | nn.Linear):
-            continue
-        if path == network.output and not pruning.prune_output:
             continue
         kind = "conv" if isinstance(module, nn.Conv2d) else "fc"
         rate = pruning.conv_rate if kind == "conv" else pruning.fc_rate
         pool = {"global": "all", "mixed": kind, "local": path}[pruning.scope]
-        names = [f"{path}.weight"]
-        if pruning.biases and module.bias is not None:
-            names.append(f"{path}.bias")
-        members.setdefault(pool, (rate, []))[1].extend(names)
+        candidates = [module.weight, module.bias] if pruning.biases else [module.weight]
+        names = [names_of.pop(parameter) for parameter in candidates if parameter in names_of]
+        if names:
+            members.setdefault(pool, (rate, []))[1].extend(names)
     if not members:
         raise ValueError("the network has no convolution or linear layer that may be pruned")
     return members

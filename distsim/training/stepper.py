@@ -8,7 +8,7 @@ waits for nothing. On the CPU the same function is called as it is.
 import ctypes
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -74,8 +74,10 @@ class Stepper:
     ) -> None:
         """network : on the device of the pictures and of their labels, (n,) int64.
 
-        On a GPU the step is captured here, which leaves anything in the network: `reset` it before use.
+        On a GPU the step is captured here, which leaves anything in the network: `reset` it before use. ValueError:
+        the network draws from torch's global generator there.
         """
+        require_streams(network, labels.device.type)
         self.network, self.device = network, labels.device
         self.batch = min(recipe.batch_size, pictures.n)
         self.steps = pictures.n // self.batch  # a last partial batch is dropped, unless it is the only one
@@ -92,11 +94,15 @@ class Stepper:
         self._in_batch = torch.arange(self.batch, device=self.device)
         self._at = torch.zeros(1, dtype=torch.int64, device=self.device)  # steps of the epoch that are done
         self._loss = torch.zeros((), device=self.device)
+        self._seeds: Sequence[int] = ()  # of the global generator, one a step, where the network draws from it
+        self._seeded = 0  # steps of the epoch that have had theirs
         network.to(memory_format=torch.channels_last)
         self._optimizer = optim.optimizer(recipe, self._parameters.values())
         for group in self._optimizer.param_groups:
             group["lr"] = self._rate
-        self.step = self._step if self.device.type == "cpu" else self._captured()
+        self.step: Callable[[], None] = self._step if self.device.type == "cpu" else self._captured()
+        if self.draws:
+            self.step = self._step_with_stream
 
     def reset(self, weights: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> None:
         """Begin a training: parameters and buffers, which parameters stay as they are (zero), an empty optimizer."""
@@ -115,10 +121,18 @@ class Stepper:
             kept = self._masks.setdefault(name, torch.empty_like(self._parameters[name]))
             kept.copy_(mask)
 
-    def begin(self, order: Tensor, draws: Mapping[str, Tensor], rates: Sequence[float], seeds: Sequence[int]) -> None:
+    def begin(
+        self,
+        order: Tensor,
+        draws: Mapping[str, Tensor],
+        rates: Sequence[float],
+        seeds: Sequence[int],
+        seeds_of_steps: Sequence[int] = (),
+    ) -> None:
         """Begin an epoch.
 
         order : (n,) a permutation; draws : what `augment.draw` gives; rates : (steps,); seeds : of each dropout
+        seeds_of_steps : (steps,) of the global generator, for a network that draws from it; (): 0, 1, ...
         """
         self.network.train()
         self._order.copy_(order)
@@ -127,6 +141,8 @@ class Stepper:
         self._rates.copy_(torch.tensor(rates))
         for module, seed in zip(self._dropouts, seeds, strict=True):
             module.reseed(seed, self.device)
+        if self.draws:
+            self._seeds, self._seeded = seeds_of_steps or range(self.steps), 0
         self._at.zero_()
         self._loss.zero_()
 
@@ -142,6 +158,11 @@ class Stepper:
     @property
     def dropouts(self) -> int:
         return len(self._dropouts)
+
+    @property
+    def draws(self) -> bool:
+        """Whether the network draws from torch's global generator."""
+        return bool(self.network.draws)
 
     def loss(self) -> float:
         """The epoch's mean so far. Here the host waits for the device."""
@@ -168,6 +189,13 @@ class Stepper:
                 else:
                     like = self._parameters[parameter]
                     held[key] = torch.empty_like(like).copy_(value) if value.shape == like.shape else value.clone()
+
+    def _step_with_stream(self) -> None:
+        """A step for which the global generator begins at the step's own seed; it is left as it was."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self._seeds[self._seeded])
+            self._step()
+        self._seeded += 1
 
     def _step(self) -> None:
         """Batch, loss, backward, masks, rate, update."""
@@ -219,6 +247,15 @@ class Stepper:
 
     def _on_device(self, tensors: Mapping[str, Tensor]) -> State:
         return {name: tensor.to(self.device) for name, tensor in tensors.items()}
+
+
+def require_streams(network: Network, device: str) -> None:
+    """ValueError: what the network draws on a GPU comes from the global generator, which a captured step shares."""
+    if device != "cpu" and network.draws:
+        raise ValueError(
+            f"{network.draws[0]} draws from torch's global generator, which is given streams of its own on a CPU only: "
+            "use --device cpu, or nn.Dropout, which trains on a GPU too"
+        )
 
 
 class _Replay:

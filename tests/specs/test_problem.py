@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from distsim.problems import PROBLEMS
 from distsim.specs import Problem, Pruning, Recipe, pruned_count
+from distsim.specs.fields import to_dict
 
 RECIPE = Recipe(epochs=10, batch_size=4)
 PRUNING = Pruning()
@@ -161,3 +162,18 @@ def test_iterated_counts_of_the_papers():
     # 1e6 weights: 0.8^20 is 11,529.2, and each floor leaves a little more
     assert survivors == 11_531
     assert vgg16 == 169_661
+
+
+def test_layers_are_patterns_given_as_a_list_or_a_tuple():
+    listed = dataclasses.replace(PROBLEMS["digits"], layers=["conv*", "out"])
+    assert listed.layers == ("conv*", "out")
+    assert dataclasses.replace(listed, layers=("conv*", "out")) == listed
+    with pytest.raises(ValueError, match="layers: a pattern is empty"):
+        dataclasses.replace(listed, layers=["conv*", ""])
+    with pytest.raises(ValueError, match="layers must be "):
+        dataclasses.replace(listed, layers="conv*")
+
+
+def test_without_layers_the_hash_is_that_of_stores_that_had_none():
+    assert "layers" not in to_dict(PROBLEMS["digits"])
+    assert to_dict(dataclasses.replace(PROBLEMS["digits"], layers=["out"]))["layers"] == ["out"]

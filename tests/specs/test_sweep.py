@@ -148,6 +148,7 @@ OTHER = {
         "probe_rule": "first",
         "train_limit": 100,
         "reduced": True,
+        "layers": ("conv*", "out"),
     },
     Recipe: {
         "epochs": 11,

@@ -249,3 +249,40 @@ def test_remaining_counts_all_parameters_and_the_pool():
     assert remaining(network, masks) == (1.0, 1.0)
     masks["fc.weight"].view(-1)[:11] = False
     assert remaining(network, masks) == ((33 - 11) / 33, 11 / 22)
+
+
+# --- networks as users bring them ---
+
+
+class Tied(Network):
+    """`second` has the weight of `first`, `out` that of `embedding`, which is no layer that is pruned."""
+
+    def __init__(self, output="out"):
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 4)
+        self.embedding = nn.Embedding(3, 4)
+        self.out = nn.Linear(4, 3)
+        self.second.weight = self.first.weight
+        self.out.weight = self.embedding.weight
+        self.layers, self.output = (), output
+
+
+def test_a_shared_weight_is_in_one_pool_once_under_its_first_name():
+    network, pruning = magnitudes(Tied()), Pruning(biases=True, conv_rate=0.5, fc_rate=0.5)
+    names = ["first.weight", "first.bias", "second.bias", "embedding.weight", "out.bias"]
+    assert pools(network, pruning) == {"all": (0.5, names)}
+    masks = prune(network, full_masks(network, pruning), pruning)
+    apply_masks(network, masks)
+    assert list(masks) == names
+    assert torch.equal(network.second.weight, network.first.weight)
+    assert remaining(network, masks)[1] == pytest.approx(20 / 39)  # 16 + 4 + 4 + 12 + 3, of which 19 go
+
+
+def test_a_weight_that_the_output_shares_is_left_alone_with_it():
+    pruning = Pruning(prune_output=False)
+    assert pools(Tied(), pruning) == {"all": (0.2, ["first.weight"])}
+    assert pools(Tied(output="second"), pruning) == {"all": (0.2, ["embedding.weight"])}
+
+
+def test_nothing_is_left_alone_where_the_output_is_no_layer_that_is_pruned():
+    assert list(full_masks(Tied(output=""), Pruning(prune_output=False))) == ["first.weight", "embedding.weight"]
