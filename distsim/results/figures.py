@@ -85,7 +85,7 @@ def similarity_by_layer(
         panel.set_title(problem)
     figure.supylabel(f"{METRIC_NAMES[metric]} ({statistic} of runs)")
     _similarity_limits(panels[0], rows[["q25", statistic] if bands else [statistic]], zoom=True)
-    _iteration_yar(figure, panels, last)
+    _iteration_bar(figure, panels, last)
     return figure
 
 
@@ -112,7 +112,7 @@ def similarity_panels(
         _layer_lines(panel, of_metric, "mean", bands, last)
         panel.set_ylabel(METRIC_NAMES[metric])
     _similarity_limits(panels[0], rows[["mean"]])
-    _iteration_yar(figure, panels, last)
+    _iteration_bar(figure, panels, last)
     by_chance = "; grey: by chance" if chance is not None and problem in set(chance["problem"]) else ""
     figure.suptitle(title or f"{problem}: mean of runs{by_chance}", fontsize=10)
     return figure
@@ -242,7 +242,7 @@ def _chance_band(panel: Axes, rows: pd.DataFrame, chance: pd.DataFrame | None, m
     panel.fill_between(range(len(layers)), levels["low"], levels["high"], color="0.75", linewidth=2.0, zorder=0.5)
 
 
-def _iteration_yar(figure: Figure, panels: Sequence[Axes], last: int) -> None:
+def _iteration_bar(figure: Figure, panels: Sequence[Axes], last: int) -> None:
     """The colour bar of the lines: one step per iteration."""
     colours = ListedColormap([SHADES(at / max(last - 1, 1)) for at in range(last)])
     steps = ScalarMappable(BoundaryNorm(np.arange(0.5, last + 1), last), colours)
