@@ -88,7 +88,7 @@ def test_a_network_that_breaks_the_contract_is_refused_before_anything_is_writte
     assert result.status != 0
     assert "model mine: in evaluation mode it puts out tuple; expected a tensor of logits" in result.err
     assert "Traceback" not in result.err
-    assert not (tmp_path / "store").exists()
+    assert not (tmp_path / "store" / "mine").exists()
 
 
 def test_a_network_without_convolutions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
