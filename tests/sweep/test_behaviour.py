@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from distsim.verify.integrity import DAMAGED, FOREIGN, NOTE, verify
 from sweep_scripts import Outcome, outcome, run_script
 from torch import nn
 
@@ -33,6 +32,8 @@ from distsim.sweep.kept_behaviour import (
     read_behaviour,
     require_same_behaviour,
 )
+from distsim.verify.report import DAMAGED, FOREIGN, NOTE
+from distsim.verify.walk import verify
 
 SOURCE = """
 import torch
