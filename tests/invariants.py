@@ -202,5 +202,5 @@ def similarity_faults(values: Mapping[str, Any], layer: Layer) -> Iterator[str]:
         if one["n_per_p"] != one["n"] / max(one["columns_x"], one["columns_y"], 1):
             yield f"{metric}: {one['n']} rows are not {one['n_per_p']} times its columns"
         counted = [(one[f"{what}_{side}"], one[f"columns_{side}"]) for what in ("rank", "dead") for side in "xy"]
-    if any(count is not None and count > columns for count, columns in counted):  # kernels' rows have no ranks
-        yield f"{metric}: more dimensions or dead channels than columns"
+        if any(count is not None and count > columns for count, columns in counted):  # kernels' rows have no ranks
+            yield f"{metric}: more dimensions or dead channels than columns"

@@ -225,6 +225,8 @@ def test_a_similarity() -> None:
     assert faults() == []
     assert faults("cosine") == ["cosine is not of layers of kind conv"]
     assert faults(n_per_p=40 / 8) == ["svcca: 40 rows are not 5.0 times its columns"]
+    two = {"svcca": SIMILARITY | {"rank_y": 17}, "cka": SIMILARITY | {"rank_x": None, "rank_y": None}}
+    assert list(invariants.similarity_faults(two, CONV)) == faults(rank_y=17) != []
     assert faults(rank_x=9) == faults(dead_y=17) == ["svcca: more dimensions or dead channels than columns"]
 
 

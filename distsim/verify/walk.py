@@ -22,8 +22,7 @@ from distsim.store import DamagedStore, Mark, NetworkId, Storage, StorageError, 
 from distsim.store.commits import MARK, WrittenByAnother, attempt_generation, dropped_path, read_mark
 from distsim.store.storage import first_line
 from distsim.store.sweep_store import EPOCHS
-from distsim.sweep.kept_behaviour import NETWORK as BEHAVIOUR
-from distsim.sweep.kept_behaviour import PATH as BEHAVIOUR_PATH
+from distsim.sweep import kept_behaviour
 from distsim.verify import derived, networks
 from distsim.verify.derived import PAIR_TABLES, SAME, TABLES, canonical, files_faults, mark_at
 from distsim.verify.networks import Model
@@ -118,8 +117,8 @@ class _Walk:
         self._listing()
         self._within("spec.json", self._spec)
         self._within("request.json", self._request)
-        known = () if self.model.identity is None else (BEHAVIOUR,)
-        for path in sorted({*known, *filter(BEHAVIOUR_PATH.fullmatch, self.sizes)}):
+        known = () if self.model.identity is None else (kept_behaviour.NETWORK,)
+        for path in sorted({*known, *filter(kept_behaviour.PATH.fullmatch, self.sizes)}):
             self._within(path, derived.behaviour_faults, self.storage, path, self.problem, partial(self._found, path))
         for piece in self.networks.values():
             self._within(piece.path, self._mark, piece)
@@ -196,12 +195,9 @@ class _Walk:
             piece, inside = _split(path)
             where = path if piece is None else piece.path
             folder, _, rest = inside.partition("/")
-            if (
-                path in named
-                or path.split("/")[0] in files
-                or BEHAVIOUR_PATH.fullmatch(path)
-                or (piece is not None and _DROPPED.fullmatch(inside))
-            ):
+            if path in named or path.split("/")[0] in files or kept_behaviour.PATH.fullmatch(path):
+                continue
+            if piece is not None and _DROPPED.fullmatch(inside):
                 continue
             if piece is not None and rest and attempt_generation(folder) is not None:
                 there = self.networks.get(where)
