@@ -1,19 +1,10 @@
 """The store: the single truth about what of a sweep is done."""
 
+from distsim.specs import NetworkId
 from distsim.store.commits import DamagedStore, Mark
 from distsim.store.lease import Lease, StoreInUse
 from distsim.store.storage import NoSpace, Storage, StorageError
-from distsim.store.sweep_store import (
-    Contents,
-    IdentityMismatch,
-    NetworkId,
-    Pair,
-    SweepStore,
-    network_label,
-    network_order,
-    network_path,
-    problems_in,
-)
+from distsim.store.sweep_store import Contents, IdentityMismatch, Pair, SweepStore, problems_in
 
 __all__ = [
     "Contents",
@@ -28,8 +19,5 @@ __all__ = [
     "StorageError",
     "StoreInUse",
     "SweepStore",
-    "network_label",
-    "network_order",
-    "network_path",
     "problems_in",
 ]
