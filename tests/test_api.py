@@ -20,6 +20,7 @@ from distsim.cli.main import main
 from distsim.data.arrays import dataset_of
 from distsim.models import Layer, Network
 from distsim.results.reduce import TABLES
+from distsim.specs import COMPLETE, NetworkId
 from distsim.store import IdentityMismatch, SweepStore
 from distsim.sweep.failures import SweepFailed
 
@@ -290,14 +291,14 @@ def test_a_network_is_ready_to_use(kept: Path):
 def test_the_complete_network_has_three_names(kept: Path):
     study = distsim.open(kept)
     for network in (study.network(), study.network(iteration=0), study.network(run=1, iteration=0)):
-        assert network.which is None
+        assert network.which == COMPLETE
         assert network.record["iteration"] == 0
 
 
 @pytest.mark.parametrize("which", [(None, None), (1, 2)])
 def test_activations_recomputed_are_those_kept(kept: Path, store: Path, which: tuple[Any, Any]):
     study = distsim.open(store)
-    SweepStore(str(store), "Tiny").drop_activations(None if which[0] is None else which)
+    SweepStore(str(store), "Tiny").drop_activations(COMPLETE if which[0] is None else NetworkId(*which))
     for layer in ("conv1", "pool1", "out"):
         stored = distsim.open(kept).network(*which).activations(layer)
         fresh = study.network(*which).activations(layer, data=DATA)

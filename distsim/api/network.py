@@ -20,7 +20,7 @@ from distsim.data.augment import normalise
 from distsim.data.fit import fit_all
 from distsim.environment import threads
 from distsim.models import Network, build
-from distsim.store import DamagedStore, NetworkId, SweepStore, network_label
+from distsim.store import DamagedStore, SweepStore
 from distsim.store.activations import LayerArray, Reader
 from distsim.store.commits import read_object
 
@@ -35,14 +35,14 @@ class StudyNetwork:
     """A network of a store: what `Study.network` returns. Everything is read when it is asked for, once."""
 
     store: SweepStore
-    which: NetworkId  # (run, iteration), None the complete network
+    which: specs.NetworkId  # (run, iteration), None the complete network
     record: dict[str, Any]  # iteration, remaining, accuracy, loss, epochs, ...
     dataset: Dataset | None = None  # the study's, where it is at hand
 
     def __repr__(self) -> str:
         of, record = self.store.problem, self.record
         accuracy, remaining = record["accuracy"], record["remaining"]
-        return f"<{network_label(self.which)} of {of}: accuracy {accuracy:.4f}, remaining {remaining:.3f}>"
+        return f"<{self.which.label} of {of}: accuracy {accuracy:.4f}, remaining {remaining:.3f}>"
 
     @cached_property
     def model(self) -> nn.Module:
@@ -100,10 +100,13 @@ class StudyNetwork:
         else:
             values, kind = self._recomputed(layer, data)
             origin = "recomputed"
-        run, iteration = (None, 0) if self.which is None else self.which
-        attributes = {"problem": self.store.problem, "iteration": iteration, "kind": kind, "origin": origin}
+        attributes = {"problem": self.store.problem, "iteration": self.which.iteration, "kind": kind, "origin": origin}
         return xarray.DataArray(
-            xarray.Variable(DIMENSIONS[values.ndim], values, attributes | ({} if run is None else {"run": run})),
+            xarray.Variable(
+                DIMENSIONS[values.ndim],
+                values,
+                attributes | ({} if self.which.run is None else {"run": self.which.run}),
+            ),
             coords={"example": self._examples},
             name=layer,
         )
@@ -131,10 +134,10 @@ class StudyNetwork:
     @cached_property
     def _examples(self) -> list[int]:
         """Numbers of the training images that are the probe."""
-        mark = self.store.mark(None)
+        mark = self.store.mark(self.which.origin)
         if mark is None:
             raise FileNotFoundError(f"the complete network of {self.store.problem} is not in {self.store.root.url}")
-        return list(json.loads(read_object(self.store.storage, "complete", mark, "probe.json"))["indices"])
+        return list(json.loads(read_object(self.store.storage, self.which.origin.path, mark, "probe.json"))["indices"])
 
     def _recomputed(self, name: str, data: Any) -> tuple[Any, str]:
         """A layer's values, NumPy, in the dtype of their storage; its kind."""
@@ -144,7 +147,7 @@ class StudyNetwork:
         shape = layer_shapes(network, identity.problem)[name]
         with threads(identity.threads):
             probe = make_probe(identity, self._dataset(data))
-            label = f"{self.store.problem}, {network_label(self.which)}"
+            label = f"{self.store.problem}, {self.which.label}"
             return held(network, probe, layer, shape, identity.storage, label).numpy(), layer.kind
 
     def _dataset(self, data: Any) -> Dataset:
@@ -179,19 +182,19 @@ def _lazy(stored: LayerArray) -> Any:
     return indexing.LazilyIndexedArray(Lazy())
 
 
-def network_of(store: SweepStore, which: NetworkId, dataset: Dataset | None = None) -> StudyNetwork:
+def network_of(store: SweepStore, which: specs.NetworkId, dataset: Dataset | None = None) -> StudyNetwork:
     """Return a committed network. FileNotFoundError says which there are."""
     mark = store.mark(which)
     if mark is None:
         raise FileNotFoundError(
-            f"{network_label(which)} of {store.problem} is not in {store.root.url}, which holds {_held(store)}"
+            f"{which.label} of {store.problem} is not in {store.root.url}, which holds {_held(store)}"
         )
     return StudyNetwork(store, which, dict(mark.values), dataset)
 
 
 def _held(store: SweepStore) -> str:
-    pruned = [network for network in store.contents().networks if network is not None]
-    if not pruned:
+    networks = store.contents().networks
+    if not (runs := sorted({network.run for network in networks if network.run is not None})):
         return "no pruned network"
-    runs = sorted({run for run, _ in pruned})
-    return f"iterations up to {max(iteration for _, iteration in pruned)} of the runs {', '.join(map(str, runs))}"
+    last = max(network.iteration for network in networks)
+    return f"iterations up to {last} of the runs {', '.join(map(str, runs))}"

@@ -172,7 +172,7 @@ class Study:
         from distsim.api.network import network_of
 
         store = self._stores[self._chosen(problem)]
-        which = (run, iteration) if run is not None and iteration else None
+        which = specs.NetworkId(run, iteration) if run is not None and iteration else specs.COMPLETE
         return network_of(store, which, self._datasets.get(store.problem))
 
     def _chosen(self, problem: str | None) -> str:

@@ -3,14 +3,13 @@
 import argparse
 import dataclasses
 import hashlib
-import re
 import textwrap
 from typing import Any
 
 from distsim.cli.arguments import resolved_device, resources
 from distsim.cli.output import one_line
 from distsim.cli.run import at_work, finish
-from distsim.specs import shown
+from distsim.specs import NetworkId
 
 
 def _root(flags: argparse.Namespace) -> Any:
@@ -63,26 +62,12 @@ def _only(stores: list[Any], flags: argparse.Namespace) -> int:
 
     if len(stores) > 1:
         raise ValueError(f"the store holds {', '.join(s.problem for s in stores)}: name one with --problem")
-    network, store = _network(flags.only), stores[0]
+    network, store = NetworkId.parse(flags.only), stores[0]
     one = _order(store, flags)
     require_same_behaviour(store, one.sweep)
     bench = TrainingWorker(store, one.sweep, one.dataset, flags.allow_drift)
     print(bench.redo(network))
     return 0
-
-
-def _network(text: str) -> tuple[int, int] | None:
-    """run=3,iteration=7 -> (3, 7); run=complete -> None."""
-    if text == "run=complete":
-        return None
-    ordered = ",".join(sorted(text.split(","), reverse=True))
-    named = re.fullmatch(r"run=([0-9]{1,9}),iteration=([0-9]{1,9})", ordered)
-    if named is None:
-        raise ValueError(f"a network is named run=3,iteration=7 or run=complete, got {shown(text)}")
-    run, iteration = map(int, named.groups())
-    if iteration < 1:
-        raise ValueError("iterations are counted from 1; the complete network is run=complete")
-    return run, iteration
 
 
 def do_status(flags: argparse.Namespace) -> int:
@@ -155,10 +140,10 @@ def do_pairs(flags: argparse.Namespace) -> int:
     return 0
 
 
-def _chosen(network: Any, runs: list[int] | None, iterations: list[int] | None) -> bool:
+def _chosen(network: NetworkId, runs: list[int] | None, iterations: list[int] | None) -> bool:
     """The complete network is iteration 0 of every run."""
-    run, iteration = (None, 0) if network is None else network
-    return (run is None or runs is None or run in runs) and (iterations is None or iteration in iterations)
+    of_runs = network.run is None or runs is None or network.run in runs
+    return of_runs and (iterations is None or network.iteration in iterations)
 
 
 def do_layers(flags: argparse.Namespace) -> int:
@@ -178,7 +163,7 @@ def do_layers(flags: argparse.Namespace) -> int:
         stores = _stores(argparse.Namespace(store=where, problem=problem))
         if len(stores) > 1:
             raise ValueError(f"{where} holds {', '.join(s.problem for s in stores)}: name one with --problem")
-        sides.append(Stored(stores[0], _network(text)))
+        sides.append(Stored(stores[0], NetworkId.parse(text)))
     device = resolved_device(flags.device, None)
     found = layer_by_layer(sides[0], sides[1], flags.metrics, flags.data, device)
     folder = Path(flags.out)
@@ -233,8 +218,8 @@ def do_report(flags: argparse.Namespace) -> int:
 def do_list(flags: argparse.Namespace) -> int:
     for store in _stores(flags):
         contents = store.contents()
-        runs = {network[0] for network in contents.networks if network is not None}
-        last = max((network[1] for network in contents.networks if network is not None), default=0)
+        runs = {network.run for network in contents.networks if not network.is_complete}
+        last = max((network.iteration for network in contents.networks), default=0)
         identity = store.identity()
         print(
             f"{store.problem:20} {len(runs)} runs, up to iteration {last}, seed {identity.seed}, {identity.hash[:12]}"

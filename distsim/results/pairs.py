@@ -20,7 +20,8 @@ from distsim.results.tables import (
     to_csv_bytes,
     to_parquet_bytes,
 )
-from distsim.store import Mark, NetworkId, Pair, SweepStore, network_order
+from distsim.specs import NetworkId
+from distsim.store import Mark, Pair, SweepStore
 from distsim.store.commits import MARK
 
 FOLDER = "pair_results"
@@ -44,9 +45,7 @@ def write_results(store: SweepStore, layers: Sequence[Layer]) -> tuple[pd.DataFr
             place, kind = positions[layer]
             start = {"problem": store.problem} | _named(a, b)
             rows.append(start | {"position": place, "layer": layer, "kind": kind, "metric": metric} | result)
-    masks = list(
-        _mask_rows(store, sorted({(a, b) for a, b, _ in there}, key=lambda pair: tuple(map(network_order, pair))))
-    )
+    masks = list(_mask_rows(store, sorted({(a, b) for a, b, _ in there})))
     tables = _frame(rows, ["position", "metric"]), _frame(masks, ["place"])
     files: dict[str, bytes] = {}
     for name, table in zip(("pairs", "masks"), tables, strict=True):
@@ -116,8 +115,7 @@ def _frame(rows: list[dict[str, Any]], last: list[str]) -> pd.DataFrame:
 
 
 def _named(x: NetworkId, y: NetworkId) -> dict[str, Any]:
-    (run_x, iteration_x), (run_y, iteration_y) = ((None, 0) if one is None else one for one in (x, y))
-    return {"run_x": run_x, "iteration_x": iteration_x, "run_y": run_y, "iteration_y": iteration_y}
+    return {"run_x": x.run, "iteration_x": x.iteration, "run_y": y.run, "iteration_y": y.iteration}
 
 
 def _mask_rows(store: SweepStore, pairs: Sequence[Pair]) -> Iterator[dict[str, Any]]:
@@ -154,10 +152,7 @@ def found_in(store: SweepStore) -> Found:
     found: Found = {}
     for mark in store.pair_marks().values():
         for a, b, results in mark.values["pairs"]:
+            of_pair = found.setdefault((NetworkId.from_json(a), NetworkId.from_json(b), mark.values["layer"]), {})
             for metric, result in results.items():
-                found.setdefault((_id(a), _id(b), mark.values["layer"]), {}).setdefault(metric, result)
+                of_pair.setdefault(metric, result)
     return found
-
-
-def _id(network: Any) -> NetworkId:
-    return None if network is None else (int(network[0]), int(network[1]))

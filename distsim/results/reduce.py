@@ -19,8 +19,8 @@ from distsim.results.tables import (
     to_csv_bytes,
     to_parquet_bytes,
 )
-from distsim.specs import canonical_json
-from distsim.store import DamagedStore, Mark, NetworkId, Storage, SweepStore, network_path, problems_in
+from distsim.specs import NetworkId, canonical_json
+from distsim.store import DamagedStore, Mark, Storage, SweepStore, problems_in
 from distsim.store.commits import MARK, read_mark
 
 TABLES = ("results", "networks", "summary", "accuracy", "chance")
@@ -81,14 +81,10 @@ class Committed:
     def digest(self) -> str:
         """Equal where the tables would be."""
         return _digest(
-            [(network_path(network), mark.digest) for network, mark in self.marks.items()]
+            [(network.path, mark.digest) for network, mark in self.marks.items()]
+            + [(f"{n.path}/{layer}", m.digest) for (n, layer), found in self.comparisons.items() for m in found]
             + [
-                (f"{network_path(n)}/{layer}", m.digest)
-                for (n, layer), found in self.comparisons.items()
-                for m in found
-            ]
-            + [
-                (f"{network_path(n)}/{layer} by chance", mark.digest)
+                (f"{n.path}/{layer} by chance", mark.digest)
                 for (n, layer), found in self.chance.items()
                 for mark in found
             ]
@@ -121,11 +117,14 @@ def current(store: SweepStore) -> tuple[Tables, pd.DataFrame] | None:
     except DamagedStore:
         return None
     contents = store.contents()
-    networks = {(-1, 0) if network is None else network for network in contents.networks}
+    networks = {(-1 if network.run is None else network.run, network.iteration) for network in contents.networks}
     there = _keys(tables.networks.fillna({"run": -1}), "run", "iteration") == networks
     for table, compared in ((tables.similarities, contents.comparisons), (tables.chance, contents.chance)):
         rows = {
-            (*network, layer, metric) for (network, layer), names in compared.items() if network for metric in names
+            (network.run, network.iteration, layer, metric)
+            for (network, layer), names in compared.items()
+            if not network.is_complete
+            for metric in names
         }
         there &= _keys(table, "run", "iteration", "layer", "metric") == rows
     return (tables, provenance) if there else None
@@ -188,7 +187,7 @@ Comparisons = dict[tuple[NetworkId, str], list[Mark]]
 def _place(positions: dict[str, tuple[int, str]], network: NetworkId, layer: str) -> tuple[int, str]:
     """A layer's position and kind. DamagedStore: the network has none of this name."""
     if layer not in positions:
-        raise DamagedStore(f"{network_path(network)} was compared in a layer {layer}, which it has not")
+        raise DamagedStore(f"{network.path} was compared in a layer {layer}, which it has not")
     return positions[layer]
 
 
@@ -197,7 +196,7 @@ def _similarity_rows(
 ) -> Iterator[dict[str, Any]]:
     positions = {layer.name: (position, layer.kind) for position, layer in enumerate(layers)}
     for (network, layer), found in comparisons.items():
-        if network is None:
+        if network.is_complete:
             continue
         record = marks[network].values
         position, kind = _place(positions, network, layer)
@@ -205,8 +204,8 @@ def _similarity_rows(
         for metric, value in values.items():
             yield {
                 "problem": problem,
-                "run": network[0],
-                "iteration": network[1],
+                "run": network.run,
+                "iteration": network.iteration,
                 "remaining": record["remaining"],
                 "remaining_pool": record["remaining_pool"],
                 "position": position,
@@ -220,15 +219,15 @@ def _similarity_rows(
 def _chance_rows(problem: str, layers: tuple[Layer, ...], chance: Comparisons) -> Iterator[dict[str, Any]]:
     positions = {layer.name: (position, layer.kind) for position, layer in enumerate(layers)}
     for (network, layer), found in chance.items():
-        if network is None:
+        if network.is_complete:
             continue
         position, kind = _place(positions, network, layer)
         for metric, result in {name: value for mark in reversed(found) for name, value in mark.values.items()}.items():
             for permutation, (value, reason) in enumerate(zip(result["values"], result["reasons"], strict=True)):
                 yield {
                     "problem": problem,
-                    "run": network[0],
-                    "iteration": network[1],
+                    "run": network.run,
+                    "iteration": network.iteration,
                     "position": position,
                     "layer": layer,
                     "kind": kind,
@@ -242,18 +241,17 @@ def _chance_rows(problem: str, layers: tuple[Layer, ...], chance: Comparisons) -
 def _network_rows(problem: str, marks: dict[NetworkId, Mark]) -> Iterator[dict[str, Any]]:
     for network, mark in marks.items():
         names = ("iteration", "remaining", "remaining_pool", "accuracy", "loss", "epochs", "reduced")
-        run = None if network is None else network[0]
-        yield {"problem": problem, "run": run} | {name: mark.values[name] for name in names}
+        yield {"problem": problem, "run": network.run} | {name: mark.values[name] for name in names}
 
 
 def _provenance_rows(have: Committed) -> list[dict[str, Any]]:
     """One row for each row of networks, results and chance, under the same keys."""
-    rows = [_provenance_row("networks", n, None, None, network_path(n), mark) for n, mark in have.marks.items()]
+    rows = [_provenance_row("networks", n, None, None, n.path, mark) for n, mark in have.marks.items()]
     for table, folder, compared in (("results", "comparison", have.comparisons), ("chance", "chance", have.chance)):
         for (network, layer), found in compared.items():
             by_metric = {metric: mark for mark in reversed(found) for metric in mark.values}
             for metric, mark in by_metric.items():
-                piece = f"{network_path(network)}/{folder}/{layer}/{'+'.join(sorted(mark.values))}"
+                piece = f"{network.path}/{folder}/{layer}/{'+'.join(sorted(mark.values))}"
                 rows.append(_provenance_row(table, network, layer, metric, piece, mark))
     return sorted(rows, key=lambda row: (row["table"], row["piece"], row["metric"] or ""))
 
@@ -261,8 +259,7 @@ def _provenance_rows(have: Committed) -> list[dict[str, Any]]:
 def _provenance_row(
     table: str, network: NetworkId, layer: str | None, metric: str | None, piece: str, mark: Mark
 ) -> dict[str, Any]:
-    run, iteration = (None, 0) if network is None else network
-    of_row = {"table": table, "run": run, "iteration": iteration, "layer": layer, "metric": metric}
+    of_row = {"table": table, "run": network.run, "iteration": network.iteration, "layer": layer, "metric": metric}
     by = {"piece": piece, "digest": mark.digest, "identity": mark.identity}
     return of_row | mark.environment | mark.provenance | by
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from distsim.specs.canonical import digest
 from distsim.specs.fields import INLINE, Count, check, count, expect, from_dict, frozen, shown, to_dict
+from distsim.specs.networks import NetworkId
 from distsim.specs.problem import Problem
 
 FORMAT = 4  # of the store; part of the identity
@@ -107,9 +108,14 @@ class Extent:
         return from_dict(cls, tree)
 
     @property
-    def chance_networks(self) -> tuple[tuple[int, int], ...]:
-        """(run, iteration) of the networks whose similarity by chance is wanted."""
-        return tuple((0, i) for i in CHANCE_ITERATIONS if i <= self.iterations) if self.chance else ()
+    def networks(self) -> tuple[NetworkId, ...]:
+        """List the pruned networks that are wanted."""
+        return tuple(NetworkId(run, i) for run in range(self.runs) for i in range(1, self.iterations + 1))
+
+    @property
+    def chance_networks(self) -> tuple[NetworkId, ...]:
+        """List the networks whose similarity by chance is wanted."""
+        return tuple(NetworkId(0, i) for i in CHANCE_ITERATIONS if i <= self.iterations) if self.chance else ()
 
 
 @dataclass(frozen=True)

@@ -1,20 +1,11 @@
 """The store: the single truth about what of a sweep is done."""
 
+from distsim.specs import NetworkId
 from distsim.store.commits import DamagedStore, Mark
 from distsim.store.existing import existing_root, existing_stores
 from distsim.store.lease import Lease, StoreInUse
 from distsim.store.storage import NoSpace, Storage, StorageError
-from distsim.store.sweep_store import (
-    Contents,
-    IdentityMismatch,
-    NetworkId,
-    Pair,
-    SweepStore,
-    network_label,
-    network_order,
-    network_path,
-    problems_in,
-)
+from distsim.store.sweep_store import Contents, IdentityMismatch, Pair, SweepStore, problems_in
 
 __all__ = [
     "Contents",
@@ -31,8 +22,5 @@ __all__ = [
     "SweepStore",
     "existing_root",
     "existing_stores",
-    "network_label",
-    "network_order",
-    "network_path",
     "problems_in",
 ]

@@ -30,7 +30,7 @@ import safetensors.torch
 
 import distsim
 from distsim import trace
-from distsim.specs import Identity, Request, UnknownField, canonical_json, differences, digest
+from distsim.specs import PATTERN, Identity, NetworkId, Request, UnknownField, canonical_json, differences, digest
 from distsim.store.commits import (
     MARK,
     Attempt,
@@ -45,7 +45,6 @@ from distsim.store.commits import (
 from distsim.store.storage import Storage
 from distsim.training.chain import TrainedNetwork
 
-NetworkId = tuple[int, int] | None  # (run, iteration) of a pruned network; None is the complete one
 Pair = tuple[NetworkId, NetworkId]
 
 
@@ -53,29 +52,11 @@ class IdentityMismatch(ValueError):
     """The store holds a sweep whose numbers are determined by other values than those asked for."""
 
 
-def network_order(network: NetworkId) -> tuple[int, int]:
-    return (-1, 0) if network is None else network
-
-
-def network_path(network: NetworkId) -> str:
-    if network is None:
-        return "complete"
-    run, iteration = network
-    return f"runs/{run:04d}/iter_{iteration:02d}"
-
-
-def network_label(network: NetworkId) -> str:
-    return "complete network" if network is None else f"run {network[0]}, iteration {network[1]}"
-
-
 EPOCHS = "epoch"  # folder of a training between two epochs, in its network's
-_NETWORK = (  # as `network_path` writes it: no other name is taken for a network
-    r"(?:complete|runs/(?P<run>[0-9]{4}|[1-9][0-9]{4,8})/iter_(?P<iteration>[0-9]{2}|[1-9][0-9]{2,8}))"
-)
 _PIECE = re.compile(
-    rf"{_NETWORK}(?P<activations>/activations)?/(?P<kind>COMMIT|DROPPED)(?:-(?P<generation>[1-9]\d{{0,8}}))?\.json"
+    rf"{PATTERN}(?P<activations>/activations)?/(?P<kind>COMMIT|DROPPED)(?:-(?P<generation>[1-9]\d{{0,8}}))?\.json"
 )
-_COMPARISON = re.compile(rf"{_NETWORK}/(?P<what>comparison|chance)/(?P<layer>[^/]+)/(?P<metrics>[^/]+)\.json")
+_COMPARISON = re.compile(rf"{PATTERN}/(?P<what>comparison|chance)/(?P<layer>[^/]+)/(?P<metrics>[^/]+)\.json")
 
 
 @dataclass(frozen=True)
@@ -124,11 +105,11 @@ class SweepStore:
 
     def _require_own_pieces(self, identity: Identity) -> None:
         """IdentityMismatch: there are networks of another identity, though nothing says any more of which."""
-        for network in sorted(self.contents().networks, key=str):
+        for network in sorted(self.contents().networks):
             mark = self.mark(network)
             if mark is not None and mark.identity != identity.hash:
                 raise IdentityMismatch(
-                    f"the store {self.root.url} holds {network_label(network)} of another sweep of {self.problem}, "
+                    f"the store {self.root.url} holds {network.label} of another sweep of {self.problem}, "
                     "whose spec.json is gone: use another --storage"
                 )
 
@@ -195,9 +176,9 @@ class SweepStore:
         for path in self.storage.sizes():
             if match := _PIECE.fullmatch(path):
                 generation = int(match["generation"] or 1)
-                marks[match["kind"]].add((_network(match), match["activations"] is not None, generation))
+                marks[match["kind"]].add((NetworkId.of_match(match), match["activations"] is not None, generation))
             elif match := _COMPARISON.fullmatch(path):
-                key = (_network(match), match["layer"])
+                key = (NetworkId.of_match(match), match["layer"])
                 compared[match["what"]].setdefault(key, set()).update(match["metrics"].split("+"))
         standing = {mark[:2] for mark in marks["COMMIT"] if _current(mark, marks["DROPPED"])}
         networks = {network for network, of_activations in standing if not of_activations}
@@ -218,14 +199,14 @@ class SweepStore:
         return self.mark(network) is not None
 
     def mark(self, network: NetworkId) -> Mark | None:
-        return read_piece(self.storage, network_path(network))
+        return read_piece(self.storage, network.path)
 
     def commit_network(
         self, network: NetworkId, step: TrainedNetwork, files: dict[str, bytes] | None = None, **fields: Any
     ) -> Mark:
         """Commit a finished network; the mark that stands afterwards (an earlier writer's, if there was one)."""
-        where = "commit", self.problem, network_label(network)
-        with trace.stage(*where), Attempt(self.storage, network_path(network)) as attempt:
+        where = "commit", self.problem, network.label
+        with trace.stage(*where), Attempt(self.storage, network.path) as attempt:
             attempt.put("weights.safetensors", safetensors.torch.save(step.weights))
             attempt.put("masks.safetensors", safetensors.torch.save(step.masks))
             if step.rewind is not None:
@@ -233,41 +214,41 @@ class SweepStore:
             for name, content in (files or {}).items():
                 attempt.put(name, content)
             mark = attempt.commit(values=step.record, **fields)
-        self.storage.delete_prefix(f"{network_path(network)}/{EPOCHS}")  # what a shorter stop would have gone on from
+        self.storage.delete_prefix(f"{network.path}/{EPOCHS}")  # what a shorter stop would have gone on from
         return mark
 
     def load_masks(self, network: NetworkId) -> dict[str, Any]:
         """A committed network's masks by parameter. Errors as in `load_network`."""
         mark = self.mark(network)
         if mark is None:
-            raise FileNotFoundError(f"{network_label(network)} of {self.problem} is not in {self.root.url}")
+            raise FileNotFoundError(f"{network.label} of {self.problem} is not in {self.root.url}")
         return self._tensors(network, mark, "masks.safetensors")
 
     def load_network(self, network: NetworkId) -> TrainedNetwork:
         """A committed network. DamagedStore: an object is missing or changed. FileNotFoundError: not committed."""
         mark = self.mark(network)
         if mark is None:
-            raise FileNotFoundError(f"{network_label(network)} of {self.problem} is not in {self.root.url}")
+            raise FileNotFoundError(f"{network.label} of {self.problem} is not in {self.root.url}")
         tensors = {
             name.removesuffix(".safetensors"): self._tensors(network, mark, name)
             for name in mark.objects
             if name.endswith(".safetensors")
         }
-        iteration = 0 if network is None else network[1]
-        return TrainedNetwork(iteration, tensors["weights"], tensors["masks"], mark.values, tensors.get("rewind"))
+        weights, masks = tensors["weights"], tensors["masks"]
+        return TrainedNetwork(network.iteration, weights, masks, mark.values, tensors.get("rewind"))
 
     def _tensors(self, network: NetworkId, mark: Mark, name: str) -> dict[str, Any]:
-        content = read_object(self.storage, network_path(network), mark, name)
+        content = read_object(self.storage, network.path, mark, name)
         try:
             return safetensors.torch.load(content)
         except safetensors.SafetensorError as error:
-            where = f"{network_path(network)}/attempt-{mark.attempt}/{name}"
+            where = f"{network.path}/attempt-{mark.attempt}/{name}"
             raise DamagedStore(f"{where} in {self.storage.url} cannot be read: {error}") from None
 
     # --- activations -------------------------------------------------------------------------------------------------
 
     def activations_path(self, network: NetworkId) -> str:
-        return f"{network_path(network)}/activations"
+        return f"{network.path}/activations"
 
     def activations_mark(self, network: NetworkId) -> Mark | None:
         return read_piece(self.storage, self.activations_path(network))
@@ -279,7 +260,7 @@ class SweepStore:
     # --- comparisons -------------------------------------------------------------------------------------------------
 
     def comparison_path(self, network: NetworkId, layer: str, metrics: Iterable[str], what: str = "comparison") -> str:
-        return f"{network_path(network)}/{what}/{layer}/{'+'.join(sorted(metrics))}.json"
+        return f"{network.path}/{what}/{layer}/{'+'.join(sorted(metrics))}.json"
 
     def commit_comparison(
         self, network: NetworkId, layer: str, values: dict[str, Any], what: str = "comparison", **fields: Any
@@ -300,16 +281,15 @@ class SweepStore:
                         f"{path} in {self.storage.url} is damaged: it belongs to {mark.provenance['piece']}"
                     )
                 if mark is not None:
-                    found.setdefault((_network(match), match["layer"]), []).append(mark)
+                    found.setdefault((NetworkId.of_match(match), match["layer"]), []).append(mark)
         return found
 
-    def commit_pairs(self, layer: str, results: dict[tuple[NetworkId, NetworkId], Any], **fields: Any) -> None:
+    def commit_pairs(self, layer: str, results: dict[Pair, Any], **fields: Any) -> None:
         """Commit one layer's values of pairs of networks; an earlier writer's stay."""
         metrics = sorted({metric for values in results.values() for metric in values})
-        key = hashlib.sha256(canonical_json([sorted(map(str, results)), metrics]).encode()).hexdigest()[:16]
-        values = {"layer": layer, "pairs": [[a, b, values] for (a, b), values in results.items()]}
+        values = {"layer": layer, "pairs": [[a.as_json(), b.as_json(), values] for (a, b), values in results.items()]}
         mark = Mark(attempt="", objects={}, values=values, **fields)
-        self.storage.create(f"pairs/{layer}/{key}.json", mark.encode())
+        self.storage.create(f"pairs/{layer}/{pairs_key(results, metrics)}.json", mark.encode())
 
     def pair_marks(self) -> dict[str, Mark]:
         """Path -> the mark that holds values of pairs of networks, by path. DamagedStore: it holds something else."""
@@ -327,7 +307,7 @@ class SweepStore:
         DamagedStore: an object is missing or changed.
         """
         contents = self.contents()
-        pieces = [network_path(network) for network in contents.networks]
+        pieces = [network.path for network in contents.networks]
         pieces += [self.activations_path(network) for network in contents.activations]
         found = {}
         for piece in pieces:
@@ -377,6 +357,13 @@ class SweepStore:
         return content
 
 
+def pairs_key(pairs: Iterable[Pair], metrics: Iterable[str]) -> str:
+    """Return what the file that holds these pairs' values is named by."""
+    return hashlib.sha256(
+        canonical_json([sorted(f"({a.key}, {b.key})" for a, b in pairs), sorted(metrics)]).encode()
+    ).hexdigest()[:16]
+
+
 def problems_in(root: Storage) -> list[str]:
     """Names of the problems whose sweeps the store holds, sorted."""
     return [name for name in root.folders() if root.get(f"{name}/spec.json") is not None]
@@ -386,7 +373,3 @@ def _current(mark: tuple[NetworkId, bool, int], dropped: set[tuple[NetworkId, bo
     """Whether the mark's generation is its piece's last: all before it were dropped, and it was not."""
     *piece, generation = mark
     return mark not in dropped and all((*piece, number) in dropped for number in range(1, generation))
-
-
-def _network(match: re.Match[str]) -> NetworkId:
-    return None if match["run"] is None else (int(match["run"]), int(match["iteration"]))

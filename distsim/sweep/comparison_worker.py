@@ -15,8 +15,8 @@ from distsim.data import Dataset
 from distsim.environment import check_environment, environment, provenance, threads
 from distsim.models import build
 from distsim.seeds import numpy_stream
-from distsim.specs import PERMUTATIONS, Sweep
-from distsim.store import NetworkId, SweepStore, network_label
+from distsim.specs import COMPLETE, PERMUTATIONS, NetworkId, Sweep
+from distsim.store import SweepStore
 from distsim.store.activations import Reader
 from distsim.sweep.failures import attempt
 from distsim.sweep.jobs import Comparison, PairJob
@@ -46,16 +46,16 @@ class ComparisonWorker:
         failures: list[str] = []
         with threads(self.sweep.identity.threads):
             for network, metrics in job.networks:
-                of_complete = f"{job.problem}, complete network, layer {job.layer}"
+                of_complete = f"{job.problem}, {COMPLETE.label}, layer {job.layer}"
                 if unusable := attempt(of_complete, self._reference_for, job.layer, metrics):
                     return failures + unusable
-                label = f"{job.problem}, {network_label(network)}, layer {job.layer}"
+                label = f"{job.problem}, {network.label}, layer {job.layer}"
                 failures += attempt(label, self._compare, job, network, metrics)
         return failures
 
     def _compare(self, job: Comparison, network: NetworkId, metrics: tuple[str, ...]) -> None:
         started = time.time()
-        with trace.stage("comparison", self.sweep.name, network_label(network), job.layer):
+        with trace.stage("comparison", self.sweep.name, network.label, job.layer):
             reference = self._reference_for(job.layer, metrics)
             source = self._source(network, job.layer)
             values = self._by_chance(reference, source) if job.chance else reference.compare(source)
@@ -100,7 +100,7 @@ class ComparisonWorker:
 
     def _check_environment(self) -> None:
         if not self._checked:
-            mark = self.store.mark(None)
+            mark = self.store.mark(COMPLETE)
             if mark is not None:
                 check_environment(self.sweep, mark.environment)
             self._checked = True
@@ -120,7 +120,7 @@ class ComparisonWorker:
         if self._held != (layer, metrics) or self._reference is None:
             self._reference = None  # let go of the old side before the new one is made
             self._check_environment()
-            source = self._source(None, layer)
+            source = self._source(COMPLETE, layer)
             self._reference = Reference(source, metrics, self.sweep.device, self.sweep.identity.comparison)
             self._held, self._reference_dtype = (layer, metrics), source.dtype
         return self._reference
@@ -129,11 +129,11 @@ class ComparisonWorker:
         """A layer's activations, from the store or by a forward pass."""
         if self.sweep.extent.activations == "memory":
             return self._forwarded(network, layer)
-        if network is not None or None not in self._readers:
+        if not network.is_complete or network not in self._readers:
             mark = self.store.activations_mark(network)
             if mark is None:
-                raise FileNotFoundError(f"{self.sweep.name}: no activations of {network_label(network)}")
-            self._readers = {None: self._readers[None]} if None in self._readers else {}
+                raise FileNotFoundError(f"{self.sweep.name}: no activations of {network.label}")
+            self._readers = {of: reader for of, reader in self._readers.items() if of.is_complete}
             self._readers[network] = Reader(self.store.storage, self.store.activations_path(network), mark)
         return self._readers[network].layer(layer)
 
@@ -144,7 +144,7 @@ class ComparisonWorker:
         network.to(self.sweep.device)
         layer = next(layer for layer in network.layers if layer.name == name)
         shape = layer_shapes(network, identity.problem)[name]
-        label = f"{self.sweep.name}, {network_label(which)}"
+        label = f"{self.sweep.name}, {which.label}"
         activations = held(network, self._probe, layer, shape, identity.storage, label)
         panel_rows = chunk_shape(tuple(activations.shape))[1]
         array = activations.numpy() if self.sweep.device == "cpu" else activations

@@ -12,8 +12,8 @@ from distsim.activations.layout import Float16Check, storage_dtype
 from distsim.activations.probe import Probe, as_numpy, blocks, layer_shapes
 from distsim.environment import environment, provenance
 from distsim.models import Layer, Network, build
-from distsim.specs import Sweep
-from distsim.store import Mark, NetworkId, SweepStore, network_label
+from distsim.specs import NetworkId, Sweep
+from distsim.store import Mark, SweepStore
 from distsim.store.activations import Writer
 from distsim.store.commits import Attempt
 from distsim.training.chain import TrainedNetwork
@@ -31,7 +31,7 @@ def extract(
     network = build(sweep.problem, classes)
     network.load_state_dict(step.weights)
     network.to(torch.device(sweep.device))
-    label = f"{sweep.name}, {network_label(which)}"
+    label = f"{sweep.name}, {which.label}"
     shapes = layer_shapes(network, sweep.problem)
     with trace.stage("extraction", label), Attempt(store.storage, store.activations_path(which)) as attempt:
         writer = Writer(attempt)

@@ -3,8 +3,8 @@
 import itertools
 from dataclasses import dataclass
 
-from distsim.specs import Sweep
-from distsim.store import NetworkId
+from distsim.specs import NetworkId, Sweep
+from distsim.store import Pair
 
 
 @dataclass(frozen=True)
@@ -15,9 +15,6 @@ class Comparison:
     layer: str
     networks: tuple[tuple[NetworkId, tuple[str, ...]], ...]
     chance: bool = False  # with the networks' examples permuted
-
-
-Pair = tuple[NetworkId, NetworkId]
 
 
 @dataclass(frozen=True)
@@ -39,7 +36,7 @@ def comparisons(
 ) -> list[Comparison]:
     """The missing comparisons as jobs, layer by layer; a layer's networks are divided where slots would idle."""
     by_layer: dict[str, list[tuple[NetworkId, tuple[str, ...]]]] = {}
-    for network in sorted(lacking, key=str):
+    for network in sorted(lacking):
         for layer, metrics in lacking[network].items():
             by_layer.setdefault(layer, []).append((network, metrics))
     jobs = []

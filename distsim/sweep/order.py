@@ -13,7 +13,7 @@ from distsim.environment import free_memory, require_cupy, require_device
 from distsim.metrics.registry import require_libraries
 from distsim.models import Layer, build
 from distsim.problems import CIFAR_CLASSES
-from distsim.specs import Device, Extent, Identity, Problem, Sweep, names
+from distsim.specs import Device, Extent, Identity, NetworkId, Problem, Sweep, names
 from distsim.store import Storage, SweepStore
 from distsim.sweep.cost import (
     comparison_memory,
@@ -168,12 +168,13 @@ def _require_memory(one: Prepared) -> None:
 
 def compare_only(one: Prepared, store: SweepStore) -> Prepared | None:
     """The order cut down to what needs no training: complete runs of iterations that every run has. None: nothing."""
-    have = {network for network in store.contents().networks if network is not None}
+    have = store.contents().networks
     runs = 0
-    while runs < one.sweep.extent.runs and (runs, 1) in have:
+    while runs < one.sweep.extent.runs and NetworkId(runs, 1) in have:
         runs += 1
     iterations = 0
-    while iterations < one.sweep.extent.iterations and all((run, iterations + 1) in have for run in range(runs)):
+    wanted = one.sweep.extent.iterations
+    while iterations < wanted and all(NetworkId(run, iterations + 1) in have for run in range(runs)):
         iterations += 1
     if not runs or not iterations:
         return None

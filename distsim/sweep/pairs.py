@@ -20,10 +20,11 @@ from distsim.results.pairs import (
     Found,
     found_in,
 )
-from distsim.store import NetworkId, SweepStore, network_label, network_order
+from distsim.specs import NetworkId
+from distsim.store import Pair, SweepStore
 from distsim.sweep.cost import Cost, layer_cost, product_rate
 from distsim.sweep.engine import Engine
-from distsim.sweep.jobs import Pair, PairJob
+from distsim.sweep.jobs import PairJob
 from distsim.sweep.order import Prepared
 
 PLANS = {
@@ -38,14 +39,14 @@ def planned(plan: str, networks: Iterable[NetworkId]) -> list[Pair]:
     """The plan's pairs (a, b) of these networks, a before b: the complete one first, then by run and iteration."""
     if plan not in PLANS:
         raise ValueError(f"there is no plan {plan!r}; there are {', '.join(PLANS)}")
-    ordered = sorted(networks, key=network_order)
+    ordered = sorted(networks)
     every = itertools.combinations(ordered, 2)
     if plan == "complete":
-        return [(a, b) for a, b in every if a is None]
+        return [(a, b) for a, b in every if a.is_complete]
     if plan == "runs":
-        return [(a, b) for a, b in every if a is not None and b is not None and a[1] == b[1]]
+        return [(a, b) for a, b in every if not a.is_complete and a.iteration == b.iteration]
     if plan == "iterations":
-        return [(a, b) for a, b in every if b is not None and (a is None or a[0] == b[0])]
+        return [(a, b) for a, b in every if b.comes_from(a)]
     return list(every)
 
 
@@ -57,7 +58,7 @@ def tiles(pairs: Sequence[Pair], limit: int) -> Iterator[list[Pair]]:
     """
     half = max(1, limit // 2)
     for part in _components(pairs):
-        members = sorted({network for pair in part for network in pair}, key=network_order)
+        members = sorted({network for pair in part for network in pair})
         if len(members) <= max(2, limit):
             yield part
             continue
@@ -133,9 +134,7 @@ def compare(
     problem = one.sweep.problem
     kept = store.contents()
     if absent := {network for pair in pairs for network in pair} - kept.networks:
-        raise FileNotFoundError(
-            f"{one.name}: {network_label(min(absent, key=network_order))} is not in {store.root.url}"
-        )
+        raise FileNotFoundError(f"{one.name}: {min(absent).label} is not in {store.root.url}")
     layers = [layer for layer in one.layers if names is None or layer.name in names]
     if unknown := set(names or ()) - {layer.name for layer in one.layers}:
         raise ValueError(f"{one.name} has no layers {sorted(unknown)}; it has {[layer.name for layer in one.layers]}")

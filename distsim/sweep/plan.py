@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 
 from distsim.comparison.layer import applicable
 from distsim.models import Layer
-from distsim.specs import PERMUTATIONS, Sweep
-from distsim.store import Contents, NetworkId, NoSpace, SweepStore
+from distsim.specs import COMPLETE, PERMUTATIONS, NetworkId, Sweep
+from distsim.store import Contents, NoSpace, SweepStore
 
 DISK_SHARE = 0.8  # of the free space, that activations may take
 
@@ -32,7 +32,7 @@ class Missing:
     @property
     def reference(self) -> bool:
         """Whether the complete network or its activations are missing."""
-        return self.complete or None in self.activations
+        return self.complete or COMPLETE in self.activations
 
     @property
     def networks(self) -> int:
@@ -46,9 +46,9 @@ class Missing:
 
     def without(self, given_up: Set[NetworkId]) -> "Missing":
         """What is left to try when these networks have failed; nothing without the complete one."""
-        if None in given_up:
+        if COMPLETE in given_up:
             return Missing(False, {}, (), {})
-        left = {run: tuple(i for i in all_ if (run, i) not in given_up) for run, all_ in self.chains.items()}
+        left = {run: tuple(i for i in all_ if NetworkId(run, i) not in given_up) for run, all_ in self.chains.items()}
         return Missing(
             self.complete,
             {run: iterations for run, iterations in left.items() if iterations},
@@ -61,21 +61,17 @@ class Missing:
 def missing(sweep: Sweep, contents: Contents, layers: tuple[Layer, ...]) -> Missing:
     """What of `sweep` the store with these contents lacks."""
     extent = sweep.extent
-    wanted: list[NetworkId] = [(r, i) for r in range(extent.runs) for i in range(1, extent.iterations + 1)]
+    wanted = extent.networks
     comparisons = _lacking(wanted, contents.comparisons, extent.metrics, layers)
     chance = _lacking(extent.chance_networks, contents.chance, extent.metrics, layers)
     activations: list[NetworkId] = []
     if extent.activations == "store":
         keep_all = extent.retention == "all"
-        activations += [None] if comparisons or chance or keep_all else []
+        activations += [COMPLETE] if comparisons or chance or keep_all else []
         activations += [network for network in wanted if keep_all or network in comparisons or network in chance]
-    chains: dict[int, list[int]] = {}
-    for network in wanted:
-        if network not in contents.networks and network is not None:
-            chains.setdefault(network[0], []).append(network[1])
     return Missing(
-        complete=None not in contents.networks,
-        chains={run: tuple(iterations) for run, iterations in chains.items()},
+        complete=COMPLETE not in contents.networks,
+        chains=_by_run(network for network in wanted if network not in contents.networks),
         activations=tuple(network for network in activations if network not in contents.activations),
         comparisons=comparisons,
         chance=chance,
@@ -114,18 +110,27 @@ def wave(sweep: Sweep, lacking: Missing, room: int | None, per_network: int, pro
     Where they do not all fit, a wave extracts what does, its comparisons make room (retention `reference`), and the
     next wave extracts more. NoSpace: not even one fits, or all are to be kept.
     """
-    networks = [network for network in lacking.activations if network is not None]
+    networks = [network for network in lacking.activations if not network.is_complete]
     fits = len(networks)
     if room is not None and per_network and networks:
-        reference = per_network if None in lacking.activations else 0
+        reference = per_network if COMPLETE in lacking.activations else 0
         keeps = sweep.extent.retention == "all"
         needed = reference + per_network * (len(networks) if keeps else 1)
         if needed > room - (promised if keeps else 0):
             raise NoSpace(f"{sweep.name}: activations need {needed:,} bytes of disk, there is room for {room:,}")
         fits = max(0, (room - promised - reference) // per_network)
-    chosen = set(networks[:fits])
-    runs = sorted(lacking.chains.keys() | {network[0] for network in chosen})
-    return [Chain(run, lacking.chains.get(run, ()), tuple(sorted(i for r, i in chosen if r == run))) for run in runs]
+    extract = _by_run(networks[:fits])
+    runs = sorted(lacking.chains.keys() | extract.keys())
+    return [Chain(run, lacking.chains.get(run, ()), extract.get(run, ())) for run in runs]
+
+
+def _by_run(networks: Iterable[NetworkId]) -> dict[int, tuple[int, ...]]:
+    """Run -> its iterations among these networks, both in order; a complete network is of no run."""
+    found: dict[int, list[int]] = {}
+    for network in sorted(networks):
+        if network.run is not None:
+            found.setdefault(network.run, []).append(network.iteration)
+    return {run: tuple(iterations) for run, iterations in found.items()}
 
 
 def packed(chains: Sequence[Chain], size: int) -> list[tuple[Chain, ...]]:
@@ -149,6 +154,4 @@ def finished_with(sweep: Sweep, contents: Contents, lacking: Missing) -> list[Ne
     """Networks whose activations have served: to be dropped under retention `reference`."""
     if sweep.extent.retention == "all":
         return []
-    within: set[NetworkId] = {(r, i) for r in range(sweep.extent.runs) for i in range(1, sweep.extent.iterations + 1)}
-    served = (contents.activations & within) - lacking.to_compare
-    return sorted(served, key=str)
+    return sorted((contents.activations & set(sweep.extent.networks)) - lacking.to_compare)

@@ -24,7 +24,7 @@ from ray.tune.search import Searcher
 from distsim.data import Dataset
 from distsim.metrics.registry import METRICS, Metric
 from distsim.models import MODELS
-from distsim.specs import Sweep
+from distsim.specs import NetworkId, Sweep
 from distsim.store import Storage, StorageError, SweepStore
 from distsim.store.storage import first_line
 from distsim.sweep.comparison_worker import ComparisonWorker
@@ -103,7 +103,7 @@ class RayEngine:
         """Networks of the task that are committed."""
         problem, pack = task
         there = SweepStore(self.root, problem).contents().networks
-        return sum((chain.run, i) in there for chain in pack or () for i in chain.train)
+        return sum(NetworkId(chain.run, i) in there for chain in pack or () for i in chain.train)
 
     def _fit(self, orders: list[Prepared], tasks: list[Task]) -> tuple[list[tuple[Task, str]], list[str]]:
         """Run the tasks as Tune's trials: those whose workers died once too often, and what failed by its own doing."""

@@ -4,7 +4,8 @@ from collections.abc import Callable, Iterable, Set
 from functools import partial
 
 from distsim.results import reduce
-from distsim.store import NetworkId, Storage, SweepStore
+from distsim.specs import COMPLETE, NetworkId
+from distsim.store import Storage, SweepStore
 from distsim.sweep.engine import Engine
 from distsim.sweep.failures import SweepFailed, attempt, unless_full
 from distsim.sweep.forecast import comparison_forecast, training_forecast, work_sentence
@@ -68,7 +69,7 @@ def _compare(
     for one in busy:
         contents = stores[one.name].contents()
         there = contents.networks if one.sweep.extent.activations == "memory" else contents.activations
-        if None in there:
+        if COMPLETE in there:
             left = _left(one, stores[one.name], given_up[one.name])
             for wanted, chance in ((left.comparisons, False), (left.chance, True)):
                 ready = {network: layers for network, layers in wanted.items() if network in there}
@@ -116,9 +117,9 @@ def _failed(one: Prepared, store: SweepStore, chains: list[Chain]) -> set[Networ
     """Networks that a wave was to finish and has not."""
     contents = store.contents()
     lack = missing(one.sweep, contents, one.layers)
-    trained: set[NetworkId] = {(chain.run, i) for chain in chains for i in chain.train}
-    extracted: set[NetworkId] = {(chain.run, i) for chain in chains for i in chain.extract}
+    trained = {NetworkId(chain.run, i) for chain in chains for i in chain.train}
+    extracted = {NetworkId(chain.run, i) for chain in chains for i in chain.extract}
     failed = trained - contents.networks
     compared = contents.networks if one.sweep.extent.activations == "memory" else extracted | contents.activations
-    failed |= (compared - {None}) & (lack.to_compare | set(lack.activations))
-    return failed | {None} if lack.reference else failed
+    failed |= (compared - {COMPLETE}) & (lack.to_compare | set(lack.activations))
+    return failed | {COMPLETE} if lack.reference else failed

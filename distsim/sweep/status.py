@@ -50,7 +50,7 @@ def status(store: SweepStore) -> Status:
         iterations=sweep.extent.iterations,
         complete=not lacking.complete,
         pruned=sweep.extent.runs * sweep.extent.iterations - sum(map(len, lacking.chains.values())),
-        in_store=sum(network is not None for network in contents.networks),
+        in_store=sum(not network.is_complete for network in contents.networks),
         missing_networks=dict(lacking.chains),
         missing_similarities=lacking.values,
     )

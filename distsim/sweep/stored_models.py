@@ -16,8 +16,8 @@ from distsim.comparison.similarities import Row, Similarities
 from distsim.data import augment, load
 from distsim.environment import require_cupy, threads
 from distsim.models import Network, build
-from distsim.specs import Identity
-from distsim.store import NetworkId, SweepStore
+from distsim.specs import Identity, NetworkId
+from distsim.store import SweepStore
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Stored:
     @property
     def label(self) -> str:
         """As part of a file's name."""
-        which = "complete" if self.network is None else f"run{self.network[0]}-iteration{self.network[1]}"
+        which = "complete" if self.network.is_complete else f"run{self.network.run}-iteration{self.network.iteration}"
         return f"{self.store.problem}-{which}"
 
 

@@ -16,8 +16,8 @@ from distsim.activations.probe import Probe, blocks, make_probe
 from distsim.data import Dataset
 from distsim.environment import check_environment, environment, provenance, require_device, threads
 from distsim.models import Network, build
-from distsim.specs import Sweep
-from distsim.store import NetworkId, SweepStore, network_label, network_path
+from distsim.specs import COMPLETE, NetworkId, Sweep
+from distsim.store import SweepStore
 from distsim.store.checkpoints import StoredCheckpoints
 from distsim.sweep.extraction import extract
 from distsim.sweep.failures import EXPECTED, sentence
@@ -57,20 +57,20 @@ class TrainingWorker:
         """Train and commit the complete network, unless it is there; then its activations."""
         started = time.time()
         with threads(self.sweep.identity.threads):
-            if self.store.mark(None) is None:
+            if self.store.mark(COMPLETE) is None:
                 self._check_what_is_left()
                 with trace.stage("complete", self.sweep.name):
-                    step = self.trainer.complete(self._checkpoints(None))
+                    step = self.trainer.complete(self._checkpoints(COMPLETE))
                 files = {"probe.json": self._probe_file()}
-                self._commit(None, step, started, files)
+                self._commit(COMPLETE, step, started, files)
             complete = self._load_complete()
             if self.sweep.extent.activations == "store":
-                self.extract(None, complete)
-            return self._event(None, started, complete)
+                self.extract(COMPLETE, complete)
+            return self._event(COMPLETE, started, complete)
 
     def _check_what_is_left(self) -> None:
         """EnvironmentDrift: the complete network is gone, and here it would not come out as what was pruned from it."""
-        for network in () if self.allow_drift else sorted(self.store.contents().networks, key=str)[:1]:
+        for network in () if self.allow_drift else sorted(self.store.contents().networks)[:1]:
             mark = self.store.mark(network)
             if mark is not None:
                 check_environment(self.sweep, mark.environment)
@@ -109,12 +109,12 @@ class TrainingWorker:
         before: TrainedNetwork | None = complete
         with _Beside(self.beside) as beside:
             for iteration in range(1, max((*work.train, *work.extract), default=0) + 1):
-                started, network = time.time(), (work.run, iteration)
+                started, network = time.time(), NetworkId(work.run, iteration)
                 step = None
                 if iteration in work.train and self.store.mark(network) is None:
-                    before = before or self.store.load_network((work.run, iteration - 1))
+                    before = before or self.store.load_network(NetworkId(work.run, iteration - 1))
                     checkpoints = self._checkpoints(network)
-                    with trace.stage("training", self.sweep.name, network_label(network)):
+                    with trace.stage("training", self.sweep.name, network.label):
                         step = yield from self.trainer.iterating(work.run, iteration, before, complete, checkpoints)
                     self._commit(network, step, started)
                 if iteration in work.extract and self.store.activations_mark(network) is None:
@@ -136,22 +136,23 @@ class TrainingWorker:
 
     def _checkpoints(self, network: NetworkId) -> StoredCheckpoints:
         sweep = self.sweep
-        return StoredCheckpoints(self.store.storage, network_path(network), sweep.identity.hash, environment(sweep))
+        return StoredCheckpoints(self.store.storage, network.path, sweep.identity.hash, environment(sweep))
 
     def redo(self, network: NetworkId) -> str:
         """Compute one network again; commit it if it is missing, else say whether it equals what is committed.
 
-        Its predecessor must be committed. What is committed stays as it is.
+        Its predecessor must be committed. What is committed stays as it is. ValueError: it is none of this sweep's.
         """
-        started, label = time.time(), f"{self.sweep.name}, {network_label(network)}"
+        if network.complete:
+            raise ValueError(f"{self.sweep.name} has one complete network, run=complete: got {network.argument}")
+        started, label = time.time(), f"{self.sweep.name}, {network.label}"
         with threads(self.sweep.identity.threads):
-            if network is None:
+            if network.run is None:
                 step, files = self.trainer.complete(), {"probe.json": self._probe_file()}
             else:
                 complete = self._load_complete()
-                run, iteration = network
-                before = complete if iteration == 1 else self.store.load_network((run, iteration - 1))
-                step, files = self.trainer.iterate(run, iteration, before, complete), None
+                before = self.store.load_network(network.before or COMPLETE)
+                step, files = self.trainer.iterate(network.run, network.iteration, before, complete), None
         if self.store.mark(network) is None:
             self._commit(network, step, started, files)
             return f"{label}: computed and committed, accuracy {step.record['accuracy']:.4f}"
@@ -164,18 +165,18 @@ class TrainingWorker:
         return f"{label}: computed again, bit by bit as committed, accuracy {step.record['accuracy']:.4f}"
 
     def _load_complete(self) -> TrainedNetwork:
-        mark = self.store.mark(None)
+        mark = self.store.mark(COMPLETE)
         if mark is None:
             raise FileNotFoundError(f"{self.sweep.name}: the complete network is not in {self.store.root.url}")
         if not self.allow_drift:
             check_environment(self.sweep, mark.environment)
-        return self.store.load_network(None)
+        return self.store.load_network(COMPLETE)
 
     def _require_finite(self, network: NetworkId, step: TrainedNetwork) -> None:
         """FloatingPointError names the network and its first layer that puts out something else than numbers."""
         if math.isfinite(step.record["loss"]):
             return
-        label = f"{self.sweep.name}, {network_label(network)}"
+        label = f"{self.sweep.name}, {network.label}"
         trained = build(self.sweep.problem, self.trainer.classes)
         trained.load_state_dict(step.weights)
         for _ in blocks(trained.to(self.device), self.probe, label=label):
@@ -203,7 +204,7 @@ class TrainingWorker:
     def _event(self, network: NetworkId, started: float, step: TrainedNetwork) -> Event:
         return {
             "problem": self.sweep.name,
-            "run": None if network is None else network[0],
+            "run": network.run,
             "iteration": step.iteration,
             "accuracy": step.record["accuracy"],
             "remaining": step.record["remaining"],

@@ -10,10 +10,11 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from distsim.metrics.registry import METRICS
-from distsim.specs import PERMUTATIONS, canonical_json, shown
-from distsim.store import DamagedStore, Mark, NetworkId, Storage, network_label
+from distsim.specs import PERMUTATIONS, NetworkId, canonical_json, shown
+from distsim.store import DamagedStore, Mark, Storage
 from distsim.store.commits import MARK, decode_mark, read_mark
 from distsim.store.storage import first_line
+from distsim.store.sweep_store import pairs_key
 from distsim.sweep.kept_behaviour import read_behaviour
 from distsim.verify.networks import number
 from distsim.verify.report import FOREIGN, NOTE
@@ -42,26 +43,19 @@ def chance_faults(values: Any, named: Iterable[str]) -> list[str]:
 def pairs_faults(values: Any, key: str, layer: str) -> list[str]:
     """Of a tile of pairs of networks, in a file named by the digest of what it holds."""
     try:
-        pairs = {(_network(a), _network(b)): found for a, b, found in values["pairs"]}
-        metrics = sorted({metric for found in pairs.values() for metric in found})
+        pairs = {(NetworkId.from_json(a), NetworkId.from_json(b)): found for a, b, found in values["pairs"]}
+        metrics = {metric for found in pairs.values() for metric in found}
         if values["layer"] != layer:
             return [f"it holds values of layer {shown(values['layer'])}"]
-        if key != hashlib.sha256(canonical_json([sorted(map(str, pairs)), metrics]).encode()).hexdigest()[:16]:
+        if key != pairs_key(pairs, metrics):
             return ["it holds other pairs than those that it is named by"]
     except (KeyError, TypeError, ValueError, AttributeError):
         return ["it holds no values of pairs"]
     return [
-        f"{network_label(a)} and {network_label(b)}: {fault}"
+        f"{a.label} and {b.label}: {fault}"
         for (a, b), found in pairs.items()
         for fault in comparison_faults(found, found)
     ]
-
-
-def _network(tree: Any) -> NetworkId:
-    if tree is None:
-        return None
-    run, iteration = tree
-    return int(run), int(iteration)
 
 
 def _values_faults(values: Any, named: Iterable[str], faults: Callable[[str, Any], Iterator[str]]) -> Iterator[str]:

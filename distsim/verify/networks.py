@@ -23,8 +23,8 @@ from zarr.core.buffer.cpu import Buffer
 from distsim.activations.layout import storage_dtype
 from distsim.activations.probe import layer_shapes
 from distsim.models import Layer, Network
-from distsim.specs import Identity, shown
-from distsim.store import Mark, NetworkId
+from distsim.specs import Identity, NetworkId, shown
+from distsim.store import Mark
 from distsim.training.pruning import full_masks
 
 OBJECTS = {"weights.safetensors", "masks.safetensors"}
@@ -62,7 +62,7 @@ def number(value: Any) -> bool:
 
 def network_faults(model: Model, which: NetworkId, mark: Mark, contents: Mapping[str, bytes]) -> Iterator[str]:
     """Its record is its own, and its tensors can be loaded into the model. contents : of all that the mark names."""
-    if lacking := sorted((OBJECTS | (OF_COMPLETE if which is None else set())) - contents.keys()):
+    if lacking := sorted((OBJECTS | (OF_COMPLETE if which.is_complete else set())) - contents.keys()):
         yield f"its mark does not name {', '.join(lacking)}"
         return
     yield from record_faults(mark.values, which)
@@ -81,7 +81,7 @@ def record_faults(record: Mapping[str, Any], which: NetworkId) -> Iterator[str]:
     if lacking := [name for name in ("run", "iteration", "reduced", *NUMBERS) if name not in record]:
         yield f"its record lacks {', '.join(lacking)}"
         return
-    if (record["run"], record["iteration"]) != (("complete", 0) if which is None else which):
+    if (record["run"], record["iteration"]) != ("complete" if which.run is None else which.run, which.iteration):
         yield f"its record is that of run {shown(record['run'])}, iteration {shown(record['iteration'])}"
     for name in (*NUMBERS, "reduced"):
         if not (isinstance(record[name], bool) if name == "reduced" else number(record[name])):

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from distsim.environment import EnvironmentDrift, environment, require_device
-from distsim.specs import Extent, Sweep, canonical_json, differences
-from distsim.store import DamagedStore, Mark, NetworkId, Storage, SweepStore, network_label, network_path
+from distsim.specs import Extent, NetworkId, Sweep, canonical_json, differences
+from distsim.store import DamagedStore, Mark, Storage, SweepStore
 from distsim.store.commits import MARK, drop, dropped_path, read_mark, read_piece
 from distsim.verify.derived import FIGURES, PAIR_TABLES, TABLES
 from distsim.verify.report import DAMAGED, LEFTOVER, UNREAD, Finding, Report
@@ -115,7 +115,7 @@ class _Plan:
         start = f"{problem}/" if problem else ""
         self.paths = [path.removeprefix(start) for path in report.sizes if path.startswith(start)]
         found = {one[0] for path in (*self.paths, *self._pieces) if (one := of_network(path)) is not None}
-        self.networks = {network_path(network): network for network in found}
+        self.networks = {network.path: network for network in found}
 
     @property
     def _pieces(self) -> list[str]:
@@ -176,12 +176,12 @@ class _Plan:
         if not gone or self.store is None or self._comes_out_again(gone):
             return {}
         found: dict[str, str] = {}
-        for network in sorted(self.networks.values(), key=lambda one: one or (-1, 0)):
-            origin = [one for one in gone if _comes_from(network, one)]
+        for network in sorted(self.networks.values()):
+            origin = [one for one in gone if network.comes_from(one)]
             if not origin:
                 continue
-            why = f"derived from the {network_label(origin[0])}, which will not come out bit by bit"
-            start = network_path(network)
+            why = f"derived from the {origin[0].label}, which will not come out bit by bit"
+            start = network.path
             inside = [path.removeprefix(f"{start}/") for path in self.paths if path.startswith(f"{start}/")]
             found[start] = why
             if any(path.startswith("activations/") for path in inside):
@@ -199,7 +199,7 @@ class _Plan:
             assert self.store is not None
             mark = read_mark(self.store.storage, path) or Mark("", {})
             both = [one for a, b, _ in mark.values["pairs"] for one in (a, b)]
-            return {network_path(None if one is None else (int(one[0]), int(one[1]))) for one in both}
+            return {NetworkId.from_json(one).path for one in both}
         except (DamagedStore, KeyError, TypeError, ValueError):
             return set(self.networks)
 
@@ -216,7 +216,7 @@ class _Plan:
         on_gpu = recorded.get("device") != "cpu"
         if on_gpu and not identity.deterministic:
             return False
-        if None not in networks or len(self.networks) == 1:
+        if not any(network.is_complete for network in networks) or len(self.networks) == 1:
             return True  # the next run refuses to go on where the complete network says that it would differ
         here = Sweep(identity, Extent(1, 1), device="cuda" if on_gpu else "cpu")
         differing = _drift(here, recorded)
@@ -230,9 +230,9 @@ class _Plan:
     def _recorded(self, networks: list[NetworkId]) -> dict[str, Any] | None:
         """The environment in which they were trained, by their own marks or another's of the sweep."""
         assert self.store is not None
-        others = sorted(self.networks.values(), key=lambda one: one or (-1, 0))
+        others = sorted(self.networks.values())
         for network in (*networks, *others):
-            mark = _mark(self.store, network_path(network))
+            mark = _mark(self.store, network.path)
             if mark is not None and isinstance(mark.environment, dict) and mark.environment:
                 return mark.environment
         return None
@@ -244,13 +244,6 @@ def _drift(here: Sweep, recorded: dict[str, Any]) -> str:
     except ValueError as error:
         return str(error)
     return "; ".join(differences(environment(here), recorded)).replace("asked for", "here")
-
-
-def _comes_from(network: NetworkId, origin: NetworkId) -> bool:
-    """Whether the network is the origin, or was pruned from it."""
-    if network is None or origin is None:
-        return origin is None
-    return network[0] == origin[0] and network[1] >= origin[1]
 
 
 def _mark(store: SweepStore, piece: str) -> Mark | None:

@@ -17,8 +17,8 @@ from typing import Any
 from distsim.models import build
 from distsim.results.reduce import Committed
 from distsim.results.tables import read_parquet_bytes
-from distsim.specs import Identity, canonical_json, shown
-from distsim.store import DamagedStore, Mark, NetworkId, Storage, StorageError, SweepStore, network_order, network_path
+from distsim.specs import PATTERN, Identity, NetworkId, canonical_json, shown
+from distsim.store import DamagedStore, Mark, Storage, StorageError, SweepStore
 from distsim.store.commits import MARK, WrittenByAnother, attempt_generation, dropped_path, read_mark
 from distsim.store.storage import first_line
 from distsim.store.sweep_store import EPOCHS
@@ -43,14 +43,11 @@ def verify(store: SweepStore, sizes: Mapping[str, int] | None = None) -> Report:
 
 def of_network(path: str) -> tuple[NetworkId, str] | None:
     """The network in whose folder a path lies, and the path within; None: in none's."""
-    match = _NETWORK.match(path)
-    if match is None:
-        return None
-    network = None if match["run"] is None else (int(match["run"]), int(match["iteration"]))
-    return (network, path[match.end() :]) if match[0] == f"{network_path(network)}/" else None
+    match = _FOLDER.match(path)
+    return None if match is None else (NetworkId.of_match(match), path[match.end() :])
 
 
-_NETWORK = re.compile(r"(?:complete|runs/(?P<run>\d{1,9})/iter_(?P<iteration>\d{1,9}))/")
+_FOLDER = re.compile(f"{PATTERN}/")
 _MARK = re.compile(r"COMMIT(?:-(?P<generation>[1-9]\d{0,8}))?\.json")
 _DROPPED = re.compile(r"DROPPED(?:-[1-9]\d{0,8})?\.json")
 _STAGED = re.compile(r".*#\d+")  # a file that was being written and has not got its name
@@ -96,7 +93,7 @@ def _split(path: str) -> tuple[_Piece | None, str]:
         return None, path
     network, inside = found
     of_activations = inside.startswith("activations/")
-    where = network_path(network) + "/activations" * of_activations
+    where = network.path + "/activations" * of_activations
     return _Piece(where, network, of_activations), inside.removeprefix("activations/")
 
 
@@ -164,7 +161,7 @@ class _Walk:
                     self.values.append(_Values(path, "pairs", "/".join(layer), named))
                 case _:
                     self.others.append(path)
-        ordered = sorted(pieces.values(), key=lambda piece: (network_order(piece.network), piece.of_activations))
+        ordered = sorted(pieces.values(), key=lambda piece: (piece.network, piece.of_activations))
         self.networks = {piece.path: piece for piece in ordered}
 
     def _mark(self, piece: _Piece) -> None:

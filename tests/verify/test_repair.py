@@ -13,7 +13,7 @@ from sweep_scripts import Outcome, outcome
 
 from distsim.cli import main as cli
 from distsim.environment import EnvironmentDrift
-from distsim.specs import canonical_json
+from distsim.specs import NetworkId, canonical_json
 from distsim.store import DamagedStore, Lease, Mark, Storage, StorageError, SweepStore
 from distsim.store.commits import Attempt, read_mark
 from distsim.verify.repair import Action, carry_out, planned
@@ -367,7 +367,7 @@ def test_a_writer_that_commits_just_before_keeps_its_piece(root: Path, store: Sw
     assert [action.what for action in todo] == ["end"]
     mark = attempt.commit()
     carry_out(Storage(root), todo)
-    assert store.mark((7, 1)) == mark
+    assert store.mark(NetworkId(7, 1)) == mark
 
 
 def test_another_driver_at_work(root: Path) -> None:
