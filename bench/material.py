@@ -16,8 +16,8 @@ from place import Place
 
 from distsim.data import Dataset
 from distsim.problems import PROBLEMS
-from distsim.specs import PAPER_METRICS, Extent, Sweep
-from distsim.store import NetworkId, Storage, SweepStore, network_path
+from distsim.specs import COMPLETE, PAPER_METRICS, Extent, NetworkId, Sweep
+from distsim.store import Storage, SweepStore
 from distsim.store.activations import Writer
 from distsim.store.commits import Attempt, read_piece
 from distsim.sweep.order import identify, prepare
@@ -42,15 +42,15 @@ class Networks:
 
     def place(self, network: NetworkId) -> Place:
         storage = self.bench.store.storage
-        return Place(storage.url, f"{network_path(network)}/activations")
+        return Place(storage.url, f"{network.path}/activations")
 
     @property
     def complete(self) -> Place:
-        return self.place(None)
+        return self.place(COMPLETE)
 
     @property
     def pruned(self) -> list[Place]:
-        return [self.place((0, i)) for i in range(1, self.iterations + 1)]
+        return [self.place(NetworkId(0, i)) for i in range(1, self.iterations + 1)]
 
 
 def networks(
@@ -77,8 +77,8 @@ def networks(
     contents = store.contents()
     todo = Chain(
         run=0,
-        train=tuple(i for i in every if (0, i) not in contents.networks),
-        extract=tuple(i for i in every if (0, i) not in contents.activations),
+        train=tuple(i for i in every if NetworkId(0, i) not in contents.networks),
+        extract=tuple(i for i in every if NetworkId(0, i) not in contents.activations),
     )
     failed: list[str] = []
     for _ in bench.chains([todo], failed.append):

@@ -41,7 +41,7 @@ from distsim import metrics as public
 from distsim.comparison.layer import Reference, compare_pairs
 from distsim.comparison.sides import NARROW, PRECISIONS, InMemory, LayerSource, Wanted, collect
 from distsim.environment import require_cupy, threads
-from distsim.specs import PAPER_METRICS
+from distsim.specs import PAPER_METRICS, NetworkId
 from distsim.store import Storage, SweepStore
 from distsim.store.activations import Reader, Writer
 from distsim.store.commits import Attempt, DamagedStore
@@ -272,10 +272,10 @@ def seeds_run(networks: Networks, chosen: Sequence[int]) -> Run:
         for layer in LAYERS:
             with _added(run.each.setdefault(layer, [])):
                 with run.clock("reading"):
-                    X, Y = (_float32(place, layer) for place in (networks.complete, networks.place((0, i))))
+                    X, Y = (_float32(place, layer) for place in (networks.complete, networks.place(NetworkId(0, i))))
                 run.values[i, layer] = baselines.seeds_way(X, Y, run.clock)
         with _added(run.each.setdefault("out", [])):
-            X, Y = (_float32(place, "out") for place in (networks.complete, networks.place((0, i))))
+            X, Y = (_float32(place, "out") for place in (networks.complete, networks.place(NetworkId(0, i))))
             run.values[i, "out"] = {"cosine": baselines.cosine(X, Y)}
     return run
 
@@ -288,13 +288,13 @@ def cached_run(networks: Networks, chosen: Sequence[int]) -> Run:
         run.once[layer] = time.perf_counter() - started
         for i in chosen:
             with _added(run.each.setdefault(layer, [])):
-                run.values[i, layer] = reference.compare(_float32(networks.place((0, i)), layer), run.clock)
+                run.values[i, layer] = reference.compare(_float32(networks.place(NetworkId(0, i)), layer), run.clock)
     started = time.perf_counter()
     X = _float32(networks.complete, "out")
     run.once["out"] = time.perf_counter() - started
     for i in chosen:
         with _added(run.each.setdefault("out", [])):
-            run.values[i, "out"] = {"cosine": baselines.cosine(X, _float32(networks.place((0, i)), "out"))}
+            run.values[i, "out"] = {"cosine": baselines.cosine(X, _float32(networks.place(NetworkId(0, i)), "out"))}
     return run
 
 
@@ -375,7 +375,7 @@ def _beside(bench: Measuring, peer: Peer, several: Sequence[int]) -> list[str]:
         return answer
 
     def request(n: int, count: int) -> dict[str, Any]:
-        places = [bench.networks.complete, *(bench.networks.place((0, i)) for i in several[-count:])]
+        places = [bench.networks.complete, *(bench.networks.place(NetworkId(0, i)) for i in several[-count:])]
         return {
             "task": "arrays",
             "places": [dataclasses.asdict(place) for place in places],
@@ -601,7 +601,7 @@ def _plain(file: Path) -> int:
 
 def pairs(bench: Measuring) -> Section:
     networks = bench.networks
-    chosen = [networks.place((0, i)) for i in spaced(networks.iterations, 8)]
+    chosen = [networks.place(NetworkId(0, i)) for i in spaced(networks.iterations, 8)]
     every = [(i, j) for i in range(len(chosen)) for j in range(i + 1, len(chosen))]
     layers = [place.layer(PEER_LAYER) for place in chosen]
     compare_pairs(layers[:1], [(0, 0)], PAIRWISE)  # whatever is read once in a process
@@ -703,11 +703,13 @@ def _said(action: Callable[[], Any]) -> str:
 
 def _extract_nan(bench: Measuring) -> None:
     networks = bench.networks
-    step = networks.bench.store.load_network((0, 1))
+    step = networks.bench.store.load_network(NetworkId(0, 1))
     step.weights["blocks.conv1_2.conv.weight"].view(-1)[0] = float("nan")
     with tempfile.TemporaryDirectory(dir=bench.folder) as folder:
         store = SweepStore(Storage(folder), networks.bench.sweep.name)
-        extract(store, networks.bench.sweep, networks.bench.probe, networks.bench.trainer.classes, (0, 1), step)
+        extract(
+            store, networks.bench.sweep, networks.bench.probe, networks.bench.trainer.classes, NetworkId(0, 1), step
+        )
 
 
 def _damaged_files(folder: Path) -> Iterator[tuple[str, str]]:
@@ -751,7 +753,7 @@ def accuracy(bench: Measuring) -> Section:
         complete = networks.complete.layer(layer)
         references = {p: Reference(complete, ("cka", "nbs"), bench.flags.device, p) for p in PRECISIONS}
         for i in chosen:
-            other = networks.place((0, i)).layer(layer)
+            other = networks.place(NetworkId(0, i)).layer(layer)
             truth = baselines.kernel_values(complete.read(), other.read())
             found = {p: reference.compare(other) for p, reference in references.items()}
             for metric, value in truth.items():

@@ -15,8 +15,8 @@ from distsim.activations.layout import storage_dtype
 from distsim.metrics.registry import METRICS
 from distsim.models import Layer, Network, build
 from distsim.seeds import numpy_stream
-from distsim.specs import MOST, Identity, Problem, Pruning, pruned_count
-from distsim.store import NetworkId, SweepStore, network_label, network_order
+from distsim.specs import COMPLETE, MOST, Identity, NetworkId, Problem, Pruning, pruned_count
+from distsim.store import SweepStore
 from distsim.store.activations import Reader
 from distsim.store.commits import read_object
 from distsim.training.chain import TrainedNetwork
@@ -32,25 +32,24 @@ def store_faults(store: SweepStore) -> list[str]:
     identity = store.identity()
     network, contents = build(identity.problem), store.contents()
     layers = {layer.name: layer for layer in network.layers}
-    before = {None: full_masks(network, identity.problem.pruning)}
+    before = {COMPLETE: full_masks(network, identity.problem.pruning)}
     found = []
-    for which in sorted(contents.networks, key=network_order):
+    for which in sorted(contents.networks):
         step = store.load_network(which)
-        earlier = None if which is None or which[1] == 1 else (which[0], which[1] - 1)
-        said = step_faults(step, before[earlier], network, identity.problem)
+        said = step_faults(step, before[which.before or which], network, identity.problem)
         said += record_faults(step.record, which)
         before[which] = step.masks
         if which in contents.activations:
             said += activations_faults(store, which, identity, layers)
-        found += [f"{network_label(which)}: {fault}" for fault in said]
-    mark = store.mark(None)
+        found += [f"{which.label}: {fault}" for fault in said]
+    mark = store.mark(COMPLETE)
     if mark is not None:
         probe = json.loads(read_object(store.storage, "complete", mark, "probe.json"))
         found += probe_faults(probe, identity)
     for (which, name), marks in store.comparisons().items():
         for mark in marks:
             said = similarity_faults(mark.values, layers[name])
-            found += [f"{network_label(which)}, {name}: {fault}" for fault in said]
+            found += [f"{which.label}, {name}: {fault}" for fault in said]
     for mark in store.pair_marks().values():
         name = mark.values["layer"]
         for a, b, values in mark.values["pairs"]:

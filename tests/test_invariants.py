@@ -15,8 +15,8 @@ from distsim.data import Dataset, probe_indices
 from distsim.models import Layer, Network, build
 from distsim.problems import PROBLEMS
 from distsim.seeds import torch_stream
-from distsim.specs import Identity, Pruning
-from distsim.store import NetworkId, Storage, SweepStore, network_path
+from distsim.specs import COMPLETE, Identity, NetworkId, Pruning
+from distsim.store import Storage, SweepStore
 from distsim.store.commits import drop, read_mark
 from distsim.training.pruning import Masks, apply_masks, full_masks, prune, remaining
 from distsim.training.stepper import State
@@ -235,8 +235,8 @@ def faulty(store: SweepStore, network: NetworkId, **changes: Any) -> None:
     """Commit the network again, with right digests, as a faulty writer would."""
     mark, step = store.mark(network), store.load_network(network)
     assert mark is not None
-    drop(store.storage, network_path(network))
-    files = {"probe.json": json.dumps({"indices": list(range(1, 61))}).encode()} if network is None else None
+    drop(store.storage, network.path)
+    files = {"probe.json": json.dumps({"indices": list(range(1, 61))}).encode()} if network.is_complete else None
     step = dataclasses.replace(step, **changes)
     store.commit_network(network, step, files, identity=mark.identity, environment=mark.environment)
 
@@ -246,13 +246,13 @@ def test_a_store_of_a_faulty_writer(tmp_path: Path) -> None:
         assert flips.sweep(tmp_path, "--runs", "1", "--epochs", "1", "--retention", "all") == 0
     store = SweepStore(Storage(tmp_path), "digits")
     assert invariants.store_faults(store) == []
-    step = store.load_network((0, 2))
+    step = store.load_network(NetworkId(0, 2))
     name = next(name for name in sorted(step.masks) if name.endswith("weight"))
-    place = tuple((~store.load_network((0, 1)).masks[name]).nonzero()[0])
+    place = tuple((~store.load_network(NetworkId(0, 1)).masks[name]).nonzero()[0])
     step.masks[name][place], step.weights[name][place] = True, torch.inf
-    faulty(store, (0, 2), masks=step.masks, weights=step.weights, record=step.record | {"accuracy": 1.5})
-    faulty(store, None)
-    path = store.comparison_path((0, 1), "fc1", store.contents().comparisons[(0, 1), "fc1"])
+    faulty(store, NetworkId(0, 2), masks=step.masks, weights=step.weights, record=step.record | {"accuracy": 1.5})
+    faulty(store, COMPLETE)
+    path = store.comparison_path(NetworkId(0, 1), "fc1", store.contents().comparisons[NetworkId(0, 1), "fc1"])
     mark = read_mark(store.storage, path)
     assert mark is not None
     values = {metric: one | {"n_per_p": 77.0} for metric, one in mark.values.items()}

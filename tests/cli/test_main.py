@@ -21,7 +21,7 @@ from distsim.cli import main as cli
 from distsim.cli import sweeps
 from distsim.models import MODELS, Layer, Network
 from distsim.problems import PROBLEMS
-from distsim.specs import Problem
+from distsim.specs import NetworkId, Problem
 from distsim.store import Storage, SweepStore
 
 HERE = ("--local", "--device", "cpu")
@@ -209,7 +209,7 @@ def test_only_computes_what_is_not_there(store: Path) -> None:
 
 
 def test_only_finds_a_network_that_comes_out_different(store: Path) -> None:
-    digits, network = SweepStore(Storage(store), "digits"), (1, 2)
+    digits, network = SweepStore(Storage(store), "digits"), NetworkId(1, 2)
     mark, step = digits.mark(network), digits.load_network(network)
     assert mark is not None
     (name, weights) = next((name, tensor) for name, tensor in step.weights.items() if tensor.ndim == 4)
@@ -228,6 +228,14 @@ def test_only_finds_a_network_that_comes_out_different(store: Path) -> None:
 def test_only_says_what_it_takes(store: Path, text: str) -> None:
     before = files(store)
     assert "run=complete" in sentence(distsim("run", store, "--only", text))
+    assert files(store) == before
+
+
+@pytest.mark.parametrize("text", ["run=complete,complete=1", "run=0,iteration=1,complete=1"])
+def test_only_knows_one_complete_network(store: Path, text: str) -> None:
+    before = files(store)
+    said = sentence(distsim("run", store, "--only", text))
+    assert said.startswith("digits has one complete network, run=complete: got run=")
     assert files(store) == before
 
 

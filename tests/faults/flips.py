@@ -43,8 +43,8 @@ from invariants import store_faults
 from distsim.cli import main as cli
 from distsim.cli import sweeps
 from distsim.problems import PROBLEMS
-from distsim.specs import canonical_json
-from distsim.store import NetworkId, Storage, SweepStore, problems_in
+from distsim.specs import NetworkId, canonical_json
+from distsim.store import Storage, SweepStore, problems_in
 from distsim.store.activations import Reader
 from distsim.verify.repair import planned
 from distsim.verify.report import DAMAGED, UNREAD, Report
@@ -173,12 +173,12 @@ def reading(root: Path) -> str:
     for name in problems_in(storage):
         store = SweepStore(storage, name)
         contents = store.contents()
-        said += [name, store.identity().hash, store.request(), store.digests(), sorted(contents.networks, key=str)]
-        for network in sorted(contents.networks, key=str):
+        said += [name, store.identity().hash, store.request(), store.digests(), sorted(contents.networks)]
+        for network in sorted(contents.networks):
             step = store.load_network(network)
             for tensors in (step.weights, step.masks, step.rewind or {}):
                 said += [_sha256(tensors[key].numpy().tobytes()) for key in sorted(tensors)]
-        for network in sorted(contents.activations, key=str):
+        for network in sorted(contents.activations):
             said += list(_values(store, network))
         folder = root / name
         said += [_sha256(path.read_bytes()) for path in sorted(folder.glob("*results/*"))]

@@ -22,15 +22,13 @@ from distsim.problems import PROBLEMS
 from distsim.results import reduce as results
 from distsim.results.reduce import draw, read_tables, reduce
 from distsim.results.tables import Tables
-from distsim.specs import PAPER_METRICS
+from distsim.specs import COMPLETE, PAPER_METRICS, Extent, NetworkId
 from distsim.store import (
     DamagedStore,
     IdentityMismatch,
-    NetworkId,
     Storage,
     StorageError,
     SweepStore,
-    network_path,
     problems_in,
 )
 from distsim.sweep import order
@@ -123,7 +121,7 @@ def files_of(store: SweepStore, network: NetworkId) -> Path:
     mark = store.mark(network)
     assert mark is not None
     assert store.storage.folder is not None
-    return store.storage.folder / network_path(network) / f"attempt-{mark.attempt}"
+    return store.storage.folder / network.path / f"attempt-{mark.attempt}"
 
 
 def pieces(folder: Path, *without: str) -> dict[str, str]:
@@ -168,12 +166,10 @@ def test_values_are_those_of_the_public_metrics(kept: Path, tables: Tables) -> N
     def activations(network: NetworkId) -> zarr.Group:
         mark = store.activations_mark(network)
         assert mark is not None
-        return zarr.open_group(
-            kept / "digits" / network_path(network) / f"activations/attempt-{mark.attempt}", mode="r"
-        )
+        return zarr.open_group(kept / "digits" / network.path / f"activations/attempt-{mark.attempt}", mode="r")
 
-    groups = {(run, iteration): activations((run, iteration)) for run in range(RUNS) for iteration in (1, 2)}
-    complete = activations(None)
+    groups = {(run, i): activations(NetworkId(run, i)) for run in range(RUNS) for i in (1, 2)}
+    complete = activations(COMPLETE)
     checked = 0
     for row in tables.similarities.itertuples():
         X, Y = complete[row.layer][:], groups[row.run, row.iteration][row.layer][:]
@@ -195,7 +191,7 @@ def test_values_are_those_of_the_public_metrics(kept: Path, tables: Tables) -> N
 def test_accuracy_and_remaining_are_those_of_the_networks(kept: Path, tables: Tables) -> None:
     store = store_in(kept)
     for row in tables.networks.itertuples():
-        network = None if row.run is pd.NA else (int(row.run), int(row.iteration))
+        network = COMPLETE if row.run is pd.NA else NetworkId(int(row.run), int(row.iteration))
         step = store.load_network(network)
         assert (row.accuracy, row.remaining, row.loss) == (
             step.record["accuracy"],
@@ -307,10 +303,10 @@ def test_two_stores_are_equal_byte_by_byte(kept: Path, lean: Path) -> None:
 
 
 def test_retention_decides_which_activations_stay(kept: Path, lean: Path) -> None:
-    pruned = {(run, iteration) for run in range(RUNS) for iteration in range(1, ITERATIONS + 1)}
-    assert store_in(kept).contents().activations == {None, *pruned}
-    assert store_in(lean).contents().activations == {None}
-    assert store_in(lean).contents().networks == {None, *pruned}
+    pruned = {NetworkId(run, iteration) for run in range(RUNS) for iteration in range(1, ITERATIONS + 1)}
+    assert store_in(kept).contents().activations == {COMPLETE, *pruned}
+    assert store_in(lean).contents().activations == {COMPLETE}
+    assert store_in(lean).contents().networks == {COMPLETE, *pruned}
     left = {path for path in store_in(lean).storage.sizes("runs") if "activations" in path}
     assert {path.rsplit("/", 1)[-1] for path in left} == {"DROPPED.json"}, "what was dropped leaves nothing behind"
 
@@ -405,7 +401,7 @@ def damage(file: Path) -> None:
 
 
 def test_damaged_weights_fail_their_run_only(copy: Path, tmp_path: Path) -> None:
-    file = files_of(store_in(copy), (0, 2)) / "weights.safetensors"
+    file = files_of(store_in(copy), NetworkId(0, 2)) / "weights.safetensors"
     before = pieces(copy, "results/")
     good = file.read_bytes()
     damage(file)
@@ -415,8 +411,8 @@ def test_damaged_weights_fail_their_run_only(copy: Path, tmp_path: Path) -> None
         computed(copy, ordered(iterations=3))
     assert len(caught.value.failures) == 1
     assert caught.value.failures[0].startswith("digits, run 0: ")
-    assert store_in(copy).has_network((1, 3)), "the other run went on"
-    assert not store_in(copy).has_network((0, 3))
+    assert store_in(copy).has_network(NetworkId(1, 3)), "the other run went on"
+    assert not store_in(copy).has_network(NetworkId(0, 3))
     with pytest.raises(DamagedStore, match=r"runs/0000/iter_02/attempt-\w+/weights\.safetensors"):
         store_in(copy).digests()
     file.write_bytes(good)
@@ -428,15 +424,15 @@ def test_damaged_weights_fail_their_run_only(copy: Path, tmp_path: Path) -> None
 
 
 def test_a_damaged_complete_network_stops_every_run(copy: Path) -> None:
-    damage(files_of(store_in(copy), None) / "rewind.safetensors")
+    damage(files_of(store_in(copy), COMPLETE) / "rewind.safetensors")
     with pytest.raises(SweepFailed, match=r"complete/attempt-\w+/rewind\.safetensors") as caught:
         computed(copy, ordered(runs=3))
     assert len(caught.value.failures) <= 2
-    assert store_in(copy).contents().networks == {None, (0, 1), (0, 2), (1, 1), (1, 2)}
+    assert store_in(copy).contents().networks == {COMPLETE, *Extent(runs=2, iterations=2).networks}
 
 
 def test_damaged_activations_are_named(copy: Path) -> None:
-    mark = store_in(copy).activations_mark(None)
+    mark = store_in(copy).activations_mark(COMPLETE)
     assert mark is not None
     folder = copy / "digits" / "complete" / "activations" / f"attempt-{mark.attempt}"
     damage(folder / "pool1" / "c" / "0" / "0" / "0" / "0")
@@ -444,8 +440,8 @@ def test_damaged_activations_are_named(copy: Path) -> None:
         computed(copy, ordered(runs=3))
     assert len(caught.value.failures) == 1
     there = store_in(copy).contents().comparisons
-    assert ((2, 1), "pool2") in there, "the other layers were compared"
-    assert ((2, 1), "pool1") not in there
+    assert (NetworkId(2, 1), "pool2") in there, "the other layers were compared"
+    assert (NetworkId(2, 1), "pool1") not in there
 
 
 def test_a_failing_network_does_not_hold_up_the_rest_on_a_small_disk(
@@ -457,13 +453,13 @@ def test_a_failing_network_does_not_hold_up_the_rest_on_a_small_disk(
     store = store_in(copy)
     for run_ in range(3):
         for iteration in (1, 2):
-            shutil.rmtree(copy / "digits" / network_path((run_, iteration)) / "comparison")
-    damage(files_of(store, (0, 1)) / "weights.safetensors")
+            shutil.rmtree(copy / "digits" / NetworkId(run_, iteration).path / "comparison")
+    damage(files_of(store, NetworkId(0, 1)) / "weights.safetensors")
     monkeypatch.setattr(sweep, "room_for_activations", lambda store: int(1.5 * one.per_network))
     with pytest.raises(SweepFailed, match="runs/0000/iter_01"):
         computed(copy, one)
     compared = {network for network, _ in store.contents().comparisons}
-    assert compared >= {(1, 1), (1, 2), (2, 1), (2, 2)}
+    assert compared >= {NetworkId(1, 1), NetworkId(1, 2), NetworkId(2, 1), NetworkId(2, 2)}
 
 
 def test_another_seed_is_another_sweep(copy: Path) -> None:
@@ -507,10 +503,10 @@ def test_threads_are_part_of_the_identity_and_versions_of_the_environment(
     monkeypatch.setattr(torch, "__version__", "1.0")
     with pytest.raises(SweepFailed, match=r"torch: '1\.0' here"):
         computed(copy, ordered(runs=3))
-    assert not store_in(copy).has_network((2, 1))
+    assert not store_in(copy).has_network(NetworkId(2, 1))
     root = Storage(copy)
     assert run([ordered(runs=3)], root, LocalEngine(root, allow_drift=True), silent)
-    mark = store_in(copy).mark((2, 1))
+    mark = store_in(copy).mark(NetworkId(2, 1))
     assert mark is not None
     assert mark.environment["torch"] == "1.0", "the drift is recorded"
 
@@ -546,7 +542,7 @@ def test_reading_where_nothing_is(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no sweep of digits"):
         store_in(tmp_path).identity()
     with pytest.raises(FileNotFoundError, match="complete network of digits is not in"):
-        store_in(tmp_path).load_network(None)
+        store_in(tmp_path).load_network(COMPLETE)
     assert store_in(tmp_path).contents().networks == frozenset()
 
 

@@ -21,7 +21,7 @@ from distsim.activations.layout import bytes_per_network
 from distsim.activations.probe import BATCH, Probe
 from distsim.environment import threads
 from distsim.models import MODELS, Layer, Network, build
-from distsim.specs import Extent, Identity, Problem, Pruning, Recipe, Sweep
+from distsim.specs import COMPLETE, Extent, Identity, NetworkId, Problem, Pruning, Recipe, Sweep
 from distsim.store import DamagedStore, Mark, Storage, SweepStore
 from distsim.store.activations import Reader, Writer, chunk_shape
 from distsim.store.commits import Attempt
@@ -522,8 +522,8 @@ def test_a_layer_that_float16_cannot_hold_is_kept_in_float32(
     step, probe = tiny
     step.weights["conv2.bias"].fill_(mean)
     store = SweepStore(Storage(tmp_path), "tiny")
-    mark = extract(store, sweep_of(), probe, CLASSES, None, step)
-    assert store.activations_mark(None) == mark
+    mark = extract(store, sweep_of(), probe, CLASSES, COMPLETE, step)
+    assert store.activations_mark(COMPLETE) == mark
     assert mark.identity == sweep_of().identity.hash
     reader = Reader(store.storage, PIECE, mark)
     assert reader.layers == ["conv1", "conv2", "conv3", "out"]
@@ -545,7 +545,7 @@ def test_a_layer_that_float16_cannot_hold_is_kept_in_float32(
 def test_the_rule_float32_keeps_everything_in_float32(tmp_path: Path, tiny: tuple[TrainedNetwork, Probe]) -> None:
     step, probe = tiny
     store = SweepStore(Storage(tmp_path), "tiny")
-    mark = extract(store, sweep_of("float32"), probe, CLASSES, None, step)
+    mark = extract(store, sweep_of("float32"), probe, CLASSES, COMPLETE, step)
     reader = Reader(store.storage, PIECE, mark)
     assert {str(reader.layer(name).read().dtype) for name in reader.layers} == {"float32"}
 
@@ -553,7 +553,8 @@ def test_the_rule_float32_keeps_everything_in_float32(tmp_path: Path, tiny: tupl
 def test_extracting_twice_gives_the_same_digest(tmp_path: Path, tiny: tuple[TrainedNetwork, Probe]) -> None:
     step, probe = tiny
     marks = [
-        extract(SweepStore(Storage(tmp_path / name), "tiny"), sweep_of(), probe, CLASSES, None, step) for name in "ab"
+        extract(SweepStore(Storage(tmp_path / name), "tiny"), sweep_of(), probe, CLASSES, COMPLETE, step)
+        for name in "ab"
     ]
     assert marks[0].attempt != marks[1].attempt
     assert marks[0].digest == marks[1].digest
@@ -566,8 +567,8 @@ def test_an_activation_that_is_not_finite_stops_the_extraction(
     step.weights["conv3.weight"][0, 0, 0, 0] = float("inf")
     store = SweepStore(Storage(tmp_path), "tiny")
     with pytest.raises(FloatingPointError, match=r"tiny, run 2, iteration 3: layer conv3"):
-        extract(store, sweep_of(), probe, CLASSES, (2, 3), step)
-    assert store.activations_mark((2, 3)) is None
+        extract(store, sweep_of(), probe, CLASSES, NetworkId(2, 3), step)
+    assert store.activations_mark(NetworkId(2, 3)) is None
 
 
 @pytest.mark.usefixtures("tiny")
@@ -585,15 +586,15 @@ def test_dropped_activations_are_gone_and_can_be_written_again(
 ) -> None:
     step, probe = tiny
     store = SweepStore(Storage(tmp_path), "tiny")
-    store.commit_network(None, step)
-    first = extract(store, sweep_of(), probe, CLASSES, None, step)
-    assert store.contents().activations == {None}
-    store.drop_activations(None)
-    assert store.activations_mark(None) is None
+    store.commit_network(COMPLETE, step)
+    first = extract(store, sweep_of(), probe, CLASSES, COMPLETE, step)
+    assert store.contents().activations == {COMPLETE}
+    store.drop_activations(COMPLETE)
+    assert store.activations_mark(COMPLETE) is None
     assert list(store.storage.sizes(PIECE)) == [f"{PIECE}/DROPPED.json"]
     assert store.contents().activations == frozenset()
-    assert store.mark(None) is not None, "the network stays"
-    assert extract(store, sweep_of(), probe, CLASSES, None, step).digest == first.digest
+    assert store.mark(COMPLETE) is not None, "the network stays"
+    assert extract(store, sweep_of(), probe, CLASSES, COMPLETE, step).digest == first.digest
 
 
 def test_a_late_writer_after_a_drop_leaves_no_mark_without_objects(tmp_path: Path) -> None:
@@ -603,9 +604,9 @@ def test_a_late_writer_after_a_drop_leaves_no_mark_without_objects(tmp_path: Pat
     for attempt in (first, late):
         attempt.put("conv1/zarr.json", b"{}")
     first.commit()
-    store.drop_activations(None)
+    store.drop_activations(COMPLETE)
     with contextlib.suppress(DamagedStore):  # to say so is as good as to leave no mark
         late.commit()
-    mark = store.activations_mark(None)
+    mark = store.activations_mark(COMPLETE)
     if mark is not None:
         assert set(store.storage.sizes(PIECE)) >= {f"{PIECE}/attempt-{mark.attempt}/{name}" for name in mark.objects}

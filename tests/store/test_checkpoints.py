@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from distsim.problems import PROBLEMS
+from distsim.specs import NetworkId
 from distsim.store import Storage, SweepStore
 from distsim.store import checkpoints as kept
 from distsim.store.checkpoints import StoredCheckpoints
@@ -194,4 +195,4 @@ def test_what_fails_beside_the_training_ends_the_run_by_name(tmp_path, last):
     failed = []
     list(bench.chains([Chain(0, (1, 2), (last,))], failed.append))
     assert failed == ["digits, run 0: no room for the probe"]
-    assert (0, 1) in store.contents().networks
+    assert NetworkId(0, 1) in store.contents().networks

@@ -13,7 +13,7 @@ import zarr
 
 import distsim
 from distsim.problems import PROBLEMS
-from distsim.specs import FORMAT, Extent, Identity, Request, canonical_json, digest
+from distsim.specs import COMPLETE, FORMAT, Extent, Identity, Request, canonical_json, digest
 from distsim.store import DamagedStore, IdentityMismatch, Mark, Storage, SweepStore
 from distsim.store.activations import Reader
 from distsim.store.commits import Attempt
@@ -43,7 +43,7 @@ def test_what_failed_before_anything_was_committed_holds_nobody_up(store: SweepS
 
 def test_what_was_committed_is_not_taken_for_another_sweeps(store: SweepStore) -> None:
     store.claim(OTHER)
-    store.commit_network(None, STEP, identity=OTHER.hash)
+    store.commit_network(COMPLETE, STEP, identity=OTHER.hash)
     with pytest.raises(IdentityMismatch, match=r"It differs in seed: 0 asked for, 7 in the store\. Ask for the same"):
         store.claim(OURS)
     assert store.identity().hash == OTHER.hash
@@ -51,7 +51,7 @@ def test_what_was_committed_is_not_taken_for_another_sweeps(store: SweepStore) -
 
 def test_a_lost_spec_is_written_again_by_its_own_sweep_only(store: SweepStore) -> None:
     store.claim(OURS)
-    store.commit_network(None, STEP, identity=OURS.hash)
+    store.commit_network(COMPLETE, STEP, identity=OURS.hash)
     store.storage.delete(["spec.json"])
     with pytest.raises(IdentityMismatch, match=r"holds complete network of another sweep of digits, whose spec\.json"):
         store.claim(OTHER)
@@ -167,5 +167,5 @@ def test_no_pickle_is_read_from_a_network(store: SweepStore, tmp_path: Path, nam
         mark = attempt.commit()
     assert isinstance(mark, Mark)
     with pytest.raises(DamagedStore, match=r"complete/attempt-.* cannot be read"):
-        store.load_network(None)
+        store.load_network(COMPLETE)
     assert not ran.exists()

@@ -26,6 +26,7 @@ from sweep_scripts import run_script
 from test_activations_stored import PIECE, drawn, written
 
 from distsim.activations import layout as module
+from distsim.specs import COMPLETE, NetworkId
 from distsim.store import DamagedStore, Storage, StorageError, SweepStore
 from distsim.store.activations import Reader
 from distsim.store.storage import NoSpace
@@ -373,7 +374,7 @@ def test_tunes_own_files_never_fail_a_sweep(server: str, root: Storage, tmp_path
     assert "tables in" in said
     assert "Traceback" not in said
     assert any(client == "pyarrow" for client, _, _ in proxy.faults), "Tune was refused something"
-    assert SweepStore(root, "digits").contents().networks == {None, (0, 1)}
+    assert SweepStore(root, "digits").contents().networks == {COMPLETE, NetworkId(0, 1)}
 
 
 @pytest.mark.long

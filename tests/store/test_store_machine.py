@@ -16,11 +16,12 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from distsim.store import DamagedStore, Mark, NetworkId, Storage, StorageError, SweepStore, network_path
+from distsim.specs import COMPLETE, NetworkId
+from distsim.store import DamagedStore, Mark, Storage, StorageError, SweepStore
 from distsim.store.commits import Attempt, drop, generation, read_object, read_piece
 
-NETWORKS: tuple[NetworkId, ...] = (None, (0, 1))
-PIECES = (*map(network_path, NETWORKS), "complete/activations")
+NETWORKS: tuple[NetworkId, ...] = (COMPLETE, NetworkId(0, 1))
+PIECES = (*(network.path for network in NETWORKS), "complete/activations")
 NAMES = ("x", "deep/y")
 
 
@@ -218,7 +219,7 @@ class StoreMachine(RuleBasedStateMachine):
     def the_listing_says_the_same(self) -> None:
         contents = SweepStore(Storage(self.folder.name), "problem").contents()
         there = {piece for piece in PIECES if read_piece(self.seen, piece) is not None}
-        assert {network_path(network) for network in contents.networks} == there & set(map(network_path, NETWORKS))
+        assert {network.path for network in contents.networks} == there & {network.path for network in NETWORKS}
         assert bool(contents.activations) == ({"complete", "complete/activations"} <= there)
 
     def _read(self, piece: str) -> None:

@@ -19,6 +19,7 @@ from distsim.results import reduce as results
 from distsim.results.reduce import read_tables
 from distsim.results.tables import Tables, chance_level
 from distsim.seeds import numpy_stream
+from distsim.specs import COMPLETE, NetworkId
 from distsim.store import Storage, SweepStore
 from distsim.store.activations import Reader
 from distsim.sweep.comparison_worker import ComparisonWorker, Permuted
@@ -87,11 +88,11 @@ def test_what_float16_cannot_hold_is_held_in_float32_as_on_disk(monkeypatch: pyt
     monkeypatch.setattr("distsim.activations.layout.FLOAT16_LARGEST", 0.5)
     one = ordered(activations="memory")
     comparer = ComparisonWorker(SweepStore(Storage(kept), "digits"), one.sweep, one.dataset)
-    held = comparer._source((0, 1), "conv1_1")
+    held = comparer._source(NetworkId(0, 1), "conv1_1")
     (panel,) = held.panels(10**6)
     assert panel.dtype == np.float32
     monkeypatch.undo()
-    (rounded,) = comparer._source((0, 1), "conv1_1").panels(10**6)
+    (rounded,) = comparer._source(NetworkId(0, 1), "conv1_1").panels(10**6)
     np.testing.assert_array_equal(panel.astype(np.float16), rounded)
 
 
@@ -101,13 +102,13 @@ def test_a_network_that_cannot_be_loaded_does_not_hold_up_the_others(tmp_path: P
     store = SweepStore(Storage(tmp_path), "digits")
     for path in [path for path in store.storage.sizes() if "/comparison/" in path]:
         store.storage.delete([path])
-    mark = store.mark((0, 1))
+    mark = store.mark(NetworkId(0, 1))
     assert mark is not None
     path = f"runs/0000/iter_01/attempt-{mark.attempt}/weights.safetensors"
     store.storage.put(path, b"x" + (store.storage.get(path) or b"")[1:])
     with pytest.raises(SweepFailed, match=r"runs/0000/iter_01.* is damaged"):
         computed(tmp_path, one)
-    assert {network for network, _ in store.contents().comparisons} == {(1, 1)}
+    assert {network for network, _ in store.contents().comparisons} == {NetworkId(1, 1)}
 
 
 # --- by chance -------------------------------------------------------------------------------------------------------
@@ -135,7 +136,7 @@ def test_what_comes_by_chance_is_less(tables: Tables) -> None:
 def test_a_value_is_that_of_the_permuted_examples(kept: Path, tables: Tables) -> None:
     """The same permutation in every network; the complete network's examples stay in order."""
     store, sides = SweepStore(Storage(kept), "digits"), []
-    for network in (None, (0, 1)):
+    for network in (COMPLETE, NetworkId(0, 1)):
         mark = store.activations_mark(network)
         assert mark is not None
         sides.append(Reader(store.storage, store.activations_path(network), mark).layer("pool2").read())
@@ -159,7 +160,7 @@ def test_without_chance_there_is_none(tmp_path: Path) -> None:
     store = SweepStore(Storage(tmp_path), "digits")
     assert computed(tmp_path, ordered(runs=1)), "asked for later, it is added"
     assert len(read_tables(Storage(tmp_path)).chance)
-    assert store.contents().activations == {None}
+    assert store.contents().activations == {COMPLETE}
 
 
 def test_the_band_is_drawn_from_its_lowest_to_its_highest(tables: Tables) -> None:

@@ -1,6 +1,7 @@
 """Networks of a store against each other: plans, tiles, what they cost, and what comes out."""
 
 import dataclasses
+import hashlib
 import itertools
 import shutil
 from collections.abc import Iterator
@@ -15,8 +16,9 @@ from distsim.cli import main as cli
 from distsim.environment import threads
 from distsim.problems import PROBLEMS
 from distsim.results import reduce as results
-from distsim.results.pairs import jaccard, write_results
-from distsim.store import NetworkId, Storage, SweepStore
+from distsim.results.pairs import found_in, jaccard, write_results
+from distsim.specs import COMPLETE, Extent, NetworkId
+from distsim.store import Storage, SweepStore
 from distsim.store.activations import Reader
 from distsim.sweep import pairs
 from distsim.sweep.cost import Cost, duration, layer_cost
@@ -26,7 +28,7 @@ from distsim.sweep.run import run
 from distsim.sweep.stored_models import Stored, layer_by_layer
 
 SMALL = PROBLEMS["digits"].reduced_to(epochs=2, probe=60, train_limit=100)
-NETWORKS: list[NetworkId] = [None, *itertools.product(range(3), range(1, 5))]
+NETWORKS = [COMPLETE, *Extent(runs=3, iterations=4).networks]
 CHOSEN = ("svcca", "pwcca", "cka", "nbs", "cosine")
 
 
@@ -69,17 +71,38 @@ def every(store: SweepStore) -> list[tuple[NetworkId, NetworkId]]:
 
 
 def test_plans() -> None:
-    assert pairs.planned("complete", NETWORKS) == [(None, network) for network in NETWORKS[1:]]
+    assert pairs.planned("complete", NETWORKS) == [(COMPLETE, network) for network in NETWORKS[1:]]
     runs = pairs.planned("runs", reversed(NETWORKS))
-    assert runs[:3] == [((0, 1), (1, 1)), ((0, 1), (2, 1)), ((0, 2), (1, 2))]
+    first = [((0, 1), (1, 1)), ((0, 1), (2, 1)), ((0, 2), (1, 2))]
+    assert runs[:3] == [(NetworkId(*a), NetworkId(*b)) for a, b in first]
     assert len(runs) == 3 * 4, "three pairs of runs at each of four iterations"
     iterations = pairs.planned("iterations", NETWORKS)
     assert len(iterations) == 3 * (4 + 3 + 2 + 1), "the complete network is the runs' iteration 0"
-    assert (None, (2, 4)) in iterations
-    assert all(a is None or b is None or a[0] == b[0] for a, b in iterations)
+    assert (COMPLETE, NetworkId(2, 4)) in iterations
+    assert all(a.is_complete or a.run == b.run for a, b in iterations)
     assert len(pairs.planned("all", NETWORKS)) == 13 * 12 / 2
     with pytest.raises(ValueError, match="there is no plan 'some'; there are complete, runs, iterations, all"):
         pairs.planned("some", NETWORKS)
+
+
+def test_a_run_goes_on_from_its_own_complete_network() -> None:
+    here, there = ([NetworkId(complete=number), NetworkId(0, 1, number), NetworkId(0, 2, number)] for number in (0, 1))
+    expected = [*itertools.combinations(here, 2), *itertools.combinations(there, 2)]
+    assert pairs.planned("iterations", [*here, *there]) == expected
+
+
+def test_pairs_are_stored_as_format_4_wrote_them(tmp_path: Path) -> None:
+    store = SweepStore(Storage(tmp_path), "digits")
+    values = {"cka": {"value": 0.5}}
+    store.commit_pairs("fc1", {(COMPLETE, NetworkId(0, 1)): values, (NetworkId(0, 10), NetworkId(2, 10)): values})
+    ((path, mark),) = store.pair_marks().items()
+    named = b'[["((0, 10), (2, 10))","(None, (0, 1))"],["cka"]]'
+    assert path == f"pairs/fc1/{hashlib.sha256(named).hexdigest()[:16]}.json"
+    assert mark.values["pairs"] == [[None, [0, 1], values], [[0, 10], [2, 10], values]]
+    assert found_in(store) == {
+        (COMPLETE, NetworkId(0, 1), "fc1"): values,
+        (NetworkId(0, 10), NetworkId(2, 10), "fc1"): values,
+    }
 
 
 @pytest.mark.parametrize("plan", pairs.PLANS)
@@ -87,7 +110,7 @@ def test_plans() -> None:
 def test_tiles_hold_each_pair_once_and_few_networks(plan: str, limit: int) -> None:
     wanted = pairs.planned(plan, NETWORKS)
     tiles = list(pairs.tiles(wanted, limit))
-    assert sorted(itertools.chain.from_iterable(tiles), key=str) == sorted(wanted, key=str)
+    assert sorted(itertools.chain.from_iterable(tiles)) == sorted(wanted)
     assert all(len(set(itertools.chain.from_iterable(tile))) <= limit for tile in tiles)
 
 
@@ -119,7 +142,7 @@ def test_cost() -> None:
 
 def test_values_are_those_of_the_arrays(kept: SweepStore, compared: pd.DataFrame) -> None:
     def layer(run: object, iteration: int, name: str) -> np.ndarray:
-        network = None if pd.isna(run) else (int(run), iteration)  # type: ignore[call-overload]
+        network = COMPLETE if pd.isna(run) else NetworkId(int(run), int(iteration))  # type: ignore[call-overload]
         mark = kept.activations_mark(network)
         assert mark is not None
         return Reader(kept.storage, kept.activations_path(network), mark).layer(name).read()
@@ -168,7 +191,7 @@ def test_on_ray(kept: SweepStore, compared: pd.DataFrame, tmp_path: Path, ray_cl
     shutil.copytree(kept.root.folder, tmp_path, dirs_exist_ok=True)  # type: ignore[arg-type]
     store = SweepStore(Storage(tmp_path), kept.problem)
     store.storage.delete_prefix("pairs")
-    store.drop_activations(None)  # so that workers need the images
+    store.drop_activations(COMPLETE)  # so that workers need the images
     with RayEngine(store.root, None, False) as engine:
         assert pairs.compare(ordered(), store, engine, every(store), CHOSEN, say=lambda line: None) == []
     pd.testing.assert_frame_equal(write_results(store, ordered().layers)[0], compared, check_exact=True)
@@ -194,7 +217,7 @@ def test_only_what_is_missing_is_compared(kept: SweepStore, compared: pd.DataFra
 
 def test_masks(kept: SweepStore, compared: pd.DataFrame) -> None:
     masks = write_results(kept, ordered().layers)[1]
-    a, b = kept.load_network((0, 2)).masks, kept.load_network((1, 2)).masks
+    a, b = kept.load_network(NetworkId(0, 2)).masks, kept.load_network(NetworkId(1, 2)).masks
     apart = (masks["run_x"] == 0) & (masks["run_y"] == 1) & (masks["iteration_x"] == masks["iteration_y"])
     first = masks[apart & (masks["iteration_x"] == 1)]
     assert (first["jaccard"] == 1).all(), "the first pruning is of the complete network, the same in all runs"
@@ -215,7 +238,7 @@ def test_a_network_that_cannot_be_compared_is_named(kept: SweepStore, tmp_path: 
     shutil.copytree(kept.root.folder, tmp_path, dirs_exist_ok=True)  # type: ignore[arg-type]
     store = SweepStore(Storage(tmp_path), kept.problem)
     store.storage.delete_prefix("pairs")
-    chunk = next(path for path in store.storage.sizes(store.activations_path((1, 2))) if "/fc1/c/" in path)
+    chunk = next(path for path in store.storage.sizes(store.activations_path(NetworkId(1, 2))) if "/fc1/c/" in path)
     (tmp_path / "digits" / chunk).write_bytes(b"x" * store.storage.sizes()[chunk])
     failures = pairs.compare(ordered(), store, LocalEngine(store.root), every(store), CHOSEN, say=lambda line: None)
     assert len(failures) == 1
@@ -257,7 +280,7 @@ def test_the_command(
 
 
 def test_layers_of_two_networks(kept: SweepStore, compared: pd.DataFrame) -> None:
-    found = layer_by_layer(Stored(kept, None), Stored(kept, (0, 2)), ["cka", "svcca"])
+    found = layer_by_layer(Stored(kept, COMPLETE), Stored(kept, NetworkId(0, 2)), ["cka", "svcca"])
     names = tuple(layer.name for layer in ordered().layers)
     assert found.layers_x == found.layers_y == names
     of_pair = compared[compared["run_x"].isna() & (compared["run_y"] == 0) & (compared["iteration_y"] == 2)]

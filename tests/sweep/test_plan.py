@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
@@ -9,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distsim.models import Layer
-from distsim.specs import PAPER_METRICS, Extent, Identity, Problem, Pruning, Recipe, Sweep
-from distsim.store import Contents, NetworkId, NoSpace, Storage, SweepStore
+from distsim.specs import COMPLETE, PAPER_METRICS, Extent, Identity, NetworkId, Problem, Pruning, Recipe, Sweep
+from distsim.store import Contents, NoSpace, Storage, SweepStore
+from distsim.sweep.jobs import comparisons
 from distsim.sweep.plan import Chain, Missing, finished_with, missing, room_for_activations, wave
 
 LAYERS = (Layer("conv1", "conv", "conv1"), Layer("fc1", "fc", "fc1"), Layer("out", "out", "out"))
@@ -24,21 +26,19 @@ def sweep_of(runs: int = 2, iterations: int = 3, **extent: Any) -> Sweep:
 
 
 def networks(runs: int, iterations: int) -> list[NetworkId]:
-    return [(run, iteration) for run in range(runs) for iteration in range(1, iterations + 1)]
+    return list(Extent(runs, iterations).networks)
 
 
 def contents(
-    trained: list[NetworkId],
-    activations: list[NetworkId] | None = None,
-    compared: list[NetworkId] | None = None,
+    trained: Iterable[NetworkId],
+    activations: Iterable[NetworkId] = (),
+    compared: Iterable[NetworkId] = (),
     metrics: tuple[str, ...] = PAPER_METRICS,
 ) -> Contents:
     comparisons = {
-        (network, layer): frozenset(metrics) & frozenset(names)
-        for network in compared or []
-        for layer, names in ALL.items()
+        (network, layer): frozenset(metrics) & frozenset(names) for network in compared for layer, names in ALL.items()
     }
-    return Contents(frozenset(trained), frozenset(activations or []), comparisons)
+    return Contents(frozenset(trained), frozenset(activations), comparisons)
 
 
 NOTHING = contents([])
@@ -46,7 +46,7 @@ NOTHING = contents([])
 
 def finished(runs: int, iterations: int, retention: str = "reference") -> Contents:
     pruned = networks(runs, iterations)
-    return contents([None, *pruned], [None, *pruned] if retention == "all" else [None], pruned)
+    return contents([COMPLETE, *pruned], [COMPLETE, *pruned] if retention == "all" else [COMPLETE], pruned)
 
 
 # --- missing ---------------------------------------------------------------------------------------------------------
@@ -58,7 +58,7 @@ def test_of_an_empty_store_everything_is_missing(retention: str) -> None:
     assert lacking
     assert lacking.complete
     assert lacking.chains == {0: (1, 2, 3), 1: (1, 2, 3)}
-    assert lacking.activations == (None, *networks(2, 3))
+    assert lacking.activations == (COMPLETE, *networks(2, 3))
     assert lacking.comparisons == dict.fromkeys(networks(2, 3), ALL)
     assert lacking.networks == 7
     assert lacking.reference
@@ -79,43 +79,43 @@ def test_more_in_the_store_than_is_asked_for_is_nothing_missing() -> None:
 
 def test_a_network_missing_in_the_middle() -> None:
     there = finished(2, 3)
-    without = contents([n for n in [None, *networks(2, 3)] if n != (0, 2)], [None], networks(2, 3))
+    without = contents([n for n in [COMPLETE, *networks(2, 3)] if n != NetworkId(0, 2)], [COMPLETE], networks(2, 3))
     lacking = missing(sweep_of(), without, LAYERS)
     assert lacking
     assert (lacking.complete, lacking.chains) == (False, {0: (2,)})
     assert lacking.comparisons == {}, "its comparisons are there"
     uncompared = dataclasses.replace(
-        there, comparisons={key: names for key, names in there.comparisons.items() if key[0] != (1, 2)}
+        there, comparisons={key: names for key, names in there.comparisons.items() if key[0] != NetworkId(1, 2)}
     )
     lacking = missing(sweep_of(), uncompared, LAYERS)
-    assert (lacking.complete, lacking.chains, lacking.activations) == (False, {}, ((1, 2),))
-    assert lacking.comparisons == {(1, 2): ALL}
+    assert (lacking.complete, lacking.chains, lacking.activations) == (False, {}, (NetworkId(1, 2),))
+    assert lacking.comparisons == {NetworkId(1, 2): ALL}
 
 
 def test_a_missing_layer_and_a_missing_metric() -> None:
     there = finished(2, 3)
     comparisons = dict(there.comparisons)
-    del comparisons[((0, 1), "fc1")]
-    comparisons[((0, 1), "out")] = frozenset(PAPER_METRICS) - {"cosine", "nbs"}
+    del comparisons[(NetworkId(0, 1), "fc1")]
+    comparisons[(NetworkId(0, 1), "out")] = frozenset(PAPER_METRICS) - {"cosine", "nbs"}
     lacking = missing(sweep_of(), dataclasses.replace(there, comparisons=comparisons), LAYERS)
-    assert lacking.comparisons == {(0, 1): {"fc1": BOTH, "out": ("nbs", "cosine")}}
-    assert lacking.activations == ((0, 1),)
+    assert lacking.comparisons == {NetworkId(0, 1): {"fc1": BOTH, "out": ("nbs", "cosine")}}
+    assert lacking.activations == (NetworkId(0, 1),)
 
 
 def test_more_runs() -> None:
     lacking = missing(sweep_of(4, 3), finished(2, 3), LAYERS)
     assert (lacking.complete, lacking.chains) == (False, {2: (1, 2, 3), 3: (1, 2, 3)})
-    assert lacking.activations == tuple(network for network in networks(4, 3) if network and network[0] >= 2)
+    assert lacking.activations == tuple(NetworkId(run, i) for run in (2, 3) for i in (1, 2, 3))
 
 
 def test_more_iterations() -> None:
     lacking = missing(sweep_of(2, 5), finished(2, 3), LAYERS)
     assert lacking.chains == {0: (4, 5), 1: (4, 5)}
-    assert set(lacking.comparisons) == {(0, 4), (0, 5), (1, 4), (1, 5)}
+    assert set(lacking.comparisons) == {NetworkId(0, 4), NetworkId(0, 5), NetworkId(1, 4), NetworkId(1, 5)}
 
 
 def test_more_metrics_train_nothing() -> None:
-    there = contents([None, *networks(2, 3)], [None], networks(2, 3), ("cka", "svcca"))
+    there = contents([COMPLETE, *networks(2, 3)], [COMPLETE], networks(2, 3), ("cka", "svcca"))
     lacking = missing(sweep_of(metrics=("cka", "nbs", "cosine")), there, LAYERS)
     assert (lacking.complete, lacking.chains) == (False, {})
     wanted = {"conv1": ("nbs",), "fc1": ("nbs",), "out": ("nbs", "cosine")}
@@ -133,7 +133,7 @@ def test_metrics_that_no_layer_has_need_nothing_but_the_networks() -> None:
 def test_the_complete_networks_activations_are_wanted_only_for_comparisons() -> None:
     without = dataclasses.replace(finished(2, 3), activations=frozenset())
     assert not missing(sweep_of(), without, LAYERS)
-    assert missing(sweep_of(2, 4), without, LAYERS).activations == (None, (0, 4), (1, 4))
+    assert missing(sweep_of(2, 4), without, LAYERS).activations == (COMPLETE, NetworkId(0, 4), NetworkId(1, 4))
 
 
 def test_retention_all_wants_every_networks_activations() -> None:
@@ -158,7 +158,7 @@ def test_room_for_some_trains_all_and_extracts_some() -> None:
     # the complete network's activations take their share first
     assert chains_of(sweep_of(), NOTHING, 10 + 40) == [Chain(0, (1, 2, 3), (1, 2, 3)), Chain(1, (1, 2, 3), (1,))]
     assert chains_of(sweep_of(), NOTHING, 10 + 19) == [Chain(0, (1, 2, 3), (1,)), Chain(1, (1, 2, 3), ())]
-    there = contents([None, *networks(2, 3)], [None], [(0, 1)])
+    there = contents([COMPLETE, *networks(2, 3)], [COMPLETE], [NetworkId(0, 1)])
     assert chains_of(sweep_of(), there, 40) == [Chain(0, (), (2, 3)), Chain(1, (), (1, 2))]
     assert chains_of(sweep_of(), there, 49) == chains_of(sweep_of(), there, 40)
     assert chains_of(sweep_of(), there, 50) == [Chain(0, (), (2, 3)), Chain(1, (), (1, 2, 3))]
@@ -178,7 +178,7 @@ def test_all_that_is_to_be_kept_must_fit() -> None:
 
 
 def test_what_other_problems_were_promised_is_left_to_them() -> None:
-    there = contents([None], [None], [])
+    there = contents([COMPLETE], [COMPLETE], [])
     sweep = sweep_of()
     lacking = missing(sweep, there, LAYERS)
     extracted = [sum(len(c.extract) for c in wave(sweep, lacking, 60, 10, promised)) for promised in (0, 30, 60, 90)]
@@ -189,17 +189,19 @@ def test_what_other_problems_were_promised_is_left_to_them() -> None:
 
 
 def test_what_failed_is_left_out() -> None:
-    lacking = missing(sweep_of(), contents([None], [None], []), LAYERS)
-    left = lacking.without({(0, 2), (1, 1), (1, 2), (1, 3)})
+    lacking = missing(sweep_of(), contents([COMPLETE], [COMPLETE], []), LAYERS)
+    left = lacking.without({NetworkId(0, 2), NetworkId(1, 1), NetworkId(1, 2), NetworkId(1, 3)})
     assert left.chains == {0: (1, 3)}
-    assert left.activations == ((0, 1), (0, 3))
-    assert left.comparisons.keys() == {(0, 1), (0, 3)}
+    assert left.activations == (NetworkId(0, 1), NetworkId(0, 3))
+    assert left.comparisons.keys() == {NetworkId(0, 1), NetworkId(0, 3)}
     assert lacking.without(set()) == lacking
-    assert not missing(sweep_of(), NOTHING, LAYERS).without({None}), "nothing can be done without the complete network"
+    assert not missing(sweep_of(), NOTHING, LAYERS).without({COMPLETE}), (
+        "nothing can be done without the complete network"
+    )
 
 
 def test_no_room_is_needed_where_nothing_is_to_be_written() -> None:
-    there = contents([None], [None], networks(2, 3))
+    there = contents([COMPLETE], [COMPLETE], networks(2, 3))
     assert chains_of(sweep_of(), there, 0) == [Chain(0, (1, 2, 3), ()), Chain(1, (1, 2, 3), ())]
 
 
@@ -207,40 +209,40 @@ def test_no_room_is_needed_where_nothing_is_to_be_written() -> None:
     runs=st.integers(1, 4),
     iterations=st.integers(1, 4),
     room=st.integers(20, 120),
-    trained=st.sets(st.tuples(st.integers(0, 3), st.integers(1, 4))),
-    compared=st.sets(st.tuples(st.integers(0, 3), st.integers(1, 4))),
+    trained=st.sets(st.builds(NetworkId, st.integers(0, 3), st.integers(1, 4))),
+    compared=st.sets(st.builds(NetworkId, st.integers(0, 3), st.integers(1, 4))),
 )
 def test_waves_end_and_never_overfill(
-    runs: int, iterations: int, room: int, trained: set[tuple[int, int]], compared: set[tuple[int, int]]
+    runs: int, iterations: int, room: int, trained: set[NetworkId], compared: set[NetworkId]
 ) -> None:
     """Each wave as an engine would do it: train, extract, compare what is there, drop what has served."""
     sweep, per_network = sweep_of(runs, iterations), 10
-    have: set[NetworkId] = {*trained}
+    have = set(trained)
     extracted: set[NetworkId] = set()
-    done: set[NetworkId] = {network for network in compared if network in trained}
+    done = compared & trained
     wanted = set(networks(runs, iterations))
     for waves in itertools.count():
-        now = contents(sorted(have, key=str), sorted(extracted, key=str), sorted(done, key=str))
+        now = contents(have, extracted, done)
         lacking = missing(sweep, now, LAYERS)
         if not lacking:
             break
         assert waves <= runs * iterations, "every wave makes progress"
         chains = wave(sweep, lacking, room - per_network * len(extracted), per_network)
         assert [chain.run for chain in chains] == sorted({chain.run for chain in chains})
-        have.add(None)
-        if None in lacking.activations:
-            extracted.add(None)
+        have.add(COMPLETE)
+        if COMPLETE in lacking.activations:
+            extracted.add(COMPLETE)
         for chain in chains:
             assert chain.extract == tuple(sorted(chain.extract))
-            have |= {(chain.run, iteration) for iteration in chain.train}
-            assert all((chain.run, iteration) in have for iteration in chain.extract)
-            extracted |= {(chain.run, iteration) for iteration in chain.extract}
+            have |= {NetworkId(chain.run, iteration) for iteration in chain.train}
+            assert all(NetworkId(chain.run, iteration) in have for iteration in chain.extract)
+            extracted |= {NetworkId(chain.run, iteration) for iteration in chain.extract}
         assert len(extracted) * per_network <= room
-        now = contents(sorted(have, key=str), sorted(extracted, key=str), sorted(done, key=str))
+        now = contents(have, extracted, done)
         done |= {network for network in missing(sweep, now, LAYERS).comparisons if network in extracted}
-        now = contents(sorted(have, key=str), sorted(extracted, key=str), sorted(done, key=str))
+        now = contents(have, extracted, done)
         extracted -= set(finished_with(sweep, now, missing(sweep, now, LAYERS)))
-        assert extracted <= {None}, "all that was extracted has served"
+        assert extracted <= {COMPLETE}, "all that was extracted has served"
     assert wanted <= have
     assert wanted <= done
 
@@ -250,27 +252,40 @@ def test_waves_end_and_never_overfill(
 
 def test_activations_are_dropped_once_they_have_served() -> None:
     pruned = networks(2, 3)
-    there = contents([None, *pruned], [None, *pruned], [(0, 1), (1, 3)])
-    assert finished_with(sweep_of(), there, missing(sweep_of(), there, LAYERS)) == [(0, 1), (1, 3)]
-    every = contents([None, *pruned], [None, *pruned], pruned)
+    there = contents([COMPLETE, *pruned], [COMPLETE, *pruned], [NetworkId(0, 1), NetworkId(1, 3)])
+    assert finished_with(sweep_of(), there, missing(sweep_of(), there, LAYERS)) == [NetworkId(0, 1), NetworkId(1, 3)]
+    every = contents([COMPLETE, *pruned], [COMPLETE, *pruned], pruned)
     assert finished_with(sweep_of(), every, missing(sweep_of(), every, LAYERS)) == pruned, "the reference stays"
     keep = sweep_of(retention="all")
     assert finished_with(keep, every, missing(keep, every, LAYERS)) == []
 
 
+def test_run_10_comes_after_run_2() -> None:
+    """And iteration 10 after iteration 2: in the order of their texts they would not."""
+    sweep, there = sweep_of(11, 10), finished(11, 10, "all")
+    served = finished_with(sweep, there, missing(sweep, there, LAYERS))
+    assert served == [NetworkId(run, i) for run in range(11) for i in range(1, 11)]
+    ends = [one.label for one in served if {one.run, one.iteration} <= {2, 10}]
+    assert ends == [f"run {run}, iteration {i}" for run in (2, 10) for i in (2, 10)]
+    backwards = {network: {"fc1": BOTH} for network in reversed(served)}
+    (job,) = comparisons(backwards, sweep, slots=1)
+    assert [network for network, _ in job.networks] == served
+    assert list(missing(sweep, NOTHING, LAYERS).chains.items()) == [(run, tuple(range(1, 11))) for run in range(11)]
+
+
 def test_what_was_not_asked_for_is_not_dropped() -> None:
     pruned = networks(2, 3)
-    there = contents([None, *pruned], [None, *pruned], pruned)
+    there = contents([COMPLETE, *pruned], [COMPLETE, *pruned], pruned)
     small = sweep_of(1, 2)
-    assert finished_with(small, there, missing(small, there, LAYERS)) == [(0, 1), (0, 2)]
+    assert finished_with(small, there, missing(small, there, LAYERS)) == [NetworkId(0, 1), NetworkId(0, 2)]
 
 
 def test_one_missing_metric_of_one_layer_keeps_the_activations() -> None:
     pruned = networks(2, 3)
     comparisons = dict(finished(2, 3).comparisons)
-    comparisons[((0, 1), "out")] = frozenset(BOTH)
-    there = Contents(frozenset([None, *pruned]), frozenset([None, *pruned]), comparisons)
-    assert (0, 1) not in finished_with(sweep_of(), there, missing(sweep_of(), there, LAYERS))
+    comparisons[(NetworkId(0, 1), "out")] = frozenset(BOTH)
+    there = Contents(frozenset([COMPLETE, *pruned]), frozenset([COMPLETE, *pruned]), comparisons)
+    assert NetworkId(0, 1) not in finished_with(sweep_of(), there, missing(sweep_of(), there, LAYERS))
 
 
 def test_a_folder_has_a_limit(tmp_path: Any) -> None:

@@ -17,8 +17,8 @@ from faults.kills import Kill, Watch
 
 from distsim.problems import PROBLEMS
 from distsim.results import reduce as results
-from distsim.specs import Problem
-from distsim.store import NetworkId, Storage, SweepStore, network_path
+from distsim.specs import COMPLETE, Extent, NetworkId, Problem
+from distsim.store import Storage, SweepStore
 from distsim.sweep import ray_engine
 from distsim.sweep.engine import Engine, LocalEngine
 from distsim.sweep.failures import SweepFailed
@@ -154,11 +154,11 @@ def test_ray_makes_the_local_engines_bits_of_two_problems(local: Path, tmp_path:
     assert in_process(tmp_path / "local", ordered(1, 1, OTHER))
     assert store_in(tmp_path / "ray").digests() == store_in(local).digests()
     assert store_in(tmp_path / "ray", "other").digests() == store_in(tmp_path / "local", "other").digests()
-    for name, pruned in {"digits": [(r, i) for r in range(2) for i in range(1, 4)], "other": [(0, 1)]}.items():
+    for name, extent in {"digits": Extent(runs=2, iterations=3), "other": Extent(runs=1, iterations=1)}.items():
         told = [(event["run"], event["iteration"]) for event in events if event["problem"] == name]
-        assert (told[0], sorted(told[1:])) == ((None, 0), pruned)
+        assert (told[0], sorted(told[1:])) == ((None, 0), [(one.run, one.iteration) for one in extent.networks])
         store = store_in(tmp_path / "ray", name)
-        assert all(made_by(store, network) != os.getpid() for network in [None, *pruned])
+        assert all(made_by(store, network) != os.getpid() for network in [COMPLETE, *extent.networks])
 
 
 def test_a_finished_sweep_is_left_alone(copy: Path) -> None:
@@ -185,7 +185,7 @@ def test_a_chain_goes_on_in_another_worker(local: Path, tmp_path: Path, ray_clus
     with killing(ray_cluster, Kill("extraction", "worker", occurrence=3)) as killed:  # complete, iterations 1 and 2
         assert by_ray(tmp_path, ordered(1, 3))
     store = store_in(tmp_path)
-    first, last = (store.activations_mark((0, iteration)) for iteration in (1, 3))
+    first, last = (store.activations_mark(NetworkId(0, iteration)) for iteration in (1, 3))
     assert first is not None
     assert last is not None
     assert first.provenance["pid"] == killed[0]
@@ -193,7 +193,7 @@ def test_a_chain_goes_on_in_another_worker(local: Path, tmp_path: Path, ray_clus
     expected = store_in(local).digests()
     found = {piece: digest for piece, digest in store.digests().items() if not piece.startswith("results/")}
     assert found == {piece: expected[piece] for piece in found}
-    assert store.contents().networks == {None, (0, 1), (0, 2), (0, 3)}
+    assert store.contents().networks == {COMPLETE, NetworkId(0, 1), NetworkId(0, 2), NetworkId(0, 3)}
 
 
 @pytest.mark.long
@@ -217,12 +217,12 @@ def test_a_chain_that_comes_further_each_time_is_tried_for_ever(
 
 def uncompared(folder: Path, *networks: NetworkId) -> SweepStore:
     for network in networks:
-        shutil.rmtree(folder / "digits" / network_path(network) / "comparison")
+        shutil.rmtree(folder / "digits" / network.path / "comparison")
     return store_in(folder)
 
 
 def test_another_actor_compares_what_a_dead_one_has_not(local: Path, copy: Path, ray_cluster: Path) -> None:
-    store = uncompared(copy, *[(r, i) for r in range(2) for i in range(1, 4)])
+    store = uncompared(copy, *Extent(runs=2, iterations=3).networks)
     with killing(ray_cluster, Kill("comparison", "worker", occurrence=5)):
         assert by_ray(copy, ordered(2, 3))
     assert store.digests() == store_in(local).digests()
@@ -232,7 +232,7 @@ def test_a_comparison_that_kills_every_actor_is_given_up(
     copy: Path, ray_cluster: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ray_engine, "RETRIES", 1)
-    uncompared(copy, (1, 3))
+    uncompared(copy, NetworkId(1, 3))
     with (
         killing(ray_cluster, Kill("comparison", "worker"), Kill("comparison", "worker")),
         pytest.raises(SweepFailed) as failed,
@@ -265,8 +265,8 @@ def test_a_chain_that_cannot_go_on_does_not_stop_the_others(copy: Path) -> None:
     assert len(failed.value.failures) == 1
     assert failed.value.failures[0].startswith("digits, run 1: runs/0001/iter_03/attempt-")
     assert "is damaged" in failed.value.failures[0]
-    assert store_in(copy).contents().networks == {*before, (0, 4)}
-    assert {network for network, _ in store_in(copy).contents().comparisons} == {*before, (0, 4)} - {None}
+    assert store_in(copy).contents().networks == {*before, NetworkId(0, 4)}
+    assert {network for network, _ in store_in(copy).contents().comparisons} == {*before, NetworkId(0, 4)} - {COMPLETE}
 
 
 # --- who may run when ------------------------------------------------------------------------------------------------
@@ -289,7 +289,7 @@ def test_comparisons_of_two_threads_share_two_cpus(tmp_path: Path) -> None:
 
 def test_comparisons_go_on_where_others_have_taken_a_slot(local: Path, copy: Path) -> None:
     """An actor that the cluster has no room for must not keep its job while another is idle."""
-    store = uncompared(copy, (0, 1), (0, 2))
+    store = uncompared(copy, NetworkId(0, 1), NetworkId(0, 2))
 
     @ray.remote(num_cpus=1)
     class Other:
@@ -329,7 +329,7 @@ def test_runs_in_packs_are_those_alone(tmp_path: Path, local: Path) -> None:
         assert mark is not None
         assert other is not None
         assert mark.digest == other.digest
-    assert made_by(found, (0, 1)) == made_by(found, (1, 1)), "by one process"
+    assert made_by(found, NetworkId(0, 1)) == made_by(found, NetworkId(1, 1)), "by one process"
     assert told.index((1, 1)) < told.index((0, 3)), "in turns"
 
 

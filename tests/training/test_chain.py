@@ -11,7 +11,7 @@ from distsim.environment import threads
 from distsim.models import build
 from distsim.problems import PROBLEMS
 from distsim.seeds import torch_stream
-from distsim.specs import Pruning, Recipe
+from distsim.specs import COMPLETE, NetworkId, Pruning, Recipe
 from distsim.sweep.order import identify
 from distsim.training import chain, early_stopping, loop
 from distsim.training import optimizers as optim
@@ -139,8 +139,9 @@ def test_what_a_chain_gives_has_no_fault(small):
     _, complete, steps = small
     network = build(SMALL, 10)
     for before, step in zip((complete, complete, *steps), (complete, *steps), strict=False):
+        which = NetworkId(0, step.iteration) if step.iteration else COMPLETE
         assert step_faults(step, before.masks, network, SMALL) == []
-        assert list(record_faults(step.record, (0, step.iteration) if step.iteration else None)) == []
+        assert list(record_faults(step.record, which)) == []
 
 
 def test_what_is_pruned_is_smallest_at_the_end_of_training(small):

@@ -14,8 +14,8 @@ from damage import changed, one
 
 from distsim.models import build
 from distsim.problems import PROBLEMS
-from distsim.specs import Identity, Problem
-from distsim.store import NetworkId, SweepStore, network_path
+from distsim.specs import COMPLETE, Identity, NetworkId, Problem
+from distsim.store import SweepStore
 from distsim.store.activations import Reader, Writer
 from distsim.store.commits import MARK, Attempt, drop
 from distsim.training.chain import TrainedNetwork
@@ -28,8 +28,8 @@ from distsim.verify.report import DAMAGED, LEFTOVER, UNREAD, Finding
 
 def test_sharded_activations(store: SweepStore, root: Path, new: Callable[[], list[Finding]]) -> None:
     """As an object store gets them: one object for a block of examples."""
-    mark = store.activations_mark((1, 2))
-    piece = store.activations_path((1, 2))
+    mark = store.activations_mark(NetworkId(1, 2))
+    piece = store.activations_path(NetworkId(1, 2))
     assert mark is not None
     reader = Reader(store.storage, piece, mark)
     with_values = {name: (reader.layer(name).read(), reader.layer(name).kind) for name in reader.layers}
@@ -51,8 +51,8 @@ def replaced(store: SweepStore, network: NetworkId, files: dict[str, bytes] | No
     mark, step = store.mark(network), store.load_network(network)
     assert mark is not None
     probe = {"probe.json": store.storage.get(f"complete/attempt-{mark.attempt}/probe.json") or b""}
-    store.storage.delete([f"{network_path(network)}/{MARK}"])
-    files = files if files is not None or network is not None else probe
+    store.storage.delete([f"{network.path}/{MARK}"])
+    files = files if files is not None or not network.is_complete else probe
     step = dataclasses.replace(step, **changes)
     store.commit_network(network, step, files, identity=mark.identity, environment=mark.environment)
 
@@ -85,7 +85,7 @@ WRONG: dict[str, Callable[[TrainedNetwork], dict[str, Any]]] = {
 
 @pytest.mark.parametrize("said", WRONG)
 def test_a_network_that_cannot_be(store: SweepStore, said: str, new: Callable[[], list[Finding]]) -> None:
-    replaced(store, (1, 2), **WRONG[said](store.load_network((1, 2))))
+    replaced(store, NetworkId(1, 2), **WRONG[said](store.load_network(NetworkId(1, 2))))
     found = [finding for finding in new() if finding.piece == "runs/0001/iter_02"]
     assert any(said in finding.sentence and finding.severity == DAMAGED for finding in found), found
 
@@ -94,18 +94,18 @@ def test_the_complete_networks_own_files(store: SweepStore, new: Callable[[], li
     def said() -> list[str]:
         return [finding.sentence for finding in new() if finding.severity == DAMAGED]
 
-    complete = store.load_network(None)
+    complete = store.load_network(COMPLETE)
     assert complete.rewind is not None
-    replaced(store, None, files={}, rewind=complete.rewind)
+    replaced(store, COMPLETE, files={}, rewind=complete.rewind)
     assert said() == ["its mark does not name probe.json"]
-    replaced(store, None, files={"probe.json": b"{}"}, rewind=dict(list(complete.rewind.items())[1:]))
+    replaced(store, COMPLETE, files={"probe.json": b"{}"}, rewind=dict(list(complete.rewind.items())[1:]))
     assert said()[0].startswith("rewind: it lacks")
-    replaced(store, None, files={"probe.json": b"{}"}, rewind=None)
+    replaced(store, COMPLETE, files={"probe.json": b"{}"}, rewind=None)
     assert said() == ["its mark does not name rewind.safetensors"]
 
 
 def test_weights_that_are_no_safetensors(store: SweepStore, new: Callable[[], list[Finding]]) -> None:
-    mark = store.mark((1, 2))
+    mark = store.mark(NetworkId(1, 2))
     assert mark is not None
     content = safetensors.torch.save({"x": torch.zeros(3)})[:-4]
     store.storage.put(f"runs/0001/iter_02/attempt-{mark.attempt}/weights.safetensors", content)
@@ -143,10 +143,10 @@ def written(writer: Writer, name: str, values: Any, kind: str, position: int) ->
 
 def test_activations_that_cannot_be(store: SweepStore, new: Callable[[], list[Finding]]) -> None:
     def said(alter: Callable[..., None], **fields: Any) -> str:
-        again(store, (1, 1), alter, **fields)
+        again(store, NetworkId(1, 1), alter, **fields)
         return "; ".join(finding.sentence for finding in new())
 
-    mark = store.activations_mark((1, 1))
+    mark = store.activations_mark(NetworkId(1, 1))
     assert mark is not None
     assert said(written) == "", "as it was"
     assert said(written, values={}) == "", "older marks say nothing of the values"
@@ -165,7 +165,7 @@ def test_activations_whose_mark_names_other_layers(store: SweepStore, new: Calla
         if name != "pool1":
             written(writer, name, *more)
 
-    again(store, (1, 1), without)
+    again(store, NetworkId(1, 1), without)
     (found,) = new()
     assert found.sentence.startswith("its mark names the layers")
     assert "pool1" not in found.sentence
@@ -173,8 +173,8 @@ def test_activations_whose_mark_names_other_layers(store: SweepStore, new: Calla
 
 def test_activations_whose_mark_lacks_a_chunk(store: SweepStore, new: Callable[[], list[Finding]]) -> None:
     """It would read as zeros."""
-    piece = store.activations_path((1, 1))
-    mark = store.activations_mark((1, 1))
+    piece = store.activations_path(NetworkId(1, 1))
+    mark = store.activations_mark(NetworkId(1, 1))
     assert mark is not None
     objects = {name: entry for name, entry in mark.objects.items() if name != "pool1/c/0/0/0/0"}
     store.storage.put(f"{piece}/COMMIT-2.json", dataclasses.replace(mark, objects=objects).encode())

@@ -13,7 +13,7 @@ from sweep_scripts import Outcome, outcome
 
 from distsim.cli import main as cli
 from distsim.environment import EnvironmentDrift
-from distsim.specs import canonical_json
+from distsim.specs import NetworkId, canonical_json
 from distsim.store import DamagedStore, Lease, Mark, Storage, StorageError, SweepStore
 from distsim.store.commits import Attempt, read_mark
 from distsim.verify.repair import Action, carry_out, planned
@@ -106,7 +106,7 @@ def test_the_end_of_a_generation_is_written_again(root: Path, store: SweepStore)
     """Nothing has to be computed: the second generation counts again."""
     before = store.digests()
     (root / "digits/runs/0001/iter_01/activations/DROPPED.json").unlink()
-    assert store.activations_mark((1, 1)) is None
+    assert store.activations_mark(NetworkId(1, 1)) is None
     assert actions(root) == [("restore", "digits/runs/0001/iter_01/activations/DROPPED.json")]
     assert repair(root).status == 0
     assert store.digests() == before
@@ -367,7 +367,7 @@ def test_a_writer_that_commits_just_before_keeps_its_piece(root: Path, store: Sw
     assert [action.what for action in todo] == ["end"]
     mark = attempt.commit()
     carry_out(Storage(root), todo)
-    assert store.mark((7, 1)) == mark
+    assert store.mark(NetworkId(7, 1)) == mark
 
 
 def test_another_driver_at_work(root: Path) -> None:

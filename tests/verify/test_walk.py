@@ -11,14 +11,29 @@ from typing import Any
 import pytest
 from damage import changed, one
 
-from distsim.specs import canonical_json
+from distsim.specs import COMPLETE, NetworkId, canonical_json
 from distsim.store import DamagedStore, Storage, SweepStore
 from distsim.store.commits import MARK, drop, read_mark
 from distsim.verify import walk
 from distsim.verify.report import DAMAGED, FOREIGN, LEFTOVER, NOTE, UNREAD, Finding
-from distsim.verify.walk import verify
+from distsim.verify.walk import of_network, verify
 
 # --- marks -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_folder_of_a_network() -> None:
+    assert of_network("complete/COMMIT.json") == (COMPLETE, "COMMIT.json")
+    assert of_network("runs/0010/iter_02/comparison/fc1/cka.json") == (NetworkId(10, 2), "comparison/fc1/cka.json")
+    assert of_network("complete-1/runs/0000/iter_100/x") == (NetworkId(0, 100, complete=1), "x")
+    for path in (
+        "runs/10/iter_02/x",
+        "runs/0010/iter_2/x",
+        "runs/0010/iter_00/x",
+        "complete-0/x",
+        "complete",
+        "pairs/x",
+    ):
+        assert of_network(path) is None
 
 
 @pytest.mark.parametrize("what", ["runs/0001/iter_01/comparison", "runs/0000/iter_01/chance", "pairs"])
@@ -46,7 +61,7 @@ def test_a_piece_in_anothers_place(root: Path, store: SweepStore, what: str, new
     assert f"it belongs to {piece.replace('0000', '0001')!r}" in [f.sentence for f in found if f.piece == piece]
     for read in (store.digests, store.mark if not what else store.activations_mark):
         with pytest.raises(DamagedStore, match=f"{piece} in .* is damaged: it belongs to 'runs/0001/iter_02{what}'"):
-            read(*() if read == store.digests else ((0, 2),))
+            read(*() if read == store.digests else (NetworkId(0, 2),))
 
 
 def test_a_mark_of_another_sweep(root: Path, store: SweepStore, new: Callable[[], list[Finding]]) -> None:
@@ -86,7 +101,7 @@ def test_a_piece_that_is_dropped_while_it_is_read(store: SweepStore, monkeypatch
 
     monkeypatch.setattr(Storage, "get", reading)
     report = verify(store)
-    assert store.activations_mark((1, 1)) is None
+    assert store.activations_mark(NetworkId(1, 1)) is None
     assert not report.of(DAMAGED, UNREAD)
 
 
