@@ -568,14 +568,16 @@ def test_an_activation_that_is_not_finite_stops_the_extraction(
     store = SweepStore(Storage(tmp_path), "tiny")
     with pytest.raises(FloatingPointError, match=r"tiny, run 2, iteration 3: layer conv3"):
         extract(store, sweep_of(), probe, CLASSES, NetworkId(2, 3), step)
-    assert store.activations_mark((2, 3)) is None
+    assert store.activations_mark(NetworkId(2, 3)) is None
 
 
 @pytest.mark.usefixtures("tiny")
 def test_bytes_per_network_counts_what_is_stored_where_float16_is_safe() -> None:
-    pixels = N * SIZE * SIZE
-    assert bytes_per_network(sweep_of().problem, CLASSES, "auto") == pixels * (3 + 4 + 3) * 2 + N * CLASSES * 4
-    assert bytes_per_network(sweep_of().problem, CLASSES, "float32") == pixels * (3 + 4 + 3) * 4 + N * CLASSES * 4
+    channels, pixels = {"conv1": 3, "conv2": 4, "pool": 3}, N * SIZE * SIZE
+    shapes = {Layer(name, "conv", name): (SIZE, SIZE, c) for name, c in channels.items()}
+    shapes[Layer("out", "out", "out")] = (CLASSES,)
+    assert bytes_per_network(shapes, N, "auto") == pixels * (3 + 4 + 3) * 2 + N * CLASSES * 4
+    assert bytes_per_network(shapes, N, "float32") == pixels * (3 + 4 + 3) * 4 + N * CLASSES * 4
 
 
 # --- dropping --------------------------------------------------------------------------------------------------------
@@ -590,10 +592,10 @@ def test_dropped_activations_are_gone_and_can_be_written_again(
     first = extract(store, sweep_of(), probe, CLASSES, COMPLETE, step)
     assert store.contents().activations == {COMPLETE}
     store.drop_activations(COMPLETE)
-    assert store.activations_mark(None) is None
+    assert store.activations_mark(COMPLETE) is None
     assert list(store.storage.sizes(PIECE)) == [f"{PIECE}/DROPPED.json"]
     assert store.contents().activations == frozenset()
-    assert store.mark(None) is not None, "the network stays"
+    assert store.mark(COMPLETE) is not None, "the network stays"
     assert extract(store, sweep_of(), probe, CLASSES, COMPLETE, step).digest == first.digest
 
 

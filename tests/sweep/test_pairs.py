@@ -142,7 +142,7 @@ def test_cost() -> None:
 
 def test_values_are_those_of_the_arrays(kept: SweepStore, compared: pd.DataFrame) -> None:
     def layer(run: object, iteration: int, name: str) -> np.ndarray:
-        network = COMPLETE if pd.isna(run) else NetworkId(int(run), iteration)  # type: ignore[call-overload]
+        network = COMPLETE if pd.isna(run) else NetworkId(int(run), int(iteration))  # type: ignore[call-overload]
         mark = kept.activations_mark(network)
         assert mark is not None
         return Reader(kept.storage, kept.activations_path(network), mark).layer(name).read()

@@ -106,7 +106,7 @@ def test_the_end_of_a_generation_is_written_again(root: Path, store: SweepStore)
     """Nothing has to be computed: the second generation counts again."""
     before = store.digests()
     (root / "digits/runs/0001/iter_01/activations/DROPPED.json").unlink()
-    assert store.activations_mark((1, 1)) is None
+    assert store.activations_mark(NetworkId(1, 1)) is None
     assert actions(root) == [("restore", "digits/runs/0001/iter_01/activations/DROPPED.json")]
     assert repair(root).status == 0
     assert store.digests() == before

@@ -101,7 +101,7 @@ def test_a_piece_that_is_dropped_while_it_is_read(store: SweepStore, monkeypatch
 
     monkeypatch.setattr(Storage, "get", reading)
     report = verify(store)
-    assert store.activations_mark((1, 1)) is None
+    assert store.activations_mark(NetworkId(1, 1)) is None
     assert not report.of(DAMAGED, UNREAD)
 
 
