@@ -151,7 +151,15 @@ PROBLEMS: dict[str, Problem] = {
             model="vgg_digits",
             size=8,
             channels=1,
-            recipe=Recipe(epochs=15, batch_size=64, optimizer="adam", lr=2e-3, weight_decay=5e-4),
+            recipe=Recipe(
+                epochs=15,
+                batch_size=64,
+                optimizer="adam",
+                lr=2e-3,
+                weight_decay=5e-4,
+                schedule="step",  # a constant rate gave seed 0 an accuracy of 94 % or 98 %, as the processor rounds
+                milestones=(8, 12),
+            ),
             pruning=Pruning(
                 scope="mixed",
                 conv_rate=0.2,

@@ -22,6 +22,11 @@ def training(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     yield from script("training", monkeypatch)
 
 
+@pytest.fixture
+def digits(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    yield from script("digits", monkeypatch)
+
+
 def script(name: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     """The script as a module. Loaded by its path, since tests/ has a package of that name."""
     monkeypatch.syspath_prepend(BENCH)
@@ -114,3 +119,13 @@ def test_what_workers_announced_is_read_as_durations(training: ModuleType) -> No
     assert list(training.Log(lines).durations("training")) == [("a run 0, iteration 1", 3.0)]
     wall, trained, extraction, kept = training.Log(lines).chain()
     assert (wall, trained, round(extraction, 9), kept) == (3.5, 2.5, 1.0, 0.5)
+
+
+def test_a_seed_that_trains_badly_fails_the_digits_benchmark(
+    digits: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert digits.main(["--seeds", "1"]) == 0
+    assert re.search(r"^\| 0 +\| \d+\.\d % +\|\n\nmin .*; all above 97\.0 %$", capsys.readouterr().out, re.M)
+    monkeypatch.setattr(digits, "accuracies", lambda seeds, count: [0.98, 0.97, 0.9])
+    assert digits.main(["--seeds", "3"]) == 1
+    assert "min 90.0 %, median 97.0 %, max 98.0 %; at or below 97.0 %: 1, 2\n" in capsys.readouterr().out

@@ -5,9 +5,13 @@ from typing import get_args
 
 import pytest
 
+from distsim.data import load
+from distsim.environment import threads
 from distsim.models import MODELS
 from distsim.problems import PROBLEMS
 from distsim.specs import Problem, Pruning, Recipe, Rewind, Scope
+from distsim.sweep.order import identify
+from distsim.training.chain import Trainer
 
 CLASSES = {
     "cifar2": "automobile truck",
@@ -32,7 +36,7 @@ RECIPES = {
     "resnet_fast_cifar10": (24, 512, "fast_sgd", 0.4, 5e-4, "triangle", (), 5, None),
     "vgg_svhn": (15, 50, "sgd", 0.1, 1e-4, "step", (7, 12), 0, None),
     "lenet5_mnist": (15, 128, "sgd", 0.1, 1e-4, "step", (10, 12), 0, None),
-    "digits": (15, 64, "adam", 2e-3, 5e-4, "constant", (), 0, None),
+    "digits": (15, 64, "adam", 2e-3, 5e-4, "step", (8, 12), 0, None),
 }
 # scope, conv rate, fc rate, biases, output, rewind, to epoch
 PRUNINGS = {
@@ -118,3 +122,13 @@ def test_any_pruning_goes_with_any_model():
     recipe = Recipe(epochs=5, batch_size=8)
     for model, scope, rewind in itertools.product(MODELS, get_args(Scope), get_args(Rewind)):
         Problem("mine", "folder", model, 32, 3, recipe, Pruning(scope=scope, rewind=rewind, rewind_epoch=2))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_digits_trains_well_whatever_the_seed(seed):
+    """About 2 s a seed. bench/digits.py looks at 32 of them."""
+    problem = PROBLEMS["digits"]
+    data = load(problem, "")
+    with threads(1):
+        complete = Trainer(identify(problem, data, seed=seed), data).complete()
+    assert complete.record["accuracy"] > 0.97
