@@ -24,10 +24,10 @@ models: layers lenet5 resnet_fast vgg .
 activations: . layout probe
 training: . optimizers pruning stepper checkpoint loop early_stopping chain
 comparison: . recording sides similarities layer models
-store: storage commits lease activations sweep_store . checkpoints
+store: storage commits lease activations described sweep_store . checkpoints
 results: . claims tables claims.study figures text claims.parts pairs reduce claims.papers
-sweep: . cost extraction failures jobs plan stored_models comparison_worker order training_worker engine ray_engine
-sweep: forecast pairs run
+sweep: . cost extraction failures jobs plan own_code stored_models comparison_worker order training_worker engine
+sweep: ray_engine forecast pairs run
 verify: . invariants integrity repair
 cli: . arguments doctor output run commands sweeps main __main__
 script __main__

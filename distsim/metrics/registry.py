@@ -100,6 +100,14 @@ for _metric in (
 ):
     register(_metric)
 
+BUILT_IN = tuple(METRICS)  # in the order of tables and figures; one's own come after them, by name
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """Return each name once: distsim's in the registry's order, then one's own by name, whether known here or not."""
+    given = set(names)
+    return [name for name in BUILT_IN if name in given] + sorted(given.difference(BUILT_IN))
+
 
 def require_libraries(metrics: Iterable[str]) -> None:
     """ValueError with what to install where a metric needs a library that is not there."""

@@ -31,6 +31,7 @@ MODELS: dict[str, Callable[[int, int, int], Network]] = {
     "resnet_fast": ResNetFast,
     "lenet5": LeNet5,
 }
+BUILT_IN = frozenset(MODELS)  # those that come with distsim
 
 
 def build(problem: Problem, classes: int | None = None, generator: torch.Generator | None = None) -> Network:

@@ -9,18 +9,19 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from distsim import plotting
-from distsim.models import Layer
+from distsim.metrics.registry import in_order
 from distsim.results import figures
 from distsim.results.tables import SIMILARITY_COLUMNS, summarise, to_csv_bytes, to_parquet_bytes
 from distsim.store import Mark, NetworkId, Pair, SweepStore, network_order
 from distsim.store.commits import MARK
+from distsim.store.described import ComparedLayer
 
 FOLDER = "pair_results"
 Found = dict[tuple[NetworkId, NetworkId, str], dict[str, Any]]  # (a, b, layer) -> metric -> result
 KEYS = ("run_a", "iteration_a", "run_b", "iteration_b")
 
 
-def write_results(store: SweepStore, layers: Sequence[Layer]) -> tuple[pd.DataFrame, pd.DataFrame]:
+def write_results(store: SweepStore, layers: Sequence[ComparedLayer]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Put tables and figures of every pair that is compared into the store's `pair_results/`; gives the tables back.
 
     pairs  one row per pair, layer and metric: value, rows, columns, ranks, dead channels, warning, reason if missing
@@ -42,7 +43,8 @@ def write_results(store: SweepStore, layers: Sequence[Layer]) -> tuple[pd.DataFr
     files: dict[str, bytes] = {}
     for name, table in zip(("pairs", "masks"), tables, strict=True):
         files |= {f"{name}.csv": to_csv_bytes(table), f"{name}.parquet": to_parquet_bytes(table)}
-    for name, figure in _figures(store.problem, tables[0]).items():
+    labels = _labels(store, tables[0])
+    for name, figure in _figures(store.problem, tables[0], labels).items():
         files |= {f"{name}.{format}": plotting.render(figure, format) for format in plotting.FORMATS}
     _replace(store, files, inputs)
     return tables
@@ -57,7 +59,13 @@ def _replace(store: SweepStore, files: dict[str, bytes], inputs: dict[str, str])
     store.storage.put(f"{FOLDER}/{MARK}", Mark(attempt="", objects=objects, values={"inputs": inputs}).encode())
 
 
-def _figures(problem: str, pairs: pd.DataFrame) -> dict[str, Any]:
+def _labels(store: SweepStore, pairs: pd.DataFrame) -> dict[str, str]:
+    """What the pairs' metrics are called."""
+    names = pairs["metric"] if len(pairs) else ()
+    return {name: metric.label for name, metric in store.metrics(names).items()}
+
+
+def _figures(problem: str, pairs: pd.DataFrame, labels: dict[str, str]) -> dict[str, Any]:
     """Runs at equal iteration as lines over the layers; iterations against iterations as maps, by metric."""
     drawn: dict[str, Any] = {}
     if pairs.empty:
@@ -65,16 +73,18 @@ def _figures(problem: str, pairs: pd.DataFrame) -> dict[str, Any]:
     apart = pairs[(pairs["iteration_a"] == pairs["iteration_b"]) & (pairs["run_a"] != pairs["run_b"])]
     if len(apart):
         rows = apart.assign(iteration=apart["iteration_a"].astype("int64"), remaining=np.nan)
-        shown = [name for name in figures.PANEL_METRICS if name in set(rows["metric"])]
-        if shown:
-            drawn["runs"] = figures.similarity_panels(
-                summarise(rows), problem, shown, bands=True, title=f"{problem}: pairs of runs, mean and 25–75 %"
-            )
+        summary, title = summarise(rows), f"{problem}: pairs of runs, mean and 25–75 %"
+        panels = {
+            "runs": [name for name in figures.PANEL_METRICS if name in set(rows["metric"])],
+            "runs_more": [name for name in in_order(rows["metric"]) if name not in figures.PANEL_METRICS],
+        }
+        for name, shown in panels.items():
+            if shown:
+                drawn[name] = figures.similarity_panels(summary, problem, shown, bands=True, title=title, labels=labels)
     same = pairs[pairs["run_a"].isna() | (pairs["run_a"] == pairs["run_b"])]
     if len(set(zip(same["iteration_a"], same["iteration_b"], strict=True))) > 1 and same["iteration_a"].nunique() > 1:
-        for metric in figures.PANEL_METRICS:
-            if metric in set(same["metric"]):
-                drawn[f"iterations_{metric}"] = figures.iteration_maps(same, problem, metric)
+        for metric in in_order(same["metric"]):
+            drawn[f"iterations_{metric}"] = figures.iteration_maps(same, problem, metric, labels)
     return drawn
 
 

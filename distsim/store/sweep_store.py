@@ -2,6 +2,8 @@
 
 <root>/<problem>/spec.json                              identity, written once
                  request.json                           extent and where the data lie, as last asked for
+                 layers.json                            what is compared (distsim.store.described); no result
+                 metrics/<name>.json                    what a metric is that does not come with distsim; no result
                  complete/                              the network that every run starts from
                  runs/0003/iter_07/                     run 3 after its seventh pruning
                  <network>/COMMIT.json                  the mark; COMMIT-2.json once DROPPED.json is there, and so on
@@ -23,16 +25,27 @@ import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
-
-import safetensors.torch
+from typing import TYPE_CHECKING, Any
 
 import distsim
 from distsim import trace
+from distsim.metrics.registry import BUILT_IN, METRICS
 from distsim.specs import Identity, Request, UnknownField, canonical_json, differences, digest
 from distsim.store.commits import MARK, Attempt, DamagedStore, Mark, drop, read_mark, read_object, read_piece
+from distsim.store.described import (
+    LAYERS,
+    StoredLayer,
+    StoredMetric,
+    decode_layers,
+    decode_metric,
+    encode_layers,
+    encode_metric,
+    metric_path,
+)
 from distsim.store.storage import Storage
-from distsim.training.chain import TrainedNetwork
+
+if TYPE_CHECKING:  # PyTorch takes seconds to import, and most readers load no network
+    from distsim.training.chain import TrainedNetwork
 
 NetworkId = tuple[int, int] | None  # (run, iteration) of a pruned network; None is the complete one
 Pair = tuple[NetworkId, NetworkId]
@@ -174,6 +187,101 @@ class SweepStore:
                 f"request.json of {self.storage.url} is damaged: run its sweep script, which writes it anew"
             ) from None
 
+    # --- what it is about: layers and metrics, in words --------------------------------------------------------------
+
+    def layers(self) -> tuple[StoredLayer, ...]:
+        """Return what is compared, from input to output.
+
+        Sweeps that were started before there was a layers.json have none: then the model says it, if it is known here.
+        DamagedStore: layers.json is not what was written. ValueError: there is none, and the model is not known here.
+        """
+        content = self.storage.get(LAYERS)
+        if content is not None:
+            try:
+                return decode_layers(content)[0]
+            except ValueError as error:
+                raise DamagedStore(
+                    f"{LAYERS} of {self.storage.url} is damaged: {error}. distsim repair drops it, and the next start "
+                    "writes it anew"
+                ) from None
+        return self._layers_of_model()
+
+    def _layers_of_model(self) -> tuple[StoredLayer, ...]:
+        from distsim.activations.probe import layer_shapes
+        from distsim.models import MODELS, build
+
+        problem = self.identity().problem
+        if problem.model not in MODELS:
+            raise ValueError(
+                f"{self.storage.url} does not say what the layers of its model {problem.model!r} are, which does not "
+                f"come with distsim: start the sweep script once, it writes {LAYERS}"
+            )
+        network = build(problem)
+        shapes = layer_shapes(network, problem)
+        return tuple(StoredLayer(x.name, x.kind, x.module, shapes[x.name]) for x in network.layers)
+
+    def metrics(self, names: Iterable[str]) -> dict[str, StoredMetric]:
+        """Return what these metrics are, by name, as the store or distsim says it; what neither knows is left out."""
+        found = {}
+        for name in dict.fromkeys(names):
+            stored = None if name in BUILT_IN or not name.isidentifier() else self._metric(name)
+            if stored is not None:
+                found[name] = stored
+            elif name in METRICS:
+                found[name] = StoredMetric.of(METRICS[name])
+        return found
+
+    def _metric(self, name: str) -> StoredMetric | None:
+        content = self.storage.get(metric_path(name))
+        try:
+            return None if content is None else decode_metric(content, name)
+        except ValueError as error:
+            raise DamagedStore(
+                f"{metric_path(name)} of {self.storage.url} is damaged: {error}. distsim repair drops it, and the next "
+                "start writes it anew"
+            ) from None
+
+    def describe_layers(self, layers: tuple[StoredLayer, ...], identity: Identity) -> None:
+        """Write layers.json, unless it is there. IdentityMismatch: what is committed is of other layers."""
+        encoded = encode_layers(layers, identity.hash)
+        decode_layers(encoded)  # so that nothing is written that cannot be read
+        if self.storage.create(LAYERS, encoded):
+            return
+        try:
+            theirs, _ = decode_layers(self.storage.get(LAYERS) or b"")
+        except ValueError:
+            theirs = layers  # damaged: what is derived is made again
+        if theirs != layers and any(self.contents().__dict__.values()):
+            here, there = ({x.name: dataclasses.asdict(x) for x in found} for found in (layers, theirs))
+            differing = "; ".join(differences(here, there)) or "their order"
+            raise IdentityMismatch(
+                f"the store {self.root.url} holds networks of {self.problem} with other layers. The model "
+                f"{identity.problem.model!r} differs in {differing}. Use another --storage, or the model of before"
+            )
+        self.storage.put(LAYERS, encoded)
+
+    def describe_metrics(self, names: Iterable[str]) -> None:
+        """Write what these metrics are that do not come with distsim, where the store does not say it yet.
+
+        IdentityMismatch: the store has another metric of this name, of another view.
+        """
+        for name in names:
+            if name in BUILT_IN:
+                continue
+            ours = StoredMetric.of(METRICS[name])
+            if self.storage.create(metric_path(name), encode_metric(ours)):
+                continue
+            try:
+                theirs = self._metric(name) or ours
+            except DamagedStore:
+                self.storage.put(metric_path(name), encode_metric(ours))
+                continue
+            if theirs.view != ours.view:
+                raise IdentityMismatch(
+                    f"the store {self.root.url} holds another metric {name}: its view is {theirs.view}, here it is "
+                    f"{ours.view}. Give it another name, or use another --storage"
+                )
+
     # --- what there is -----------------------------------------------------------------------------------------------
 
     def contents(self) -> Contents:
@@ -209,9 +317,11 @@ class SweepStore:
         return read_piece(self.storage, network_path(network))
 
     def commit_network(
-        self, network: NetworkId, step: TrainedNetwork, files: dict[str, bytes] | None = None, **fields: Any
+        self, network: NetworkId, step: "TrainedNetwork", files: dict[str, bytes] | None = None, **fields: Any
     ) -> Mark:
         """Commit a finished network; the mark that stands afterwards (an earlier writer's, if there was one)."""
+        import safetensors.torch
+
         where = "commit", self.problem, network_label(network)
         with trace.stage(*where), Attempt(self.storage, network_path(network)) as attempt:
             attempt.put("weights.safetensors", safetensors.torch.save(step.weights))
@@ -231,8 +341,10 @@ class SweepStore:
             raise FileNotFoundError(f"{network_label(network)} of {self.problem} is not in {self.root.url}")
         return self._tensors(network, mark, "masks.safetensors")
 
-    def load_network(self, network: NetworkId) -> TrainedNetwork:
+    def load_network(self, network: NetworkId) -> "TrainedNetwork":
         """A committed network. DamagedStore: an object is missing or changed. FileNotFoundError: not committed."""
+        from distsim.training.chain import TrainedNetwork
+
         mark = self.mark(network)
         if mark is None:
             raise FileNotFoundError(f"{network_label(network)} of {self.problem} is not in {self.root.url}")
@@ -245,6 +357,8 @@ class SweepStore:
         return TrainedNetwork(iteration, tensors["weights"], tensors["masks"], mark.values, tensors.get("rewind"))
 
     def _tensors(self, network: NetworkId, mark: Mark, name: str) -> dict[str, Any]:
+        import safetensors.torch
+
         content = read_object(self.storage, network_path(network), mark, name)
         try:
             return safetensors.torch.load(content)

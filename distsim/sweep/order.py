@@ -10,11 +10,13 @@ from distsim.activations.layout import bytes_per_network, chunk_shape
 from distsim.activations.probe import layer_shapes
 from distsim.data import Dataset, load, pixel_statistics, probe_indices
 from distsim.environment import free_memory, require_cupy, require_device
-from distsim.metrics.registry import require_libraries
+from distsim.metrics.registry import known, require_libraries
 from distsim.models import Layer, build
 from distsim.problems import CIFAR_CLASSES
 from distsim.specs import Device, Extent, Identity, Problem, Sweep, names
 from distsim.store import Storage, SweepStore
+from distsim.store.described import StoredLayer
+from distsim.sweep import own_code
 from distsim.sweep.cost import (
     comparison_memory,
     readable,
@@ -29,6 +31,7 @@ class Prepared:
     dataset: Dataset
     layers: tuple[Layer, ...] = field(default=())
     per_network: int = 0  # bytes of one network's activations
+    described: tuple[StoredLayer, ...] = ()  # the layers as the store is to say what they are
 
     @property
     def name(self) -> str:
@@ -66,6 +69,8 @@ def prepare(
 
     choices : fields of Extent (runs, metrics, ...), where None are the problem's runs, and of Identity (seed, ...)
     """
+    own_code.refuse_while_importing()
+    known(choices.get("metrics", ()))
     dataset = load(problem, data, download=download)
     extent = Extent.of(problem, **{name: choices.pop(name) for name in names(Extent) if name in choices})
     identity = identify(problem, dataset, **choices)
@@ -74,7 +79,8 @@ def prepare(
     shapes = layer_shapes(network, identity.problem)
     by_layer = {layer: shapes[layer.name] for layer in network.layers}
     per_network = bytes_per_network(by_layer, identity.problem.probe, identity.storage)
-    return Prepared(sweep, dataset, network.layers, per_network)
+    described = tuple(StoredLayer(x.name, x.kind, x.module, shapes[x.name]) for x in network.layers)
+    return Prepared(sweep, dataset, network.layers, per_network, described)
 
 
 def _absolute(data: str) -> str:
@@ -95,7 +101,12 @@ def take(orders: Iterable[Prepared], root: Storage, here: bool = True) -> None:
     for one in orders:
         store = SweepStore(root, one.name)
         store.claim(one.sweep.identity)
-        store.write_request(one.sweep.request)
+        if one.described:
+            store.describe_layers(one.described, one.sweep.identity)
+        metrics = one.sweep.extent.metrics
+        store.describe_metrics(metrics)
+        script = own_code.record(one.sweep.problem, metrics, store)
+        store.write_request(dataclasses.replace(one.sweep.request, **script))
 
 
 def check_workplace(orders: Iterable[Prepared], here: bool) -> None:

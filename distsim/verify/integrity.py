@@ -11,7 +11,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -39,6 +39,7 @@ from distsim.store import (
     network_path,
 )
 from distsim.store.commits import MARK, attempt_generation, dropped_path, read_mark
+from distsim.store.described import LAYERS, StoredLayer, decode_layers, decode_metric
 from distsim.store.storage import first_line
 from distsim.sweep.plan import missing
 from distsim.training.pruning import Masks
@@ -153,6 +154,7 @@ _NETWORK = r"(?:complete|runs/(?P<run>\d{1,9})/iter_(?P<iteration>\d{1,9}))"
 _OF_PIECE = re.compile(rf"(?P<piece>{_NETWORK}(?P<activations>/activations)?)/(?P<rest>.+)")
 _COMPARISON = re.compile(rf"{_NETWORK}/(?P<what>comparison|chance)/(?P<layer>[^/]+)/(?P<metrics>[^/]+)\.json")
 _PAIRS = re.compile(r"pairs/(?P<layer>[^/]+)/(?P<key>[0-9a-f]{16})\.json")
+_METRIC = re.compile(r"metrics/(?P<name>[^/]+)\.json")
 _MARK = re.compile(r"(?P<kind>COMMIT|DROPPED)(?:-(?P<generation>[1-9]\d{0,8}))?\.json")
 _STAGED = re.compile(r".*#\d+")  # a file that was being written and has not got its name
 _PROBED = re.compile(r"probe-[0-9a-f]{32}")  # Storage.exclusive
@@ -203,6 +205,7 @@ class _Look:
         self.identity: Identity | None = None
         self.hash: str | None = None  # that all marks are to have
         self.network: Network | None = None  # to compare with; None: its model is not known here
+        self.described: tuple[StoredLayer, ...] = ()  # by layers.json, where that is whole
         self.marks: dict[str, Mark] = {}  # piece -> its mark, where that is whole
         self.of_networks: list[_Piece] = []
         # comparison or chance -> (network, layer) -> marks
@@ -215,6 +218,7 @@ class _Look:
         for piece in self.of_networks:
             self._within(piece.path, self._piece_mark, piece)
         self._settle_identity()
+        self._within(LAYERS, self._described)
         before: dict[int | None, Masks] = {}  # of each run, the last that are whole
         for piece in self.of_networks:
             self._leftovers(piece)
@@ -224,6 +228,9 @@ class _Look:
             self._within(path, self._comparison, path, match)
         for path, match in pairs:
             self._within(path, self._pairs, path, match)
+        for path in self.sizes:
+            if of_metric := _METRIC.fullmatch(path):
+                self._within(path, self._metric, path, of_metric["name"])
         self._within(TABLES, self._tables)
         self._within(PAIR_TABLES, self._pair_tables)
         self._within("request.json", self._extent)
@@ -259,7 +266,7 @@ class _Look:
             elif path.endswith(ASIDE) and path.removesuffix(ASIDE) in others:
                 if path.removesuffix(ASIDE) in self.sizes:
                     self._found(path, "was set aside by repair", path, LEFTOVER)
-            elif path.split("/")[0] not in others:
+            elif path != LAYERS and not _METRIC.fullmatch(path) and path.split("/")[0] not in others:
                 self._found(path, "nothing here writes this", path, FOREIGN)
         self.of_networks = sorted(pieces.values(), key=lambda piece: (piece.network or (-1, 0), piece.of_activations))
         return comparisons, pairs
@@ -334,13 +341,46 @@ class _Look:
             return
         self._same_text("request.json", "request.json")
 
+    def _described(self) -> None:
+        """What layers.json says: it hashes to its digest, is this sweep's, and the model's where that is known."""
+        if LAYERS not in self.sizes:  # a sweep that was started before there was one
+            return
+        try:
+            layers, identity = decode_layers(self.storage.get(LAYERS) or b"")
+        except ValueError as error:
+            self._found(LAYERS, f"is damaged: {first_line(error)}", LAYERS)
+            return
+        self._same_text(LAYERS, LAYERS)
+        if self.hash is not None and identity != self.hash:
+            self._found(LAYERS, "is of another sweep", LAYERS)
+        elif self.network is not None and layers != self._of_model():
+            self._found(LAYERS, "names other layers than the model has", LAYERS)
+        else:
+            self.described = layers
+
+    def _of_model(self) -> tuple[StoredLayer, ...]:
+        assert self.network is not None
+        assert self.identity is not None
+        shapes = layer_shapes(self.network, self.identity.problem)
+        return tuple(StoredLayer(x.name, x.kind, x.module, shapes[x.name]) for x in self.network.layers)
+
+    def _metric(self, path: str, name: str) -> None:
+        try:
+            decode_metric(self.storage.get(path) or b"", name)
+        except ValueError as error:
+            self._found(path, f"is damaged: {first_line(error)}", path)
+            return
+        self._same_text(path, path)
+
     def _extent(self) -> None:
         """Say so where less or more is there than was asked for: it may be, and then nothing is damaged."""
         bad = any(finding.severity in (DAMAGED, UNREAD) for finding in self.findings)
-        if bad or self.identity is None or self.network is None or "request.json" not in self.sizes:
+        if bad or self.identity is None or not self._layers or "request.json" not in self.sizes:
             return
         contents, extent = self._contents(), self.store.request().extent
-        lacking = missing(Sweep(self.identity, extent), contents, self.network.layers)
+        metrics = self.store.metrics(extent.metrics)
+        extent = replace(extent, metrics=tuple(metrics))
+        lacking = missing(Sweep(self.identity, extent), contents, tuple(self._layers.values()), metrics)
         if lacking:
             parts = (
                 (lacking.networks, "networks"),
@@ -522,7 +562,7 @@ class _Look:
 
     def _activations(self, piece: _Piece, mark: Mark) -> None:
         names = [name.removesuffix("/zarr.json") for name in mark.objects if name.endswith("/zarr.json")]
-        expected = [layer.name for layer in self.network.layers] if self.network is not None else names
+        expected = list(self._layers) or names
         if set(names) != set(expected) or "zarr.json" not in mark.objects:
             self._found(piece.path, f"its mark names the layers {shown(', '.join(sorted(names)))}")
         of_layers = {name for name in mark.objects if name.rsplit("/c/", 1)[0].removesuffix("/zarr.json") in names}
@@ -586,13 +626,16 @@ class _Look:
 
     @cached_property
     def _layers(self) -> dict[str, Layer]:
-        return {layer.name: layer for layer in self.network.layers} if self.network is not None else {}
+        """By the model, else by layers.json."""
+        if self.network is not None:
+            return {layer.name: layer for layer in self.network.layers}
+        return {layer.name: Layer(layer.name, layer.kind, layer.module) for layer in self.described}
 
     @cached_property
     def _shapes(self) -> dict[str, tuple[int, ...]]:
         """Layer -> its shape for one image."""
         if self.identity is None or self.network is None:
-            return {}
+            return {layer.name: layer.shape for layer in self.described}
         return layer_shapes(self.network, self.identity.problem)
 
     def _rows(self, layer: str) -> tuple[int, ...]:
@@ -615,13 +658,13 @@ class _Look:
         self.of_layers[match["what"]].setdefault((_id(match), match["layer"]), []).append(mark)
         self._require_identity(path, path, mark)
         layer, named = self._layers.get(match["layer"]), match["metrics"].split("+")
-        if self.network is not None and layer is None:
+        if self._layers and layer is None:
             self._found(path, "the model has no such layer", path)
         elif match["what"] == "chance":
             faults = invariants.chance_faults(mark.values, named, layer)
         else:
             faults = invariants.comparison_faults(mark.values, named, layer, self._rows(match["layer"]))
-        for fault in faults if layer is not None or self.network is None else ():
+        for fault in faults if layer is not None or not self._layers else ():
             self._found(path, fault, path)
 
     def _pairs(self, path: str, match: re.Match[str]) -> None:
@@ -632,7 +675,7 @@ class _Look:
         self.marks[path] = mark
         self._require_identity(path, path, mark)
         layer = self._layers.get(match["layer"])
-        if self.network is not None and layer is None:
+        if self._layers and layer is None:
             self._found(path, "the model has no such layer", path)
         if layer is not None:
             for fault in invariants.pairs_faults(mark.values, match["key"], layer, self._rows(layer.name)):
