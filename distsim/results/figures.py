@@ -7,6 +7,7 @@ no window, and whatever the user's matplotlibrc says, the same picture.
 """
 
 import math
+import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import cycle
 
@@ -100,7 +101,12 @@ def similarity_panels(
     chance : distsim.results.tables.chance_level, drawn as a grey band
     """
     rows = summary[(summary["problem"] == problem) & summary["metric"].isin(metrics)]
-    beyond = {metric for metric, values in rows.groupby("metric")["mean"] if values.max() > _ONE}
+    seen = [rows[["metric", "mean"]]]  # what the axes must hold
+    if chance is not None:
+        of_chance = chance[(chance["problem"] == problem) & chance["metric"].isin(metrics)]
+        seen += [of_chance[["metric", bound]].rename(columns={bound: "mean"}) for bound in ("low", "high")]
+    values = pd.concat(seen)
+    beyond = {metric for metric, of_metric in values.groupby("metric")["mean"] if of_metric.max() > _ONE}
     width = _layer_width(rows["layer"].nunique())
     figure, panels = _grid(len(metrics), width, height=2.5, columns=2, sharex=True, sharey=not beyond)
     last = int(rows["iteration"].max())
@@ -108,10 +114,10 @@ def similarity_panels(
         of_metric = rows[rows["metric"] == metric]
         _chance_band(panel, of_metric, chance, metric)
         _layer_lines(panel, of_metric, "mean", bands, last)
-        panel.set_ylabel(label(metric, labels))
+        panel.set_ylabel(textwrap.fill(label(metric, labels), 30))
     for panel, metric in zip(panels, metrics, strict=True):
-        of_axis = rows["metric"] == metric if metric in beyond else ~rows["metric"].isin(beyond)
-        _similarity_limits(panel, rows.loc[of_axis, ["mean"]])
+        of_axis = values["metric"] == metric if metric in beyond else ~values["metric"].isin(beyond)
+        _similarity_limits(panel, values.loc[of_axis, ["mean"]])
     _iteration_bar(figure, panels, last)
     by_chance = "; grey: by chance" if chance is not None and problem in set(chance["problem"]) else ""
     figure.suptitle(title or f"{problem}: mean of runs{by_chance}", fontsize=10)
@@ -170,7 +176,8 @@ def output_layer(summary: pd.DataFrame, problem: str, labels: Labels | None = No
         panel.plot(mean.index, mean, color=colour, marker=marker, label=label(metric, labels))
     panel.set(title=f"{problem}: output layer", xlabel="IMP iteration", ylabel="similarity (mean ± sd of runs)")
     panel.xaxis.set_major_locator(FixedLocator(_iteration_ticks(int(rows["iteration"].max()))))
-    _similarity_limits(panel, (rows["mean"] - rows["sd"].fillna(0)).to_frame(), zoom=True)
+    limits = pd.DataFrame({"low": rows["mean"] - rows["sd"].fillna(0), "mean": rows["mean"]})
+    _similarity_limits(panel, limits, zoom=True)
     figure.legend(loc="outside right center")
     return figure
 
@@ -327,6 +334,8 @@ def _grid(
     axes = figure.subplots(rows, columns, sharex=sharex, sharey=sharey, squeeze=False).ravel()
     for unused in axes[count:]:
         unused.remove()
+    for lowest in axes[count - columns : count]:  # in its column; with a shared axis only the grid's last row has ticks
+        lowest.tick_params(labelbottom=True)
     return figure, list(axes[:count])
 
 

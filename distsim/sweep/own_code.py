@@ -92,7 +92,7 @@ def make_known(store: SweepStore, metrics: Iterable[str]) -> None:
     if not _unknown(model, asked):
         return
     recorded = _recorded(store)
-    refused = _refusal(recorded, store.root)
+    refused = _refusal(recorded, store.root) if recorded else "no script of one's own is recorded in the store"
     if refused is None:
         script = Script(*(recorded[key] for key in KEYS))
         refused = _import(Path(script.path), script.sha256)
@@ -102,17 +102,15 @@ def make_known(store: SweepStore, metrics: Iterable[str]) -> None:
 
 
 def _unknown(model: str, metrics: list[str]) -> str:
-    """The first that is not known here, and what there is."""
+    """What is not known here, for a sentence."""
     if model not in MODELS:
-        return f"unknown model {shown(model)} (there are {', '.join(sorted(MODELS))})"
+        return f"unknown model {shown(model)}"
     lacking = [name for name in metrics if name not in METRICS]
-    return f"unknown metric {shown(lacking[0])} (there are {', '.join(METRICS)})" if lacking else ""
+    return f"unknown metrics {shown(lacking)} (there are {', '.join(METRICS)})" if lacking else ""
 
 
 def _refusal(recorded: dict[str, Any], root: Storage) -> str | None:
     """Why the recorded script is not to be imported; None: it may be, if it is what it was."""
-    if not recorded:
-        return "no script of one's own is recorded in the store"
     path = Path(recorded[KEYS[0]])
     if root.folder is None:
         return f"the script {path} is not imported, for the store that names it is no local folder"
