@@ -5,14 +5,13 @@ distsim. Both are written when a sweep is started and are no results: whoever re
 is missing asks them instead of the model. They may come from a stranger, so that everything in them is checked.
 """
 
-import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 from distsim.metrics.registry import VIEWS, Metric
-from distsim.specs import MOST, canonical_json, shown
+from distsim.specs import MOST, canonical_json, digest, shown
 
 LAYERS = "layers.json"
 METRICS_FOLDER = "metrics"
@@ -114,7 +113,7 @@ def _text(value: Any, what: str) -> str:
 
 
 def _signed(tree: dict[str, Any]) -> bytes:
-    return canonical_json(tree | {"sha256": _digest(tree)}).encode()
+    return canonical_json(tree | {"sha256": digest(tree)}).encode()
 
 
 def _checked(content: bytes, keys: set[str]) -> dict[str, Any]:
@@ -127,10 +126,6 @@ def _checked(content: bytes, keys: set[str]) -> dict[str, Any]:
         raise ValueError("it is no JSON") from None
     if not isinstance(tree, dict) or tree.keys() != keys | {"sha256"}:
         raise ValueError(f"it must have the fields {', '.join(sorted(keys))} and sha256")
-    if tree.pop("sha256") != _digest(tree):
+    if tree.pop("sha256") != digest(tree):
         raise ValueError("it does not hash to the digest in it")
     return tree
-
-
-def _digest(tree: dict[str, Any]) -> str:
-    return hashlib.sha256(canonical_json(tree).encode()).hexdigest()

@@ -103,10 +103,8 @@ def take(orders: Iterable[Prepared], root: Storage, here: bool = True) -> None:
         store.claim(one.sweep.identity)
         if one.described:
             store.describe_layers(one.described, one.sweep.identity)
-        metrics = one.sweep.extent.metrics
-        store.describe_metrics(metrics)
-        script = own_code.record(one.sweep.problem, metrics, store)
-        store.write_request(dataclasses.replace(one.sweep.request, **script))
+        store.describe_metrics(one.sweep.extent.metrics)
+        store.write_request(own_code.recorded_in(one.sweep.request, one.sweep.problem, store))
 
 
 def check_workplace(orders: Iterable[Prepared], here: bool) -> None:

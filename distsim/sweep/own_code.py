@@ -5,6 +5,7 @@ A script is a program of its user's. It is imported, where a command needs what 
 when it started the sweep. Nothing that only reads a store imports anything.
 """
 
+import dataclasses
 import hashlib
 import os
 import sys
@@ -12,16 +13,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 from distsim.metrics.registry import BUILT_IN as METRICS_OF_DISTSIM
 from distsim.metrics.registry import METRICS
 from distsim.models import BUILT_IN as MODELS_OF_DISTSIM
 from distsim.models import MODELS
-from distsim.specs import Problem, shown
+from distsim.specs import Problem, Request, shown
 from distsim.store import Storage, SweepStore
 
-KEYS = ("script", "script_sha256")  # of a request, where the sweep is of one's own network or metrics
 SCRIPT = "distsim_script_"  # what names of modules begin with that are imported here
 
 
@@ -37,9 +36,6 @@ class Script:
         """OSError: it cannot be read."""
         return cls(str(path.resolve()), hashlib.sha256(path.read_bytes()).hexdigest())
 
-    def as_request(self) -> dict[str, str]:
-        return dict(zip(KEYS, (self.path, self.sha256), strict=True))
-
 
 _registered_by: dict[str, Script] = {}  # own model or metric -> the file that was imported for it
 _importing: list[str] = []
@@ -51,16 +47,17 @@ def own_names(model: str, metrics: Iterable[str]) -> list[str]:
     return own + [name for name in metrics if name not in METRICS_OF_DISTSIM]
 
 
-def record(problem: Problem, metrics: Iterable[str], store: SweepStore) -> dict[str, str]:
-    """Return what a request says of the script that this sweep's own model or metrics come from; {} if there is none.
+def recorded_in(request: Request, problem: Problem, store: SweepStore) -> Request:
+    """Return the request with the script that this sweep's own model or metrics come from, if it has any.
 
     It is the file that was imported for them; else the program that runs; else what the last request says.
     """
-    own = own_names(problem.model, metrics)
+    own = own_names(problem.model, request.extent.metrics)
     if not own:
-        return {}
-    script = next((_registered_by[name] for name in own if name in _registered_by), None) or _program()
-    return script.as_request() if script is not None else _recorded(store)
+        return request
+    script = next((_registered_by[name] for name in own if name in _registered_by), None)
+    script = script or _program() or _recorded(store)
+    return dataclasses.replace(request, script=script.path, script_sha256=script.sha256) if script else request
 
 
 def _program() -> Script | None:
@@ -75,12 +72,12 @@ def _program() -> Script | None:
         return None
 
 
-def _recorded(store: SweepStore) -> dict[str, str]:
+def _recorded(store: SweepStore) -> Script | None:
     try:
         request = store.request()
     except FileNotFoundError:
-        return {}
-    return {key: request[key] for key in KEYS if key in request}
+        return None
+    return Script(request.script, request.script_sha256) if request.script else None
 
 
 def make_known(store: SweepStore, metrics: Iterable[str]) -> None:
@@ -92,12 +89,12 @@ def make_known(store: SweepStore, metrics: Iterable[str]) -> None:
     if not _unknown(model, asked):
         return
     recorded = _recorded(store)
-    refused = _refusal(recorded, store.root) if recorded else "no script of one's own is recorded in the store"
-    if refused is None:
-        script = Script(*(recorded[key] for key in KEYS))
-        refused = _import(Path(script.path), script.sha256)
+    if recorded is None:
+        why = "no script of one's own is recorded in the store"
+    else:
+        refused = _refusal(recorded.path, store.root) or _import(Path(recorded.path), recorded.sha256)
+        why = refused or f"{recorded.path} does not register it"
     if unknown := _unknown(model, asked):
-        why = refused or f"{recorded[KEYS[0]]} does not register it"
         raise ValueError(f"{unknown}: {why}; name the script that registers it with --import FILE")
 
 
@@ -109,9 +106,9 @@ def _unknown(model: str, metrics: list[str]) -> str:
     return f"unknown metrics {shown(lacking)} (there are {', '.join(METRICS)})" if lacking else ""
 
 
-def _refusal(recorded: dict[str, Any], root: Storage) -> str | None:
+def _refusal(script: str, root: Storage) -> str | None:
     """Why the recorded script is not to be imported; None: it may be, if it is what it was."""
-    path = Path(recorded[KEYS[0]])
+    path = Path(script)
     if root.folder is None:
         return f"the script {path} is not imported, for the store that names it is no local folder"
     if not path.is_absolute():

@@ -21,8 +21,9 @@ from sweep_scripts import Outcome, outcome
 from distsim.cli import main as cli
 from distsim.metrics.registry import METRICS
 from distsim.models import MODELS
+from distsim.problems import PROBLEMS
 from distsim.results import reduce
-from distsim.specs import canonical_json
+from distsim.specs import Extent, Request, canonical_json, digest
 from distsim.store import Storage, SweepStore
 from distsim.sweep import own_code
 from distsim.verify.integrity import DAMAGED, verify_store
@@ -89,7 +90,9 @@ def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
 def asked(store: Path, **changes: object) -> None:
     """Change what was asked for last."""
     sweep = SweepStore(Storage(store), own_script.NAME)
-    sweep.write_request({name: x for name, x in (sweep.request() | changes).items() if x is not None})
+    tree = sweep.request().as_dict() | changes
+    tree = {name: value for name, value in tree.items() if value is not None}
+    sweep.storage.put("request.json", canonical_json(tree | {"sha256": digest(tree)}).encode())
 
 
 # --- reading ---------------------------------------------------------------------------------------------------------
@@ -180,8 +183,7 @@ def test_comparisons_are_checked_by_the_stored_layers(folder: Path) -> None:
     tree = json.loads((folder / f"store/{own_script.NAME}/layers.json").read_text())
     del tree["sha256"]
     tree["identity"] = "0" * 64
-    digest = hashlib.sha256(canonical_json(tree).encode()).hexdigest()
-    (folder / f"store/{own_script.NAME}/layers.json").write_text(canonical_json(tree | {"sha256": digest}))
+    (folder / f"store/{own_script.NAME}/layers.json").write_text(canonical_json(tree | {"sha256": digest(tree)}))
     damaged = [str(finding) for finding in verify_store(Storage(folder / "store")).of(DAMAGED)]
     assert f"{own_script.NAME}/layers.json: is of another sweep" in damaged
 
@@ -191,13 +193,13 @@ def test_comparisons_are_checked_by_the_stored_layers(folder: Path) -> None:
 
 def test_run_imports_the_script_that_started_the_sweep(folder: Path, undrawn: None) -> None:
     request = SweepStore(Storage(folder / "store"), own_script.NAME).request()
-    digest = hashlib.sha256((folder / "wide.py").read_bytes()).hexdigest()
-    assert (request["script"], request["script_sha256"]) == (str(folder / "wide.py"), digest)
+    assert request.script == str(folder / "wide.py")
+    assert request.script_sha256 == hashlib.sha256((folder / "wide.py").read_bytes()).hexdigest()
     status, out, err = distsim("run", folder / "store", *HERE, "--runs", 3)
     assert (status, err) == (0, "")
     assert "1 of 4 networks to train" in out
     again = SweepStore(Storage(folder / "store"), own_script.NAME).request()
-    assert again == request | {"runs": 3}
+    assert again == dataclasses.replace(request, extent=dataclasses.replace(request.extent, runs=3))
 
 
 def test_pairs_and_layers_import_it_too(folder: Path, tmp_path: Path) -> None:
@@ -295,8 +297,8 @@ def test_a_file_that_the_user_names_is_imported(folder: Path, undrawn: None) -> 
     assert (status, err) == (0, "")
     assert re.search(r"^iteration .* nbs ", out, re.M)
     request = SweepStore(Storage(store), own_script.NAME).request()
-    assert request["script"] == str(folder / "away.py")
-    assert request["script_sha256"] == hashlib.sha256((folder / "away.py").read_bytes()).hexdigest()
+    assert request.script == str(folder / "away.py")
+    assert request.script_sha256 == hashlib.sha256((folder / "away.py").read_bytes()).hexdigest()
 
 
 @pytest.mark.parametrize(
@@ -327,8 +329,9 @@ def test_a_module_beside_the_script_is_found(folder: Path) -> None:
 
 
 def test_what_comes_with_distsim_records_no_script(tmp_path: Path) -> None:
-    problem: Any = SimpleNamespace(model="vgg_digits")
-    assert own_code.record(problem, ("cka", "procrustes"), SweepStore(Storage(tmp_path), "digits")) == {}
+    request = Request(Extent(1, 1, metrics=("cka", "procrustes")), "", "cpu")
+    assert own_code.recorded_in(request, PROBLEMS["digits"], SweepStore(Storage(tmp_path), "digits")) == request
+    assert "script" not in request.as_dict(), "and requests are what they were"
 
 
 @pytest.mark.parametrize(

@@ -8,13 +8,12 @@ from typing import Any
 import pytest
 
 from distsim.problems import PROBLEMS
-from distsim.specs import Identity, canonical_json
+from distsim.specs import Identity, canonical_json, digest
 from distsim.store import DamagedStore, IdentityMismatch, Storage, SweepStore
 from distsim.store.described import (
     LARGEST,
     StoredLayer,
     StoredMetric,
-    _digest,
     decode_layers,
     decode_metric,
     encode_layers,
@@ -27,7 +26,7 @@ IDENTITY = Identity(problem=PROBLEM, data_digest="0" * 64)
 
 
 def signed(tree: dict[str, Any]) -> bytes:
-    return canonical_json(tree | {"sha256": _digest(tree)}).encode()
+    return canonical_json(tree | {"sha256": digest(tree)}).encode()
 
 
 def store_in(folder: Path) -> SweepStore:
