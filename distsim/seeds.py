@@ -5,9 +5,12 @@ that is redone after an interruption therefore draws the same numbers, and no ch
 """
 
 import hashlib
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
+
+if TYPE_CHECKING:  # tables draw NumPy streams only, and need not wait for PyTorch
+    import torch
 
 
 def derive(seed: int, *names: str | int) -> int:
@@ -16,8 +19,10 @@ def derive(seed: int, *names: str | int) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
-def torch_stream(seed: int, *names: str | int, device: torch.device | str = "cpu") -> torch.Generator:
+def torch_stream(seed: int, *names: str | int, device: "torch.device | str" = "cpu") -> "torch.Generator":
     """A torch generator of its own for the stream named."""
+    import torch
+
     return torch.Generator(device=device).manual_seed(derive(seed, *names))
 
 

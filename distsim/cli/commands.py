@@ -27,9 +27,11 @@ def _stores(flags: argparse.Namespace) -> list[Any]:
 def _order(store: Any, flags: argparse.Namespace, **asked: Any) -> Any:
     """The order that the store's own spec and last request amount to, as the flags change its extent."""
     from distsim.sweep.order import prepare
+    from distsim.sweep.own_code import make_known
 
     identity, request = store.identity(), store.request()
     changes = {name: value for name, value in asked.items() if value is not None}
+    make_known(store, changes.get("metrics", request.extent.metrics))
     device = resolved_device(flags.device or request.device, flags.address)
     one = prepare(
         identity.problem,
@@ -47,8 +49,17 @@ def _order(store: Any, flags: argparse.Namespace, **asked: Any) -> Any:
     return one
 
 
+def _import(flags: argparse.Namespace) -> None:
+    """Import what the user names with --import."""
+    if flags.imported is not None:
+        from distsim.sweep.own_code import import_file
+
+        import_file(flags.imported)
+
+
 def do_run(flags: argparse.Namespace) -> int:
     stores = _stores(flags)
+    _import(flags)
     if flags.only is not None:
         return _only(stores, flags)
     orders = [_order(store, flags, runs=flags.runs, iterations=flags.iterations) for store in stores]
@@ -71,6 +82,7 @@ def _only(stores: list[Any], flags: argparse.Namespace) -> int:
 
 
 def do_status(flags: argparse.Namespace) -> int:
+    """Neither PyTorch nor the user's own code is imported: the store says what its layers and metrics are."""
     from distsim.sweep.status import status
 
     for store in _stores(flags):
@@ -83,6 +95,7 @@ def do_compare(flags: argparse.Namespace) -> int:
     from distsim.sweep.order import compare_only
 
     stores = _stores(flags)
+    _import(flags)
     metrics = tuple(flags.metrics) if flags.metrics else None
     orders = [_order(store, flags, metrics=metrics) for store in stores]
     orders = [one for one in (compare_only(one, store) for one, store in zip(orders, stores, strict=True)) if one]
@@ -95,13 +108,18 @@ def do_compare(flags: argparse.Namespace) -> int:
 def do_pairs(flags: argparse.Namespace) -> int:
     from distsim.metrics.registry import known
     from distsim.results.pairs import FOLDER, as_text, write_results
+    from distsim.store.descriptions import describe_metrics
     from distsim.sweep import pairs
     from distsim.sweep.engine import LocalEngine
     from distsim.sweep.failures import SweepFailed
     from distsim.sweep.kept_behaviour import require_same_behaviour
     from distsim.sweep.order import check_workplace
+    from distsim.sweep.own_code import make_known
 
     stores = _stores(flags)
+    _import(flags)
+    for store in stores:
+        make_known(store, flags.metrics or ())
     metrics = tuple(metric.name for metric in known(flags.metrics)) if flags.metrics else None
     orders = [_order(store, flags) for store in stores]
     root, failures = stores[0].root, []
@@ -117,6 +135,8 @@ def do_pairs(flags: argparse.Namespace) -> int:
                 extent = dataclasses.replace(one.sweep.extent, metrics=chosen)
                 require_same_behaviour(store, dataclasses.replace(one.sweep, extent=extent))
             memory = flags.memory * 2**30 if flags.memory else None
+            if not flags.forecast:
+                describe_metrics(store, chosen)
             failures.extend(pairs.compare(one, store, engine, planned, chosen, flags.layers, memory, flags.forecast))
             if not flags.forecast:
                 table, masks = write_results(store, one.layers)
@@ -151,9 +171,11 @@ def do_layers(flags: argparse.Namespace) -> int:
 
     from distsim.plotting import render
     from distsim.results.tables import to_csv_bytes
+    from distsim.sweep.own_code import make_known
     from distsim.sweep.stored_models import Stored, layer_by_layer
 
     sides = []
+    _import(flags)
     for where, problem, text in zip(
         (flags.store, flags.other or flags.store),
         (flags.problem, flags.with_problem or flags.problem),
@@ -163,6 +185,7 @@ def do_layers(flags: argparse.Namespace) -> int:
         stores = _stores(argparse.Namespace(store=where, problem=problem))
         if len(stores) > 1:
             raise ValueError(f"{where} holds {', '.join(s.problem for s in stores)}: name one with --problem")
+        make_known(stores[0], flags.metrics)
         sides.append(Stored(stores[0], NetworkId.parse(text)))
     device = resolved_device(flags.device, None)
     found = layer_by_layer(sides[0], sides[1], flags.metrics, flags.data, device)
@@ -178,14 +201,14 @@ def do_layers(flags: argparse.Namespace) -> int:
 
 
 def do_report(flags: argparse.Namespace) -> int:
-    from distsim.models import build
     from distsim.results import reduce, text
     from distsim.results.claims.papers import check
     from distsim.results.claims.study import NO_DATA
     from distsim.store import StoreInUse
+    from distsim.store.descriptions import layers_of
 
     stores = _stores(flags)
-    layers = {store.problem: build(store.identity().problem).layers for store in stores}
+    layers = {store.problem: layers_of(store) for store in stores}
     root = stores[0].root
     try:
         with at_work(root, one_writer=True):

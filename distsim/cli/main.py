@@ -42,6 +42,7 @@ def _parser() -> argparse.ArgumentParser:
 
     run = command("run", do_run, "do what a store lacks of what its sweep script last asked for")
     _workplace(run)
+    _own_code(run)
     run.add_argument("--runs", type=whole, help="ask for this many runs")
     run.add_argument("--iterations", type=whole, help="ask for this many iterations")
     run.add_argument(
@@ -53,9 +54,11 @@ def _parser() -> argparse.ArgumentParser:
     command("status", do_status, "say what a store holds and what it lacks")
     compare = command("compare", do_compare, "compute the similarities that a store lacks, and nothing else")
     _workplace(compare)
+    _own_code(compare)
     compare.add_argument("--metrics", nargs="+", help="ask for these")
     pairs = command("pairs", do_pairs, "compare a store's networks with each other")
     _workplace(pairs)
+    _own_code(pairs)
     pairs.add_argument(
         "--plan",
         choices=("complete", "runs", "iterations", "all"),
@@ -83,6 +86,7 @@ def _parser() -> argparse.ArgumentParser:
     layers.add_argument("--out", metavar="FOLDER", default=".", help="for the table and the figure (default: here)")
     layers.add_argument("--data", help="where the data lie (default: as last asked for)")
     layers.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    _own_code(layers)
     command("report", do_report, "write tables and figures of what a store holds, and print the summary and the claims")
     command("list", do_list, "list a store's problems")
     digest = command("digest", do_digest, "read and check everything in a store and print its digests")
@@ -119,6 +123,16 @@ def _workplace(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cpus", type=positive, help="of one trial")
     parser.add_argument("--gpus", type=positive, help="of one trial")
     parser.add_argument("--allow-drift", action="store_true", help="go on with other versions than the store's")
+
+
+def _own_code(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--import",
+        dest="imported",
+        metavar="FILE",
+        help="run this script as an import, for the networks and metrics of one's own that it registers (default: the "
+        "script that started the sweep, if it lies outside the store, which must be a folder, and was not changed)",
+    )
 
 
 if __name__ == "__main__":

@@ -99,7 +99,15 @@ for _metric in (
     ),
 ):
     register(_metric)
-BUILT_IN = dict(METRICS)  # what comes with distsim; the others are a script's own
+
+# What comes with distsim, in the order of tables and figures. A script's own metrics come after them, by name.
+BUILT_IN = dict(METRICS)
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """Return each name once: distsim's in the registry's order, then one's own by name, whether known here or not."""
+    given = set(names)
+    return [name for name in BUILT_IN if name in given] + sorted(given.difference(BUILT_IN))
 
 
 def require_libraries(metrics: Iterable[str]) -> None:

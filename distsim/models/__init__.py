@@ -32,6 +32,7 @@ MODELS: dict[str, Callable[[int, int, int], nn.Module]] = {
     "resnet_fast": ResNetFast,
     "lenet5": LeNet5,
 }
+BUILT_IN = frozenset(MODELS)  # those that come with distsim
 
 
 def build(problem: Problem, classes: int | None = None, generator: torch.Generator | None = None) -> Network:

@@ -7,7 +7,9 @@ no window, and whatever the user's matplotlibrc says, the same picture.
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+import textwrap
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import cycle
 
 import numpy as np
 import pandas as pd
@@ -17,22 +19,12 @@ from matplotlib.colors import BoundaryNorm, ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
+from distsim.metrics.registry import METRICS, in_order
 from distsim.plotting import SHADES, drawn
 from distsim.problems import PROBLEMS
 from distsim.results.tables import Tables, chance_level
 
-METRIC_NAMES = {
-    "mean_cca": "mean CCA",
-    "svcca": "mean SVCCA",
-    "pwcca": "PWCCA",
-    "cka": "CKA",
-    "nbs": "NBS",
-    "cosine": "cosine",
-}
-PANEL_METRICS = ("svcca", "pwcca", "cka", "nbs")
-OUTPUT_METRICS = (*PANEL_METRICS, "cosine")
-
-
+PANEL_METRICS = ("svcca", "pwcca", "cka", "nbs")  # of P2's figures; what else was computed has figures of its own
 # Okabe & Ito's palette, told apart without colour vision; the markers say the same once more
 METRIC_LOOKS = {
     "svcca": ("#0072B2", "o"),
@@ -41,6 +33,9 @@ METRIC_LOOKS = {
     "nbs": ("#E69F00", "D"),
     "cosine": ("#009E73", "v"),
 }
+OTHER_LOOKS = (("#CC79A7", "P"), ("#000000", "X"), ("#808080", "*"), ("#F0E442", "p"))
+_ONE = 1 + 1e-6  # a similarity may be above 1 by rounding
+Labels = Mapping[str, str]  # metric -> what it is called; those that are left out are asked of the registry
 ACCURACY_COLOUR = "#0072B2"
 
 
@@ -68,6 +63,7 @@ def similarity_by_layer(
     include_output: bool = False,
     bands: bool = False,
     chance: pd.DataFrame | None = None,
+    labels: Labels | None = None,
 ) -> Figure:
     """P1 Fig. 2: similarity per layer, input to output, one line per IMP iteration, one panel per problem.
 
@@ -83,7 +79,7 @@ def similarity_by_layer(
         _chance_band(panel, of_problem, chance, metric)
         _layer_lines(panel, of_problem, statistic, bands, last)
         panel.set_title(problem)
-    figure.supylabel(f"{METRIC_NAMES[metric]} ({statistic} of runs)")
+    figure.supylabel(f"{label(metric, labels)} ({statistic} of runs)")
     _similarity_limits(panels[0], rows[["q25", statistic] if bands else [statistic]], zoom=True)
     _iteration_bar(figure, panels, last)
     return figure
@@ -97,21 +93,31 @@ def similarity_panels(
     bands: bool = False,
     chance: pd.DataFrame | None = None,
     title: str = "",
+    labels: Labels | None = None,
 ) -> Figure:
     """P2 Fig. 5–7: mean similarity per layer, output included, one line per IMP iteration, one panel per metric.
 
+    All panels have the axis from 0 to 1, but for metrics that go beyond it: these have their own.
     chance : distsim.results.tables.chance_level, drawn as a grey band
     """
     rows = summary[(summary["problem"] == problem) & summary["metric"].isin(metrics)]
+    seen = [rows[["metric", "mean"]]]  # what the axes must hold
+    if chance is not None:
+        of_chance = chance[(chance["problem"] == problem) & chance["metric"].isin(metrics)]
+        seen += [of_chance[["metric", bound]].rename(columns={bound: "mean"}) for bound in ("low", "high")]
+    values = pd.concat(seen)
+    beyond = {metric for metric, of_metric in values.groupby("metric")["mean"] if of_metric.max() > _ONE}
     width = _layer_width(rows["layer"].nunique())
-    figure, panels = _grid(len(metrics), width, height=2.5, columns=2, sharex=True, sharey=True)
+    figure, panels = _grid(len(metrics), width, height=2.5, columns=2, sharex=True, sharey=not beyond)
     last = int(rows["iteration"].max())
     for panel, metric in zip(panels, metrics, strict=True):
         of_metric = rows[rows["metric"] == metric]
         _chance_band(panel, of_metric, chance, metric)
         _layer_lines(panel, of_metric, "mean", bands, last)
-        panel.set_ylabel(METRIC_NAMES[metric])
-    _similarity_limits(panels[0], rows[["mean"]])
+        panel.set_ylabel(textwrap.fill(label(metric, labels), 30))
+    for panel, metric in zip(panels, metrics, strict=True):
+        of_axis = values["metric"] == metric if metric in beyond else ~values["metric"].isin(beyond)
+        _similarity_limits(panel, values.loc[of_axis, ["mean"]])
     _iteration_bar(figure, panels, last)
     by_chance = "; grey: by chance" if chance is not None and problem in set(chance["problem"]) else ""
     figure.suptitle(title or f"{problem}: mean of runs{by_chance}", fontsize=10)
@@ -119,7 +125,7 @@ def similarity_panels(
 
 
 @drawn
-def iteration_maps(pairs: pd.DataFrame, problem: str, metric: str) -> Figure:
+def iteration_maps(pairs: pd.DataFrame, problem: str, metric: str, labels: Labels | None = None) -> Figure:
     """Similarity of iteration to iteration, median of runs, one map per layer; iteration 0 is the complete network.
 
     pairs : rows with iteration_x, iteration_y, layer, position, metric and value, of equal runs
@@ -129,6 +135,8 @@ def iteration_maps(pairs: pd.DataFrame, problem: str, metric: str) -> Figure:
     medians = rows.groupby(["layer", "iteration_x", "iteration_y"])["value"].median()
     shown = sorted({int(iteration) for name in ("iteration_x", "iteration_y") for iteration in rows[name]})
     low, high = min(medians.min(), 1.0), max(medians.max(), 1.0)
+    if high > _ONE:  # no similarity
+        low = medians.min()
     figure, panels = _grid(len(layers), width=2.2, height=2.3, columns=4, sharex=True, sharey=True)
     for panel, layer in zip(panels, layers, strict=True):
         matrix = np.full((len(shown), len(shown)), np.nan)
@@ -145,47 +153,76 @@ def iteration_maps(pairs: pd.DataFrame, problem: str, metric: str) -> Figure:
     figure.supxlabel("IMP iteration")
     figure.supylabel("IMP iteration")
     figure.suptitle(f"{problem}: iteration to iteration, median of runs", fontsize=10)
-    figure.colorbar(image, ax=panels, label=METRIC_NAMES.get(metric, metric), pad=0.02)
+    figure.colorbar(image, ax=panels, label=label(metric, labels), pad=0.02)
     return figure
 
 
 @drawn
-def output_layer(summary: pd.DataFrame, problem: str) -> Figure:
-    """P2 Fig. 8: similarity of the output layer against IMP iteration, one line per metric; band: mean ± sd."""
-    rows = summary[(summary["problem"] == problem) & (summary["kind"] == "out") & summary["metric"].isin(METRIC_NAMES)]
+def output_layer(summary: pd.DataFrame, problem: str, labels: Labels | None = None) -> Figure:
+    """P2 Fig. 8: similarity of the output layer against IMP iteration, one line per metric; band: mean ± sd.
+
+    The metrics are the paper's, and those that only the output layer has.
+    """
+    rows = _of_output(summary[summary["problem"] == problem])
     figure, (panel,) = _grid(1, width=5.2, height=3.4)
-    for metric, (colour, marker) in METRIC_LOOKS.items():
+    others = [metric for metric in in_order(rows["metric"]) if metric not in METRIC_LOOKS]
+    for metric, (colour, marker) in (METRIC_LOOKS | dict(zip(others, cycle(OTHER_LOOKS)))).items():
         of_metric = rows[rows["metric"] == metric].set_index("iteration")
         if of_metric.empty:
             continue
         of_metric = of_metric.reindex(range(of_metric.index.min(), of_metric.index.max() + 1))  # gaps stay gaps
         mean, sd = of_metric["mean"], of_metric["sd"]
         panel.fill_between(mean.index, mean - sd, mean + sd, color=colour, alpha=0.15, linewidth=0)
-        panel.plot(mean.index, mean, color=colour, marker=marker, label=METRIC_NAMES[metric])
+        panel.plot(mean.index, mean, color=colour, marker=marker, label=label(metric, labels))
     panel.set(title=f"{problem}: output layer", xlabel="IMP iteration", ylabel="similarity (mean ± sd of runs)")
     panel.xaxis.set_major_locator(FixedLocator(_iteration_ticks(int(rows["iteration"].max()))))
-    _similarity_limits(panel, (rows["mean"] - rows["sd"].fillna(0)).to_frame(), zoom=True)
+    limits = pd.DataFrame({"low": rows["mean"] - rows["sd"].fillna(0), "mean": rows["mean"]})
+    _similarity_limits(panel, limits, zoom=True)
     figure.legend(loc="outside right center")
     return figure
 
 
-def draw_all(tables: Tables) -> dict[str, Figure]:
-    """Every figure that the tables hold values for, by file name."""
+def draw_all(tables: Tables, labels: Labels | None = None) -> dict[str, Figure]:
+    """Every figure that the tables hold values for, by file name.
+
+    Each metric has its panel or its line: the papers' in the papers' figures, all others in `more_similarities_*`.
+    """
     figures: dict[str, Figure] = {}
     if len(tables.accuracy):
         figures["fig1_accuracy_median"] = accuracy_median(tables.accuracy)
         figures["fig4_accuracy_mean"] = accuracy_mean(tables.accuracy)
     summary, chance = tables.summary, chance_level(tables.chance)
     if "svcca" in set(summary["metric"]):
-        figures["fig2_svcca_by_layer"] = similarity_by_layer(summary, chance=chance)
+        figures["fig2_svcca_by_layer"] = similarity_by_layer(summary, chance=chance, labels=labels)
     for problem in _in_order(summary["problem"]):
         present = summary[summary["problem"] == problem]
-        metrics = [metric for metric in PANEL_METRICS if metric in set(present["metric"])]
-        if metrics:
-            figures[f"fig5_similarity_{problem}"] = similarity_panels(summary, problem, metrics, chance=chance)
-        if len(present[(present["kind"] == "out") & present["metric"].isin(OUTPUT_METRICS)]):
-            figures[f"fig8_output_{problem}"] = output_layer(summary, problem)
+        if metrics := [metric for metric in PANEL_METRICS if metric in set(present["metric"])]:
+            figures[f"fig5_similarity_{problem}"] = similarity_panels(
+                summary, problem, metrics, chance=chance, labels=labels
+            )
+        if metrics := further_metrics(present):
+            figures[f"more_similarities_{problem}"] = similarity_panels(
+                summary, problem, metrics, chance=chance, labels=labels
+            )
+        if len(_of_output(present)):
+            figures[f"fig8_output_{problem}"] = output_layer(summary, problem, labels)
     return dict(sorted(figures.items()))
+
+
+def label(metric: str, labels: Labels | None = None) -> str:
+    """Return what a metric is called: by `labels`, else by the registry, else its name."""
+    return (labels or {}).get(metric) or (metric in METRICS and METRICS[metric].label) or metric
+
+
+def further_metrics(rows: pd.DataFrame) -> list[str]:
+    """Return the metrics in a table that the papers' panels do not show and that hidden layers have, in order."""
+    return [metric for metric in in_order(rows[rows["kind"] != "out"]["metric"]) if metric not in PANEL_METRICS]
+
+
+def _of_output(of_problem: pd.DataFrame) -> pd.DataFrame:
+    """The output layer's rows of the metrics that its figure shows."""
+    only = set(of_problem["metric"]) - set(of_problem[of_problem["kind"] != "out"]["metric"])
+    return of_problem[(of_problem["kind"] == "out") & of_problem["metric"].isin({*METRIC_LOOKS, *only})]
 
 
 def _accuracy_figure(
@@ -259,8 +296,16 @@ def _iteration_ticks(last: int) -> list[int]:
 
 
 def _similarity_limits(panel: Axes, values: pd.DataFrame, zoom: bool = False) -> None:
-    """0 to 1; from the tenth below the smallest value if that is negative, or high and `zoom` allows it."""
-    smallest = values.min(axis=None)  # NaN, if all are missing, is neither
+    """0 to 1; from the tenth below the smallest value if that is negative, or high and `zoom` allows it.
+
+    Values beyond 1 are no similarities: then from 0, or below the smallest if that is negative, to above the largest.
+    """
+    smallest, largest = values.min(axis=None), values.max(axis=None)  # NaN, if all are missing, is neither
+    if largest > _ONE:
+        low = min(0.0, smallest)
+        margin = 0.05 * (largest - low)
+        panel.set_ylim(low - margin, largest + margin)
+        return
     low = math.floor(smallest * 10) / 10 if smallest < 0 or (zoom and smallest >= 0.5) else 0.0
     margin = 0.02 * (1 - low)  # so that a line at 1 is not cut
     panel.set_ylim(low - margin if low == 0 else low, 1 + margin)
@@ -289,6 +334,8 @@ def _grid(
     axes = figure.subplots(rows, columns, sharex=sharex, sharey=sharey, squeeze=False).ravel()
     for unused in axes[count:]:
         unused.remove()
+    for lowest in axes[count - columns : count]:  # in its column; with a shared axis only the grid's last row has ticks
+        lowest.tick_params(labelbottom=True)
     return figure, list(axes[:count])
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from distsim import plotting
 from distsim.comparison.pair import Result
-from distsim.models import Layer
+from distsim.metrics.registry import in_order
 from distsim.results import figures
 from distsim.results.tables import (
     RANKS,
@@ -23,6 +23,8 @@ from distsim.results.tables import (
 from distsim.specs import NetworkId
 from distsim.store import Mark, Pair, SweepStore
 from distsim.store.commits import MARK
+from distsim.store.described import ComparedLayer
+from distsim.store.descriptions import metrics_of
 
 FOLDER = "pair_results"
 Found = dict[tuple[NetworkId, NetworkId, str], dict[str, Result]]  # (x, y, layer) -> metric -> result
@@ -30,7 +32,7 @@ KEYS = ("run_x", "iteration_x", "run_y", "iteration_y")
 OLD_KEYS = ("run_a", "iteration_a", "run_b", "iteration_b")  # as they were called before 0.2
 
 
-def write_results(store: SweepStore, layers: Sequence[Layer]) -> tuple[pd.DataFrame, pd.DataFrame]:
+def write_results(store: SweepStore, layers: Sequence[ComparedLayer]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Put tables and figures of every pair that is compared into the store's `pair_results/`; gives the tables back.
 
     pairs  one row per pair, layer and metric: value, rows, columns, ranks, dead channels, warning, reason if missing
@@ -50,7 +52,8 @@ def write_results(store: SweepStore, layers: Sequence[Layer]) -> tuple[pd.DataFr
     files: dict[str, bytes] = {}
     for name, table in zip(("pairs", "masks"), tables, strict=True):
         files |= {f"{name}.csv": to_csv_bytes(table), f"{name}.parquet": to_parquet_bytes(table)}
-    for name, figure in _figures(store.problem, tables[0]).items():
+    labels = _labels(store, tables[0])
+    for name, figure in _figures(store.problem, tables[0], labels).items():
         files |= {f"{name}.{format}": plotting.render(figure, format) for format in plotting.FORMATS}
     _replace(store, files, inputs)
     return tables
@@ -73,7 +76,13 @@ def _replace(store: SweepStore, files: dict[str, bytes], inputs: dict[str, str])
     store.storage.put(f"{FOLDER}/{MARK}", Mark(attempt="", objects=objects, values={"inputs": inputs}).encode())
 
 
-def _figures(problem: str, pairs: pd.DataFrame) -> dict[str, Any]:
+def _labels(store: SweepStore, pairs: pd.DataFrame) -> dict[str, str]:
+    """What the pairs' metrics are called."""
+    names = pairs["metric"] if len(pairs) else ()
+    return {name: metric.label for name, metric in metrics_of(store, names).items()}
+
+
+def _figures(problem: str, pairs: pd.DataFrame, labels: dict[str, str]) -> dict[str, Any]:
     """Runs at equal iteration as lines over the layers; iterations against iterations as maps, by metric."""
     drawn: dict[str, Any] = {}
     if pairs.empty:
@@ -81,16 +90,18 @@ def _figures(problem: str, pairs: pd.DataFrame) -> dict[str, Any]:
     apart = pairs[(pairs["iteration_x"] == pairs["iteration_y"]) & (pairs["run_x"] != pairs["run_y"])]
     if len(apart):
         rows = apart.assign(iteration=apart["iteration_x"].astype("int64"), remaining=np.nan)
-        shown = [name for name in figures.PANEL_METRICS if name in set(rows["metric"])]
-        if shown:
-            drawn["runs"] = figures.similarity_panels(
-                summarise(rows), problem, shown, bands=True, title=f"{problem}: pairs of runs, mean and 25–75 %"
-            )
+        summary, title = summarise(rows), f"{problem}: pairs of runs, mean and 25–75 %"
+        panels = {
+            "runs": [name for name in figures.PANEL_METRICS if name in set(rows["metric"])],
+            "runs_more": [name for name in in_order(rows["metric"]) if name not in figures.PANEL_METRICS],
+        }
+        for name, shown in panels.items():
+            if shown:
+                drawn[name] = figures.similarity_panels(summary, problem, shown, bands=True, title=title, labels=labels)
     same = pairs[pairs["run_x"].isna() | (pairs["run_x"] == pairs["run_y"])]
     if len(set(zip(same["iteration_x"], same["iteration_y"], strict=True))) > 1 and same["iteration_x"].nunique() > 1:
-        for metric in figures.PANEL_METRICS:
-            if metric in set(same["metric"]):
-                drawn[f"iterations_{metric}"] = figures.iteration_maps(same, problem, metric)
+        for metric in in_order(same["metric"]):
+            drawn[f"iterations_{metric}"] = figures.iteration_maps(same, problem, metric, labels)
     return drawn
 
 

@@ -1,14 +1,14 @@
 """From commits to tables and figures: the reducer."""
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import pandas as pd
 
 from distsim import plotting, trace
-from distsim.models import Layer
 from distsim.results import figures
 from distsim.results.tables import (
     Tables,
@@ -22,11 +22,14 @@ from distsim.results.tables import (
 from distsim.specs import NetworkId, canonical_json
 from distsim.store import DamagedStore, Mark, Storage, SweepStore, problems_in
 from distsim.store.commits import MARK, read_mark
+from distsim.store.described import ComparedLayer
+from distsim.store.descriptions import metrics_of
 
+T = TypeVar("T")
 TABLES = ("results", "networks", "summary", "accuracy", "chance")
 
 
-def reduce(store: SweepStore, layers: tuple[Layer, ...], seed: int, again: bool = False) -> bool:
+def reduce(store: SweepStore, layers: Sequence[ComparedLayer], seed: int, again: bool = False) -> bool:
     """Write the tables of everything committed for this problem; False where they are there already.
 
     results, networks, summary and accuracy hold values only (distsim.results.tables) and are equal byte for byte for
@@ -49,7 +52,7 @@ def reduce(store: SweepStore, layers: tuple[Layer, ...], seed: int, again: bool 
 
 
 def collect(
-    store: SweepStore, layers: tuple[Layer, ...], seed: int, committed: "Committed | None" = None
+    store: SweepStore, layers: Sequence[ComparedLayer], seed: int, committed: "Committed | None" = None
 ) -> tuple[Tables, pd.DataFrame]:
     """The tables of everything committed for a problem, and where each of their rows comes from."""
     have = committed or Committed.of(store)
@@ -157,7 +160,8 @@ def draw(root: Storage, again: bool = False) -> list[str]:
             return []
     with trace.stage("figures"):
         files = {}
-        for name, figure in figures.draw_all(read_tables(root)).items():
+        tables = read_tables(root)
+        for name, figure in figures.draw_all(tables, metric_labels(root, tables.summary["metric"])).items():
             for format in plotting.FORMATS:
                 files[f"{name}.{format}"] = plotting.render(figure, format)
         for name, content in files.items():
@@ -167,14 +171,24 @@ def draw(root: Storage, again: bool = False) -> list[str]:
     return [f"figures/{name}" for name in files]
 
 
+def metric_labels(root: Storage, names: Iterable[str]) -> dict[str, str]:
+    """What figures call these metrics, by name, as distsim or the first sweep of the store says it that does."""
+    labels: dict[str, str] = {}
+    for store in (SweepStore(root, problem) for problem in problems_in(root)):
+        wanted = [name for name in dict.fromkeys(names) if name not in labels]
+        found = _believable(partial(metrics_of, store, wanted)) or {}
+        labels |= {name: metric.label for name, metric in found.items()}
+    return labels
+
+
 def drawn_from(root: Storage) -> str:
     """A digest that is equal where the figures of the tables there would be. DamagedStore: a mark of tables is."""
     marks = {problem: SweepStore(root, problem).results_mark() for problem in problems_in(root)}
     return _digest([(problem, mark.values["inputs"]) for problem, mark in marks.items() if mark is not None])
 
 
-def _believable(read: Callable[[], Mark | None]) -> Mark | None:
-    """The mark, None also where it is damaged: what is derived is made again."""
+def _believable(read: Callable[[], T | None]) -> T | None:
+    """What is read, None also where it is damaged: what is derived is made again."""
     try:
         return read()
     except DamagedStore:
@@ -192,7 +206,7 @@ def _place(positions: dict[str, tuple[int, str]], network: NetworkId, layer: str
 
 
 def _similarity_rows(
-    problem: str, layers: tuple[Layer, ...], marks: dict[NetworkId, Mark], comparisons: Comparisons
+    problem: str, layers: Sequence[ComparedLayer], marks: dict[NetworkId, Mark], comparisons: Comparisons
 ) -> Iterator[dict[str, Any]]:
     positions = {layer.name: (position, layer.kind) for position, layer in enumerate(layers)}
     for (network, layer), found in comparisons.items():
@@ -216,7 +230,7 @@ def _similarity_rows(
             }
 
 
-def _chance_rows(problem: str, layers: tuple[Layer, ...], chance: Comparisons) -> Iterator[dict[str, Any]]:
+def _chance_rows(problem: str, layers: Sequence[ComparedLayer], chance: Comparisons) -> Iterator[dict[str, Any]]:
     positions = {layer.name: (position, layer.kind) for position, layer in enumerate(layers)}
     for (network, layer), found in chance.items():
         if network.is_complete:

@@ -20,7 +20,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from distsim.metrics.registry import METRICS
+from distsim.metrics.registry import in_order
 from distsim.seeds import numpy_stream
 
 SIMILARITY_COLUMNS = {
@@ -225,8 +225,7 @@ def _sorted(frame: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
     """By `keys`, missing first, metrics in the order of the registry."""
     rank: dict[str, int] = {}
     if "metric" in frame:
-        names = list(METRICS) + sorted(set(frame["metric"]) - set(METRICS))  # one's own, from a script, come last
-        rank = {name: at for at, name in enumerate(names)}
+        rank = {name: at for at, name in enumerate(in_order(frame["metric"]))}
     by_rank = frame.assign(metric=frame["metric"].map(rank)) if "metric" in frame else frame
     order = by_rank.reset_index(drop=True).sort_values(keys, kind="stable", na_position="first").index
     return frame.iloc[order].reset_index(drop=True)

@@ -1,27 +1,36 @@
 """What a study found, as text for a terminal."""
 
+from distsim.metrics.registry import in_order
 from distsim.results.tables import Tables
-from distsim.specs import PAPER_METRICS
 
 
 def as_text(tables: Tables, problem: str) -> str:
-    """What a study found, for a terminal: one line per iteration, medians over runs, similarities also over layers."""
+    """Write what a study found, for a terminal: one line per iteration, medians over runs.
+
+    Each metric of the summary has a column, in the order of the registry, one's own last. A similarity is the median
+    over layers without the output too; of a metric that only the output layer has, it is that layer's.
+    """
     accuracy = tables.accuracy[tables.accuracy["problem"] == problem].set_index("iteration")
     summary = tables.summary[(tables.summary["problem"] == problem)]
-    by_layer = summary[summary["kind"] != "out"].groupby(["iteration", "metric"], observed=True)["median"].median()
-    metrics = [name for name in PAPER_METRICS if name in set(summary["metric"])]
-    lines = ["iteration  remaining  runs  accuracy  " + "  ".join(f"{name:>8}" for name in metrics)]
-    output = summary[(summary["metric"] == "cosine")].set_index("iteration")["median"]
+    hidden = summary[summary["kind"] != "out"]
+    by_layer = hidden.groupby(["iteration", "metric"], observed=True)["median"].median()
+    metrics = in_order(summary["metric"])
+    of_output = [name for name in metrics if name not in set(hidden["metric"])]
+    output = summary[summary["kind"] == "out"].groupby(["iteration", "metric"], observed=True)["median"].median()
+    widths = {name: max(8, len(name)) for name in metrics}
+    lines = ["iteration  remaining  runs  accuracy  " + "  ".join(f"{name:>{widths[name]}}" for name in metrics)]
     for iteration, row in accuracy.iterrows():
         cells = []
         for name in metrics:
-            value = output.get(iteration) if name == "cosine" else by_layer.get((iteration, name))
-            cells.append(f"{value:8.3f}" if value is not None else " " * 8)
+            value = (output if name in of_output else by_layer).get((iteration, name))
+            cells.append(f"{value:{widths[name]}.3f}" if value is not None else " " * widths[name])
         lines.append(
             f"{iteration:9d}  {row['remaining']:9.3f}  {row['count']:4d}  {row['median']:8.4f}  " + "  ".join(cells)
         )
-    lines.append("Medians over runs; similarities to the complete network, median over layers without the output")
-    lines.append("(cosine: of the output layer).")
+    lines.append(
+        "Medians over runs; similarities to the complete network, median over layers without the output"
+        + (f"\n({', '.join(of_output)}: of the output layer)." if of_output else ".")
+    )
     missing = int(summary["missing"].sum())
     if missing:
         lines.append(f"{missing} values are missing; results.csv gives the reason of each.")

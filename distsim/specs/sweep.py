@@ -4,11 +4,12 @@ The *identity* determines every number of the result and must agree with what a 
 how much of it is wanted and may grow.
 """
 
+import re
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from distsim.specs.canonical import digest
-from distsim.specs.fields import INLINE, Count, check, count, expect, from_dict, frozen, shown, to_dict
+from distsim.specs.fields import INLINE, Count, added, check, count, expect, from_dict, frozen, shown, to_dict
 from distsim.specs.networks import NetworkId
 from distsim.specs.problem import Problem
 
@@ -82,10 +83,10 @@ class Extent:
     chance: bool = True  # also compare with permuted examples, at CHANCE_ITERATIONS of run 0
 
     def __post_init__(self) -> None:
-        from distsim.metrics.registry import known  # here, so that specs of problems need no metrics
-
         check(self)
-        known(self.metrics)
+        # whether they are known here is asked by what computes them: status and tables need not know
+        odd = [name for name in self.metrics if not name.isidentifier() or len(name) > 100]
+        expect(not odd, f"a metric's name must be an identifier, got {shown(odd)}")
         networks = self.runs * self.iterations
         expect(
             networks <= MOST_NETWORKS, f"runs x iterations must be at most {MOST_NETWORKS:,} networks, got {networks:,}"
@@ -125,9 +126,15 @@ class Request:
     extent: Extent = field(metadata=INLINE)
     data: str
     device: DeviceChoice
+    script: str = added("", absent="")  # that registered the sweep's own network or metrics; "": they are distsim's
+    script_sha256: str = added("", absent="")
 
     def __post_init__(self) -> None:
         check(self)
+        plain = len(self.script) <= 4096 and self.script.isprintable()
+        expect(plain, f"script must be a path, got {shown(self.script)}")
+        digest_or_none = re.fullmatch("[0-9a-f]{64}" if self.script else "", self.script_sha256)
+        expect(digest_or_none is not None, f"script_sha256 must be the script's, got {shown(self.script_sha256)}")
 
     def as_dict(self) -> dict[str, Any]:
         """Write plain JSON values, in one object."""

@@ -3,6 +3,8 @@
 <root>/<problem>/spec.json                              identity, written once
                  request.json                           extent and where the data lie, as last asked for
                  behaviour/                             what its network did at the first start (sweep.kept_behaviour)
+                 layers.json                            what is compared (distsim.store.described); no result
+                 metrics/<name>.json                    what a metric is that does not come with distsim; no result
                  complete/                              the network that every run starts from
                  runs/0003/iter_07/                     run 3 after its seventh pruning
                  <network>/COMMIT.json                  the mark; COMMIT-2.json once DROPPED.json is there, and so on
@@ -24,9 +26,7 @@ import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
-
-import safetensors.torch
+from typing import TYPE_CHECKING, Any
 
 import distsim
 from distsim import trace
@@ -43,7 +43,9 @@ from distsim.store.commits import (
     read_piece,
 )
 from distsim.store.storage import Storage
-from distsim.training.chain import TrainedNetwork
+
+if TYPE_CHECKING:  # PyTorch takes seconds to import, and most readers load no network
+    from distsim.training.chain import TrainedNetwork
 
 Pair = tuple[NetworkId, NetworkId]
 
@@ -167,6 +169,8 @@ class SweepStore:
                 f"request.json of {self.storage.url} is damaged: run its sweep script, which writes it anew"
             ) from None
 
+    # --- what it is about: layers and metrics, in words --------------------------------------------------------------
+
     # --- what there is -----------------------------------------------------------------------------------------------
 
     def contents(self) -> Contents:
@@ -202,9 +206,11 @@ class SweepStore:
         return read_piece(self.storage, network.path)
 
     def commit_network(
-        self, network: NetworkId, step: TrainedNetwork, files: dict[str, bytes] | None = None, **fields: Any
+        self, network: NetworkId, step: "TrainedNetwork", files: dict[str, bytes] | None = None, **fields: Any
     ) -> Mark:
         """Commit a finished network; the mark that stands afterwards (an earlier writer's, if there was one)."""
+        import safetensors.torch
+
         where = "commit", self.problem, network.label
         with trace.stage(*where), Attempt(self.storage, network.path) as attempt:
             attempt.put("weights.safetensors", safetensors.torch.save(step.weights))
@@ -224,8 +230,10 @@ class SweepStore:
             raise FileNotFoundError(f"{network.label} of {self.problem} is not in {self.root.url}")
         return self._tensors(network, mark, "masks.safetensors")
 
-    def load_network(self, network: NetworkId) -> TrainedNetwork:
+    def load_network(self, network: NetworkId) -> "TrainedNetwork":
         """A committed network. DamagedStore: an object is missing or changed. FileNotFoundError: not committed."""
+        from distsim.training.chain import TrainedNetwork
+
         mark = self.mark(network)
         if mark is None:
             raise FileNotFoundError(f"{network.label} of {self.problem} is not in {self.root.url}")
@@ -238,6 +246,8 @@ class SweepStore:
         return TrainedNetwork(network.iteration, weights, masks, mark.values, tensors.get("rewind"))
 
     def _tensors(self, network: NetworkId, mark: Mark, name: str) -> dict[str, Any]:
+        import safetensors.torch
+
         content = read_object(self.storage, network.path, mark, name)
         try:
             return safetensors.torch.load(content)

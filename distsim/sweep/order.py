@@ -10,11 +10,14 @@ from distsim.activations.layout import bytes_per_network, chunk_shape
 from distsim.activations.probe import layer_shapes
 from distsim.data import Dataset, load, pixel_statistics, probe_indices, suited
 from distsim.environment import free_memory, require_cupy, require_device
-from distsim.metrics.registry import require_libraries
+from distsim.metrics.registry import known, require_libraries
 from distsim.models import Layer, build
 from distsim.problems import CIFAR_CLASSES
 from distsim.specs import Device, Extent, Identity, NetworkId, Problem, Sweep, names
 from distsim.store import Storage, SweepStore
+from distsim.store.described import StoredLayer
+from distsim.store.descriptions import describe_layers, describe_metrics
+from distsim.sweep import own_code
 from distsim.sweep.cost import (
     comparison_memory,
     readable,
@@ -31,6 +34,7 @@ class Prepared:
     dataset: Dataset
     layers: tuple[Layer, ...] = field(default=())
     per_network: int = 0  # bytes of one network's activations
+    described: tuple[StoredLayer, ...] = ()  # the layers as the store is to say what they are
 
     @property
     def name(self) -> str:
@@ -102,6 +106,8 @@ def prepare(
     choices : fields of Extent (runs, metrics, ...), where None are the problem's runs, and of Identity (seed, ...)
     dataset : taken instead of what lies at `data`, as the problem wants it (its classes, its size)
     """
+    own_code.refuse_while_importing()
+    known(choices.get("metrics", ()))
     dataset = load(problem, data, download=download) if dataset is None else suited(problem, dataset)
     extent = Extent.of(problem, **{name: choices.pop(name) for name in names(Extent) if name in choices})
     identity = identify(problem, dataset, **choices)
@@ -111,7 +117,8 @@ def prepare(
     shapes = layer_shapes(network, identity.problem)
     by_layer = {layer: shapes[layer.name] for layer in network.layers}
     per_network = bytes_per_network(by_layer, identity.problem.probe, identity.storage)
-    return Prepared(sweep, dataset, network.layers, per_network)
+    described = tuple(StoredLayer(x.name, x.kind, x.module, shapes[x.name]) for x in network.layers)
+    return Prepared(sweep, dataset, network.layers, per_network, described)
 
 
 def _absolute(data: str) -> str:
@@ -135,8 +142,11 @@ def take(orders: Iterable[Prepared], root: Storage, here: bool = True, say: Call
     for one in orders:
         store = SweepStore(root, one.name)
         store.claim(one.sweep.identity)
+        if one.described:
+            describe_layers(store, one.described, one.sweep.identity)
+        describe_metrics(store, one.sweep.extent.metrics)
         require_same_behaviour(store, one.sweep, say)
-        store.write_request(one.sweep.request)
+        store.write_request(own_code.recorded_in(one.sweep.request, one.sweep.problem, store))
 
 
 def check_workplace(orders: Iterable[Prepared], here: bool) -> None:

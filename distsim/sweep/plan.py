@@ -4,10 +4,10 @@ import shutil
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 
-from distsim.comparison.layer import applicable
-from distsim.models import Layer
+from distsim.metrics.registry import METRICS, Metric
 from distsim.specs import COMPLETE, PERMUTATIONS, NetworkId, Sweep
 from distsim.store import Contents, NoSpace, SweepStore
+from distsim.store.described import ComparedLayer, StoredMetric
 
 DISK_SHARE = 0.8  # of the free space, that activations may take
 
@@ -58,12 +58,18 @@ class Missing:
         )
 
 
-def missing(sweep: Sweep, contents: Contents, layers: tuple[Layer, ...]) -> Missing:
-    """What of `sweep` the store with these contents lacks."""
+def missing(
+    sweep: Sweep,
+    contents: Contents,
+    layers: Sequence[ComparedLayer],
+    metrics: Mapping[str, Metric | StoredMetric] = METRICS,
+) -> Missing:
+    """What of `sweep` the store with these contents lacks. metrics : what those asked for are, by name."""
     extent = sweep.extent
     wanted = extent.networks
-    comparisons = _lacking(wanted, contents.comparisons, extent.metrics, layers)
-    chance = _lacking(extent.chance_networks, contents.chance, extent.metrics, layers)
+    asked = [metrics[name] for name in extent.metrics]
+    comparisons = _lacking(wanted, contents.comparisons, asked, layers)
+    chance = _lacking(extent.chance_networks, contents.chance, asked, layers)
     activations: list[NetworkId] = []
     if extent.activations == "store":
         keep_all = extent.retention == "all"
@@ -81,15 +87,16 @@ def missing(sweep: Sweep, contents: Contents, layers: tuple[Layer, ...]) -> Miss
 def _lacking(
     wanted: Iterable[NetworkId],
     there: Mapping[tuple[NetworkId, str], frozenset[str]],
-    metrics: tuple[str, ...],
-    layers: tuple[Layer, ...],
+    metrics: Sequence[Metric | StoredMetric],
+    layers: Sequence[ComparedLayer],
 ) -> dict[NetworkId, dict[str, tuple[str, ...]]]:
     """Network -> layer -> the metrics that apply to it and are not there."""
     lacking: dict[NetworkId, dict[str, tuple[str, ...]]] = {}
     for network in wanted:
         for layer in layers:
             held = there.get((network, layer.name), frozenset())
-            if names := tuple(name for name in applicable(metrics, layer.kind) if name not in held):
+            applicable = (metric.name for metric in metrics if metric.applies_to(layer.kind))
+            if names := tuple(name for name in applicable if name not in held):
                 lacking.setdefault(network, {})[layer.name] = names
     return lacking
 

@@ -22,11 +22,12 @@ from ray.tune.execution import class_cache
 from ray.tune.search import Searcher
 
 from distsim.data import Dataset
-from distsim.metrics.registry import METRICS, Metric
+from distsim.metrics.registry import BUILT_IN, METRICS, Metric
 from distsim.models import MODELS
 from distsim.specs import NetworkId, Sweep
 from distsim.store import Storage, StorageError, SweepStore
 from distsim.store.storage import first_line
+from distsim.sweep import own_code
 from distsim.sweep.comparison_worker import ComparisonWorker
 from distsim.sweep.failures import attempt
 from distsim.sweep.jobs import Comparison, PairJob
@@ -356,7 +357,7 @@ def _slot(orders: list[Prepared]) -> tuple[int, float]:
 
 @dataclass(frozen=True)
 class _Own:
-    """These sweeps' networks and metrics: a worker has not run the script that a user's own are defined in."""
+    """These sweeps' networks and all own metrics: a worker has not run the script that they are defined in."""
 
     models: dict[str, Any]
     metrics: dict[str, Metric]
@@ -367,8 +368,10 @@ class _Own:
 
 
 def _own(orders: list[Prepared]) -> _Own:
+    for module in own_code.imported_modules():  # no worker could import it by its name
+        ray.cloudpickle.register_pickle_by_value(module)
     models = {one.sweep.problem.model: MODELS[one.sweep.problem.model] for one in orders}
-    return _Own(models, {name: METRICS[name] for one in orders for name in one.sweep.extent.metrics})
+    return _Own(models, {name: metric for name, metric in METRICS.items() if name not in BUILT_IN})
 
 
 def _bundle(resources: dict[str, float]) -> dict[str, float]:

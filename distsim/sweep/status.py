@@ -1,10 +1,11 @@
 """How far a sweep is: what was asked for, what of it is in the store, what is missing."""
 
+import dataclasses
 from dataclasses import dataclass
 
-from distsim.models import build
 from distsim.specs import Sweep
 from distsim.store import SweepStore
+from distsim.store.descriptions import layers_of, metrics_of
 from distsim.sweep.plan import missing
 
 
@@ -20,6 +21,7 @@ class Status:
     in_store: int  # pruned networks, those beyond what was asked for included
     missing_networks: dict[int, tuple[int, ...]]  # run -> iterations
     missing_similarities: int
+    unknown_metrics: tuple[str, ...] = ()  # asked for, and known neither to distsim nor to the store: not counted
 
     @property
     def done(self) -> bool:
@@ -33,17 +35,23 @@ class Status:
             f"  pruned networks   {self.pruned} of {self.runs * self.iterations} ({self.in_store} in the store)",
             f"  similarities      {self.missing_similarities or 'none'} missing",
         ]
+        if self.unknown_metrics:
+            names = ", ".join(self.unknown_metrics)
+            lines.append(f"  not counted       {names}: neither distsim nor the store knows, start the sweep script")
         for run, iterations in self.missing_networks.items():
             lines.append(f"  run {run}: iterations {_ranges(iterations)} missing")
         return "\n".join(lines)
 
 
 def status(store: SweepStore) -> Status:
-    """Return how far a problem's sweep is, from what was last asked for and one listing of the store."""
-    identity = store.identity()
-    sweep = Sweep(identity, store.request().extent)
+    """Return how far a problem's sweep is, from what was last asked for and one listing of the store.
+
+    Neither PyTorch nor the user's own code is imported: the store says what its layers and metrics are."""
+    extent = store.request().extent
+    metrics = metrics_of(store, extent.metrics)
+    sweep = Sweep(store.identity(), dataclasses.replace(extent, metrics=tuple(metrics)))
     contents = store.contents()
-    lacking = missing(sweep, contents, build(identity.problem).layers)
+    lacking = missing(sweep, contents, layers_of(store), metrics)
     return Status(
         problem=store.problem,
         runs=sweep.extent.runs,
@@ -53,6 +61,7 @@ def status(store: SweepStore) -> Status:
         in_store=sum(not network.is_complete for network in contents.networks),
         missing_networks=dict(lacking.chains),
         missing_similarities=lacking.values,
+        unknown_metrics=tuple(name for name in extent.metrics if name not in metrics),
     )
 
 

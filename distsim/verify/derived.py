@@ -11,11 +11,10 @@ from typing import Any
 
 from distsim.metrics.registry import METRICS
 from distsim.specs import PERMUTATIONS, NetworkId, canonical_json, shown
-from distsim.store import DamagedStore, Mark, Storage
+from distsim.store import Mark, Storage
 from distsim.store.commits import MARK, decode_mark, read_mark
 from distsim.store.storage import first_line
 from distsim.store.sweep_store import pairs_key
-from distsim.sweep.kept_behaviour import read_behaviour
 from distsim.verify.networks import number
 from distsim.verify.report import FOREIGN, NOTE
 
@@ -119,21 +118,6 @@ def mark_at(storage: Storage, path: str, found: Callable[..., None]) -> Mark | N
     if not canonical(content):
         found(SAME, path, NOTE)
     return mark
-
-
-def behaviour_faults(storage: Storage, path: str, problem: str, found: Callable[..., None]) -> None:
-    """Say what is the matter with the record of what a network, or a metric, did when the sweep was begun."""
-    content = storage.get(path)
-    if content is None:
-        found("is missing: the next start writes it", path, NOTE)
-        return
-    try:
-        read_behaviour(storage, path, problem)
-    except DamagedStore as error:
-        found(f"is damaged: {first_line(error).rsplit('is damaged: ', 1)[-1]}", path)
-        return
-    if not canonical(content):
-        found(SAME, path, NOTE)
 
 
 def files_faults(

@@ -25,6 +25,7 @@ from distsim.activations.probe import layer_shapes
 from distsim.models import Layer, Network
 from distsim.specs import Identity, NetworkId, shown
 from distsim.store import Mark
+from distsim.store.described import StoredLayer
 from distsim.training.pruning import full_masks
 
 OBJECTS = {"weights.safetensors", "masks.safetensors"}
@@ -39,18 +40,24 @@ class Model:
 
     identity: Identity | None = None
     network: Network | None = None
+    described: tuple[StoredLayer, ...] = ()  # by layers.json, where that is whole
 
     @cached_property
     def layers(self) -> dict[str, Layer]:
-        return {layer.name: layer for layer in self.network.layers} if self.network is not None else {}
+        """By the network, else by layers.json."""
+        if self.network is not None:
+            return {layer.name: layer for layer in self.network.layers}
+        return {layer.name: Layer(layer.name, layer.kind, layer.module) for layer in self.described}
 
     @cached_property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Layer -> its shape for the whole probe, (n, ...)."""
-        if self.identity is None or self.network is None:
+        if self.identity is None:
             return {}
-        problem = self.identity.problem
-        return {name: (problem.probe, *shape) for name, shape in layer_shapes(self.network, problem).items()}
+        problem, shapes = self.identity.problem, {layer.name: layer.shape for layer in self.described}
+        if self.network is not None:
+            shapes = layer_shapes(self.network, problem)
+        return {name: (problem.probe, *shape) for name, shape in shapes.items()}
 
 
 def number(value: Any) -> bool:

@@ -20,10 +20,11 @@ from distsim.results.tables import read_parquet_bytes
 from distsim.specs import PATTERN, Identity, NetworkId, canonical_json, shown
 from distsim.store import DamagedStore, Mark, Storage, StorageError, SweepStore
 from distsim.store.commits import MARK, WrittenByAnother, attempt_generation, dropped_path, read_mark
+from distsim.store.described import LAYERS
 from distsim.store.storage import first_line
 from distsim.store.sweep_store import EPOCHS
 from distsim.sweep import kept_behaviour
-from distsim.verify import derived, networks
+from distsim.verify import derived, descriptions, networks
 from distsim.verify.derived import PAIR_TABLES, SAME, TABLES, canonical, files_faults, mark_at
 from distsim.verify.networks import Model
 from distsim.verify.report import DAMAGED, FOREIGN, LEFTOVER, NOTE, UNREAD, Finding, Report
@@ -115,11 +116,14 @@ class _Walk:
         self._within("spec.json", self._spec)
         self._within("request.json", self._request)
         known = () if self.model.identity is None else (kept_behaviour.NETWORK,)
-        for path in sorted({*known, *filter(kept_behaviour.PATH.fullmatch, self.sizes)}):
-            self._within(path, derived.behaviour_faults, self.storage, path, self.problem, partial(self._found, path))
+        for path in sorted({*known, *filter(descriptions.PATH.fullmatch, self.sizes)}):
+            self._within(path, descriptions.faults, self.storage, path, self.problem, partial(self._found, path))
         for piece in self.networks.values():
             self._within(piece.path, self._mark, piece)
         self._settle_identity()
+        self._within(
+            LAYERS, descriptions.read_layers, self.storage, self.hash, self.model, partial(self._found, LAYERS)
+        )
         for piece in self.networks.values():
             if piece.path in self.marks:
                 self._within(piece.path, self._content, piece)
@@ -187,12 +191,12 @@ class _Walk:
     def _unnamed(self) -> None:
         """What no mark names: of interrupted writers, of trainings that are over, and what nobody knows."""
         named = {f"{path}/attempt-{mark.attempt}/{name}" for path, mark in self.marks.items() for name in mark.objects}
-        files = ("spec.json", "request.json", TABLES, PAIR_TABLES)
+        files = ("spec.json", "request.json", LAYERS, TABLES, PAIR_TABLES)
         for path in self.others:
             piece, inside = _split(path)
             where = path if piece is None else piece.path
             folder, _, rest = inside.partition("/")
-            if path in named or path.split("/")[0] in files or kept_behaviour.PATH.fullmatch(path):
+            if path in named or path.split("/")[0] in files or descriptions.PATH.fullmatch(path):
                 continue
             if piece is not None and _DROPPED.fullmatch(inside):
                 continue
@@ -336,7 +340,7 @@ class _Walk:
         self.marks[one.path] = mark
         if not self._require_own(one.path, one.path, mark):
             return
-        if self.model.network is not None and one.layer not in self.model.layers:
+        if self.model.layers and one.layer not in self.model.layers:
             found("the model has no such layer")
             return
         for fault in self._values_faults(one, mark):

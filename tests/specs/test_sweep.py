@@ -40,7 +40,7 @@ EXTENT = Extent(runs=1, iterations=1)
         (IDENTITY, {"threads": 0}, "threads must be at least 1, got 0"),
         (IDENTITY, {"precision": "float16"}, r"precision must be float32 or bfloat16, got 'float16'"),
         (IDENTITY, {"storage": "float16"}, "storage must be auto or float32, got 'float16'"),
-        (EXTENT, {"metrics": ("cka", "rsa")}, r"unknown metrics \['rsa'\]; there are \('mean_cca', "),
+        (EXTENT, {"metrics": ("cka", "r/a")}, r"a metric's name must be an identifier, got \['r/a'\]"),
         (EXTENT, {"runs": 0}, "runs must be at least 1, got 0"),
         (EXTENT, {"iterations": 0}, "iterations must be at least 1, got 0"),
         (EXTENT, {"retention": "none"}, "retention must be reference or all, got 'none'"),

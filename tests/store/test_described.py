@@ -1,0 +1,129 @@
+"""layers.json and metrics/<name>.json: what is written is read, and nothing else is."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from distsim.problems import PROBLEMS
+from distsim.specs import Identity, canonical_json, digest
+from distsim.store import DamagedStore, IdentityMismatch, Storage, SweepStore
+from distsim.store.described import (
+    LARGEST,
+    StoredLayer,
+    StoredMetric,
+    decode_layers,
+    decode_metric,
+    encode_layers,
+    encode_metric,
+)
+from distsim.store.descriptions import describe_layers, layers_of
+
+LAYERS = (StoredLayer("conv1", "conv", "blocks.0.relu", (8, 8, 16)), StoredLayer("out", "out", "out", (10,)))
+PROBLEM = dataclasses.replace(PROBLEMS["digits"], classes=tuple("0123456789"))
+IDENTITY = Identity(problem=PROBLEM, data_digest="0" * 64)
+
+
+def signed(tree: dict[str, Any]) -> bytes:
+    return canonical_json(tree | {"sha256": digest(tree)}).encode()
+
+
+def store_in(folder: Path) -> SweepStore:
+    store = SweepStore(Storage(folder), "digits")
+    store.claim(IDENTITY)
+    return store
+
+
+def test_what_is_written_is_read() -> None:
+    assert decode_layers(encode_layers(LAYERS, "abc")) == (LAYERS, "abc")
+    metric = StoredMetric("mine", "output", "my own")
+    assert decode_metric(encode_metric(metric), "mine") == metric
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"name": "a/b"}, "has no slash"),
+        ({"name": ""}, "name must be 1 to 200 characters"),
+        ({"name": "x" * 201}, "name must be 1 to 200 characters"),
+        ({"name": "two\nlines"}, "name must be 1 to 200 characters"),
+        ({"kind": 3}, "kind must be 1 to 200 characters of text, got 3"),
+        ({"module": None}, "module must be"),
+        ({"shape": []}, "1 to 8 sizes"),
+        ({"shape": [8, True]}, "1 to 8 sizes"),
+        ({"shape": [0]}, "1 to 8 sizes"),
+        ({"shape": [10**10]}, "1 to 8 sizes"),
+        ({"shape": [1] * 9}, "1 to 8 sizes"),
+        ({"shape": "10"}, "1 to 8 sizes"),
+        ({"more": 1}, "a layer has a name, a kind, a module and a shape"),
+        ({"name": "out"}, "repeated"),
+    ],
+)
+def test_a_strangers_layers_are_checked(change: dict[str, Any], message: str) -> None:
+    tree = json.loads(encode_layers(LAYERS, "abc"))
+    del tree["sha256"]
+    tree["layers"][0] |= change
+    with pytest.raises(ValueError, match=message):
+        decode_layers(signed(tree))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "no JSON"),
+        (b"[" * 10**5, "no JSON"),
+        (b"[]", "must have the fields"),
+        (signed({"layers": [], "identity": "abc"}), "1 to 10,000 layers"),
+        (signed({"layers": {}, "identity": "abc"}), "1 to 10,000 layers"),
+        (signed({"layers": [1], "identity": "abc"}), "a layer has a name"),
+        (encode_layers(LAYERS, "abc").replace(b"conv1", b"conv2"), "does not hash"),
+        (b" " * (LARGEST + 1), "bytes, at most"),
+    ],
+)
+def test_what_is_no_layers_file_is_refused(content: bytes, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        decode_layers(content)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"name": "other"}, "it is that of the metric 'other'"),
+        ({"view": "all"}, "view must be one of"),
+        ({"view": ["output"]}, "view must be one of"),
+        ({"label": 7}, "label must be"),
+        ({"extra": 7}, "must have the fields"),
+    ],
+)
+def test_a_strangers_metric_is_checked(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        decode_metric(signed({"name": "mine", "view": "kernel", "label": "m"} | change), "mine")
+
+
+def test_the_store_says_what_its_layers_are(tmp_path: Path) -> None:
+    store = store_in(tmp_path)
+    of_model = layers_of(store)
+    assert [layer.name for layer in of_model][:2] == ["conv1_1", "conv1_2"], "without the object: the model's"
+    describe_layers(store, LAYERS, IDENTITY)
+    assert layers_of(store) == LAYERS
+    before = store.storage.get("layers.json")
+    describe_layers(store, LAYERS, IDENTITY)
+    assert store.storage.get("layers.json") == before
+    store.storage.put("layers.json", b"{}")
+    with pytest.raises(DamagedStore, match=r"layers.json of .* is damaged: it must have the fields"):
+        layers_of(store)
+    describe_layers(store, LAYERS, IDENTITY)
+    assert store.storage.get("layers.json") == before, "what is derived is made again"
+
+
+def test_layers_of_what_is_committed_stay(tmp_path: Path) -> None:
+    store = store_in(tmp_path)
+    describe_layers(store, LAYERS, IDENTITY)
+    describe_layers(store, LAYERS[:1], IDENTITY)
+    assert layers_of(store) == LAYERS[:1], "nothing was committed"
+    store.storage.put("complete/COMMIT.json", b"{}")
+    with pytest.raises(IdentityMismatch, match=r"model 'vgg_digits' differs in out: .*another --storage"):
+        describe_layers(store, LAYERS, IDENTITY)
+    assert layers_of(store) == LAYERS[:1]
