@@ -5,12 +5,17 @@ that is redone after an interruption therefore draws the same numbers, and no ch
 """
 
 import hashlib
+import threading
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 if TYPE_CHECKING:  # tables draw NumPy streams only, and need not wait for PyTorch
     import torch
+
+
+# Held by whoever seeds torch's global generator for a while: another thread may be writing activations meanwhile.
+GLOBAL_GENERATOR = threading.RLock()
 
 
 def derive(seed: int, *names: str | int) -> int:

@@ -262,7 +262,7 @@ def test_the_python_of_a_document_runs(file, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(models, "MODELS", dict(models.MODELS))
-    monkeypatch.setattr(figures, "draw_all", lambda tables: {})  # most of the time, and tested elsewhere
+    monkeypatch.setattr(figures, "draw_all", lambda *tables: {})  # most of the time, and tested elsewhere
     names: dict[str, Any] = {}
     for block in blocks(file.read_text()):
         if block.file:

@@ -15,6 +15,7 @@ from distsim.models.layers import Adopted, Dropout, Layer, Network, initialise
 from distsim.models.lenet5 import LeNet5
 from distsim.models.resnet_fast import ResNetFast
 from distsim.models.vgg import VGG
+from distsim.seeds import GLOBAL_GENERATOR
 from distsim.specs import Problem
 
 __all__ = ["MODELS", "Dropout", "Layer", "Network", "build"]
@@ -78,6 +79,6 @@ def _contract(model: Callable[[int, int, int], nn.Module], problem: Problem, out
 @contextlib.contextmanager
 def _seeded(seed: int) -> Iterator[None]:
     """Inside the block the global generator, from which constructors draw, begins at the seed; then it is as before."""
-    with torch.random.fork_rng(devices=[]):
+    with GLOBAL_GENERATOR, torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield

@@ -6,9 +6,11 @@ when it started the sweep. Nothing that only reads a store imports anything.
 """
 
 import dataclasses
+import functools
 import hashlib
 import os
 import sys
+import sysconfig
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -179,3 +181,19 @@ def _import(path: Path, expected: str | None) -> str | None:
 def imported_modules() -> list[ModuleType]:
     """Return the modules of scripts that were imported here: a worker has not got them."""
     return [module for name, module in sys.modules.items() if name.startswith(SCRIPT)]
+
+
+def module_of(made: object) -> ModuleType | None:
+    """Return the module that a class or a function was defined in, if it is a file of the user's own; else None.
+
+    No worker could import it by its name. What is installed, on every machine then, is no file of one's own.
+    """
+    while isinstance(made, functools.partial):
+        made = made.func
+    name = getattr(made, "__module__", None) or ""
+    module = sys.modules.get(name)
+    file = getattr(module, "__file__", None)
+    if file is None or name == "__main__" or name.split(".")[0] == "distsim":
+        return None
+    installed = {sysconfig.get_path(key) for key in ("stdlib", "platstdlib", "purelib", "platlib")}
+    return None if any(Path(file).is_relative_to(folder) for folder in installed) else module

@@ -371,7 +371,11 @@ def _own(orders: list[Prepared]) -> _Own:
     for module in own_code.imported_modules():  # no worker could import it by its name
         ray.cloudpickle.register_pickle_by_value(module)
     models = {one.sweep.problem.model: MODELS[one.sweep.problem.model] for one in orders}
-    return _Own(models, {name: metric for name, metric in METRICS.items() if name not in BUILT_IN})
+    metrics = {name: metric for name, metric in METRICS.items() if name not in BUILT_IN}
+    for made in (*models.values(), *(metric.measure for metric in metrics.values())):
+        if (own := own_code.module_of(made)) is not None:
+            ray.cloudpickle.register_pickle_by_value(own)
+    return _Own(models, metrics)
 
 
 def _bundle(resources: dict[str, float]) -> dict[str, float]:

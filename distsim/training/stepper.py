@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from distsim.data import augment
 from distsim.models import Dropout, Network
+from distsim.seeds import GLOBAL_GENERATOR
 from distsim.specs import Recipe
 from distsim.training import optimizers as optim
 
@@ -192,7 +193,7 @@ class Stepper:
 
     def _step_with_stream(self) -> None:
         """A step for which the global generator begins at the step's own seed; it is left as it was."""
-        with torch.random.fork_rng(devices=[]):
+        with GLOBAL_GENERATOR, torch.random.fork_rng(devices=[]):
             torch.manual_seed(self._seeds[self._seeded])
             self._step()
         self._seeded += 1

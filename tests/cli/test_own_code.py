@@ -16,7 +16,6 @@ from typing import Any
 import own_script
 import pandas as pd
 import pytest
-from distsim.verify.integrity import DAMAGED, verify_store
 from sweep_scripts import Outcome, outcome
 
 from distsim.cli import main as cli
@@ -27,6 +26,8 @@ from distsim.results import reduce
 from distsim.specs import Extent, Request, canonical_json, digest
 from distsim.store import Storage, SweepStore
 from distsim.sweep import own_code
+from distsim.verify.report import DAMAGED
+from distsim.verify.store import verify_store
 
 HERE = ("--local", "--device", "cpu")
 ASKED = ("--runs", "2", "--iterations", "1", "--metrics", *own_script.METRICS)

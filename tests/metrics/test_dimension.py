@@ -142,7 +142,7 @@ def test_float32_products(copies, rng, monkeypatch):
     monkeypatch.setattr(sides, "NARROW", 0)
     reference = Reference(InMemory(X, rows=2), BOTH)
     found = reference.compare(InMemory(Y, rows=2))
-    assert ("wide" in vars(reference)) == (copies > 0)
+    assert ("wide" in vars(reference.side)) == (copies > 0)
     values = [found[name]["value"] for name in BOTH]
     np.testing.assert_allclose(values, [intrinsic_dimension(Y), intrinsic_dimension(X)], rtol=1e-5)
 
@@ -173,13 +173,13 @@ def tables(metrics):
     return Tables.of(long_table(similarities), network_table(networks))
 
 
-def test_figures_claims_and_text_are_those_of_the_similarities():
-    """Dimensions are in the tables only."""
+def test_dimensions_have_a_figure_and_columns_and_change_no_other():
     without, both = tables(("svcca", "cka")), tables(("svcca", "cka", *BOTH))
     assert both.summary.loc[both.summary["metric"] == "dimension", "median"].eq(300).all()
     assert papers.check(both) == papers.check(without)
-    assert text.as_text(both, "digits") == text.as_text(without, "digits")
+    header = text.as_text(both, "digits").splitlines()[0].split()
+    assert header == [*text.as_text(without, "digits").splitlines()[0].split(), *BOTH]
     drawn = [figures.draw_all(one) for one in (without, both)]
-    assert drawn[0].keys() == drawn[1].keys()
+    assert drawn[1].keys() - drawn[0].keys() == {"more_similarities_digits"}
     for name in drawn[0]:
         assert plotting.render(drawn[0][name], "png") == plotting.render(drawn[1][name], "png"), name

@@ -21,7 +21,7 @@ TINY = ("--local", "--runs", 1, "--iterations", 1, "--epochs", 1, "--train-limit
 
 @pytest.fixture(autouse=True)
 def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(figures, "draw_all", lambda tables: {})
+    monkeypatch.setattr(figures, "draw_all", lambda *tables: {})
 
 
 def swept(problem: Problem, storage: Path, *arguments: object) -> Outcome:

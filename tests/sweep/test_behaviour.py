@@ -308,7 +308,10 @@ def test_another_processor_and_other_threads_change_nothing(begun: dict[str, Any
 
 def test_what_rounding_may_have_moved_is_no_difference(begun: dict[str, Any]) -> None:
     """A network that makes much of little: 2^-45 of a value decides about its output."""
-    wild = edited(SOURCE, (("return self.factor *", "return torch.sin(2.0**40 * x).mean() * self.factor *"),))
+    wild = edited(
+        SOURCE,
+        (("return self.factor *", "return torch.sin(2.0**40 * x).mean((1, 2, 3), keepdim=True) * self.factor *"),),
+    )
     here, nudged = recorded(wild), recorded(wild, nudged=True)
     there = json.loads(json.dumps(here))
     for entry in there["computed"]:
@@ -404,7 +407,7 @@ def test_a_buffer_that_the_constructor_draws_is_filled() -> None:
     assert one == other
     with pytest.MonkeyPatch.context() as patch:  # another processor's normal numbers
         drawn = torch.randn
-        patch.setattr(torch, "randn", lambda *shape: drawn(*shape) * (1 + 1e-6))
+        patch.setattr(torch, "randn", lambda *shape, **of: drawn(*shape, **of) * (1 + 1e-6))
         assert differences(one, recorded(drawing)) == []
     fixed = edited(drawing, (("torch.randn(1, 8, 1, 1)", "torch.full((1, 8, 1, 1), 0.5)"),))
     changed = edited(drawing, (("torch.randn(1, 8, 1, 1)", "torch.full((1, 8, 1, 1), 0.5000001)"),))

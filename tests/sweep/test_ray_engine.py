@@ -172,7 +172,7 @@ def test_a_third_run_is_all_that_is_added(copy: Path, tmp_path: Path) -> None:
     before = attempts(store_in(copy))
     assert by_ray(copy, ordered(3, 3))
     after = attempts(store_in(copy))
-    assert after.keys() - before.keys() == {(2, 1), (2, 2), (2, 3)}
+    assert after.keys() - before.keys() == {NetworkId(2, iteration) for iteration in (1, 2, 3)}
     assert {network: after[network] for network in before} == before
     assert in_process(tmp_path / "whole", ordered(3, 3))
     assert store_in(copy).digests() == store_in(tmp_path / "whole").digests(), "as if three had been asked for at once"

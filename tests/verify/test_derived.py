@@ -44,6 +44,9 @@ def test_a_comparison() -> None:
     ):
         assert len(faults(VALUES | {"cka": KERNEL | change})) == 1, change
     assert len(faults(VALUES | {"svcca": KERNEL})) == 1, "rows of the other view"
+    no_ranks = {"rank_x": None, "rank_y": None}
+    assert faults(VALUES | {"cka": KERNEL | no_ranks}) == []
+    assert len(faults(VALUES | {"svcca": CHANNELS | no_ranks})) == 1
     assert len(faults(VALUES | {"cka": {}})) == len(faults(VALUES | {"cka": 3})) == 1
     assert faults({"mine": KERNEL}, ("mine",)) == [], "a metric that a script registered is not known here"
 

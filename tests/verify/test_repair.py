@@ -184,6 +184,7 @@ def on_a_gpu(root: Path, deterministic: bool = False) -> None:
         root,
         lambda mark: dataclasses.replace(mark, identity=tree["hash"], environment=mark.environment | environment),
     )
+    (root / "digits/layers.json").unlink()  # which is that of another identity
     for tables in ("results", "pair_results"):  # made from marks that were others
         (root / f"digits/{tables}/COMMIT.json").unlink()
 

@@ -154,7 +154,7 @@ def test_a_model_that_is_not_known_here(
     [
         {"device": "cqu"},
         {"retention": "some"},
-        {"metrics": ["ckb"]},
+        {"metrics": ["c k"]},
         {"runs": -2},
         {"more": 1},
         {"sha256": "0"},
