@@ -2,23 +2,26 @@
 
 import contextlib
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 from distsim.store import Lease, Storage, StorageError
-from distsim.sweep.engine import LocalEngine
-from distsim.sweep.order import Prepared, take
-from distsim.sweep.run import Say, run
-from distsim.sweep.training_worker import Event
+
+if TYPE_CHECKING:  # PyTorch takes seconds to import, and who only writes tables needs the lease alone
+    from distsim.sweep.order import Prepared
+    from distsim.sweep.training_worker import Event
+
+Say = Callable[[str], None]
 
 
 def carry_out(
-    orders: list[Prepared],
+    orders: "list[Prepared]",
     root: Storage,
     *,
     local: bool = True,
     address: str | None = None,
     allow_drift: bool = False,
     say: Say = print,
-    tell: Callable[[Event], None] | None = None,
+    tell: "Callable[[Event], None] | None" = None,
 ) -> bool:
     """Do what a store lacks of these sweeps, in this process or by Ray; False where nothing was missing.
 
@@ -26,6 +29,10 @@ def carry_out(
     StoreInUse: another driver is at work. Other errors are those of `distsim.sweep.order.take` and of
     `distsim.sweep.run.run`.
     """
+    from distsim.sweep.engine import LocalEngine
+    from distsim.sweep.order import take
+    from distsim.sweep.run import run
+
     with at_work(root, one_writer=local, say=say) as check:
         take(orders, root, here=address is None, say=say)
         if local:

@@ -370,7 +370,7 @@ class _Own:
 def _own(orders: list[Prepared]) -> _Own:
     for module in own_code.imported_modules():  # no worker could import it by its name
         ray.cloudpickle.register_pickle_by_value(module)
-    models = {one.sweep.problem.model: MODELS[one.sweep.problem.model] for one in orders}
+    models = {name: MODELS[name] for name in {one.sweep.problem.model for one in orders}}
     metrics = {name: metric for name, metric in METRICS.items() if name not in BUILT_IN}
     for made in (*models.values(), *(metric.measure for metric in metrics.values())):
         if (own := own_code.module_of(made)) is not None:
