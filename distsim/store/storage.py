@@ -115,17 +115,17 @@ class Storage:
         if self.folder is not None:
             return True
         path = f"probe-{uuid.uuid4().hex}"
-        asking = from_url(self.url, retry_config={"max_retries": 2})  # 501 counts as a failure that may pass
+        quick = from_url(self.url, retry_config={"max_retries": 2})  # 501 counts as a failure that may pass
         try:
-            for content in (b"1", b"2"):
-                _again(partial(obstore.put, asking, path, content, mode="create"))
-            self.conditional = False
-        except AlreadyExistsError:
-            self.conditional = True
+            try:
+                self.conditional = not _both_written(quick, path)
+            except (BaseError, OSError, ValueError) as error:
+                if "501 Not Implemented" not in str(error) and not _BUSY.search(str(error)):
+                    raise
+                # a server that is busy is given the time that it is given elsewhere
+                self.conditional = bool(_BUSY.search(str(error))) and not _both_written(self._store, path)
         except (BaseError, OSError, ValueError) as error:
-            if "501 Not Implemented" not in str(error):
-                raise storage_error(f"cannot write {path} in {self.url}", error) from None
-            self.conditional = False
+            raise storage_error(f"cannot write {path} in {self.url}", error) from None
         finally:
             self.delete([path])
         return self.conditional
@@ -211,6 +211,16 @@ class Storage:
             raise StorageError(f"{path} leads out of the store {self.url}")
 
 
+def _both_written(store: Any, path: str) -> bool:
+    """Create an object twice. Whether both went well: then the store has no conditional puts."""
+    try:
+        for content in (b"1", b"2"):
+            _again(partial(obstore.put, store, path, content, mode="create"))
+    except AlreadyExistsError:
+        return False
+    return True
+
+
 def _again(work: Callable[[], Any]) -> Any:
     """Do what obstore does not try again when its connection breaks: conditional puts, deletions, listings."""
     for delay in DELAYS:
@@ -246,6 +256,7 @@ SCHEMES = ("s3", "gs", "az", "s3a", "adl", "azure", "abfs", "abfss")
 _NO_SPACE = re.compile(
     r"no space left|disk quota exceeded|QuotaExceeded|StorageFull|Insufficient Storage", re.IGNORECASE
 )
+_BUSY = re.compile(r"status code: 5(?!01)")
 RETRIES: Any = {"max_retries": 12, "backoff": {"base": 3}}
 DELAYS = (0.1, 0.3, 1.0, 3.0, 10.0)
 # not "after 12 retries, ... - HTTP error": that was tried again
