@@ -28,7 +28,7 @@ from distsim.store import Lease, Storage, StoreInUse
 root, done = Storage(sys.argv[1]), 0
 while done < 5:
     try:
-        with Lease(root) as lease:
+        with Lease(root, lambda said: None) as lease:  # on a busy machine it may say that it waits
             assert root.create("inside", sys.argv[2].encode()), "somebody else is inside"
             lease.check()
             root.delete(["inside"])
