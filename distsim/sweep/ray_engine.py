@@ -35,12 +35,9 @@ from distsim.sweep.order import Prepared
 from distsim.sweep.plan import Chain, packed, runs_of
 from distsim.sweep.training_worker import Event, TrainingWorker
 
-# read when ray is imported: Tune's new output cannot be silenced, the old one can; usage is not reported
+# Ray reads these when it starts. Tune's new output cannot be silenced, its old one can. Usage is not reported.
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
-
-
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-
 
 # Tune hands the driver's AWS_SECRET_ACCESS_KEY to its actors in their runtime_env, which Ray writes into its logs.
 # Workers have it from the environment that Ray was started in. On import: Tune may run in a process that unpickles us.
