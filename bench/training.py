@@ -541,17 +541,16 @@ def on_gpu(flags: argparse.Namespace) -> Found:
 
 def pack_rate(given: Material, count: int, enough: float, deterministic: bool) -> float:
     """Images a second of so many chains that take turns, a stream each."""
-    chains = [(Ours(given, "bfloat16", deterministic), torch.cuda.Stream()) for _ in range(count)]
+    chains = [Ours(given, "bfloat16", deterministic) for _ in range(count)]
 
     def run(steps: int) -> None:
         for _ in range(steps):
-            for ours, stream in chains:
-                with torch.cuda.stream(stream):
-                    ours.turn()
+            for ours in chains:
+                ours.turn()
         torch.cuda.synchronize()
 
     taken = in_turns({"pack": run}, enough)["pack"]
-    return count * chains[0][0].stepper.batch / taken
+    return count * chains[0].stepper.batch / taken
 
 
 # --- 5: bfloat16 beside float32 --------------------------------------------------------------------------------------

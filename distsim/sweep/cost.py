@@ -122,20 +122,17 @@ class _Lane:
         weights = {name: tensor.clone() for name, tensor in network.state_dict().items()}
         pictures = augment.Pictures(images.byte().to(device), *(torch.full((problem.channels,), 0.5),) * 2)
         labels = torch.arange(n, device=device) % classes
-        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
-        with torch.cuda.stream(self._stream):
-            self.stepper = Stepper(network.to(device), pictures, labels, recipe, Arithmetic(precision))
-            self.stepper.reset(weights, {})
+        self.stepper = Stepper(network.to(device), pictures, labels, recipe, Arithmetic(precision))
+        self.stepper.reset(weights, {})
         self._draws, self._at = augment.draw(recipe.augment, n, problem.size, generator), self.stepper.steps
 
     def step(self) -> None:
-        with torch.cuda.stream(self._stream):
-            if self._at == self.stepper.steps:
-                rates, seeds = [0.0] * self._at, range(self.stepper.dropouts)
-                self.stepper.begin(torch.arange(self.stepper.examples), self._draws, rates, seeds)
-                self._at = 0
-            self.stepper.step()
-            self._at += 1
+        if self._at == self.stepper.steps:
+            rates, seeds = [0.0] * self._at, range(self.stepper.dropouts)
+            self.stepper.begin(torch.arange(self.stepper.examples), self._draws, rates, seeds)
+            self._at = 0
+        self.stepper.step()
+        self._at += 1
 
     def wait(self) -> None:
         if self.stepper.device.type == "cuda":

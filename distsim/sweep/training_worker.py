@@ -40,6 +40,7 @@ class TrainingWorker:
         self.device = torch.device(sweep.device)
         self._trainer: Trainer | None = None
         self._probe: Probe | None = None
+        self._extraction = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
 
     @property
     def trainer(self) -> Trainer:
@@ -78,20 +79,19 @@ class TrainingWorker:
     def chains(self, works: Sequence[Chain], failed: Callable[[str], None]) -> Iterator[Event]:
         """Train the runs' missing iterations, each committed before its run's next, and write activations.
 
-        The runs take turns, a step of training each: on a GPU each has a stream of its own, so that networks that are
-        too small to fill the device fill it together. Every run comes out as it would alone. What ends one run, a
+        The runs take turns, a step of training each: on a GPU each step has a stream of its own, so that networks that
+        are too small to fill the device fill it together. Every run comes out as it would alone. What ends one run, a
         sentence for `failed`, does not end the others.
         """
         with threads(self.sweep.identity.threads):
             complete = self._load_complete()
-            lanes = [(work, self._turns(work, complete), self._stream()) for work in works]
+            lanes = [(work, self._turns(work, complete)) for work in works]
             try:
                 while lanes:
                     for lane in tuple(lanes):
-                        work, turns, stream = lane
+                        work, turns = lane
                         try:
-                            with torch.cuda.stream(stream):
-                                event = next(turns)
+                            event = next(turns)
                         except StopIteration:
                             lanes.remove(lane)
                         except EXPECTED as error:
@@ -101,7 +101,7 @@ class TrainingWorker:
                             if event is not None:
                                 yield event
             finally:
-                for _, turns, _ in lanes:
+                for _, turns in lanes:
                     turns.close()
 
     def _turns(self, work: Chain, complete: TrainedNetwork) -> Generator[Event | None, None, None]:
@@ -128,11 +128,8 @@ class TrainingWorker:
         """Write and commit a network's activations, unless they are there."""
         if self.store.activations_mark(network) is None:
             step = step or self.store.load_network(network)
-            with threads(self.sweep.identity.threads), torch.cuda.stream(self._stream()):
+            with threads(self.sweep.identity.threads), torch.cuda.stream(self._extraction):
                 extract(self.store, self.sweep, self.probe, self.trainer.classes, network, step)
-
-    def _stream(self) -> "torch.cuda.Stream | None":
-        return torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
 
     def _checkpoints(self, network: NetworkId) -> StoredCheckpoints:
         sweep = self.sweep

@@ -3,12 +3,17 @@
 Everything that changes from step to step is read from the device: the place in the epoch, the order, the random
 choices of the augmentation, the learning rate. So a step needs nothing from the host, and within an epoch the host
 waits for nothing. On the CPU the same function is called as it is.
+
+On a GPU each stepper has a stream of its own for life. Its step is rehearsed, captured and replayed there, and its
+state is set and read there. Captures on one shared stream would share one workspace of cuBLAS, which belongs to the
+stream: steps of two runs that are replayed at the same time would then write over each other's partial sums.
 """
 
 import ctypes
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -80,6 +85,7 @@ class Stepper:
         """
         require_streams(network, labels.device.type)
         self.network, self.device = network, labels.device
+        self.stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
         self.batch = min(recipe.batch_size, pictures.n)
         self.steps = pictures.n // self.batch  # a last partial batch is dropped, unless it is the only one
         self._pictures, self._labels, self._recipe = pictures, labels, recipe
@@ -107,20 +113,21 @@ class Stepper:
 
     def reset(self, weights: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> None:
         """Begin a training: parameters and buffers, which parameters stay as they are (zero), an empty optimizer."""
-        self.network.load_state_dict(dict(weights))
-        if self.device.type == "cpu":
-            self._masks = {}
-            self._optimizer.state.clear()
-        for state in self._optimizer.state.values():
-            for value in state.values():
-                value.zero_()
-        for held in self._masks.values():
-            held.fill_(1)
-        for name, mask in masks.items():
-            if name not in self._masks and bool(mask.all()) and self.device.type == "cpu":
-                continue  # nothing to hold back
-            kept = self._masks.setdefault(name, torch.empty_like(self._parameters[name]))
-            kept.copy_(mask)
+        with self._on_stream():
+            self.network.load_state_dict(dict(weights))
+            if self.device.type == "cpu":
+                self._masks = {}
+                self._optimizer.state.clear()
+            for state in self._optimizer.state.values():
+                for value in state.values():
+                    value.zero_()
+            for held in self._masks.values():
+                held.fill_(1)
+            for name, mask in masks.items():
+                if name not in self._masks and bool(mask.all()) and self.device.type == "cpu":
+                    continue  # nothing to hold back
+                kept = self._masks.setdefault(name, torch.empty_like(self._parameters[name]))
+                kept.copy_(mask)
 
     def begin(
         self,
@@ -136,16 +143,17 @@ class Stepper:
         seeds_of_steps : (steps,) of the global generator, for a network that draws from it; (): 0, 1, ...
         """
         self.network.train()
-        self._order.copy_(order)
-        for name, values in draws.items():
-            self._draws[name].copy_(values)
-        self._rates.copy_(torch.tensor(rates))
-        for module, seed in zip(self._dropouts, seeds, strict=True):
-            module.reseed(seed, self.device)
         if self.draws:
             self._seeds, self._seeded = seeds_of_steps or range(self.steps), 0
-        self._at.zero_()
-        self._loss.zero_()
+        with self._on_stream():
+            self._order.copy_(order)
+            for name, values in draws.items():
+                self._draws[name].copy_(values)
+            self._rates.copy_(torch.tensor(rates))
+            for module, seed in zip(self._dropouts, seeds, strict=True):
+                module.reseed(seed, self.device)
+            self._at.zero_()
+            self._loss.zero_()
 
     @property
     def examples(self) -> int:
@@ -167,7 +175,8 @@ class Stepper:
 
     def loss(self) -> float:
         """The epoch's mean so far. Here the host waits for the device."""
-        return float(self._loss) / self.steps
+        with self._on_stream():
+            return float(self._loss) / self.steps
 
     def state(self) -> State:
         """Copies on the CPU of everything that the next epoch depends on: the network's and the optimizer's tensors."""
@@ -175,21 +184,35 @@ class Stepper:
         found = {f"network/{name}": value for name, value in self.network.state_dict().items()}
         for parameter, values in self._optimizer.state.items():
             found |= {f"optimizer/{key}/{names[parameter]}": value for key, value in values.items()}
-        return {name: on_cpu(value) for name, value in found.items()}
+        with self._on_stream():
+            return {name: on_cpu(value) for name, value in found.items()}
 
     def load(self, state: Mapping[str, Tensor]) -> None:
         """Go on from what `state` gave; after `reset`."""
         of_network = {name.removeprefix("network/"): t for name, t in state.items() if name.startswith("network/")}
-        self.network.load_state_dict(of_network)
-        for name, value in state.items():
-            if name.startswith("optimizer/"):
-                _, key, parameter = name.split("/", 2)
-                held = self._optimizer.state[self._parameters[parameter]]
-                if key in held:  # where a graph looks for it
-                    held[key].copy_(value)
-                else:
-                    like = self._parameters[parameter]
-                    held[key] = torch.empty_like(like).copy_(value) if value.shape == like.shape else value.clone()
+        with self._on_stream():
+            self.network.load_state_dict(of_network)
+            for name, value in state.items():
+                if name.startswith("optimizer/"):
+                    _, key, parameter = name.split("/", 2)
+                    held = self._optimizer.state[self._parameters[parameter]]
+                    if key in held:  # where a graph looks for it
+                        held[key].copy_(value)
+                    else:
+                        like = self._parameters[parameter]
+                        held[key] = torch.empty_like(like).copy_(value) if value.shape == like.shape else value.clone()
+
+    @contextmanager
+    def _on_stream(self) -> Iterator[None]:
+        """Work on the stepper's own stream, after what the caller's stream has before it; the caller's then waits."""
+        if self.stream is None:
+            yield
+            return
+        callers = torch.cuda.current_stream(self.device)
+        self.stream.wait_stream(callers)
+        with torch.cuda.stream(self.stream):
+            yield
+        callers.wait_stream(self.stream)
 
     def _step_with_stream(self) -> None:
         """A step for which the global generator begins at the step's own seed; it is left as it was."""
@@ -229,22 +252,20 @@ class Stepper:
         self.network.train()
         for module in self._dropouts:
             module.reseed(0, self.device)
-        side = torch.cuda.Stream(self.device)
-        side.wait_stream(torch.cuda.current_stream(self.device))
-        with torch.cuda.stream(side):
+        with self._on_stream():
             for _ in range(REHEARSALS):
                 self._at.zero_()
                 self._step()
-        torch.cuda.current_stream(self.device).wait_stream(side)
         graph = torch.cuda.CUDAGraph()
         for module in self._dropouts:
             if module.generator is not None:
                 graph.register_generator_state(module.generator)
         self._optimizer.zero_grad(set_to_none=True)
         self._at.zero_()
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # another may be writing activations
+        # thread_local: another thread may be writing activations
+        with torch.cuda.graph(graph, stream=self.stream, capture_error_mode="thread_local"):
             self._step()
-        return _Replay(graph)
+        return _Replay(graph, self.stream)
 
     def _on_device(self, tensors: Mapping[str, Tensor]) -> State:
         return {name: tensor.to(self.device) for name, tensor in tensors.items()}
@@ -262,11 +283,12 @@ def require_streams(network: Network, device: str) -> None:
 class _Replay:
     """A captured step, called like the function it was captured from."""
 
-    def __init__(self, graph: "torch.cuda.CUDAGraph") -> None:
-        self._graph = graph
+    def __init__(self, graph: "torch.cuda.CUDAGraph", stream: "torch.cuda.Stream | None") -> None:
+        self._graph, self._stream = graph, stream
 
     def __call__(self) -> None:
-        self._graph.replay()
+        with torch.cuda.stream(self._stream):
+            self._graph.replay()
 
 
 def on_cpu(tensor: Tensor) -> Tensor:

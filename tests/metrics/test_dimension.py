@@ -5,7 +5,6 @@ import sys
 import numpy as np
 import pytest
 import torch
-from skdim.id import TwoNN
 
 from distsim import plotting
 from distsim.comparison import sides
@@ -17,6 +16,8 @@ from distsim.metrics.kernels import KernelSide, kernel_side
 from distsim.results import figures, text
 from distsim.results.claims import papers
 from distsim.results.tables import NETWORK_COLUMNS, SIMILARITY_COLUMNS, Tables, long_table, network_table
+
+TwoNN = pytest.importorskip("skdim.id", reason="scikit-dimension is not installed").TwoNN
 
 BOTH = ("dimension", "dimension_complete")
 EVERY = pytest.mark.usefixtures("every_backend")

@@ -160,32 +160,67 @@ def test_a_captured_step_is_the_step(gpu, optimizer):
 
 
 @pytest.mark.gpu
-def test_captured_steps_in_turns_on_streams_are_those_alone(gpu):
+def test_captured_steps_in_turns_are_those_alone(gpu):
     alone = []
     for run in range(3):
         made, recipe, _, _ = stepper(gpu, DETERMINISTIC)
         alone.append(trained(made, recipe, run))
     lanes = [stepper(gpu, DETERMINISTIC)[0] for _ in range(3)]
-    streams = [torch.cuda.Stream() for _ in lanes]
-    torch.cuda.synchronize()
-    going = [
-        (run, train_steps(made, recipe, EpochStreams(0, run, 1), range(2)), stream)
-        for run, (made, stream) in enumerate(zip(lanes, streams, strict=True))
-    ]
+    steps_of = (train_steps(made, recipe, EpochStreams(0, run, 1), range(2)) for run, made in enumerate(lanes))
+    going = dict(enumerate(steps_of))
     losses = {}
     while going:
-        for lane in tuple(going):
-            run, steps, stream = lane
+        for run, steps in tuple(going.items()):
             try:
-                with torch.cuda.stream(stream):
-                    next(steps)
+                next(steps)
             except StopIteration as end:
                 losses[run] = end.value
-                going.remove(lane)
-    torch.cuda.synchronize()
+                del going[run]
     for run, (expected, state) in enumerate(alone):
         assert losses[run] == expected
         same(lanes[run].state(), state)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_twenty_wide_networks_in_turns_are_those_alone(gpu, precision):
+    """cifar2 at its own widths, where products are split and their parts wait in a workspace: 200 steps of each."""
+    lanes = [wide(gpu, Arithmetic(precision, deterministic=True)) for _ in range(20)]
+    start = {name: value.clone() for name, value in lanes[0].network.state_dict().items()}
+    alone = []
+    for run, made in enumerate(lanes):
+        made.reset(start, {})
+        begin_epoch(made, run)
+        for _ in range(made.steps):
+            made.step()
+        alone.append((made.loss(), made.state()))
+    for made in lanes:
+        made.reset(start, {})
+    for run, made in enumerate(lanes):
+        begin_epoch(made, run)
+    for _ in range(lanes[0].steps):
+        for made in lanes:
+            made.step()
+    for made, (loss, state) in zip(lanes, alone, strict=True):
+        assert made.loss() == loss
+        same(made.state(), state)
+
+
+def wide(device, arithmetic, steps=200):
+    """A stepper of cifar2 on noise."""
+    problem = PROBLEMS["cifar2"]
+    n = steps * problem.recipe.batch_size
+    noise = torch.randint(256, (n, 3, 32, 32), dtype=torch.uint8, generator=torch_stream(0, "noise"))
+    pictures = augment.Pictures(noise.to(device), *(torch.full((3,), 0.5, device=device),) * 2)
+    network = build(problem, 10, torch_stream(0, "initialisation")).to(device)
+    return Stepper(network, pictures, torch.arange(n, device=device) % 10, problem.recipe, arithmetic)
+
+
+def begin_epoch(made, run):
+    generator = torch_stream(run, "order")
+    order = torch.randperm(made.examples, generator=generator)
+    draws = augment.draw(PROBLEMS["cifar2"].recipe.augment, made.examples, made.size, generator)
+    made.begin(order, draws, [1e-3] * made.steps, range(made.dropouts))
 
 
 @pytest.mark.gpu
