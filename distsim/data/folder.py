@@ -1,62 +1,73 @@
-"""A folder of images per class, `train/<class>/*` and `test/<class>/*`, decoded once and cached.
+"""Folders of images per class, `train/<class>/*` and `test/<class>/*`, decoded once and cached.
 
-Decoding differs between JPEG libraries, so what is cached, digested and trained on is the decoded bytes.
+Decoding differs between JPEG libraries. So the decoded bytes are what is cached, digested and trained on.
 """
 
 import hashlib
 import json
 import os
 import tempfile
+import unicodedata
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from distsim.data.dataset import Dataset, Images, Labels, check_classes
-from distsim.data.fit import fit
+from distsim.data.dataset import Dataset, Images, check_classes
+from distsim.data.fit import BITS, fit, largest_grey
 
 EXTENSIONS = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"))
 
-# what these names stand for: Pillow would read much more by its content, PostScript by running Ghostscript
+# The formats of these extensions. Pillow would recognise many more by content, and run Ghostscript for PostScript.
 _FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
 
-_CACHE_FORMAT = 1  # raise it when decoding or the cache's layout changes, so that older caches are not read
+MOST_PIXELS = 300_000_000  # of one image: 0.9 GB while it is decoded
+NAMED = 5  # images that cannot be read, in one message
+_CACHE_FORMAT = 2  # raise it when decoding or the cache's layout changes, so that old caches are not read
 _ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
-_DECODE_BLOCK = 64  # images one thread decodes before it asks for more
-# bytes; below it one thread is faster, as opening a file holds Python's lock: CIFAR-10's 60,000 JPEGs of 1 kB took 8 s
-# in one thread and 12 s in two (2 cores, Pillow 13, one run each), while JPEGs of 800×600 took 2.5 and 1.4 ms each
+_DECODE_BLOCK = 64  # images that a thread decodes before it asks for more
+# Mean bytes of a file up to which one thread is faster, since opening a file holds Python's lock. Measured (2 cores,
+# Pillow 13, one run each): CIFAR-10's 60,000 JPEGs of 1 kB took 8 s in one thread and 12 s in two; each JPEG of 800×600
+# took 2.5 and 1.4 ms.
 _SMALL_FILE = 10_000
 
-_Listing = dict[str, list[tuple[str, os.stat_result]]]  # of train or test: class -> (file name, its stat), by name
+PARTS = ("train", "test")
+_Listing = dict[str, list[tuple[Path, os.stat_result]]]  # of train or test: class -> (file, its stat), by file name
 
 
 def read_folder(path: str | Path, size: int, channels: int, classes: tuple[str, ...] = ()) -> Dataset:
-    """The images under `path` as a Dataset of (channels, size, size) images; see `distsim.data.fit.fit`.
+    """Read the images under `path` as a Dataset of (channels, size, size) images; see `distsim.data.fit.fit`.
 
-    Classes are the folders in `train`, by name; with `classes` only those are read, and labels follow their order.
-    Images come sorted by class name, then by file name. Hidden files and other extensions than EXTENSIONS are ignored.
-    Decoded images are kept under `cache_root()` and used again while no file's name, size or time has changed.
-    FileNotFoundError: no such folder, or no `train` or `test` in it. ValueError: `train` and `test` have different
-    classes, one asked for is missing, a class has no image, an image cannot be read.
+    The classes are the folders in `train`, by name. If `classes` is given, only those are read, and labels follow their
+    order. Names that differ only in the Unicode form of their accents (NFC, NFD) are one class, in NFC. Images
+    are sorted by class name, then by file name. Hidden files are ignored, and so are files whose extension is not in
+    EXTENSIONS. Decoded images are kept under `cache_root()` and used again as long as no file's name, size or time
+    changes.
+
+    If all images are 16-bit grey, they are scaled by the bits that the data set uses: by 12 if no value in it is above
+    4,095. A warning says so.
+    FileNotFoundError: there is no such folder, or no `train` or `test` in it. ValueError: `train` and `test` have
+    different classes, a class in `classes` is missing, a class has no image, or images cannot be read; the message
+    names the first of them and counts them all.
     """
     root = expanded(path)
     names = _class_names(root, classes)
-    listings = {part: _list_images(root / part, names) for part in ("train", "test")}
+    listings = {part: _list_images(root / part, names) for part in PARTS}
     cached = cache_root() / f"{_cache_key(root, size, channels, names, listings)}.npz"
     dataset = _read_cache(cached, names)
     if dataset is None:
-        train = _decode(root / "train", listings["train"], names, size, channels)
-        test = _decode(root / "test", listings["test"], names, size, channels)
-        dataset = Dataset(*train, *test, names)
+        dataset = _decode(listings, names, size, channels)
         _write_cache(cached, dataset)
     return dataset
 
 
 def expanded(path: str | Path) -> Path:
-    """The path with its `~` replaced. ValueError: nobody here has that name, or links lead round in it."""
+    """Return the path with its `~` replaced. ValueError: there is no such user, or its links form a loop."""
     try:
         full = Path(path).expanduser()
         full.resolve()
@@ -66,9 +77,9 @@ def expanded(path: str | Path) -> Path:
 
 
 def cache_root() -> Path:
-    """Where decoded images are kept: $DISTSIM_CACHE, or ~/.cache/distsim/decoded."""
-    chosen = os.environ.get("DISTSIM_CACHE")
-    return expanded(chosen) if chosen else Path.home() / ".cache" / "distsim" / "decoded"
+    """Return the folder where decoded images are kept: $DISTSIM_CACHE, or ~/.cache/distsim/decoded."""
+    folder = os.environ.get("DISTSIM_CACHE")
+    return expanded(folder) if folder else Path.home() / ".cache" / "distsim" / "decoded"
 
 
 def _class_names(root: Path, wanted: tuple[str, ...]) -> tuple[str, ...]:
@@ -76,75 +87,146 @@ def _class_names(root: Path, wanted: tuple[str, ...]) -> tuple[str, ...]:
         raise FileNotFoundError(
             f"no folder {root}: --data folder:PATH takes a folder with train/<class>/ and test/<class>/"
         )
-    found = {}
-    for part in ("train", "test"):
-        if not (root / part).is_dir():
-            raise FileNotFoundError(f"no folder {part} in {root}; it must hold train/<class>/ and test/<class>/")
-        with os.scandir(root / part) as entries:
-            found[part] = sorted(e.name for e in entries if not e.name.startswith(".") and e.is_dir())
-    if not found["train"]:
+    folders = {part: _class_folders(root / part) for part in PARTS}
+    if not folders["train"]:
         raise ValueError(f"no class folder in {root / 'train'}")
-    if wanted:
-        check_classes(wanted, found["train"])
-    train, test = set(wanted or found["train"]), set(found["test"])
+    asked = [_composed(name) for name in wanted]
+    check_classes(asked, sorted(folders["train"]))
+    train, test = set(asked or folders["train"]), set(folders["test"])
     differences = {"train": train - test, "test": set() if wanted else test - train}
     if any(differences.values()):
         only = "; ".join(f"only in {part}: {', '.join(sorted(names))}" for part, names in differences.items() if names)
         raise ValueError(f"train and test in {root} must have the same classes; {only}")
-    return wanted or tuple(found["train"])
+    return wanted or tuple(sorted(folders["train"]))
+
+
+def _class_folders(folder: Path) -> dict[str, Path]:
+    """Return the folders of classes in train or test, by the classes' names in NFC."""
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"no folder {folder.name} in {folder.parent}; it must hold train/<class>/ and test/<class>/"
+        )
+    folders: dict[str, Path] = {}
+    with os.scandir(folder) as entries:
+        paths = sorted(Path(entry.path) for entry in entries if not entry.name.startswith(".") and entry.is_dir())
+    for path in paths:
+        if (other := folders.setdefault(_composed(path.name), path)) is not path:
+            raise ValueError(
+                f"{folder} has two folders of class {path.name!r}, whose names differ only in their Unicode form "
+                f"({other.name!a} and {path.name!a}): put their images into one"
+            )
+    return folders
+
+
+def _composed(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
 
 
 def _list_images(folder: Path, names: tuple[str, ...]) -> _Listing:
     listing: _Listing = {}
-    for name in sorted(names):  # whatever the order of labels, so that a subset's images come in the whole's order
-        with os.scandir(folder / name) as entries:
+    folders = _class_folders(folder)
+    for name in sorted(names):  # not in the order of labels, so that a subset's images keep the order of the whole
+        with os.scandir(folders[_composed(name)]) as entries:
             named = [
                 entry
                 for entry in entries
                 if not entry.name.startswith(".") and os.path.splitext(entry.name)[1].lower() in EXTENSIONS
             ]
-            if lost := sorted(entry.path for entry in named if entry.is_symlink() and not os.path.exists(entry.path)):
-                raise ValueError(f"cannot read image {lost[0]}: it is a link to nothing")
-            images = [(entry.name, entry.stat()) for entry in named if entry.is_file()]
+            if broken := sorted(entry.path for entry in named if entry.is_symlink() and not os.path.exists(entry.path)):
+                raise ValueError(f"cannot read image {broken[0]}: its link points to nothing")
+            images = [(Path(entry.path), entry.stat()) for entry in named if entry.is_file()]
         if not images:
             raise ValueError(f"class {name!r} has no image in {folder / name}")
-        listing[name] = sorted(images, key=lambda image: image[0])
+        listing[name] = sorted(images, key=lambda image: image[0].name)
     return listing
 
 
-def _decode(folder: Path, listing: _Listing, names: tuple[str, ...], size: int, channels: int) -> tuple[Images, Labels]:
-    files = [folder / name / file for name, images in listing.items() for file, _ in images]
-    labels = [names.index(name) for name, images in listing.items() for _ in images]
+def _decode(listings: dict[str, _Listing], names: tuple[str, ...], size: int, channels: int) -> Dataset:
+    """Decode all images. If all have 16 bits and the data set does not use them, decode them again by fewer bits."""
+    labels = {
+        part: np.array([names.index(name) for name, images in listing.items() for _ in images], dtype=np.int64)
+        for part, listing in listings.items()
+    }
+    bits = BITS
+    with _large_images():
+        decoded = {part: _decode_part(listings[part], size, channels, bits) for part in PARTS}
+        if failures := [failure for part in decoded.values() for failure in part.failures]:
+            raise ValueError(_unreadable(failures))
+        greys = [part.largest_grey for part in decoded.values()]
+        largest = max(grey or 0 for grey in greys)
+        if None not in greys and largest < 2 ** (BITS - 1):
+            bits = max(8, largest.bit_length())
+            warnings.warn(
+                f"the 16-bit grey values of these images are at most {largest:,}: they are scaled by {bits} bits, "
+                f"0 to {2**bits - 1:,} becoming 0 to 255",
+                stacklevel=3,
+            )
+            decoded = {part: _decode_part(listings[part], size, channels, bits) for part in PARTS}
+    train, test = (decoded[part].images for part in PARTS)
+    return Dataset(train, labels["train"], test, labels["test"], names)
+
+
+@dataclass
+class _Decoded:
+    """The images of train or test, and what was found while they were decoded."""
+
+    images: Images
+    largest_grey: int | None  # None unless all are of 16 bits
+    failures: list[str]  # of images that cannot be read, with the reason
+
+
+def _decode_part(listing: _Listing, size: int, channels: int, bits: int) -> _Decoded:
+    files = [file for images in listing.values() for file, _ in images]
     decoded = np.empty((len(files), channels, size, size), dtype=np.uint8)
 
-    def decode_block(start: int) -> None:
+    def decode_block(start: int) -> tuple[list[int | None], list[str]]:
+        greys, failures = [], []
         for i in range(start, min(start + _DECODE_BLOCK, len(files))):
-            decoded[i] = _decode_one(files[i], size, channels)
+            try:
+                with Image.open(files[i], formats=_FORMATS) as image:
+                    greys.append(largest_grey(image))
+                    decoded[i] = fit(image, size, channels, bits)
+            except (
+                Exception
+            ) as error:  # Pillow raises OSError, ValueError, SyntaxError, struct.error, EOFError and more
+                failures.append(f"{files[i]}: {error}")
+        return greys, failures
 
     mean_bytes = sum(stat.st_size for images in listing.values() for _, stat in images) / len(files)
     workers = min(os.cpu_count() or 1, 16) if mean_bytes > _SMALL_FILE else 1
-    with warnings.catch_warnings(), ThreadPoolExecutor(workers) as pool:
-        warnings.simplefilter("ignore")  # of odd metadata; what cannot be decoded is an error
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        for _ in pool.map(decode_block, range(0, len(files), _DECODE_BLOCK)):
-            pass  # map raises the first error here
-    return decoded, np.array(labels, dtype=np.int64)
+    with ThreadPoolExecutor(workers) as pool:
+        done = list(pool.map(decode_block, range(0, len(files), _DECODE_BLOCK)))
+    greys = [grey for values, _ in done for grey in values]
+    largest = max((grey for grey in greys if grey is not None), default=0) if None not in greys else None
+    return _Decoded(decoded, largest, [failure for _, failures in done for failure in failures])
 
 
-def _decode_one(file: Path, size: int, channels: int) -> Images:
+@contextmanager
+def _large_images() -> Iterator[None]:
+    """Let Pillow open images of up to MOST_PIXELS, and keep its warnings about odd metadata to itself."""
+    usual = Image.MAX_IMAGE_PIXELS
     try:
-        with Image.open(file, formats=_FORMATS) as image:
-            return fit(image, size, channels)
-    except (
-        Exception
-    ) as error:  # Pillow's decoders raise OSError, ValueError, SyntaxError, struct.error, EOFError and more
-        raise ValueError(f"cannot read image {file}: {error}") from error
+        Image.MAX_IMAGE_PIXELS = MOST_PIXELS
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="PIL")
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = usual
+
+
+def _unreadable(failures: list[str]) -> str:
+    """Say which images cannot be read, the first few by name."""
+    if len(failures) == 1:
+        return f"cannot read image {failures[0]}"
+    more = f"; and {len(failures) - NAMED} more" if len(failures) > NAMED else ""
+    return f"cannot read {len(failures)} images: {'; '.join(failures[:NAMED])}{more}"
 
 
 def _cache_key(root: Path, size: int, channels: int, names: Sequence[str], listings: dict[str, _Listing]) -> str:
-    """SHA-256 of all that decides the decoded arrays, short of the files' contents."""
+    """Return the SHA-256 of everything that decides the decoded arrays, except the files' contents."""
     files = [
-        (f"{part}/{name}/{file}", stat.st_size, stat.st_mtime_ns)
+        (f"{part}/{file.parent.name}/{file.name}", stat.st_size, stat.st_mtime_ns)
         for part, listing in sorted(listings.items())
         for name, images in listing.items()
         for file, stat in images
@@ -154,7 +236,7 @@ def _cache_key(root: Path, size: int, channels: int, names: Sequence[str], listi
 
 
 def _read_cache(cached: Path, names: tuple[str, ...]) -> Dataset | None:
-    """The cached data set; None if there is none, or if it cannot be read (the archive carries checksums)."""
+    """Return the cached data set, or None if there is none or it cannot be read (the archive carries checksums)."""
     try:
         with cached.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             train_images, train_labels, test_images, test_labels = (arrays[name] for name in _ARRAYS)
@@ -164,7 +246,10 @@ def _read_cache(cached: Path, names: tuple[str, ...]) -> Dataset | None:
 
 
 def _write_cache(cached: Path, dataset: Dataset) -> None:
-    """Under a name of its own, then renamed: a reader sees a whole file or none. A failure costs only time."""
+    """Write the cache under a temporary name, then rename it, so that a reader sees a whole file or none.
+
+    A failure is a warning: it costs only time.
+    """
     temporary = None
     try:
         cached.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,5 @@
 import os
+import unicodedata
 
 import numpy as np
 import pytest
@@ -287,14 +288,14 @@ def test_postscript_is_never_run(root):
 
 def test_an_image_of_too_many_pixels_is_refused(root, monkeypatch):
     """Pillow only warns below twice its limit; warnings of threads would come at random."""
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 80)
-    with pytest.raises(ValueError, match=r"cannot read image .*0\.png: Image size \(100 pixels\) exceeds limit"):
+    monkeypatch.setattr(folder, "MOST_PIXELS", 80)
+    with pytest.raises(ValueError, match=r"cannot read 13 images: .*0\.png: Image size \(100 pixels\) exceeds limit"):
         read_folder(root, 10, 3)
 
 
 @pytest.mark.parametrize(("width", "height"), [(101, 1), (1, 101), (303, 3)])
 def test_a_line_is_no_picture(width, height):
-    with pytest.raises(ValueError, match=rf"an image of {width}x{height} pixels is no picture"):
+    with pytest.raises(ValueError, match=rf"an image of {width}x{height} pixels is too narrow"):
         fit(Image.new("RGB", (width, height)), 8, 3)
 
 
@@ -304,5 +305,76 @@ def test_the_longest_picture():
 
 def test_a_link_to_nothing_is_named(root):
     (root / "test" / "bee" / "new.png").symlink_to("nothing")
-    with pytest.raises(ValueError, match=r"cannot read image .*new\.png: it is a link to nothing"):
+    with pytest.raises(ValueError, match=r"cannot read image .*new\.png: its link points to nothing"):
         read_folder(root, 10, 3)
+
+
+# --- what is odd about images ----------------------------------------------------------------------------------------
+
+
+def test_all_unreadable_images_are_counted_and_the_first_are_named(root):
+    bad = [root / "train/ant" / f"{i}.png" for i in range(4)] + [root / "train/bee/1.png", root / "test/cat/0.png"]
+    for file in bad:
+        file.write_bytes(b"<html>404</html>")
+    with pytest.raises(ValueError, match="cannot read 6 images: ") as caught:
+        read_folder(root, 10, 3)
+    assert all(str(file) in str(caught.value) for file in bad[:5])
+    assert str(caught.value).endswith("; and 1 more")
+
+
+NAMES = ("caf\u00e9", "th\u00e9")
+
+
+@pytest.mark.parametrize(("train", "test"), [("NFD", "NFC"), ("NFC", "NFD"), ("NFD", "NFD")])
+@pytest.mark.parametrize("asked", [None, "NFC", "NFD"])
+def test_the_unicode_form_of_a_name_makes_no_other_class(tmp_path, train, test, asked):
+    rng = np.random.default_rng(0)
+    pixels = {(part, name): rng.integers(0, 256, (8, 8, 3), np.uint8) for part in ("train", "test") for name in NAMES}
+
+    def written(root, forms):
+        for (part, name), image in pixels.items():
+            place = root / part / unicodedata.normalize(forms[part], name)
+            place.mkdir(parents=True)
+            Image.fromarray(image).save(place / "0.png")
+        return root
+
+    wanted = tuple(unicodedata.normalize(asked, name) for name in NAMES) if asked else ()
+    plain = read_folder(written(tmp_path / "plain", {"train": "NFC", "test": "NFC"}), 8, 3)
+    data = read_folder(written(tmp_path / "mixed", {"train": train, "test": test}), 8, 3, wanted)
+    np.testing.assert_array_equal(data.train_images, plain.train_images)
+    assert plain.classes == NAMES
+    assert data.classes == (wanted or NAMES)
+
+
+def test_two_folders_of_one_class_are_named(root):
+    for form in ("NFC", "NFD"):
+        (root / "train" / unicodedata.normalize(form, NAMES[0])).mkdir()
+    with pytest.raises(ValueError, match=r"two folders of class .*'cafe\\u0301'"):
+        read_folder(root, 10, 3)
+
+
+@pytest.mark.parametrize("bits", [9, 12, 15])
+def test_sixteen_bit_images_are_scaled_by_the_bits_that_they_use(root, bits):
+    rng, white = np.random.default_rng(0), 2**bits - 1
+    for file in sorted(root.rglob("*.png")):
+        Image.fromarray(rng.integers(0, white, (10, 10)).astype(np.uint16)).save(file)
+    values = np.linspace(0, white, 100).round().reshape(10, 10).astype(np.uint16)
+    Image.fromarray(values).save(root / "test/ant/0.png")
+    with pytest.warns(UserWarning, match=f"at most {white:,}: they are scaled by {bits} bits"):
+        data = read_folder(root, 10, 1)
+    np.testing.assert_array_equal(data.test_images[0, 0], np.floor(values * 255.0 / white + 0.5).astype(np.uint8))
+
+
+@pytest.mark.parametrize("first", [np.full((10, 10), 2**15, np.uint16), np.full((10, 10), 51, np.uint8)])
+def test_sixteen_bits_that_are_used_or_lie_beside_eight_are_scaled_as_sixteen(root, first):
+    for file in root.rglob("*.png"):
+        Image.fromarray(np.full((10, 10), 51 * 257, np.uint16)).save(file)
+    Image.fromarray(first).save(root / "train/ant/0.png")
+    assert (read_folder(root, 10, 1).train_images[1:] == 51).all()
+
+
+def test_a_scan_of_ninety_megapixels_is_read(root):
+    Image.new("L", (9500, 9500), 128).save(root / "train/cat/0.png")
+    before = Image.MAX_IMAGE_PIXELS
+    assert (read_folder(root, 10, 3).train_images[6] == 128).all()
+    assert before == Image.MAX_IMAGE_PIXELS
