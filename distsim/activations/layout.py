@@ -1,4 +1,4 @@
-"""How activations lie on disk: their dtype, their chunks, their size."""
+"""How activations are stored: their dtype, their chunks, their size."""
 
 import math
 from collections.abc import Mapping
@@ -7,17 +7,18 @@ import torch
 
 from distsim.models import Layer
 
-CHUNK_BYTES = 16 * 2**20  # at least, where the array is that large
-ROWS = 512  # examples per chunk, unless the layer is so small that more are needed to fill it
+CHUNK_BYTES = 16 * 2**20  # least size of a chunk, if the array is that large
+ROWS = 512  # examples per chunk, unless the layer is so small that it takes more to fill one
 FLOAT16_LARGEST = 3e4  # float16 overflows at 65,504
-FLOAT16_NOISE = 1e-5  # variance of the rounding error, as a share of its channel's variance, that float16 may cost
+FLOAT16_NOISE = 1e-5  # largest variance of float16's rounding error, as a share of its channel's variance
 
 
 class Float16Check:
-    """Whether a layer may be stored in float16: no overflow, and rounding noise small beside each channel's variance.
+    """A check whether a layer may be stored in float16: `add` all blocks, then take its truth value.
 
-    Rounding a large mean, or values near float16's smallest, costs relatively more than the noise of 1e-7 that normal
-    values get; then the layer is kept in float32.
+    It is true if nothing overflows and the rounding noise is small beside each channel's variance. Normal values get a
+    noise of 1e-7. A large mean, or values near float16's smallest, get relatively more, and then the layer is kept in
+    float32.
     """
 
     def __init__(self, channels: int, device: torch.device) -> None:
@@ -50,14 +51,18 @@ class Float16Check:
 
 
 def storage_dtype(layer: Layer, rule: str) -> str:
-    """The dtype a layer is first stored in: float16 for spatial layers under `auto`, float32 for fc and out."""
+    """Return the dtype in which a layer is first stored: under `auto`, float32 for fc and out, float16 for all others.
+
+    rule : auto or float32
+    """
     return "float32" if rule == "float32" or layer.kind in ("fc", "out") else "float16"
 
 
 def chunk_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Chunks of at least 16 MiB over examples and image rows; a smaller array is one chunk.
+    """Chunk an array over examples and image rows, at least 16 MiB each; a smaller array is one chunk.
 
-    Counted as float16 whatever is stored, so that a layer has the same panels in every network.
+    shape : (n, h, w, c) or (n, p)
+    Sizes are those of float16 whatever is stored, so that a layer has the same panels in every network.
     """
     n, *rest = shape
     itemsize = 2
@@ -69,9 +74,10 @@ def chunk_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def bytes_per_network(shapes: Mapping[Layer, tuple[int, ...]], examples: int, rule: str) -> int:
-    """Return the bytes of one network's activations, uncompressed, if float16 is safe for all layers that may use it.
+    """Return the uncompressed bytes of one network's activations, if float16 is safe for all layers that may use it.
 
-    shapes : of each layer's output for one image, (h, w, c) or (p,)
+    shapes : each layer's output for one image, (h, w, c) or (p,)
+    rule : as in `storage_dtype`
     """
     itemsize = {"float16": 2, "float32": 4}
     return examples * sum(math.prod(shape) * itemsize[storage_dtype(layer, rule)] for layer, shape in shapes.items())

@@ -1,7 +1,7 @@
-"""A network's responses to the probe: what each compared layer puts out for the same images.
+"""A network's activations on the probe: the output of each compared layer for the same images.
 
-Blocks are channels last, (b, h, w, c) or (b, p); a sequence, (b, t, d), is one row of an image, (b, 1, t, d). Nothing
-here knows where they go.
+Blocks are channels last, (b, h, w, c) or (b, p). A sequence (b, t, d) becomes one row of an image, (b, 1, t, d). This
+module does not know where they are stored.
 """
 
 import contextlib
@@ -15,21 +15,18 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from distsim.activations.layout import (
-    Float16Check,
-    storage_dtype,
-)
+from distsim.activations.layout import Float16Check, storage_dtype
 from distsim.data import Dataset, augment, probe_indices
 from distsim.models import Layer, Network
 from distsim.models.calls import hooks
 from distsim.specs import Identity, Problem
 
-BATCH = 128  # examples per forward pass; fixed, since the batch size may change a convolution's last bits
+BATCH = 128  # examples per forward pass; fixed, because the batch size may change a convolution's last bits
 
 
 @dataclass(frozen=True)
 class Probe:
-    """The images on which networks are compared, never augmented: uint8 (n, c, h, w) and their indices."""
+    """The images on which networks are compared, uint8 (n, c, h, w), never augmented, and their indices."""
 
     indices: NDArray[np.int64]
     images: torch.Tensor
@@ -38,7 +35,10 @@ class Probe:
 
 
 def make_probe(identity: Identity, dataset: Dataset, device: torch.device | str = "cpu") -> Probe:
-    """The problem's probe, equal for all its networks. ValueError: larger than the training set."""
+    """Make the problem's probe, which is the same for all its networks.
+
+    ValueError: it is larger than the training set, or the recipe has no normalisation.
+    """
     problem = identity.problem
     indices = probe_indices(dataset, problem.probe, problem.probe_rule, identity.seed)
     if problem.recipe.normalise is None:
@@ -49,9 +49,9 @@ def make_probe(identity: Identity, dataset: Dataset, device: torch.device | str 
 
 @contextlib.contextmanager
 def captured(network: nn.Module, layers: Sequence[Layer]) -> Iterator[dict[str, torch.Tensor]]:
-    """Inside the block, each forward pass leaves the layers' outputs in the yielded dict, channels last.
+    """Yield a dict that holds the layers' outputs, channels last, after each forward pass inside the block.
 
-    They are copies, taken when the module ran: what later modules do in place does not reach them.
+    They are copies, made when a module has run, so that what later modules do in place does not change them.
     """
     outputs: dict[str, torch.Tensor] = {}
     times: Counter[str] = Counter()
@@ -78,7 +78,7 @@ def captured(network: nn.Module, layers: Sequence[Layer]) -> Iterator[dict[str, 
 
 
 def _channels_last(output: torch.Tensor, layer: Layer) -> torch.Tensor:
-    """A copy: (n, h, w, c) of (n, c, h, w), (n, 1, t, d) of (n, t, d), (n, p)."""
+    """Copy an output: (n, c, h, w) as (n, h, w, c), (n, t, d) as (n, 1, t, d), (n, p) as it is."""
     if output.ndim in (3, 4):
         axis = layer.axis if layer.axis is not None else (1 if output.ndim == 4 else 2)
         output = output.movedim(axis, -1)
@@ -90,10 +90,10 @@ def _channels_last(output: torch.Tensor, layer: Layer) -> torch.Tensor:
 def blocks(
     network: Network, probe: Probe, layers: Sequence[Layer] | None = None, label: str = "network"
 ) -> Iterator[dict[str, torch.Tensor]]:
-    """The layers' outputs, float32 and channels last, for `BATCH` examples at a time, in the probe's order.
+    """Yield the layers' outputs, float32 and channels last, for `BATCH` examples at a time, in the probe's order.
 
-    FloatingPointError: an activation is not finite; the message names the network (`label`) and the layer. ValueError:
-    a layer does not run for each batch.
+    layers : None for all layers of the network; label : the network's name in errors
+    FloatingPointError: an activation is not finite. ValueError: a layer does not run for each batch.
     """
     layers = network.layers if layers is None else layers
     network.eval()
@@ -109,7 +109,10 @@ def blocks(
 
 
 def layer_shapes(network: Network, problem: Problem) -> dict[str, tuple[int, ...]]:
-    """Return the shape of each layer's output for one image, by name: (h, w, c) or (p,)."""
+    """Return the shape of each layer's output for one image, by name: (h, w, c) or (p,).
+
+    ValueError: an output has another number of dimensions.
+    """
     training = network.training
     network.eval()
     with torch.no_grad(), captured(network, network.layers) as outputs:
@@ -120,33 +123,35 @@ def layer_shapes(network: Network, problem: Problem) -> dict[str, tuple[int, ...
         if outputs[layer.name].ndim not in (2, 4):
             shape = tuple(outputs[layer.name].shape[1:])
             raise ValueError(
-                f"layer {layer.name} puts out {shape} for one image; (c, h, w), (t, d) and (p,) can be compared"
+                f"layer {layer.name} returns {shape} for one image; only (c, h, w), (t, d) and (p,) can be compared"
             )
     return {layer.name: tuple(outputs[layer.name].shape[1:]) for layer in network.layers}
 
 
 def as_numpy(block: torch.Tensor, dtype: str) -> NDArray[Any]:
+    """Convert a block to a NumPy array in host memory."""
     return block.to(getattr(torch, dtype)).cpu().numpy()
 
 
 def held(
     network: Network, probe: Probe, layer: Layer, shape: tuple[int, ...], rule: str, label: str = "network"
 ) -> torch.Tensor:
-    """A layer's activations for the whole probe on its device, (n, h, w, c) or (n, p), in the dtype of their storage.
+    """Return a layer's activations for the whole probe, (n, h, w, c) or (n, p), on the probe's device.
 
-    The same values as from disk. shape : for one image. FloatingPointError as in `blocks`.
+    They have the dtype in which they would be stored, and so the same values as from disk.
+    shape : of the output for one image; rule : as in `storage_dtype`; label and errors : as in `blocks`
     """
     dtype = storage_dtype(layer, rule)
-    everything = torch.empty((len(probe.images), *shape), dtype=getattr(torch, dtype), device=probe.images.device)
+    activations = torch.empty((len(probe.images), *shape), dtype=getattr(torch, dtype), device=probe.images.device)
     check = Float16Check(shape[-1], probe.images.device) if dtype == "float16" else None
     start = 0
     for outputs in blocks(network, probe, [layer], label):
         block = outputs[layer.name]
         if check is not None:
             check.add(block)
-        everything[start : start + len(block)] = block
+        activations[start : start + len(block)] = block
         start += len(block)
     if check is not None and not check:
-        del everything
+        del activations  # free the memory before the second pass
         return held(network, probe, layer, shape, "float32", label)
-    return everything
+    return activations

@@ -1,8 +1,8 @@
-"""One layer of several networks against each other: every metric from one pass over the activations.
+"""Comparison of one layer across several networks: every metric from one pass over the activations.
 
-`Reference` holds the complete network's side (products of its channels, its Gram matrix and the root of that, or its
-features), computed once, for every network that is compared with it; `compare_pairs` reads any number of networks
-together and compares any pairs of them.
+`Reference` computes the complete network's side once, for every network that is compared with it. The side is the
+products of its channels, and its Gram matrix with the root of that, or its features. `compare_pairs` reads any number
+of networks together and compares any pairs of them.
 """
 
 from collections.abc import Iterable, Sequence
@@ -17,15 +17,16 @@ __all__ = ["InMemory", "LayerSource", "Reference", "Result", "applicable", "comp
 
 
 def applicable(metrics: Iterable[str], kind: str) -> tuple[str, ...]:
-    """The metrics that a layer of this kind has: cosine belongs to the output layer only."""
+    """Return those of the metrics that a layer of this kind has: cosine, for example, only the output layer."""
     return tuple(name for name in metrics if METRICS[name].applies_to(kind))
 
 
 class Reference:
-    """The complete network's side of one layer.
+    """The complete network's side of one layer, to compare other networks with.
 
-    precision  exact: NBS within 1e-6 of its float64 value. fast: within 5e-4, from the
-               leading eigenvectors only. The other metrics are within 1e-6 in both.
+    metrics    names in the registry; those that the layer's kind does not have are left out
+    precision  exact: NBS is within 1e-6 of its float64 value. fast: within 5e-4, from the leading eigenvectors only.
+               The other metrics are within 1e-6 in both.
     """
 
     def __init__(
@@ -34,7 +35,7 @@ class Reference:
         self.layer, self.device, self.precision = layer, device, precision
         self.metrics = known(applicable(metrics, layer.kind))
         self.workspace = Workspace()
-        # read again for each comparison, unless it is small
+        # a small layer is kept in memory, another is read again for each comparison
         self._centred = held(layer, device) if _any(self.metrics, "channels") else layer
         (side,), _ = collect([self._centred], [self._wanted], device=device, workspace=self.workspace)
         self.side = PairSide(layer, side, device)
@@ -44,14 +45,14 @@ class Reference:
         return Wanted(kernel=_any(self.metrics, "kernel"))
 
     def compare(self, layer: LayerSource) -> dict[str, Result]:
-        """Return metric -> what it says of this layer and the complete network's, which is x.
+        """Compare this layer, as y, with the complete network's, as x. Return each metric's result by name.
 
         ValueError: the layers' shapes do not fit together. FloatingPointError: an activation is not finite.
         """
         nothing = Wanted(channels=False, kernel=False)
         theirs = replace(self._wanted, passing=True)
         sources, wanted, crosses = [self._centred, layer], [nothing, theirs], [(0, 1)]
-        if not _any(self.metrics, "channels"):  # nothing of ours needs to be read again
+        if not _any(self.metrics, "channels"):  # then the complete network need not be read again
             _must_fit(self.layer, layer)
             sources, wanted, crosses = [layer], [theirs], []
         sides, products = collect(sources, wanted, crosses, self.device, self.workspace)
@@ -67,14 +68,15 @@ def compare_pairs(
     device: str = "cpu",
     precision: str = "exact",
 ) -> dict[tuple[int, int], dict[str, Result]]:
-    """Compare the pairs (i, j) of layers, each of which is read once; what `Reference.compare` gives, for each pair.
+    """Compare the pairs (i, j) of layers, reading each layer once. Return the results by pair and metric.
 
-    In memory are all layers' statistics: n x n float64 and its Cholesky factor for each, where they are wide.
+    Results and errors are those of `Reference.compare`. All layers' statistics are in memory together: for a layer with
+    more features than examples an n x n float64 matrix and its Cholesky factor.
     """
     chosen = known(metrics)
-    want = Wanted(kernel=_any(chosen, "kernel"))
+    wanted = Wanted(kernel=_any(chosen, "kernel"))
     crosses = list(pairs) if _any(chosen, "channels") else []
-    collected, products = collect(layers, [want] * len(layers), crosses, device)
+    collected, products = collect(layers, [wanted] * len(layers), crosses, device)
     sides = [PairSide(layer, side, device) for layer, side in zip(layers, collected, strict=True)]
     workspace = Workspace()
     results = {}

@@ -1,6 +1,7 @@
-"""Two layers against each other: the one place where a metric gets its two sides and a value becomes a record.
+"""The comparison of two layers: metrics get their two sides here, and values become records, and nowhere else.
 
-Sweeps, pairs of stored networks and `distsim.compare` make `PairSide`s of what they have read and ask a `Pair`.
+Sweeps, pairs of stored networks and `distsim.compare` make a `PairSide` of each layer that they have read, and get
+results from a `Pair`.
 """
 
 from collections.abc import Iterable
@@ -18,28 +19,28 @@ FEW_ROWS = "fewer rows than columns"
 
 
 class Result(TypedDict):
-    """A metric's value for two layers x and y, and what it rests on. Stored as it is, as JSON."""
+    """A metric's value for two layers x and y, and the data behind it. Stored in this form as JSON."""
 
     value: float | None  # None: undefined
-    reason: str  # why there is no value; "" if there is
-    n: int  # rows the metric saw
+    reason: str  # why there is no value; "" if there is one
+    n: int  # rows that the metric saw
     columns_x: int
     columns_y: int
     n_per_p: float  # rows / columns of the wider side
-    warning: str  # what to keep in mind of the value; "" if nothing
-    rank_x: int | None  # independent columns that a metric over channels saw; None: of another view
+    warning: str  # why the value should be read with care; "" if nothing
+    rank_x: int | None  # independent columns that a metric over channels saw; None for metrics of another view
     rank_y: int | None
-    dead_x: int  # channels of the layer that are constant, whichever the metric
+    dead_x: int  # constant channels of the layer, whatever the metric
     dead_y: int
 
 
 @dataclass(frozen=True, eq=False)
 class PairSide:
-    """A layer as one side of any number of pairs: what is not collected yet is, when a metric asks for it.
+    """A layer as one side of any number of pairs. Missing statistics are collected when a metric needs them.
 
-    collected  what a pass over the activations has given already
-    dead       channels that are constant; None: those of `collected`
-    example    shape of what the layer puts out for one example; None: as the source has it
+    collected  statistics from an earlier pass over the activations
+    dead       number of constant channels; None: that of `collected`
+    example    shape of the layer's output for one example; None: that of the source
     """
 
     source: LayerSource
@@ -60,12 +61,12 @@ class PairSide:
 
     @cached_property
     def wide(self) -> KernelSide:
-        """The kernel side from float64 products, for where float32 is not enough."""
+        """Return the kernel side from float64 products, for use where float32 is not enough."""
         return self._kernel_of(Wanted(channels=False, wide=True))
 
     def output(self) -> Array:
-        """What the layer puts out, (n, p) float64."""
-        (panel,) = self.source.panels(self.source.shape[1])  # of all image rows
+        """Return the layer's activations, (n, p) float64."""
+        (panel,) = self.source.panels(self.source.shape[1])  # one panel of all image rows
         return on_device(panel, self.device).reshape((panel.shape[0], -1)).astype("float64")
 
     @property
@@ -85,10 +86,10 @@ class PairSide:
 
 @dataclass(frozen=True, eq=False)
 class Pair:
-    """Two layers, ready to be measured.
+    """Two layers, ready to be compared.
 
-    cross  the centred cross-products of their channels, for metrics over channels
-    fast   whether NBS may take leading eigenvectors only, as `distsim.comparison.layer.Reference` says
+    cross  the centred cross-products of their channels; needed for metrics over channels
+    fast   NBS may use leading eigenvectors only, as for the precision "fast" of `distsim.comparison.layer.Reference`
     """
 
     x: PairSide
@@ -100,8 +101,8 @@ class Pair:
     def results(self, metrics: Iterable[Metric]) -> dict[str, Result]:
         """Return each metric's record, by name.
 
-        Whether a metric of the kernel view falls back to float64 products depends on these two layers only, not on what
-        else is asked for.
+        Whether a metric of the kernel view falls back to float64 products depends on these two layers only, not on the
+        other metrics.
         """
         return {metric.name: self._result(metric) for metric in metrics}
 
@@ -159,7 +160,7 @@ class Pair:
 
 
 def _measured(metric: Metric, *sides: Any) -> tuple[float | None, str]:
-    """The value, or None and the reason why there is none."""
+    """Return the value and "", or None and the reason why there is no value."""
     try:
         return float(metric.measure(*sides)), ""
     except Undefined as reason:

@@ -1,4 +1,4 @@
-"""What the layers of any PyTorch model put out for some inputs, recorded in one pass."""
+"""Recording of the layers' outputs of any PyTorch model, in one pass over some inputs."""
 
 import contextlib
 import difflib
@@ -20,19 +20,19 @@ from distsim.metrics.rounding import is_constant, unit_of
 Data = torch.Tensor | Iterable[Any]
 DEFAULT = (nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.Linear)
 SEQUENCES = (nn.Conv1d, nn.ConvTranspose1d, nn.BatchNorm1d)  # their 3-D outputs are (n, c, t)
-PANEL_BYTES = 2**28  # of float64 activations that are centred at a time, all layers together
+PANEL_BYTES = 2**28  # float64 activations that are centred at a time, all layers together
 
 
-# --- what the models put out -----------------------------------------------------------------------------------------
+# --- what the models output -------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, eq=False)
 class LayerOutput:
-    """What a layer puts out for all examples; a `distsim.comparison.sides.LayerSource`, pooled to `size`."""
+    """A layer's output for all examples: a `distsim.comparison.sides.LayerSource` that is pooled to `size`."""
 
     name: str
-    array: NDArray[np.float32]  # (n, h, w, c); h or w are 1 where there is none
-    positions: int  # dimensions of positions: 0 of (n, p), 1 of (n, t, d), 2 of (n, c, h, w)
+    array: NDArray[np.float32]  # (n, h, w, c); h or w is 1 if the output has no such dimension
+    positions: int  # number of dimensions of positions: 0 for (n, p), 1 for (n, t, d), 2 for (n, c, h, w)
     size: tuple[int, int]
     panel_rows: int = 1
     kind: str = "any"
@@ -44,11 +44,12 @@ class LayerOutput:
 
     @property
     def of_example(self) -> tuple[int, ...]:
+        """Return the shape of the output for one example, channels last."""
         return self.array.shape[1 : 1 + self.positions] + self.array.shape[3:]
 
     @cached_property
     def dead(self) -> int:
-        """Channels that are constant, as `distsim.metrics.rounding` says."""
+        """Return the number of channels that `distsim.metrics.rounding` counts as constant."""
         axes = (0, 1, 2)
         mean = self.array.mean(axis=axes, dtype=np.float64)
         deviation = np.maximum(self.array.max(axis=axes) - mean, mean - self.array.min(axis=axes))
@@ -63,7 +64,7 @@ class LayerOutput:
                 yield np.concatenate([self._pooled(row) for row in range(start, stop)], axis=1)
 
     def _pooled(self, row: int) -> NDArray[np.float64]:
-        """(n, 1, w, c), a row of the adaptive average pooling. In float64 constant channels stay constant."""
+        """Return a row of the adaptive average pooling, (n, 1, w, c), in float64, where constant channels stay so."""
         (h, w), (from_h, from_w) = self.size, self.array.shape[1:3]
         first, last = row * from_h // h, -(-(row + 1) * from_h // h)
         examples = max(1, PANEL_BYTES // (8 * (last - first) * from_w * self.array.shape[3]))
@@ -75,9 +76,14 @@ class LayerOutput:
 
 
 class Recording:
-    """A model and what its layers have put out so far."""
+    """A model, and the outputs of its layers so far."""
 
     def __init__(self, label: str, model: nn.Module, names: list[str] | None, channels: Mapping[str, int]) -> None:
+        """Choose the layers: those of `names`, or the default ones if it is None.
+
+        label : the model's name in errors; channels : as in `distsim.comparison.models.compare`
+        TypeError: `model` is not a module. ValueError: it has no layer of a name.
+        """
         if not isinstance(model, nn.Module):
             raise TypeError(f"{label} must be a torch.nn.Module, got {type(model).__name__}")
         self.label, self.model = label, model
@@ -85,25 +91,26 @@ class Recording:
         self._modules = _default(model) if names is None else _of_names(label, model, names)
         self._blocks: dict[str, list[torch.Tensor]] = {}
         self._positions: dict[str, int] = {}
-        held = next(itertools.chain(model.parameters(), model.buffers()), None)
-        self._device = None if held is None else held.device
+        tensor = next(itertools.chain(model.parameters(), model.buffers()), None)
+        self._device = None if tensor is None else tensor.device
 
     def run(self, inputs: torch.Tensor) -> None:
+        """Run the model on a batch and record what its layers return."""
         outputs: dict[str, torch.Tensor] = {}
 
         def keep(name: str, output: Any) -> None:
-            outputs.pop(name, None)  # so that the order is that of the last calls
+            outputs.pop(name, None)  # so that layers are in the order of their last calls
             try:
                 outputs[name] = self._copied(name, output, len(inputs))
             except (TypeError, ValueError):
                 if self._named or self._blocks or name in self.channels:
                     raise
 
-        with contextlib.ExitStack() as hooks:  # only now: the other model may have the same modules
+        with contextlib.ExitStack() as hooks:  # for this pass only: the other model may have the same modules
             for name, module in self._modules.items():
                 handle = module.register_forward_hook(lambda module, args, output, name=name: keep(name, output))
                 hooks.callback(handle.remove)
-            self.model(inputs.to(self._device or inputs.device, copy=True))  # the model may write into it
+            self.model(inputs.to(self._device or inputs.device, copy=True))  # the model may write into its inputs
         if not self._blocks:
             self._settle(list(outputs))
         for name, blocks in self._blocks.items():
@@ -113,30 +120,35 @@ class Recording:
                 raise FloatingPointError(f"{self.label}: layer {name} has activations that are not finite")
             if blocks and blocks[0].shape[1:] != outputs[name].shape[1:]:
                 shapes = tuple(blocks[0].shape[1:]), tuple(outputs[name].shape[1:])
-                raise ValueError(f"{self.label}: layer {name!r} puts out {shapes[0]}, then {shapes[1]} (channels last)")
+                raise ValueError(f"{self.label}: layer {name!r} returns {shapes[0]}, then {shapes[1]} (channels last)")
             blocks.append(outputs[name])
 
     def _settle(self, ran: list[str]) -> None:
-        """Which layers are kept, after the first batch."""
+        """Decide after the first batch which layers are recorded."""
         if idle := [name for name in self._modules if name not in ran]:
             if self._named:
                 raise ValueError(f"{self.label}: layer {idle[0]!r} does not run in the forward pass")
             self._modules = {name: self._modules[name] for name in ran}
         if not self._modules:
-            raise ValueError(f"{self.label} has no convolution or linear layer that suits; say which with layers=[...]")
+            raise ValueError(
+                f"{self.label} has no convolution or linear layer that can be compared; name layers with layers=[...]"
+            )
         self._blocks = {name: [] for name in self._modules}
 
     def _copied(self, name: str, output: Any, n: int) -> torch.Tensor:
-        """(n, ..., channels), float32, on the CPU."""
-        where = f"{self.label}: layer {name!r} puts out"
+        """Copy a layer's output for n inputs as (n, ..., channels) float32 on the CPU.
+
+        TypeError: it is not a tensor of real numbers. ValueError: its shape does not fit.
+        """
+        where = f"{self.label}: layer {name!r} returns"
         if isinstance(output, tuple | list) and output:
             output = output[0]
         if not isinstance(output, torch.Tensor) or not output.is_floating_point():
-            what = output.dtype if isinstance(output, torch.Tensor) else type(output).__name__
-            raise TypeError(f"{where} {what}; expected a tensor of real numbers")
+            kind = output.dtype if isinstance(output, torch.Tensor) else type(output).__name__
+            raise TypeError(f"{where} {kind}; expected a tensor of real numbers")
         shape = tuple(output.shape)
         if output.ndim not in (2, 3, 4) or shape[0] != n or 0 in shape:
-            raise ValueError(f"{where} {shape} for {n} inputs; expected (n, p), (n, t, d) or (n, c, h, w), n = {n}")
+            raise ValueError(f"{where} {shape} for {n} inputs; expected (n, p), (n, t, d) or (n, c, h, w) with n = {n}")
         channels = self.channels.get(name, _channels(self._modules[name], output.ndim))
         if channels % output.ndim == 0 or not -output.ndim <= channels < output.ndim:
             raise ValueError(f"{where} {shape}, whose channels cannot be dimension {channels}")
@@ -146,12 +158,12 @@ class Recording:
 
     @property
     def columns(self) -> dict[str, int]:
-        """Numbers that each layer puts out for one example, after the first batch."""
+        """Return how many numbers each layer returns for one example. Call it after the first batch only."""
         return {name: blocks[0][0].numel() for name, blocks in self._blocks.items()}
 
     @cached_property
     def outputs(self) -> list[LayerOutput]:
-        """Of each layer, all examples. The blocks are given up one layer at a time."""
+        """Return each layer's output for all examples. The batches' copies are freed one layer at a time."""
         return [self._joined(name) for name in self._blocks]
 
     def _joined(self, name: str) -> LayerOutput:
@@ -163,17 +175,22 @@ class Recording:
 
 
 @torch.no_grad()
-def record(watched: Sequence[Recording], data: Data, batch_size: int, kernels: bool) -> None:
-    """One pass over the data."""
-    models = list(dict.fromkeys(watched))
+def record(recordings: Sequence[Recording], data: Data, batch_size: int, kernels: bool) -> None:
+    """Run the models on the data, in one pass. The same recording may be given twice.
+
+    kernels : metrics of the kernel view will follow, which need memory too
+    ValueError: `data` is empty, or `channels` names an unknown layer. MemoryError: as in `require_memory`.
+    """
+    recordings = list(dict.fromkeys(recordings))
     first = True
-    with _evaluating([one.model for one in models]):
+    with _evaluating([recording.model for recording in recordings]):
         for inputs in _batches(data, batch_size):
-            for one in models:
-                one.run(inputs)
+            for recording in recordings:
+                recording.run(inputs)
             if first:
-                require_memory(models, _examples(data, len(inputs)), kernels)
-                if unknown := set(models[0].channels) - {name for one in models for name in one.columns}:
+                require_memory(recordings, _examples(data, len(inputs)), kernels)
+                names = {name for recording in recordings for name in recording.columns}
+                if unknown := set(recordings[0].channels) - names:
                     raise ValueError(f"channels names {sorted(unknown)}, which are not among the layers")
             first = False
     if first:
@@ -182,7 +199,7 @@ def record(watched: Sequence[Recording], data: Data, batch_size: int, kernels: b
 
 @contextlib.contextmanager
 def _evaluating(models: Sequence[nn.Module]) -> Iterator[None]:
-    """Eval mode inside the block; afterwards each module's own flag, since some may have been in eval mode before."""
+    """Put the models in eval mode inside the block, and then restore each module's own mode."""
     before = [(module, module.training) for model in models for module in model.modules()]
     try:
         for model in models:
@@ -206,13 +223,15 @@ def _batches(data: Data, batch_size: int) -> Iterator[torch.Tensor]:
     for batch in data:
         inputs = batch[0] if isinstance(batch, tuple | list) and batch else batch
         if not isinstance(inputs, torch.Tensor) or inputs.ndim == 0:
-            raise TypeError(f"a batch must be a tensor, or a tuple or list that begins with one, got {type(batch)}")
+            raise TypeError(
+                f"a batch must be a tensor, or a tuple or list that begins with one, got {type(batch).__name__}"
+            )
         if len(inputs):
             yield inputs
 
 
 def _examples(data: Data, first: int) -> int:
-    """At least so many, as far as can be told from the first batch."""
+    """Return a lower bound of the number of examples, given the number in the first batch."""
     if isinstance(data, torch.Tensor):
         return len(data)
     try:
@@ -222,15 +241,19 @@ def _examples(data: Data, first: int) -> int:
     return max(1, batches - 1) * first
 
 
-def require_memory(models: Sequence[Recording], n: int, kernels: bool) -> None:
-    """MemoryError: n examples need more than the machine has free."""
-    need = sum(4 * n * columns for model in models for columns in model.columns.values())
+def require_memory(recordings: Sequence[Recording], n: int, kernels: bool) -> None:
+    """Check that the recordings of n examples fit into memory.
+
+    kernels : count the first model's features or Gram matrices too
+    MemoryError: they need more than the machine has free.
+    """
+    need = sum(4 * n * columns for recording in recordings for columns in recording.columns.values())
     if kernels:
-        need += sum(8 * n * min(n, columns) for columns in models[0].columns.values())
+        need += sum(8 * n * min(n, columns) for columns in recordings[0].columns.values())
     if (free := free_memory()) is not None and need > free:
         raise MemoryError(
-            f"what the layers put out for {n} examples needs {need / 2**30:.1f} GiB, {free / 2**30:.1f} GiB are free: "
-            "name fewer layers, or give fewer examples"
+            f"the layers' outputs for {n} examples need {need / 2**30:.1f} GiB, and {free / 2**30:.1f} GiB are free: "
+            "name fewer layers, or pass fewer examples"
         )
 
 
@@ -248,8 +271,8 @@ def _of_names(label: str, model: nn.Module, names: Collection[str]) -> dict[str,
 
 
 def _channels(module: nn.Module, dimensions: int) -> int:
-    """The dimension of a module's output that is its channels."""
-    last = isinstance(module, nn.Linear) or type(module) is nn.LayerNorm  # subclasses may permute
+    """Return which dimension of a module's output is its channels."""
+    last = isinstance(module, nn.Linear) or type(module) is nn.LayerNorm  # a subclass of LayerNorm may permute
     if dimensions == 2 or last:
         return -1
     if dimensions == 3:

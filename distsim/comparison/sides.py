@@ -1,10 +1,11 @@
-"""What all metrics are made of, from one pass over any number of networks' activations of a layer.
+"""The statistics from which all metrics are computed, from one pass over several networks' activations of a layer.
 
-A panel (all examples x some image rows) is read from every network, centred per feature in the panel's own dtype, and
-adds to float64 statistics: products of channels, cross-products of the pairs that are to be compared, and either the
-Gram matrix or, while they are fewer than the examples, the features themselves. In memory at any time are one panel of
-each network, as it is stored, a few of its columns centred, and the statistics: n x n, or n x p for p < n, and c x c;
-whatever n·h·w·c is.
+A panel (all examples x some image rows) is read from every network and centred per feature, in the panel's own dtype.
+It adds to float64 statistics: products of channels, cross-products of the pairs to compare, and the Gram matrix. As
+long as there are fewer features than examples, the features are kept in place of the Gram matrix.
+
+In memory at any time are one panel of each network, as it is stored, a few of its columns, centred, and the statistics:
+n x n, or n x p for p < n, and c x c. That holds whatever n·h·w·c is.
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,12 +23,12 @@ from distsim.metrics.rounding import EPS, EPS32, is_constant, unit_of
 PRECISIONS = ("exact", "fast")
 BLOCK = 2**15  # rows (examples x pixels) whose products are taken in float64 at a time
 NARROW = 2e10  # n²·p from which Gram matrices are summed from float32 products; below, float64 costs nothing
-HELD = 2**29  # bytes of a layer, centred, up to which it is kept in memory rather than read again
-COLUMNS = 2**13  # that are centred at a time, of a panel
+HELD = 2**29  # bytes up to which a centred layer is kept in memory instead of read again
+COLUMNS = 2**13  # features of a panel that are centred at a time
 
 
 class LayerSource(Protocol):
-    """One network's activations of a layer, (n, h, w, c) or (n, p), wherever they are."""
+    """One network's activations of a layer, (n, h, w, c) or (n, p), on disk or in memory."""
 
     @property
     def name(self) -> str: ...
@@ -37,16 +38,16 @@ class LayerSource(Protocol):
     def shape(self) -> tuple[int, ...]: ...
     @property
     def dtype(self) -> str:
-        """Of the values as they are stored."""
+        """Return the dtype of the stored values."""
         ...
 
     @property
     def panel_rows(self) -> int:
-        """Image rows in a panel that suits how the layer is stored."""
+        """Return how many image rows a panel should have, given how the layer is stored."""
         ...
 
     def panels(self, rows: int) -> Iterator[Any]:
-        """All examples of `rows` image rows at a time, (n, rows, w, c), or the whole (n, p) at once."""
+        """Yield all examples of `rows` image rows at a time, (n, rows, w, c), or the whole (n, p) at once."""
         ...
 
 
@@ -57,7 +58,7 @@ class InMemory:
     array: Any
     name: str = "layer"
     kind: str = "conv"
-    rows: int | None = None  # in a panel; None: all
+    rows: int | None = None  # image rows in a panel; None: all
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -81,12 +82,12 @@ class InMemory:
 
 @dataclass(frozen=True)
 class Wanted:
-    """Which statistics of a network a pass shall collect, besides what its crosses need."""
+    """Which statistics of a network a pass collects, besides what its crosses need."""
 
     channels: bool = True
     kernel: bool = True
-    wide: bool = False  # the kernel from float64 products, whatever the size
-    passing: bool = False  # the kernel side is valid until the workspace is used again
+    wide: bool = False  # compute the kernel from float64 products, whatever the size
+    passing: bool = False  # the kernel side need only be valid until the workspace is used again
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ class Side:
 
 
 class Held:
-    """A layer that was read and centred once, and is kept in memory."""
+    """A layer that was read and centred once and is kept in memory."""
 
     def __init__(self, layer: LayerSource, device: str) -> None:
         self.name, self.kind, self.shape, self.panel_rows = layer.name, layer.kind, layer.shape, layer.panel_rows
@@ -112,10 +113,11 @@ def collect(
     device: str = "cpu",
     workspace: Workspace | None = None,
 ) -> tuple[list[Side], dict[tuple[int, int], Array]]:
-    """Each network's side, and of each pair (i, j) in `crosses` the centred cross-products of channels, (ci, cj).
+    """Return each network's side, and for each pair (i, j) in `crosses` the centred products of channels, (ci, cj).
 
-    All are read together, panel by panel of the first source's rows; each once. ValueError: shapes do not fit together.
-    FloatingPointError: an activation is not finite.
+    wanted : one for each source
+    All sources are read together and once, in panels of the first source's `panel_rows`.
+    ValueError: shapes do not fit together. FloatingPointError: an activation is not finite.
     """
     first, workspace = sources[0], workspace or Workspace()
     for other in sources[1:]:
@@ -123,7 +125,8 @@ def collect(
             raise ValueError(f"layer {other.name}: shapes {first.shape} and {other.shape} do not fit together")
     channels = [_Channels() if want.channels else None for want in wanted]
     kernels = [
-        _Kernel(one.shape, want, workspace) if want.kernel else None for one, want in zip(sources, wanted, strict=True)
+        _Kernel(source.shape, want, workspace) if want.kernel else None
+        for source, want in zip(sources, wanted, strict=True)
     ]
     products = {cross: _Cross() for cross in crosses}
     for panels in _slabs(sources, device, workspace):
@@ -143,23 +146,23 @@ def collect(
 
 @dataclass(frozen=True)
 class _Slab:
-    """Some columns of a panel as x = A + shift, with the mean of A's columns, which is all rounding, in `rest`."""
+    """Some columns x of a panel, as x = A + shift."""
 
-    A: Array  # (n, features), float32 or float64
+    A: Array  # (n, features), float32 or float64; constant columns are zero
     shift: Array  # (pixels, c) float64
-    rest: Array  # (pixels, c) float64
-    varies: Array  # (features,) whether a column of A is not constant; those that are, are zero
+    rest: Array  # (pixels, c) float64, the means of A's columns, which are only rounding
+    varies: Array  # (features,) whether a column is not constant
     channels: int
     unit: float  # relative rounding of the values themselves
 
     @property
     def rows(self) -> Array:
-        """(n·pixels, c)"""
+        """Return A as (n·pixels, c)."""
         return self.A.reshape((-1, self.channels))
 
 
 def _slabs(sources: Sequence[LayerSource | Held], device: str, workspace: Workspace) -> Iterator[tuple[_Slab, ...]]:
-    """The same pixels of all sources, so many at a time as have about `COLUMNS` features of the first."""
+    """Yield the same pixels of all sources, as many at a time as have about `COLUMNS` features of the first."""
     rows, pixels = sources[0].panel_rows, max(1, COLUMNS // sources[0].shape[-1])
 
     def of(source: LayerSource | Held, name: str) -> Iterator[_Slab]:
@@ -168,11 +171,11 @@ def _slabs(sources: Sequence[LayerSource | Held], device: str, workspace: Worksp
             return
         for panel in source.panels(rows):
             flat = on_device(panel, device).reshape((panel.shape[0], -1, panel.shape[-1]))
-            del panel  # else the next one is read beside it
+            del panel  # otherwise it would still be in memory while the next one is read
             for start in range(0, flat.shape[1], pixels):
                 slab = _centred(flat[:, start : start + pixels], source.shape, workspace, name)
                 if slab is None:
-                    where = getattr(source, "label", f"layer {source.name}")  # a stored one knows its network
+                    where = getattr(source, "label", f"layer {source.name}")  # a label names the network too
                     raise FloatingPointError(f"{where} has activations that are not finite")
                 yield slab
             del flat
@@ -188,21 +191,22 @@ class _Unshared(Workspace):
 
 
 def held(layer: LayerSource, device: str) -> LayerSource | Held:
-    """The layer, kept in memory where that takes at most `HELD` bytes."""
+    """Read the layer into memory if that takes at most `HELD` bytes; otherwise return it as it is."""
     itemsize = 4 if _narrow(layer.shape) else 8
     return Held(layer, device) if np.prod(layer.shape) * itemsize <= HELD else layer
 
 
 def _narrow(shape: tuple[int, ...]) -> bool:
-    """Whether float32 products will do, if the values are no wider; n²·p of the whole layer decides."""
+    """Return whether float32 products are enough for values of at most float32; n²·p of the whole layer decides."""
     return shape[0] * float(np.prod(shape)) >= NARROW
 
 
 def _centred(part: Array, shape: tuple[int, ...], workspace: Workspace, name: str) -> _Slab | None:
-    """Columns minus their means, in float64 where the values or the size of the whole layer ask for it, else float32.
+    """Subtract the columns' means, in float64 or, if `_narrow` allows it for the whole layer's `shape`, in float32.
 
-    The means are exact in float64. What is subtracted is rounded to the dtype, so that the difference of nearby numbers
-    is exact, and the remainder is accounted for. Valid until the next call with the same name. None: not finite.
+    The means are exact in float64. They are rounded to the dtype before they are subtracted, so that the difference of
+    nearby numbers is exact. The remainder is kept in `rest`.
+    The result is valid until the next call with the same `name`. Returns None if a value is not finite.
     """
     xp = array_namespace(part)
     n, c = part.shape[0], part.shape[-1]
@@ -219,7 +223,7 @@ def _centred(part: Array, shape: tuple[int, ...], workspace: Workspace, name: st
     rest = mean - xp.astype(shift, xp.float64) if narrow else xp.mean(A, axis=0)
     largest = xp.astype(xp.maximum(xp.max(A, axis=0), -xp.min(A, axis=0)), xp.float64)
     constant = is_constant(largest, mean, unit)
-    if bool(xp.any(constant)):  # what centring leaves of it is rounding, and may be all there is
+    if bool(xp.any(constant)):  # centring leaves only rounding of such a column, which may be all that the layer has
         A[:, constant] = 0.0
         rest[constant] = 0.0
     shift = xp.astype(shift, xp.float64).reshape((-1, c))
@@ -270,9 +274,9 @@ class _Cross:
 
 
 def _between(shift: Array, rest: Array, unit: float) -> tuple[Array, Array]:
-    """Channels' means over all pixels (c,), and how far each pixel's shift is from them (pixels, c).
+    """Return the channels' means over all pixels (c,), and each pixel's shift minus these (pixels, c).
 
-    A channel whose pixels differ by no more than rounding is exactly zero.
+    The second is exactly zero for a channel whose pixels differ by no more than rounding.
     """
     xp = array_namespace(shift)
     mean = xp.mean(shift, axis=0)
@@ -282,7 +286,7 @@ def _between(shift: Array, rest: Array, unit: float) -> tuple[Array, Array]:
 
 
 def _products(X: Array, Y: Array | None) -> Array:
-    """XᵀY, or XᵀX, summed in float64."""
+    """Return XᵀY, or XᵀX if Y is None, summed in float64."""
     xp = array_namespace(X)
     total: Array = 0.0
     for start in range(0, X.shape[0], BLOCK):
@@ -293,13 +297,13 @@ def _products(X: Array, Y: Array | None) -> Array:
 
 
 class _Kernel:
-    """The kernel side: features that vary as long as they are fewer than examples, from then on their Gram matrix."""
+    """The kernel side: the features that vary, as long as they are fewer than the examples, then their Gram matrix."""
 
     def __init__(self, shape: tuple[int, ...], wanted: Wanted, workspace: Workspace) -> None:
         self._n, self._p = shape[0], int(np.prod(shape[1:]))
         self._wide, self._passing, self._workspace = wanted.wide, wanted.passing, workspace
         self._features: Array | None = None
-        self._held = 0  # of its columns
+        self._filled = 0  # columns of `_features`
         self._narrow = False
         self._gram: Array | None = None
         self._unit = EPS
@@ -308,14 +312,14 @@ class _Kernel:
         A, xp = slab.A, array_namespace(slab.A)
         if self._gram is None:
             more = int(xp.sum(xp.astype(slab.varies, xp.int64)))
-            if self._held + more < self._n:
-                self._hold(slab, more)
+            if self._filled + more < self._n:
+                self._keep(slab, more)
                 return
             self._gram = self._empty(xp, "gram", (self._n, self._n))
             self._gram[...] = 0.0
             if self._features is not None:
-                before = self._features[:, : self._held]
-                self._gram += before @ before.T
+                features = self._features[:, : self._filled]
+                self._gram += features @ features.T
                 self._features = None
         if A.dtype == xp.float64 or not self._wide:
             self._gram += self._product(A)
@@ -324,17 +328,17 @@ class _Kernel:
         for start in range(0, A.shape[1], self._n):
             self._gram += self._product(xp.astype(A[:, start : start + self._n], xp.float64))
 
-    def _hold(self, slab: _Slab, more: int) -> None:
-        """Keep the columns that vary, exactly centred."""
+    def _keep(self, slab: _Slab, more: int) -> None:
+        """Keep the `more` columns that vary, exactly centred."""
         A, rest, xp = slab.A, slab.rest.reshape((-1,)), array_namespace(slab.A)
         if self._features is None:
             self._features = self._empty(xp, "features", (self._n, min(self._n, self._p)))
         if more < A.shape[1]:
             A, rest = A[:, slab.varies], rest[slab.varies]
-        columns = self._features[:, self._held : self._held + more]
+        columns = self._features[:, self._filled : self._filled + more]
         columns[...] = A
         columns -= rest
-        self._held += more
+        self._filled += more
         self._narrow = A.dtype == xp.float32 and not self._wide
 
     def _empty(self, xp: Any, name: str, shape: tuple[int, int]) -> Array:
@@ -343,15 +347,15 @@ class _Kernel:
         return xp.empty(shape, dtype=xp.float64)
 
     def _product(self, A: Array) -> Array:
-        """AAᵀ, summed in A's dtype."""
+        """Return AAᵀ, summed in A's dtype."""
         product = self._workspace.empty(array_namespace(A), f"product {A.dtype}", (self._n, self._n), A.dtype)
         return np.matmul(A, A.T, out=product) if isinstance(A, np.ndarray) else A @ A.T
 
     def side(self) -> KernelSide:
         if self._gram is None:
             features: Array = self._features
-            return KernelSide(self._n, self._p, features=features[:, : self._held], narrow=self._narrow)
-        K = self._gram  # of columns whose means are not quite zero: centred on both sides
+            return KernelSide(self._n, self._p, features=features[:, : self._filled], narrow=self._narrow)
+        K = self._gram  # centred on both sides below, since the means of its columns' features are not quite zero
         xp = array_namespace(K)
         means = xp.mean(K, axis=0)
         K -= means[:, None]
@@ -360,7 +364,7 @@ class _Kernel:
 
 
 def on_device(panel: Any, device: str) -> Array:
-    """The panel where the arithmetic happens: NumPy on the CPU, CuPy on the GPU. bfloat16 tensors become float32."""
+    """Move a panel to where it is computed with: to a NumPy array for "cpu", otherwise to a CuPy array."""
     if device == "cpu":
         return np.asarray(panel)
     import cupy

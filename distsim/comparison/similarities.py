@@ -1,4 +1,4 @@
-"""What `distsim.compare` found: a table, matrices, heat maps."""
+"""The result of `distsim.compare`: a table, matrices, heat maps."""
 
 import warnings
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from distsim.metrics.registry import METRICS
 
 
 class Row(Result):
-    """A result, and which layers it is of."""
+    """A result, with its two layers and its metric."""
 
     layer_x: str
     layer_y: str
@@ -22,9 +22,9 @@ class Row(Result):
 
 @dataclass(frozen=True)
 class Similarities:
-    """What `compare` found; x is its first model, y its second.
+    """The result of `compare`, where x is its first model and y its second.
 
-    `rows` are plain dicts, with None for a value that is undefined. Tables need pandas and heat maps matplotlib.
+    `rows` are plain dicts, with None for an undefined value. Tables need pandas, and heat maps need matplotlib.
     """
 
     layers_x: tuple[str, ...]
@@ -34,30 +34,33 @@ class Similarities:
 
     @property
     def layers_a(self) -> tuple[str, ...]:
-        """The old name of `layers_x`, for one release."""
+        """Return `layers_x` under its old name, which stays for one release."""
         return _renamed("layers_a", "layers_x", self.layers_x)
 
     @property
     def layers_b(self) -> tuple[str, ...]:
-        """The old name of `layers_y`, for one release."""
+        """Return `layers_y` under its old name, which stays for one release."""
         return _renamed("layers_b", "layers_y", self.layers_y)
 
     @cached_property
     def table(self) -> Any:
-        """A DataFrame with a row for each layer of x, layer of y and metric; columns as in a sweep's table.
+        """Return a DataFrame with a row for each layer of x, layer of y and metric; columns as in a sweep's table.
 
-        value           NaN where it is undefined, and the reason
+        value           NaN if it is undefined; reason says why
         n, columns_x, columns_y   rows and columns that the metric saw; n_per_p: rows for each column of the wider side
-        warning         what to keep in mind of the value
-        rank_x, rank_y  independent channels among the columns; of metrics over channels, else missing
-        dead_x, dead_y  channels of the layer that are constant
+        warning         why the value should be read with care
+        rank_x, rank_y  independent channels among the columns, for metrics over channels; else missing
+        dead_x, dead_y  constant channels of the layer
         """
         import pandas as pd
 
         return pd.DataFrame(self.rows).astype({"value": "float64", "rank_x": "Int64", "rank_y": "Int64"})
 
     def matrix(self, metric: str | None = None) -> Any:
-        """A DataFrame, layers of x x layers of y. The metric may be left out where there is one only."""
+        """Return a metric's values as a DataFrame, with layers of x as rows and layers of y as columns.
+
+        The metric may be left out if there is only one. ValueError: it is not among `metrics`.
+        """
         import pandas as pd
 
         if metric is None and len(self.metrics) == 1:
@@ -72,9 +75,10 @@ class Similarities:
         )
 
     def heatmap(self, metric: str | None = None) -> Any:
-        """A matplotlib Figure of the matrix, first layers at the lower left; of every metric, if none is named.
+        """Draw the matrix of a metric, or of every metric if none is named; the first layers are at the lower left.
 
-        `figure.savefig(path)` writes it, or `distsim.plotting.render`, which gives the same bytes every time.
+        Returns a matplotlib Figure. `figure.savefig(path)` writes it, or `distsim.plotting.render`, which writes the
+        same bytes every time.
         """
         return heatmap_figure({name: self.matrix(name) for name in ([metric] if metric else self.metrics)})
 
@@ -86,23 +90,23 @@ def _renamed(old: str, new: str, value: tuple[str, ...]) -> tuple[str, ...]:
 
 # --- the figure ------------------------------------------------------------------------------------------------------
 
-CELL = 0.19  # inches, as much as a tick label needs
+CELL = 0.19  # inches: the space of a tick label
 ANNOTATED = 12  # layers of a model up to which values are written into the cells
 
 
 def heatmap_figure(matrices: Mapping[str, Any]) -> Any:
-    """One panel for each metric's matrix, side by side; cells without a value are grey and crossed."""
+    """Draw one panel for each metric's matrix, side by side. Cells without a value are grey and crossed."""
     import matplotlib.style
     from matplotlib.figure import Figure
 
     from distsim.plotting import STYLE
 
-    some = next(iter(matrices.values()))
-    few = max(some.shape) <= ANNOTATED
+    first = next(iter(matrices.values()))
+    few = max(first.shape) <= ANNOTATED
     cell = 2 * CELL if few else CELL
-    names = [0.065 * max(map(len, names)) for names in (some.index, some.columns)]  # inches, at 8 points
-    width = max(2.0, cell * some.shape[1]) + names[0] + 1.3
-    height = max(2.0, cell * some.shape[0]) + names[1] + 0.8
+    labels = [0.065 * max(map(len, names)) for names in (first.index, first.columns)]  # inches, at 8 points
+    width = max(2.0, cell * first.shape[1]) + labels[0] + 1.3
+    height = max(2.0, cell * first.shape[0]) + labels[1] + 0.8
     with matplotlib.style.context(["default", STYLE, {"axes.grid": False}]):
         figure = Figure(figsize=(width * len(matrices), height), layout="constrained")
         panels = figure.subplots(1, len(matrices), squeeze=False)[0]
@@ -117,8 +121,8 @@ def _cells(figure: Any, panel: Any, metric: str, matrix: Any, few: bool) -> None
     from distsim.plotting import SHADES
 
     values = matrix.to_numpy()
-    there = values[np.isfinite(values)]
-    low, high = there.min(initial=0.0), there.max(initial=1.0)
+    defined = values[np.isfinite(values)]
+    low, high = defined.min(initial=0.0), defined.max(initial=1.0)
     panel.set_facecolor("0.88")
     image = panel.imshow(values, cmap=SHADES, vmin=low, vmax=high, origin="lower", aspect="equal")
     panel.set_xticks(range(len(matrix.columns)), matrix.columns, rotation=90)

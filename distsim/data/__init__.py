@@ -1,4 +1,4 @@
-"""Data sets as bytes on the host, and what becomes of a batch of them on the way into a network."""
+"""Data sets as bytes in host memory, and the augmentation and normalisation of their batches."""
 
 from distsim.data.augment import apply, draw, normalise
 from distsim.data.dataset import (

@@ -1,7 +1,7 @@
-"""Training augmentation of a whole batch, as one gather.
+"""Training augmentation of a whole batch by a single gather of pixels.
 
-Crop, flip and affine only move pixels, so per image their composition is one integer map from each output pixel to an
-input pixel or to none (zero). The result equals the steps done one after the other with torchvision's functions:
+Crop, flip and affine only move pixels. So for each image their composition is one integer map from output pixels to
+input pixels, or to none (zero). The result equals that of torchvision's functions, applied one after the other:
 
     crop    zero padding of 4, then a window at an offset of 0..8 in each direction
     flip    left to right, with probability 1/2
@@ -30,15 +30,15 @@ _NUMBERS = 8  # uniform numbers per example: 2 for crop, 1 for flip, 3 for affin
 
 
 def draw(augment: tuple[str, ...], n: int, size: int, generator: torch.Generator) -> dict[str, Tensor]:
-    """The random choices for n examples of size×size pixels, say an epoch: n rows for each step in `augment`.
+    """Draw the random choices for n examples of size×size pixels, say an epoch: n rows for each step in `augment`.
 
         crop    (n, 2) int64    row and column of the window in the padded image, 0..8
         flip    (n,) bool
         affine  (n, 3) float32  degrees, and whole pixels to the right and downwards
         cutout  (n, 2) int64    row and column of the square's centre
 
-    On the generator's device. Eight uniform numbers per example are drawn whichever steps are on, so that a step's
-    choices do not depend on which others are on. ValueError: a step that is not in AUGMENTATIONS.
+    The result is on the generator's device. Eight uniform numbers per example are drawn whatever `augment` holds, so
+    that a step's choices do not depend on the other steps. ValueError: a step is not in AUGMENTATIONS.
     """
     unknown = set(augment) - set(AUGMENTATIONS)
     if unknown:
@@ -56,20 +56,23 @@ def draw(augment: tuple[str, ...], n: int, size: int, generator: torch.Generator
 
 
 def apply(images: Tensor, draws: dict[str, Tensor], mean: Tensor, sd: Tensor) -> Tensor:
-    """The images augmented and normalised.
+    """Augment and normalise images.
 
-    images : (b, c, s, s) uint8; draws : rows of `draw`'s result, b of each; mean, sd : (c,) of pixels in [0, 1]
-    Gives (b, c, s, s) float32 on the images' device, where the draws must be too. With no draws it is `normalise`.
-    ValueError: images that are not square, another number of rows, or more than 4 channels.
+    images : (b, c, s, s) uint8; draws : from `draw`, b rows of each; mean, sd : (c,) of pixels in [0, 1]
+    Returns (b, c, s, s) float32 on the images' device. The draws must be on that device too. Without draws this is
+    `normalise`.
+    ValueError: the images are not square or have more than 4 channels, or the draws have another number of rows.
     """
     return Pictures(images, mean, sd).batch(torch.arange(len(images), device=images.device), draws)
 
 
 class Pictures:
-    """A set of images ready for `apply` to any of them: a pixel's channels lie in one number, so one gather moves them.
+    """A set of images, stored so that `batch` can augment any of them fast.
+
+    The channels of a pixel are packed into one number, so that one gather moves them all.
 
     images : (n, c, s, s) uint8, c at most 4; mean, sd : (c,) of pixels in [0, 1]
-    ValueError: images that are not square, or more than 4 channels.
+    ValueError: the images are not square, or have more than 4 channels.
     """
 
     def __init__(self, images: Tensor, mean: Tensor, sd: Tensor) -> None:
@@ -77,14 +80,14 @@ class Pictures:
         if height != width:
             raise ValueError(f"apply: images must be square, got {tuple(images.shape)}")
         if c > 4:
-            raise ValueError(f"apply: images may have 4 channels, got {c}")
+            raise ValueError(f"apply: images may have at most 4 channels, got {c}")
         self.n, self.channels, self.size = n, c, height
-        self._bytes = 1 if c == 1 else 4  # of a pixel
-        pixels = images.new_zeros((n, height * width + 1, self._bytes))  # after each image one that is zero
+        self._bytes = 1 if c == 1 else 4  # per pixel
+        pixels = images.new_zeros((n, height * width + 1, self._bytes))  # with one zero pixel after each image
         pixels[:, :-1, :c] = images.permute(0, 2, 3, 1).reshape(n, -1, c)
         self._pixels = (pixels if c == 1 else pixels.view(torch.int32)).view(n, -1)
         scale, shift = _linear(mean, sd, images.device)
-        # of a whole image: what is broadcast over three values is not vectorised
+        # repeated for a whole image, because broadcasting over three values is not vectorised
         self._scale, self._shift = (self._of_pixels(values) for values in (scale, shift))
 
     def _of_pixels(self, values: Tensor) -> Tensor:
@@ -92,17 +95,20 @@ class Pictures:
         return padded.repeat(self.size * self.size)
 
     def batch(self, chosen: Tensor, draws: dict[str, Tensor]) -> Tensor:
-        """`apply` to the images of these numbers, (b,) int64; float32 (b, c, s, s), channels last in memory."""
+        """Augment and normalise the images with the indices `chosen`, (b,) int64; the rest is as in `apply`.
+
+        Returns (b, c, s, s) float32, channels last in memory. ValueError: a draw has another number of rows.
+        """
         b, size = len(chosen), self.size
         for name, rows in draws.items():
             if len(rows) != b:
                 raise ValueError(f"apply: {b} images, but {len(rows)} rows of {name}")
         if draws.keys() & {"crop", "flip", "affine"}:
             source = _source(draws, b, size, chosen.device) + (chosen * (size * size + 1)).view(b, 1, 1)
-            found = self._pixels.view(-1).index_select(0, source.view(-1))
+            pixels = self._pixels.view(-1).index_select(0, source.view(-1))
         else:
-            found = self._pixels.index_select(0, chosen)[:, :-1].contiguous()
-        values = found.view(torch.uint8).view(b, -1).to(torch.float32).mul_(self._scale).add_(self._shift)
+            pixels = self._pixels.index_select(0, chosen)[:, :-1].contiguous()
+        values = pixels.view(torch.uint8).view(b, -1).to(torch.float32).mul_(self._scale).add_(self._shift)
         result = values.view(b, size, size, self._bytes)[..., : self.channels].permute(0, 3, 1, 2)
         result = result.contiguous(memory_format=torch.channels_last)
         if "cutout" in draws:
@@ -111,28 +117,31 @@ class Pictures:
 
 
 def normalise(images: Tensor, mean: Tensor, sd: Tensor) -> Tensor:
-    """(images / 255 - mean) / sd as float32; images : (b, c, h, w) uint8, mean and sd : (c,).
+    """Return (images / 255 - mean) / sd as float32; images : (b, c, h, w) uint8, mean and sd : (c,).
 
-    Computed as x·scale + shift, with both constants taken in float64, and in two operations, each of which rounds once:
-    a pixel's value depends on its byte and channel only, not on its place in the batch.
+    Computed as x·scale + shift in two operations, each of which rounds once, with both constants taken in float64. So a
+    pixel's value depends only on its byte and channel, not on its place in the batch.
     """
     scale, shift = _linear(mean, sd, images.device)
     return images.to(torch.float32).mul_(scale).add_(shift)
 
 
 def _linear(mean: Tensor, sd: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
-    """(scale, shift) of bytes, (c, 1, 1) each."""
+    """Return the scale and the shift that normalise bytes, (c, 1, 1) each."""
     mean, sd = (t.to(device, torch.float64).view(-1, 1, 1) for t in (mean, sd))
     return (1 / (255 * sd)).float(), (-mean / sd).float()
 
 
 def _source(draws: dict[str, Tensor], b: int, size: int, device: torch.device) -> Tensor:
-    """For crop, flip and affine: (b, s, s) int64, the place among its image's pixels that each output pixel comes
-    from; size·size, one past the end, for none.
+    """Return the index of the input pixel from which each output pixel comes, for crop, flip and affine.
 
-    Walked backwards: an output pixel comes from column x of the flipped image (`_affine_source`), that from column
-    ±x + offset of the original. Both must lie inside their image, and as the second is monotonous in x, this is one
-    interval for x per example; the same holds for rows. Coordinates are integers in float32, exact below 2²⁴.
+    The indices are (b, s, s) int64, within the image. An output pixel that comes from none has size·size, one past the
+    end.
+
+    The steps are followed backwards: an output pixel comes from column x of the flipped image (`_affine_source`), and
+    that from column ±x + offset of the original. Both columns must be inside their image. The second is monotonic in x,
+    so this allows one interval of x per example. The same holds for rows. Coordinates are integers in float32, which
+    are exact below 2²⁴.
     """
     x, y = _affine_source(draws, b, size, device)
     sign, left, top = _window(draws, b, size, device)
@@ -141,17 +150,17 @@ def _source(draws: dict[str, Tensor], b: int, size: int, device: torch.device) -
         low, high = torch.minimum(first, second).clamp(min=0), torch.maximum(first, second).clamp(max=size - 1)
         return (position < low) | (position > high)
 
-    # the original's columns 0 and size - 1, seen from the flipped image; its rows likewise, which no flip reverses
+    # columns 0 and size - 1 of the original in the flipped image's coordinates; rows likewise, but they are not flipped
     beyond = outside(x, -left * sign, (size - 1 - left) * sign) | outside(y, -top, size - 1 - top)
     source = (y + top) * size + (x * sign + left)
     return source.masked_fill_(beyond, size * size).long()
 
 
 def _affine_source(draws: dict[str, Tensor], b: int, size: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Columns and rows, (b, s, s) or broadcastable to it, of the pixels that the affine step takes; may lie outside.
+    """Return the columns and rows of the pixels that the affine step takes, (b, s, s) or broadcastable to it.
 
-    Backwards from an output pixel p: R(-angle)·(p - centre - translation) + centre, rounded half to even as
-    grid_sample's nearest neighbour does.
+    They may be outside the image. For an output pixel p they are R(-angle)·(p - centre - translation) + centre, with
+    halves rounded to even as in grid_sample's nearest neighbour.
     """
     middle = (size - 1) / 2
     x = torch.arange(size, dtype=torch.float32, device=device).view(1, 1, size)
@@ -160,7 +169,7 @@ def _affine_source(draws: dict[str, Tensor], b: int, size: int, device: torch.de
         return x.expand(b, size, size), y
     degrees, right, down = draws["affine"].double().unbind(1)
     cos, sin = torch.cos(degrees * (math.pi / 180)), torch.sin(degrees * (math.pi / 180))
-    # constant terms in float64, so that float32 rounding enters only in the sums over pixels
+    # the constant terms are computed in float64, so that only the sums over pixels have float32's rounding
     x0 = middle - cos * right - sin * down
     y0 = middle + sin * right - cos * down
     cos, sin, x0, y0 = (t.float().view(b, 1, 1) for t in (cos, sin, x0, y0))
@@ -169,7 +178,10 @@ def _affine_source(draws: dict[str, Tensor], b: int, size: int, device: torch.de
 
 
 def _window(draws: dict[str, Tensor], b: int, size: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """(sign, left, top), each (b, 1, 1): column x, row y after crop and flip are sign·x + left, y + top before."""
+    """Return sign, left and top, each (b, 1, 1).
+
+    Column x and row y after crop and flip are column sign·x + left and row y + top before them.
+    """
     sign = torch.ones(b, 1, 1, device=device)
     left, top = torch.zeros_like(sign), torch.zeros_like(sign)
     if "crop" in draws:
@@ -182,7 +194,10 @@ def _window(draws: dict[str, Tensor], b: int, size: int, device: torch.device) -
 
 
 def _square(centres: Tensor, size: int) -> Tensor:
-    """(b, 1, s, s) bool: the pixels within the cut-out squares, whose first row is CUTOUT / 2 above the centre's."""
+    """Return which pixels are in the cut-out squares, (b, 1, s, s) bool.
+
+    The first row of a square is CUTOUT / 2 above its centre.
+    """
     from_first = torch.arange(size, device=centres.device) - centres.unsqueeze(2) + CUTOUT // 2  # (b, 2, s)
     inside = (from_first >= 0) & (from_first < CUTOUT)
     return (inside[:, 0, :, None] & inside[:, 1, None, :]).unsqueeze(1)

@@ -1,6 +1,6 @@
-"""A classification data set in memory, and the exact ways of taking part of one.
+"""A classification data set in memory, and functions that take exact parts of one.
 
-Everything here is NumPy on the host. Images are bytes: they become floating point only in `distsim.data.augment`.
+Everything here is NumPy on the host. Images are bytes. They become floating point only in `distsim.data.augment`.
 """
 
 import difflib
@@ -25,10 +25,11 @@ PIXELS_BLOCK = 1000  # images counted at once: NumPy's bincount makes an 8-byte 
 
 @dataclass(frozen=True, eq=False)  # arrays have no single truth value; `digest` compares contents
 class Dataset:
-    """Decoded images with their labels; the training and the test set have the same classes and image shape.
+    """Decoded images with their labels. The training and the test set have the same classes and image shape.
 
-    train_images : (n, c, h, w) uint8, train_labels : (n,) int64 in [0, len(classes)); the test arrays likewise
-    ValueError: dtypes or shapes that do not fit, a label out of range, a class without a training image, no test image.
+    train_images : (n, c, h, w) uint8; train_labels : (n,) int64 in [0, len(classes)); the test arrays likewise
+    ValueError: dtypes or shapes do not fit, a label is out of range, a class has no training image, or there is no test
+    image.
     """
 
     train_images: Images
@@ -56,7 +57,7 @@ class Dataset:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256, hexadecimal, of the class names and of the four arrays' shapes and bytes."""
+        """Return the SHA-256, in hexadecimal, of the class names and of the four arrays' shapes and bytes."""
         shapes = {part: [list(images.shape), list(labels.shape)] for part, images, labels in self._parts()}
         total = hashlib.sha256(json.dumps({"classes": self.classes, "shapes": shapes}, sort_keys=True).encode())
         for _, images, labels in self._parts():
@@ -66,7 +67,10 @@ class Dataset:
 
 
 def check_classes(wanted: Sequence[str], available: Sequence[str]) -> None:
-    """ValueError with the closest name if a wanted class is not available, or if one is wanted twice."""
+    """Check that all wanted classes are available, each wanted once.
+
+    ValueError: one is not available (the message suggests the closest name), or one is wanted twice.
+    """
     for name in wanted:
         if name not in available:
             close = difflib.get_close_matches(name, available, n=1)
@@ -77,9 +81,9 @@ def check_classes(wanted: Sequence[str], available: Sequence[str]) -> None:
 
 
 def subset(dataset: Dataset, classes: tuple[str, ...]) -> Dataset:
-    """The images of these classes, in the order they have; label i becomes the class `classes[i]`.
+    """Return the images of these classes, in their present order; label i then stands for `classes[i]`.
 
-    ValueError: a class that the data does not have, or has been given twice.
+    ValueError: the data does not have a class, or a class is given twice.
     """
     if classes == dataset.classes:
         return dataset
@@ -99,10 +103,10 @@ def subset(dataset: Dataset, classes: tuple[str, ...]) -> Dataset:
 
 
 def limit(dataset: Dataset, n: int) -> Dataset:
-    """At most n training images, shared evenly over the classes, in the order they have; the test set stays whole.
+    """Return at most n training images, shared evenly over the classes, in their present order, and all test images.
 
     Each class gives its first n // k images, and one more if it is among the first n mod k of the k classes. A class
-    with fewer gives all it has, and its shortfall is not made up by the others: the result may then be below n.
+    with fewer images gives all it has. The others do not make up for it, so the result may have fewer than n.
     ValueError: n is smaller than the number of classes.
     """
     k = len(dataset.classes)
@@ -123,11 +127,12 @@ def limit(dataset: Dataset, n: int) -> Dataset:
 
 
 def pixel_statistics(images: Images) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Per-channel means and (population) standard deviations of pixels scaled to [0, 1].
+    """Return the channels' means and their (population) standard deviations, of pixels scaled to [0, 1].
 
-    images : (n, c, h, w) uint8, not empty
-    Sums are exact integers, so the two tuples are the correctly rounded values whatever the order of the images. The
-    standard deviation of a constant channel is given as 1.0, so that normalising by it leaves zeros.
+    images : (n, c, h, w) uint8
+    Sums are exact integers, so the values are correctly rounded whatever the order of the images. The standard
+    deviation of a constant channel is given as 1.0, so that normalising by it leaves zeros.
+    ValueError: there are no pixels.
     """
     if images.size == 0:
         raise ValueError(f"pixel_statistics: no pixels in images of shape {images.shape}")
@@ -139,17 +144,17 @@ def pixel_statistics(images: Images) -> tuple[tuple[float, ...], tuple[float, ..
         n = int(counts.sum())
         total = sum(value * int(count) for value, count in enumerate(counts))
         squares = sum(value * value * int(count) for value, count in enumerate(counts))
-        variance = n * squares - total * total  # of bytes, times n²; in Python's integers, which do not overflow
+        variance = n * squares - total * total  # of bytes, times n²; Python's integers do not overflow
         means.append(total / (255 * n))
         sds.append(math.sqrt(variance / n**2) / 255 if variance else 1.0)
     return tuple(means), tuple(sds)
 
 
 def probe_indices(dataset: Dataset, size: int, rule: str, seed: int) -> NDArray[np.int64]:
-    """Which training images representations are compared on: (size,) int64, ascending.
+    """Return the indices of the training images on which representations are compared: (size,) int64, ascending.
 
     rule  uniform: drawn without replacement from the whole training set, from the stream (seed, "probe")
-          first: the first `size`
+          first: the first `size` images
     ValueError: size is below 1 or above the number of training images, or the rule is another.
     """
     n = len(dataset.train_labels)
@@ -166,18 +171,18 @@ def probe_indices(dataset: Dataset, size: int, rule: str, seed: int) -> NDArray[
 
 
 def validation_split(labels: Labels, share: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """(training indices, validation indices): `stratified_split` drawn from the stream (seed, "validation")."""
+    """Return the training and the validation indices: `stratified_split` from the stream (seed, "validation")."""
     return stratified_split(labels, share, numpy_stream(seed, "validation"))
 
 
 def stratified_split(
     labels: Labels, share: float, rng: np.random.Generator
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Two disjoint sets of indices that cover `labels` : (n,), each int64 and ascending; the second holds the share.
+    """Split the indices of `labels` (n,) into two sets, each int64 and ascending; the second holds the share.
 
     Of every class present, share · count examples go to the second set, halves rounded up, at least 1 and at most all
-    but 1. `share` is taken as the decimal it is written as, so that 0.15 of 10 is 2. ValueError: share is not in
-    (0, 1), or a class has fewer than 2 examples.
+    but 1. `share` is taken as the decimal that is written, so that 0.15 of 10 is 2.
+    ValueError: share is not in (0, 1), or a class has fewer than 2 examples.
     """
     if not 0 < share < 1:
         raise ValueError(f"share must be in (0, 1), got {share}")

@@ -1,4 +1,4 @@
-"""Scikit-learn's bundled handwritten digits: 1,797 grey images of 8×8, no download."""
+"""Scikit-learn's bundled handwritten digits: 1,797 grey images of 8×8 pixels, without a download."""
 
 import numpy as np
 from sklearn.datasets import load_digits
@@ -10,9 +10,10 @@ TEST_SHARE = 0.2
 
 
 def read_digits() -> Dataset:
-    """About 1,437 training and 360 test images, the same split by class on every machine; classes "0" to "9".
+    """Return about 1,437 training and 360 test images, with the classes "0" to "9".
 
-    The values 0..16 are scaled to bytes by 255/16, halves rounded up.
+    The split is by class and the same on every machine. The values 0..16 are scaled to bytes by 255/16, halves rounded
+    up.
     """
     values, targets = load_digits(return_X_y=True)
     images = ((values.astype(np.int64) * 255 + 8) // 16).astype(np.uint8).reshape(-1, 1, 8, 8)

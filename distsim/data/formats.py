@@ -1,7 +1,7 @@
-"""Readers of the file formats that SVHN and MNIST come in, published or one's own.
+"""Readers of SVHN's and MNIST's file formats, for the published files and for your own.
 
-They check all that they rely on, and a file that does not fit is a ValueError that names it. Neither format can carry
-code, which is why one's own files are read in these two and not in CIFAR-10's Python pickles.
+The readers check everything that they rely on. A file that does not fit is a ValueError that names it. Neither format
+can carry code. So your own files are read in these two formats, and not in CIFAR-10's, whose files are Python pickles.
 """
 
 import gzip
@@ -25,28 +25,28 @@ MNIST_FILES = (
 
 
 def read_svhn(train: Path, test: Path) -> Dataset:
-    """The data set in two .mat files as SVHN's "cropped digits": see `read_mat`. Classes "0" to "9"."""
+    """Read a data set from two .mat files in the format of SVHN's "cropped digits" (`read_mat`); classes "0" to "9"."""
     return Dataset(*read_mat(train), *read_mat(test), DIGITS)
 
 
 def read_mnist(train_images: Path, train_labels: Path, test_images: Path, test_labels: Path) -> Dataset:
-    """The data set in four idx files as MNIST's, each raw or .gz. Classes "0" to "9"."""
+    """Read a data set from four idx files in MNIST's format, each raw or .gz; classes "0" to "9"."""
     train = _read_idx_pair(train_images, train_labels)
     test = _read_idx_pair(test_images, test_labels)
     return Dataset(*train, *test, DIGITS)
 
 
 def read_mat(file: Path) -> tuple[Images, Labels]:
-    """Images (n, 3, 32, 32) uint8 and labels (n,) int64 in 0..9 of one of SVHN's .mat files.
+    """Read the images (n, 3, 32, 32) uint8 and the labels (n,) int64 in 0..9 from one of SVHN's .mat files.
 
     The file holds X : (32, 32, 3, n) uint8 and y : (n, 1), where label 10 means the digit 0.
+    ValueError: it cannot be read, or holds something else.
     """
     try:
         content = read_arrays(file, ("X", "y"))
     except (ValueError, OSError) as error:
         raise ValueError(f"cannot read {file} as a MATLAB 5 file: {error}") from error
-    missing = [key for key in ("X", "y") if key not in content]
-    if missing:
+    if missing := [name for name in ("X", "y") if name not in content]:
         raise ValueError(f"{file}: no variable {' and no '.join(missing)}; X (32, 32, 3, n) and y (n, 1) are expected")
     X, y = content["X"], content["y"]
     if X.ndim != 4 or X.shape[:3] != (32, 32, 3) or X.dtype != np.uint8:
@@ -59,12 +59,15 @@ def read_mat(file: Path) -> tuple[Images, Labels]:
 
 
 def read_idx(file: Path, dimensions: int) -> Images:
-    """The uint8 array of `dimensions` dimensions in an idx file, raw or compressed (.gz)."""
+    """Read the uint8 array of `dimensions` dimensions in an idx file, raw or compressed (.gz).
+
+    ValueError: the file cannot be read, or its content is not what its header says.
+    """
     try:
         content = _unpacked(file, dimensions) if file.suffix == ".gz" else file.read_bytes()
     except (OSError, EOFError, zlib.error) as error:
         raise ValueError(f"cannot read {file}: {error}") from error
-    header = 4 + 4 * dimensions  # two zero bytes, the type (8: uint8), the number of dimensions, then their lengths
+    header = 4 + 4 * dimensions  # two zero bytes, the type (8: uint8), the number of dimensions, their lengths
     if len(content) < header or content[:4] != bytes((0, 0, 8, dimensions)):
         raise ValueError(
             f"{file} is not an idx file of bytes in {dimensions} dimensions: it begins {content[:4].hex()!r}"
@@ -79,7 +82,10 @@ def read_idx(file: Path, dimensions: int) -> Images:
 
 
 def _unpacked(file: Path, dimensions: int) -> bytes:
-    """The file's content, as much as its header announces and a byte more: a few bytes may unpack to any number."""
+    """Unpack as many bytes as the file's header announces, and one more.
+
+    Not everything, since a few compressed bytes may unpack to any number of bytes.
+    """
     with gzip.open(file) as packed:
         content = packed.read(4 + 4 * dimensions)
         shape = np.frombuffer(content[4 : len(content) // 4 * 4], ">u4")

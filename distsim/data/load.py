@@ -1,9 +1,9 @@
-"""From a problem and a location to the data set that the problem is about.
+"""Load a problem's data set from a location.
 
 A location is one of
-    folder:PATH   images in train/<class>/ and test/<class>/, whatever the problem's source
-    files:PATH    one's own files in the format of the problem's source: no published checksum is expected
-    PATH or ""    the folder in which torchvision keeps published data sets; "" is `default_root()`
+    folder:PATH   images in train/<class>/ and test/<class>/, whatever the problem's source is
+    files:PATH    your own files in the format of the problem's source; their checksums are not compared
+    PATH or ""    the folder in which torchvision keeps published data sets; "" means `default_root()`
 """
 
 import os
@@ -15,22 +15,22 @@ from distsim.data.folder import expanded, read_folder
 from distsim.problems import ARRAYS
 from distsim.specs import Problem, shown
 
-# scikit-learn, SciPy and torchvision take seconds to import and a load needs one of them at most, so the modules that
+# scikit-learn, SciPy and torchvision take seconds to import, and a load needs at most one of them. So the modules that
 # use them are imported inside the functions below.
 
 
 def load(problem: Problem, location: str, *, download: bool = False) -> Dataset:
-    """The problem's data: its classes in its order, its train_limit applied, images (channels, size, size).
+    """Load the problem's data: its classes in its order, its train_limit applied, images (channels, size, size).
 
-    With `download`, published data that `location` lacks are fetched. FileNotFoundError: nothing there, with what to
-    pass instead. ValueError: damaged or ill-formed files, unknown classes, a location that does not suit the source.
-    ConnectionError: the download failed.
+    download : fetch published data that `location` lacks
+    FileNotFoundError: there is no data; the message says what to pass. ValueError: files are damaged or malformed, a
+    class is unknown, or the location does not fit the source. ConnectionError: the download failed.
     """
     return suited(problem, _read(problem, location, download))
 
 
 def suited(problem: Problem, dataset: Dataset) -> Dataset:
-    """The data set as the problem wants it: its classes in its order, its train_limit applied, images of its size.
+    """Return the data set as the problem wants it: its classes in its order, its train_limit, images of its size.
 
     ValueError: a class that the data set does not have.
     """
@@ -42,9 +42,9 @@ def suited(problem: Problem, dataset: Dataset) -> Dataset:
 
 
 def default_root() -> Path:
-    """Where published data sets are kept unless a location says otherwise: $DISTSIM_DATA, or ~/.cache/distsim/data."""
-    chosen = os.environ.get("DISTSIM_DATA")
-    return expanded(chosen) if chosen else Path.home() / ".cache" / "distsim" / "data"
+    """Return the folder of published data sets if no location is given: $DISTSIM_DATA, or ~/.cache/distsim/data."""
+    folder = os.environ.get("DISTSIM_DATA")
+    return expanded(folder) if folder else Path.home() / ".cache" / "distsim" / "data"
 
 
 def _read(problem: Problem, location: str, download: bool) -> Dataset:
@@ -95,7 +95,7 @@ def _read_own_files(source: str, root: Path) -> Dataset:
 
 
 def _own_file(candidates: list[Path]) -> Path:
-    """The first that exists."""
+    """Return the first file that exists."""
     for file in candidates:
         if file.is_file():
             return file

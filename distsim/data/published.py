@@ -1,6 +1,7 @@
-"""CIFAR-10, SVHN and MNIST as published: torchvision fetches them, and their md5 checksums are checked here.
+"""CIFAR-10, SVHN and MNIST as published. torchvision fetches them; their md5 checksums are checked here.
 
-torchvision alone says "not found or corrupted" for both, and does not check MNIST's unpacked files at all.
+torchvision reports a missing and a damaged file alike as "not found or corrupted", and does not check MNIST's unpacked
+files at all.
 """
 
 import hashlib
@@ -14,7 +15,7 @@ from torchvision import datasets
 from distsim.data.dataset import Dataset, Images, Labels
 from distsim.data.formats import MNIST_FILES, SVHN_FILES, read_mnist, read_svhn
 
-_MNIST_RAW_MD5 = (  # of the unpacked files, in the order of MNIST_FILES; torchvision knows those of the .gz only
+_MNIST_RAW_MD5 = (  # of the unpacked files, in the order of MNIST_FILES; torchvision has only those of the .gz files
     "6bbc9ace898e44ae57da46a324031adb",
     "a25bea736e30d166cdddb491f175f624",
     "2646ac647ad5339dbf082846283269ea",
@@ -24,20 +25,21 @@ _MNIST_RAW_MD5 = (  # of the unpacked files, in the order of MNIST_FILES; torchv
 
 @dataclass(frozen=True)
 class Published:
-    """A published data set: which files, with which checksums, how to fetch them and how to read them."""
+    """A published data set: its files, their checksums, how to fetch and how to read them."""
 
     title: str
-    files: tuple[dict[str, str], ...]  # for each file: the names it may have under the root -> the md5 of each
+    files: tuple[dict[str, str], ...]  # for each file: its possible names under the root -> their md5
     fetch: Callable[[Path], None]
     read: Callable[[Path, list[Path]], Dataset]  # from the root and the files found
     own_files: bool  # whether `files:PATH` reads the format
 
 
 def read_published(source: str, root: Path, *, download: bool) -> Dataset:
-    """The published data set `source` (a key of PUBLISHED) in `root`, laid out as torchvision does.
+    """Read the published data set `source` (a key of PUBLISHED) from `root`, which is laid out as by torchvision.
 
-    With `download`, what is missing is fetched first. FileNotFoundError: a file is missing. ValueError: one is there,
-    but its checksum is not the published one. ConnectionError: the download failed.
+    download : fetch missing files first
+    FileNotFoundError: a file is missing. ValueError: the checksum of a file is not the published one.
+    ConnectionError: the download failed.
     """
     published = PUBLISHED[source]
     if download and not all(_present(root, names) for names in published.files):
@@ -45,7 +47,7 @@ def read_published(source: str, root: Path, *, download: bool) -> Dataset:
             root.mkdir(parents=True, exist_ok=True)
             published.fetch(root)
         except (OSError, RuntimeError) as error:
-            said = " ".join(str(error).split())  # torchvision's goes over several lines
+            said = " ".join(str(error).split())  # torchvision's message has several lines
             raise ConnectionError(f"could not download {published.title} to {root}: {said}") from error
     return published.read(root, _checked_files(published, root))
 
@@ -56,13 +58,13 @@ def _present(root: Path, names: dict[str, str]) -> Path | None:
 
 def _checked_files(published: Published, root: Path) -> list[Path]:
     present = [_present(root, names) for names in published.files]
-    missing = [next(iter(n)) for n, file in zip(published.files, present, strict=True) if file is None]
+    missing = [next(iter(names)) for names, file in zip(published.files, present, strict=True) if file is None]
     if missing:
-        lack = f"no {published.title} in {root}"
+        problem = f"no {published.title} in {root}"
         if len(missing) < len(present):
-            lack = f"{published.title} in {root} lacks {', '.join(missing)}"
+            problem = f"{published.title} in {root} lacks {', '.join(missing)}"
         raise FileNotFoundError(
-            f"{lack}: pass --download to fetch it, or --data folder:PATH for a folder of images per class"
+            f"{problem}: pass --download to fetch it, or --data folder:PATH for a folder of images per class"
         )
     files = [file for file in present if file is not None]
     for names, file in zip(published.files, files, strict=True):
@@ -72,11 +74,11 @@ def _checked_files(published: Published, root: Path) -> list[Path]:
 
 def _check_md5(published: Published, file: Path, expected: str) -> None:
     with file.open("rb") as content:
-        found = hashlib.file_digest(content, "md5").hexdigest()
-    if found != expected:
+        md5 = hashlib.file_digest(content, "md5").hexdigest()
+    if md5 != expected:
         message = (
-            f"{file} is there but damaged: its md5 is {found}, that of the published {published.title} {expected}; "
-            "delete it and pass --download to fetch it anew"
+            f"{file} is there but damaged: its md5 is {md5}, that of the published {published.title} {expected}; "
+            "delete it and pass --download to fetch it again"
         )
         if published.own_files:
             message += ", or, if it is a file of your own in this format, pass --data files:PATH"
@@ -97,7 +99,7 @@ def _fetch_mnist(root: Path) -> None:
 
 
 def _read_cifar10(root: Path, files: list[Path]) -> Dataset:
-    # its files are pickles, which could run code; both we and torchvision have checked that they are the published ones
+    # the files are pickles, which could run code: their checksums were checked before, and torchvision checks them too
     train, test = datasets.CIFAR10(root, train=True), datasets.CIFAR10(root, train=False)
 
     def arrays(part: datasets.CIFAR10) -> tuple[Images, Labels]:

@@ -1,7 +1,7 @@
 """Similarity of two layers' activations: mean CCA, SVCCA, PWCCA, CKA, NBS and cosine.
 
-Each is a function of two arrays of the same examples, NumPy, CuPy or torch, and returns a Python float. Values are
-computed in float64 where the arrays live.
+Each metric is a function of two arrays of the same examples (NumPy, CuPy or torch) and returns a Python float. Values
+are computed in float64, on the device where the arrays are.
 """
 
 from distsim.metrics.arrays import UndefinedSimilarity

@@ -1,4 +1,4 @@
-"""What every metric does first: find the arrays' library, check the two sides, choose the matrix view."""
+"""The first steps of every metric: find the arrays' library, check the two sides, bring them to matrices."""
 
 import warnings
 from typing import Any
@@ -8,39 +8,42 @@ from array_api_compat import array_namespace, is_torch_array
 
 from distsim.metrics.rounding import is_constant, unit_of
 
-Array = Any  # a NumPy, CuPy or torch array; the functions ask it for its namespace
+Array = Any  # a NumPy, CuPy or torch array; functions get its library's functions from array_namespace
 
 
 class UndefinedSimilarity(UserWarning):
-    """The similarity of these arrays is 0/0; the public function returned nan. The message says why."""
+    """The warning of a public metric that returned nan, because the similarity is 0/0. The message says why."""
 
 
 class Undefined(Exception):
-    """Raised inside the package where a similarity has no value; its text is the reason that gets recorded."""
+    """Raised inside the package where a similarity has no value. Its text is recorded as the reason."""
 
 
 class Workspace:
-    """Memory that is used again and again: large arrays cost more to get from the system than to fill.
+    """Arrays that are reused, because large arrays cost more to allocate than to fill.
 
-    Whoever asks for a name gets the array that the one before got. Only NumPy's need it; the other libraries keep what
-    is given back to them.
+    A name stands for one array, so asking for it again overwrites what it held. Only NumPy needs this: the other
+    libraries keep freed memory for themselves.
     """
 
     def __init__(self) -> None:
-        self._held: dict[str, np.ndarray] = {}
+        self._arrays: dict[str, np.ndarray] = {}
 
     def empty(self, xp: Any, name: str, shape: tuple[int, ...], dtype: Any) -> Array:
-        """An array with anything in it."""
+        """Return the array of that name with arbitrary content; make a new one if shape or dtype have changed."""
         if xp.__name__.rpartition(".")[2] != "numpy":
             return xp.empty(shape, dtype=dtype)
-        held = self._held.get(name)
-        if held is None or held.shape != shape or held.dtype != dtype:
-            held = self._held[name] = np.empty(shape, dtype)
-        return held
+        array = self._arrays.get(name)
+        if array is None or array.shape != shape or array.dtype != dtype:
+            array = self._arrays[name] = np.empty(shape, dtype)
+        return array
 
 
 def or_nan(name: str, measure: Any, *args: Any, **options: Any) -> float:
-    """`measure(*args, **options)` as a Python float; nan with an UndefinedSimilarity warning where it is undefined."""
+    """Return `measure(*args, **options)` as a float, or nan with an UndefinedSimilarity warning if it is undefined.
+
+    name : of the metric, for the warning
+    """
     try:
         return float(measure(*args, **options))
     except Undefined as reason:
@@ -49,9 +52,12 @@ def or_nan(name: str, measure: Any, *args: Any, **options: Any) -> float:
 
 
 def both_rows(name: str, X: Array, Y: Array, channels_last: bool) -> tuple[Array, Array]:
-    """X and Y as float64 matrices whose rows are pixels of examples and whose columns are channels.
+    """Return X and Y as float64 matrices whose rows are pixels of examples and whose columns are channels.
 
-    (n, c, h, w) becomes (n*h*w, c), row order n, h, w; (n, p) stays. ValueError: shapes, rows, non-finite values.
+    (n, c, h, w) becomes (n*h*w, c) with rows in the order n, h, w. (n, p) stays.
+    name : of the metric, for errors
+    channels_last : 4-D arrays are (n, h, w, c)
+    ValueError: shapes or numbers of rows do not match, or a value is not finite.
     """
     units = unit_of(X), unit_of(Y)
     X, Y = _checked(name, X, Y)
@@ -66,7 +72,11 @@ def both_rows(name: str, X: Array, Y: Array, channels_last: bool) -> tuple[Array
 
 
 def both_examples(name: str, X: Array, Y: Array) -> tuple[Array, Array]:
-    """X and Y as float64 matrices whose rows are examples: (n, c, h, w) becomes (n, c*h*w); (n, p) stays."""
+    """Return X and Y as float64 matrices whose rows are examples: (n, c, h, w) becomes (n, c*h*w), (n, p) stays.
+
+    name : of the metric, for errors
+    ValueError: the numbers of rows differ, or a value is not finite.
+    """
     units = unit_of(X), unit_of(Y)
     X, Y = _checked(name, X, Y)
     X, Y = (A.reshape((A.shape[0], -1)) for A in (X, Y))
@@ -74,7 +84,7 @@ def both_examples(name: str, X: Array, Y: Array) -> tuple[Array, Array]:
 
 
 def _exactly_constant(A: Array, unit: float) -> Array:
-    """The matrix with its constant columns at their means, so that no rounding is left in them."""
+    """Set the constant columns to their means, so that no rounding is left in them."""
     xp = array_namespace(A)
     mean = xp.mean(A, axis=0)
     constant = is_constant(xp.max(xp.abs(A - mean), axis=0), mean, unit)
@@ -106,5 +116,5 @@ def _checked(name: str, X: Array, Y: Array) -> tuple[Array, Array]:
     X, Y = sides
     if X.shape[0] != Y.shape[0]:
         raise ValueError(f"{name}: X has {X.shape[0]} rows, Y has {Y.shape[0]}; rows are examples and must match")
-    array_namespace(X, Y)  # TypeError where the two sides come from different libraries
+    array_namespace(X, Y)  # TypeError if the two sides come from different libraries
     return X, Y

@@ -1,10 +1,11 @@
 """The CCA family's view of a layer: rows are pixels of examples, columns are channels.
 
-Everything follows from three small matrices of centred products, Sxx = XᵀX, Syy = YᵀY and Sxy = XᵀY, so a layer of any
+Everything follows from three small matrices of centred products, Sxx = XᵀX, Syy = YᵀY and Sxy = XᵀY. So a layer of any
 spatial size is read once, in blocks.
 
-Rank. Columns are brought to unit variance first (no canonical correlation depends on their scale), which leaves the
-eigenvalues of a correlation matrix; which of them are zero, and which columns are constant, so dead, `rounding` says.
+Rank. Columns are scaled to unit variance first, since no canonical correlation depends on their scale. The rank is then
+that of a correlation matrix. `distsim.metrics.rounding` decides which of its eigenvalues are zero and which columns are
+constant. A constant column is a dead channel.
 """
 
 from dataclasses import dataclass
@@ -30,20 +31,23 @@ class ChannelSide:
 
     @cached_property
     def _deviations(self) -> Array:
-        """(p,) norms of the centred columns; exactly 0 where a column is dead."""
+        """Return the norms of the centred columns, (p,), exactly 0 where a column is dead."""
         xp = array_namespace(self.products)
         squares = xp.linalg.diagonal(self.products)
         return xp.sqrt(xp.where(squares > squares_of_constant(self.n, self.mean), squares, xp.zeros_like(squares)))
 
     @cached_property
     def dead(self) -> int:
-        """Columns without variance."""
+        """Return the number of columns without variance."""
         xp = array_namespace(self.products)
         return int(xp.sum(xp.astype(self._deviations == 0, xp.int64)))
 
     @cached_property
     def whitening(self) -> tuple[Array, Array]:
-        """(p, rank) matrices W and B with XW orthonormal and XᵀXW = B, for centred X. Undefined: no variance."""
+        """Return W and B, (p, rank) each, with XW orthonormal and XᵀXW = B for the centred X.
+
+        Undefined: no column has variance.
+        """
         xp = array_namespace(self.products)
         d = self._deviations
         if self.dead == self.columns:
@@ -58,13 +62,13 @@ class ChannelSide:
 
     @property
     def rank(self) -> int:
-        """Independent columns; 0 where none has variance."""
+        """Return the number of independent columns, 0 if none has variance."""
         return 0 if self.dead == self.columns else int(self.whitening[0].shape[1])
 
     def leading(self, variance: float) -> Array:
-        """(p, k) matrix W, XW orthonormal: the fewest principal directions of X that hold this share of its variance.
+        """Return W (p, k), XW orthonormal: the fewest principal directions of X that hold this share of its variance.
 
-        The smallest k with Σσ²[:k] / Σσ² ≥ variance, at most the rank. Undefined: no variance.
+        k is the smallest with Σσ²[:k] / Σσ² ≥ variance, and at most the rank. Undefined: no column has variance.
         """
         xp = array_namespace(self.products)
         if self.dead == self.columns:
@@ -74,7 +78,7 @@ class ChannelSide:
         share = xp.cumulative_sum(values) / xp.sum(values)
         short = xp.astype(share < variance - self.columns * EPS, xp.int64)
         k = min(int(xp.sum(short)) + 1, self.rank)
-        # below this an eigenvalue of the unscaled products is rounding, whatever the rank after scaling
+        # an eigenvalue of the unscaled products may be rounding although the rank after scaling counts its direction
         k = min(k, rank_of_products(values))
         return vectors[:, :k] / xp.sqrt(values[:k])
 
@@ -89,7 +93,7 @@ class ChannelPair:
 
     @cached_property
     def canonical(self) -> tuple[Array, Array, Array]:
-        """P (rank x, k), ρ (k,) descending and Q (k, rank y): the SVD of WxᵀSxyWy, with k the smaller rank."""
+        """Return P (rank x, k), ρ (k,) descending and Q (k, rank y), the SVD of WxᵀSxyWy; k is the smaller rank."""
         xp = array_namespace(self.cross)
         wx, wy = self.x.whitening[0], self.y.whitening[0]
         P, rho, Q = xp.linalg.svd(wx.T @ self.cross @ wy, full_matrices=False)
@@ -97,19 +101,28 @@ class ChannelPair:
 
     @property
     def correlations(self) -> Array:
-        """(min(rank x, rank y),) canonical correlations, descending, in [0, 1]. Undefined: a side has no variance."""
+        """Return the canonical correlations, (min(rank x, rank y),), descending, in [0, 1].
+
+        Undefined: a side has no variance.
+        """
         return self.canonical[1]
 
 
 def _descending(symmetric: Array) -> tuple[Array, Array]:
-    """Eigenvalues from large to small (negative ones, which are rounding, as 0) and their vectors as columns."""
+    """Return the eigenvalues from large to small, and their vectors as columns.
+
+    Negative eigenvalues are rounding and become 0.
+    """
     xp = array_namespace(symmetric)
     values, vectors = xp.linalg.eigh(symmetric)
     return xp.clip(xp.flip(values, axis=0), 0.0, None), xp.flip(vectors, axis=1)
 
 
 def centred(X: Array) -> tuple[Array, Array]:
-    """X minus its column means, and the means. Twice, since the first mean of large values carries rounding."""
+    """Return X minus its column means, and the means.
+
+    The mean is subtracted twice, since the first mean of large values carries rounding.
+    """
     xp = array_namespace(X)
     mean = xp.mean(X, axis=0)
     X = X - mean
@@ -118,7 +131,7 @@ def centred(X: Array) -> tuple[Array, Array]:
 
 
 def channel_pair(X: Array, Y: Array) -> ChannelPair:
-    """The pair of two matrices with equal rows, (n, p1) and (n, p2), float64."""
+    """Return the pair of two matrices, (n, p1) and (n, p2), float64, not yet centred."""
     n = X.shape[0]
     X, mean_x = centred(X)
     Y, mean_y = centred(Y)
@@ -126,10 +139,10 @@ def channel_pair(X: Array, Y: Array) -> ChannelPair:
 
 
 def mean_correlation(rho: Array, mean_rule: str) -> float:
-    """The mean of descending correlations: of `all`, or of the leading ones that hold 98 % of their sum (`mass98`).
+    """Return the mean of descending correlations: `all`, or the leading ones that hold 98 % of their sum (`mass98`).
 
-    mass98 is what google/svcca reports: over s[:i] with the smallest i in 0 ... len-1 where Σs[:i] >= 0.98 Σs, and over
-    all where there is no such i. It lies above the plain mean.
+    mass98 is what google/svcca reports. It is the mean over s[:i] for the smallest i in 0 ... len-1 with
+    Σs[:i] >= 0.98 Σs, and over all s if there is no such i. It lies above the plain mean. ValueError: another rule.
     """
     xp = array_namespace(rho)
     if mean_rule == "all":
@@ -137,6 +150,6 @@ def mean_correlation(rho: Array, mean_rule: str) -> float:
     if mean_rule != "mass98":
         raise ValueError(f"mean_rule must be all or mass98, got {mean_rule!r}")
     before = xp.cumulative_sum(rho) - rho  # Σs[:i] for i = 0 ... len-1
-    enough = [i for i, held in enumerate(before.tolist()) if held >= 0.98 * float(xp.sum(rho))]
+    enough = [i for i, total in enumerate(before.tolist()) if total >= 0.98 * float(xp.sum(rho))]
     count = enough[0] if enough else rho.shape[0]
     return float(xp.mean(rho[:count])) if count else 0.0

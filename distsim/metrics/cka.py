@@ -8,7 +8,7 @@ from distsim.metrics.rounding import EPS
 
 
 def cka(X: Array, Y: Array, *, channels_last: bool = False) -> float:
-    """Linear centred kernel alignment, in [0, 1].
+    """Return the linear centred kernel alignment, in [0, 1].
 
         CKA = ⟨K, L⟩_F / (‖K‖_F ‖L‖_F) = ‖XᵀY‖²_F / (‖XᵀX‖_F ‖YᵀY‖_F)      K = XXᵀ, L = YYᵀ, columns centred
 
@@ -16,27 +16,30 @@ def cka(X: Array, Y: Array, *, channels_last: bool = False) -> float:
     Unchanged by rotating or scaling either side.
 
     X, Y : (n, p1), (n, p2), or (n, c, h, w) read as n rows of c·h·w features; `channels_last` changes nothing here
-    nan with UndefinedSimilarity (a warning) if a side has no variance. ValueError: rows differ, not finite.
+    Returns nan with an UndefinedSimilarity warning if a side has no variance.
+    ValueError: the numbers of rows differ, or a value is not finite.
     """
     X, Y = both_examples("cka", X, Y)
     return or_nan("cka", from_pair, kernel_pair(X, Y))
 
 
 def cka_unbiased(X: Array, Y: Array, *, channels_last: bool = False) -> float:
-    """Linear CKA with the unbiased estimate of HSIC, at most 1; around 0, and then also below, for independent sides.
+    """Return linear CKA with the unbiased estimate of HSIC, at most 1.
 
         HSIC₁(K, L) = ⟨U(K), U(L)⟩ / (n(n - 3))      U: zero diagonal, rows and columns centred without it
         CKA₁ = HSIC₁(K, L) / √(HSIC₁(K, K) · HSIC₁(L, L))
 
-    Song et al. 2012, Nguyen et al. 2021. Unlike `cka` it does not rise with the number of features.
-    nan with UndefinedSimilarity (a warning) if a side has no variance, or for fewer than 4 examples. Shapes and errors
-    as in `cka`.
+    Song et al. 2012, Nguyen et al. 2021. Independent sides give values around 0, negative ones included. Unlike `cka`,
+    it does not rise with the number of features.
+    Returns nan with an UndefinedSimilarity warning if a side has no variance, or if there are fewer than 4 examples.
+    Shapes and errors as in `cka`.
     """
     X, Y = both_examples("cka_unbiased", X, Y)
     return or_nan("cka_unbiased", unbiased_from_pair, kernel_pair(X, Y))
 
 
 def unbiased_from_pair(pair: KernelPair) -> float:
+    """Return `cka_unbiased` of a pair. Undefined: a side has no variance, or there are fewer than 4 examples."""
     if pair.x.n < 4:
         raise Undefined(f"the unbiased estimate needs at least 4 examples, there are {pair.x.n}")
     pair.x.trace, pair.y.trace  # noqa: B018  raises Undefined for a side without variance
@@ -47,11 +50,11 @@ def unbiased_from_pair(pair: KernelPair) -> float:
 
 
 def _unbiased(x: KernelSide, y: KernelSide, shared: float) -> float:
-    """n(n - 3) HSIC₁(K, L) from ⟨K, L⟩ and the diagonals k, l alone: rows of K and L sum to zero.
+    """Return n(n - 3) HSIC₁(K, L) from ⟨K, L⟩ (`shared`) and the diagonals k and l alone.
 
         ⟨U(K), U(L)⟩ = ⟨K, L⟩ - Σ k·l + tr K tr L / ((n - 1)(n - 2)) - 2 Σ k·l / (n - 2)
 
-    Zero where it is no more than rounding.
+    That is enough because the rows of K and L sum to zero. Returns 0 where the value is within rounding of it.
     """
     n = x.n
     diagonals = float(array_namespace(x.diagonal).sum(x.diagonal * y.diagonal)) * (1 + 2 / (n - 2))
@@ -61,5 +64,6 @@ def _unbiased(x: KernelSide, y: KernelSide, shared: float) -> float:
 
 
 def from_pair(pair: KernelPair) -> float:
+    """Return `cka` of a pair. Undefined: a side has no variance."""
     pair.x.trace, pair.y.trace  # noqa: B018  raises Undefined for a side without variance
     return min(pair.shared / (pair.x.norm * pair.y.norm), 1.0)

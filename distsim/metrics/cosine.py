@@ -6,12 +6,15 @@ from distsim.metrics.arrays import Array, Undefined, both_examples, or_nan
 
 
 def cosine(X: Array, Y: Array, *, channels_last: bool = False) -> float:
-    """Absolute cosine of the two sides as single vectors, not centred, in [0, 1].
+    """Return the absolute cosine of the two sides as single vectors, not centred, in [0, 1].
 
         |⟨vec X, vec Y⟩| / (‖X‖_F ‖Y‖_F)
 
-    Ansuini et al. 2021, §6.2, on the output layer. X, Y : equal shapes. nan with UndefinedSimilarity (a warning) if a
-    side is zero. ValueError: shapes differ, not finite.
+    Ansuini et al. 2021, §6.2, on the output layer.
+
+    X, Y : arrays of equal shape, (n, p) or (n, c, h, w)
+    Returns nan with an UndefinedSimilarity warning if a side is zero.
+    ValueError: the shapes differ, or a value is not finite.
     """
     if tuple(X.shape) != tuple(Y.shape):
         raise ValueError(f"cosine: X has shape {tuple(X.shape)}, Y has {tuple(Y.shape)}; they must match")
@@ -20,6 +23,7 @@ def cosine(X: Array, Y: Array, *, channels_last: bool = False) -> float:
 
 
 def from_matrices(X: Array, Y: Array) -> float:
+    """Return `cosine` of two matrices (n, p). Undefined: a side is zero."""
     xp = array_namespace(X, Y)
     squares = float(xp.sum(X * X)), float(xp.sum(Y * Y))
     if not all(square > 0 for square in squares):

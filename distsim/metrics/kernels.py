@@ -1,7 +1,7 @@
 """The kernel family's view of a layer: rows are examples, columns are channels x pixels, the kernel is linear.
 
-A side is held in the smaller of two forms: its centred features X (n, p) where p < n, else its Gram matrix K = XXᵀ
-(n, n). Sums over n² entries are taken in float64 throughout.
+A side is kept in the smaller of two forms: its centred features X (n, p) if p < n, else its Gram matrix K = XXᵀ (n, n).
+Sums over n² entries are always taken in float64.
 """
 
 from dataclasses import dataclass, field, replace
@@ -16,32 +16,32 @@ from distsim.metrics.channels import centred
 from distsim.metrics.rounding import EPS, EPS32, is_constant, least_pivot, rank_of_gram
 
 SMALL = 512  # up to this size singular values come from an SVD; above, from an eigenproblem, which is 10 times faster
-TILE = 512
-TAIL = 1e-4  # share of the trace that `fast` leaves out where it takes leading eigenvectors
-LOST = {"float64": 3e-7, "float32": 2e-4}  # of a sum of singular values, that squares of this dtype may lose
+TILE = 512  # rows, or rows and columns, of a block
+TAIL = 1e-4  # share of the trace that `fast` leaves out when it takes leading eigenvectors
+LOST = {"float64": 3e-7, "float32": 2e-4}  # share of a sum of singular values that squares of this dtype may lose
 
 
 class Unresolved(Exception):
-    """A Gram matrix of float32 products is too near to singular for its nuclear norm; float64 products are needed."""
+    """Raised where a Gram matrix of float32 products is too close to singular, so that float64 products are needed."""
 
 
 @dataclass(frozen=True)
 class KernelSide:
-    """One network's side: exactly one of `features` (n, p) and `gram` (n, n) is set, both of centred columns.
+    """One network's side. Exactly one of `features` (n, p) and `gram` (n, n) is set; both are of centred columns.
 
-    Constant columns may be left out of `features`; `columns` counts them.
+    `features` may lack constant columns; `columns` counts them too.
     """
 
     n: int
     columns: int
     features: Array | None = None
     gram: Array | None = None
-    unit: float = EPS  # relative rounding of the products that the Gram matrix was summed from
-    narrow: bool = False  # features are float32 values, so many that products of them are taken in float32
+    unit: float = EPS  # relative rounding of the products whose sum the Gram matrix is
+    narrow: bool = False  # features are float32 values, and so many that their products are taken in float32
 
     @cached_property
     def trace(self) -> float:
-        """‖X‖²_F = tr K. Undefined: no variance."""
+        """Return ‖X‖²_F = tr K. Undefined: no variance."""
         if self.features is not None:
             xp = array_namespace(self.features)
             value = float(xp.sum(self.features * self.features))
@@ -53,7 +53,7 @@ class KernelSide:
 
     @cached_property
     def norm(self) -> float:
-        """‖K‖_F = ‖XᵀX‖_F."""
+        """Return ‖K‖_F = ‖XᵀX‖_F."""
         if self.features is None:
             return _norm(self.gram)
         F = self.narrow_features if self.narrow else self.features
@@ -61,7 +61,7 @@ class KernelSide:
 
     @cached_property
     def narrow_features(self) -> Array:
-        """(n, p) float32"""
+        """Return the features as float32, (n, p)."""
         return _as(self.features, "float32")
 
     @cached_property
@@ -70,14 +70,14 @@ class KernelSide:
 
     @cached_property
     def diagonal(self) -> Array:
-        """(n,) of K"""
+        """Return the diagonal of K, (n,)."""
         if self.features is None:
             return array_namespace(self.gram).linalg.diagonal(self.gram)
         return array_namespace(self.features).sum(self.features * self.features, axis=1)
 
     @cached_property
     def factor(self) -> Array:
-        """(n, r) matrix F with FFᵀ = K: the features themselves, else V√Λ from the eigenvectors of K."""
+        """Return F (n, r) with FFᵀ = K: the features, or V√Λ from the eigenvectors V and eigenvalues Λ of K."""
         if self.features is not None:
             return self.features
         xp = array_namespace(self.gram)
@@ -87,7 +87,7 @@ class KernelSide:
 
     @cached_property
     def leading(self) -> Array:
-        """(n, r) the first columns of `factor` that hold all but `TAIL` of the trace."""
+        """Return V√Λ (n, r) for the leading eigenvectors of K, which hold all but `TAIL` of the trace."""
         xp = array_namespace(self.gram)
         values, vectors = xp.linalg.eigh(self.gram)
         values = xp.clip(values, 0.0, None)
@@ -96,30 +96,30 @@ class KernelSide:
 
     @cached_property
     def lift(self) -> float:
-        """tr K/n², so that K + lift·11ᵀ may be regular: the vector of ones is in the null space of every centred K.
+        """Return tr K/n², with which K + lift·11ᵀ may be regular.
 
-        The addition moves nothing else.
+        The vector of ones is in the null space of every centred K. The addition changes no other eigenvalue.
         """
         return self.trace / self.n**2
 
     @cached_property
     def cholesky(self) -> Array | None:
-        """(n, n) lower triangular C with CCᵀ = K + lift·11ᵀ; None where K is too near to singular.
+        """Return the lower triangular C (n, n) with CCᵀ = K + lift·11ᵀ, or None if K is too close to singular.
 
-        The smallest pivot tells whether the smallest eigenvalues stand out of the rounding of K's entries.
+        The smallest pivot tells whether the smallest eigenvalues are above the rounding of K's entries.
         """
         C = cholesky(self.full_gram + self.lift)
         return C if C is not None and self._stands_out(C, 0.0) else None
 
     @cached_property
     def narrow_cholesky(self) -> Array | None:
-        """`cholesky` in float32."""
+        """Return `cholesky` in float32."""
         C = self.cholesky
         return None if C is None else array_namespace(C).astype(C, array_namespace(C).float32)
 
     @cached_property
     def regular(self) -> bool:
-        """Whether there is a `cholesky`; seen from one in float32, if that leaves no doubt."""
+        """Return whether K has a `cholesky`. A factorisation in float32 decides it where that leaves no doubt."""
         if self.unit > EPS and "cholesky" not in self.__dict__:
             xp = array_namespace(self.gram)
             C = cholesky(xp.astype(self.gram, xp.float32) + self.lift)
@@ -136,6 +136,11 @@ class KernelSide:
 
 @dataclass(frozen=True)
 class KernelPair:
+    """Two sides of a layer, and what the metrics of the kernel view need of both.
+
+    fast : the nuclear norm may be taken in float32 or from leading eigenvectors only
+    """
+
     x: KernelSide
     y: KernelSide
     fast: bool = False
@@ -143,37 +148,40 @@ class KernelPair:
 
     @cached_property
     def shared(self) -> float:
-        """⟨K, L⟩_F = ‖XᵀY‖²_F."""
+        """Return ⟨K, L⟩_F = ‖XᵀY‖²_F."""
         if self.small:
             return inner(self.cross, self.cross)
         return inner(self.x.full_gram, self.y.full_gram)
 
     @cached_property
     def cross(self) -> Array:
-        """FxᵀFy of the two sides' factors; XᵀY where both are held as features."""
+        """Return FxᵀFy for the two sides' factors. It is XᵀY if both sides are kept as features."""
         if self.narrow:
             return _as(self.x.narrow_features.T @ self.y.narrow_features, "float64")
         return self.x.factor.T @ self.y.factor
 
     @property
     def narrow(self) -> bool:
-        """Whether XᵀY is taken in float32."""
+        """Return whether XᵀY is computed in float32."""
         return self.small and self.x.narrow and self.y.narrow and min(_size(self.x), _size(self.y)) > SMALL
 
     @property
     def small(self) -> bool:
-        """Whether both sides are held as features."""
+        """Return whether both sides are kept as features."""
         return self.x.features is not None and self.y.features is not None
 
     @cached_property
     def nuclear(self) -> float:
-        """‖XᵀY‖_*, the sum of the singular values of XᵀY, by the cheapest route that keeps its digits.
+        """Return ‖XᵀY‖_*, the sum of the singular values of XᵀY, by the cheapest route that keeps its digits.
 
-        Two Gram matrices: the roots of the eigenvalues of CᵀLC with the Cholesky factor C of K; `fast` in float32, and
-        where that may lose too much, or K is singular, those of FᵀLF with the leading eigenvectors F of K. One Gram
-        matrix: those of XᵀLX. For small sides, and wherever squares would lose digits (rank-deficient sides), an SVD
-        of FxᵀFy. Never the eigenvalues of KL, which is not symmetric.
-        Unresolved: that needs Gram matrices of float64 products.
+        - Two Gram matrices: the roots of the eigenvalues of CᵀLC, with the Cholesky factor C of K. With `fast` this is
+          done in float32. If that may lose too much, or if K is singular, `fast` takes the roots of the eigenvalues of
+          FᵀLF, with the leading eigenvectors F of K.
+        - One Gram matrix: the roots of the eigenvalues of XᵀLX.
+        - Small sides, and wherever squares would lose digits (rank-deficient sides): an SVD of FxᵀFy.
+
+        The eigenvalues of KL are never used, since KL is not symmetric.
+        Unresolved: Gram matrices of float64 products are needed.
         """
         x, y = self.x, self.y
         narrow = max(x.unit, y.unit) > EPS
@@ -203,11 +211,11 @@ class KernelPair:
 
     @property
     def _lifted_null(self) -> float:
-        """The singular value that the lift of both sides adds."""
+        """Return the singular value that lifting both sides adds."""
         return (self.x.trace * self.y.trace) ** 0.5 / self.x.n
 
     def _lifted(self, C: Array) -> Array:
-        """CᵀLC in C's dtype, L lifted as K is in C; its lower triangle."""
+        """Return the lower triangle of CᵀLC in C's dtype, with L lifted as K is in C."""
         xp = array_namespace(C)
         L = self.workspace.empty(xp, f"gram {C.dtype}", C.shape, C.dtype)
         L[...] = self.y.gram
@@ -225,7 +233,7 @@ class KernelPair:
         return _root_sum(eigvalsh((squares + squares.T) / 2))
 
     def _squares(self) -> Array:
-        """Symmetric matrix whose eigenvalues are the squared singular values of XᵀY, the smaller one."""
+        """Return the smaller symmetric matrix whose eigenvalues are the squared singular values of XᵀY."""
         x, y = (self.x, self.y) if _size(self.x) <= _size(self.y) else (self.y, self.x)
         X: Array = x.features
         if y.features is None:
@@ -247,21 +255,21 @@ def _as(A: Array, dtype: str) -> Array:
 
 
 def _roots(squares: Array, of_narrow: bool = False) -> float | None:
-    """Sum of the roots of a symmetric matrix's eigenvalues, of its lower triangle; None where rounding of the small
-    ones may cost more than `LOST`.
+    """Return the sum of the roots of a symmetric matrix's eigenvalues, read from its lower triangle.
 
-    of_narrow : the squares are float64's, of a matrix of float32 products
+    Returns None if rounding of the small eigenvalues may cost more than `LOST`.
+    of_narrow : the squares are float64, but of a matrix of float32 products
     """
-    found = eigvalsh(squares)
-    xp = array_namespace(found)
-    dtype = str(found.dtype).rpartition(".")[2]
-    unit, values = float(xp.finfo(found.dtype).eps), _as(found, "float64")
+    eigenvalues = eigvalsh(squares)
+    xp = array_namespace(eigenvalues)
+    dtype = str(eigenvalues.dtype).rpartition(".")[2]
+    unit, values = float(xp.finfo(eigenvalues.dtype).eps), _as(eigenvalues, "float64")
     total = _root_sum(values)
     if _doubt(values, unit) + (_product_doubt(values) if of_narrow else 0.0) <= LOST[dtype] * total:
         return total
     if of_narrow:
         return None
-    # the small ones are zero if a gap sets them apart, and if it hardly matters should they not be
+    # take the small ones for zero if a gap separates them, and if the sum would hardly change were they not
     small = values <= 16 * unit * values[-1]
     gap = not bool(xp.any(~small & (values < 1.6e5 * unit * values[-1])))
     rest = _root_sum(xp.where(small, xp.zeros_like(values), values))
@@ -275,10 +283,10 @@ def _root_sum(values: Array) -> float:
 
 
 def _doubt(values: Array, unit: float) -> float:
-    """What rounding may have done to the sum of the roots of eigenvalues, ascending, that cannot be negative.
+    """Return by how much rounding may have changed the sum of the roots of eigenvalues, ascending.
 
-    It moves them up or down by chance. Those that are zero come out negative as often as positive, and the positive
-    ones' roots add.
+    The exact eigenvalues cannot be negative. Rounding moves them up or down by chance. Zero eigenvalues come out
+    negative as often as positive, and the roots of the positive ones add up.
     """
     xp = array_namespace(values)
     moved = _moved(values, unit)
@@ -287,9 +295,11 @@ def _doubt(values: Array, unit: float) -> float:
 
 
 def _product_doubt(squares: Array) -> float:
-    """What rounding to float32 of a square matrix's entries may add to its singular values, whose squares these are.
+    """Return what rounding a square matrix's entries to float32 may add to the sum of its singular values.
 
-    As a random matrix it adds to a singular value the square of its own norm over twice that value, at most its norm.
+    The rounding acts as a random matrix. To a singular value it adds the square of its own norm over twice that value,
+    and at most its norm.
+    squares : of the singular values
     """
     xp = array_namespace(squares)
     norm = 4 * EPS32 * float(xp.sum(xp.clip(squares, 0.0, None)) / squares.shape[0]) ** 0.5
@@ -297,15 +307,17 @@ def _product_doubt(squares: Array) -> float:
 
 
 def _moved(values: Array, unit: float) -> float:
-    """By how much rounding of a matrix's entries and of its reduction moves most of its n eigenvalues: a little more
-    than the 2 to 6 times unit·λ_max/n that were measured."""
+    """Return by how much rounding of a matrix's entries and of its reduction moves most of its n eigenvalues.
+
+    A little more than the 2 to 6 times unit·λ_max/n that were measured.
+    """
     return 8 * unit * float(values[-1]) / int(values.shape[0])
 
 
 def congruence(C: Array, L: Array, workspace: Workspace) -> Array:
-    """The lower triangle of CᵀLC, for lower triangular C and symmetric L (n, n); above it may be anything.
+    """Return the lower triangle of CᵀLC, for lower triangular C and symmetric L (n, n). Above it may be anything.
 
-    On a CPU blocks of C that are zero are left out, which makes 2/3 n³ multiplications and as many additions of 2 n³.
+    On a CPU the zero blocks of C are skipped: 2/3 n³ multiplications and as many additions, instead of 2 n³ of each.
     """
     xp = array_namespace(C)
     if not isinstance(C, np.ndarray):
@@ -320,7 +332,7 @@ def congruence(C: Array, L: Array, workspace: Workspace) -> Array:
 
 
 def eigvalsh(A: Array) -> Array:
-    """Eigenvalues, ascending, of the symmetric matrix whose lower triangle is A's."""
+    """Return the eigenvalues, ascending, of the symmetric matrix whose lower triangle is A's."""
     torch = _torch() if isinstance(A, np.ndarray) and len(A) > SMALL else None
     if torch is not None:
         return torch.linalg.eigvalsh(torch.from_numpy(A), UPLO="L").numpy()
@@ -328,20 +340,20 @@ def eigvalsh(A: Array) -> Array:
 
 
 def cholesky(A: Array) -> Array | None:
-    """Lower triangular C with CCᵀ = A; None: A is not positive definite to working precision."""
+    """Return the lower triangular C with CCᵀ = A, or None if A is not positive definite to working precision."""
     xp = array_namespace(A)
     torch = _torch() if isinstance(A, np.ndarray) and len(A) > SMALL else None
     try:
         C: Array = xp.linalg.cholesky(A) if torch is None else torch.linalg.cholesky(torch.from_numpy(A)).numpy()
-    except (np.linalg.LinAlgError, RuntimeError):  # NumPy's and torch's; CuPy gives NaN
+    except (np.linalg.LinAlgError, RuntimeError):  # NumPy raises the first, torch the second; CuPy returns NaN
         return None
     return C if bool(xp.isfinite(xp.sum(xp.linalg.diagonal(C)))) else None
 
 
 def _torch() -> Any:
-    """PyTorch, whose LAPACK takes half of NumPy's time at n = 5,000; None where it is not installed.
+    """Return PyTorch, whose LAPACK takes half of NumPy's time at n = 5,000, or None if it is not installed.
 
-    Imported for large matrices only.
+    Call it for large matrices only, so that small ones do not import PyTorch.
     """
     try:
         import torch
@@ -351,16 +363,17 @@ def _torch() -> Any:
 
 
 def kernel_side(X: Array) -> KernelSide:
-    """The side of one matrix (n, p), float64, not yet centred."""
+    """Return the side of one matrix (n, p), float64, not yet centred."""
     n, p = X.shape
     X = centred_features(X)
     return KernelSide(n, p, features=X) if p < n else KernelSide(n, p, gram=X @ X.T)
 
 
 def centred_features(X: Array) -> Array:
-    """X minus its column means, with constant columns exactly zero.
+    """Return X minus its column means, with constant columns exactly zero.
 
-    What centring leaves of a constant column is rounding, and would be all there is where every column is constant.
+    Centring leaves only rounding of a constant column. If every column were constant, that rounding would be all the
+    metric sees.
     """
     X, mean = centred(X)
     xp = array_namespace(X)
@@ -368,16 +381,20 @@ def centred_features(X: Array) -> Array:
 
 
 def kernel_pair(X: Array, Y: Array) -> KernelPair:
+    """Return the pair of two matrices, (n, p1) and (n, p2), float64, not yet centred."""
     return KernelPair(kernel_side(X), kernel_side(Y))
 
 
 def inner(A: Array, B: Array) -> float:
-    """⟨A, B⟩_F. Written as sums: the libraries' own dot products lose digits on large arrays. In blocks of rows: no
-    array of their size is made."""
+    """Return ⟨A, B⟩_F.
+
+    Written as sums, because the libraries' own dot products lose digits on large arrays. Taken in blocks of rows, so
+    that no array of A's size is made.
+    """
     xp = array_namespace(A, B)
     return sum(float(xp.sum(A[i : i + TILE] * B[i : i + TILE])) for i in range(0, A.shape[0], TILE))
 
 
 def _norm(A: Array) -> float:
-    """Frobenius norm."""
+    """Return the Frobenius norm."""
     return inner(A, A) ** 0.5

@@ -1,4 +1,4 @@
-"""Normalized Bures similarity, and the angle that it is the cosine of."""
+"""Normalized Bures similarity, and the angular Procrustes distance, of which it is the cosine."""
 
 import math
 
@@ -7,12 +7,12 @@ from distsim.metrics.kernels import KernelPair, kernel_pair
 
 
 def nbs(X: Array, Y: Array, *, channels_last: bool = False) -> float:
-    """Normalized Bures similarity with linear kernels, in [0, 1].
+    """Return the normalized Bures similarity with linear kernels, in [0, 1].
 
         NBS = tr[(K^½ L K^½)^½] / √(tr K · tr L) = ‖XᵀY‖_* / (‖X‖_F ‖Y‖_F)      K = XXᵀ, L = YYᵀ, columns centred
 
-    Tang et al. 2020. Ansuini et al. 2021, Eq. 7, prints the root outside the trace; the trace of the root is meant.
-    Its arccosine is the angular Procrustes distance. Unchanged by rotating or scaling either side.
+    Tang et al. 2020. Ansuini et al. 2021, Eq. 7, prints the root outside the trace, but means the trace of the root.
+    The arccosine of NBS is the angular Procrustes distance. Unchanged by rotating or scaling either side.
     Shapes, warnings and errors as in `cka`.
     """
     X, Y = both_examples("nbs", X, Y)
@@ -20,18 +20,21 @@ def nbs(X: Array, Y: Array, *, channels_last: bool = False) -> float:
 
 
 def procrustes(X: Array, Y: Array, *, channels_last: bool = False) -> float:
-    """Angular Procrustes distance, arccos NBS, in [0, π/2]: a metric in the strict sense (Williams et al. 2021).
+    """Return the angular Procrustes distance, arccos NBS, in [0, π/2].
 
-    The only one here that is 0 for equal sides. Shapes, warnings and errors as in `cka`.
+    A metric in the strict sense (Williams et al. 2021). Unlike the similarities here, it is 0 for equal sides. Shapes,
+    warnings and errors as in `cka`.
     """
     X, Y = both_examples("procrustes", X, Y)
     return or_nan("procrustes", angle_from_pair, kernel_pair(X, Y))
 
 
 def angle_from_pair(pair: KernelPair) -> float:
+    """Return `procrustes` of a pair. Undefined: a side has no variance."""
     return math.acos(from_pair(pair))
 
 
 def from_pair(pair: KernelPair) -> float:
-    scale = (pair.x.trace * pair.y.trace) ** 0.5  # Undefined comes first
+    """Return `nbs` of a pair. Undefined: a side has no variance."""
+    scale = (pair.x.trace * pair.y.trace) ** 0.5  # before `nuclear`, so that a side without variance raises Undefined
     return min(pair.nuclear / scale, 1.0)

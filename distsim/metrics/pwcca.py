@@ -7,22 +7,24 @@ from distsim.metrics.channels import ChannelPair, channel_pair
 
 
 def pwcca(X: Array, Y: Array, *, side: str = "smaller", channels_last: bool = False) -> float:
-    """Projection-weighted CCA similarity, in [0, 1].
+    """Return the projection-weighted CCA similarity, in [0, 1].
 
         PWCCA = Σ αᵢρᵢ / Σ αᵢ,   αᵢ = Σⱼ |⟨zᵢ, xⱼ⟩|      zᵢ canonical vectors and xⱼ centred columns of one side
 
-    Morcos et al. 2018; Ansuini et al. 2021, Eq. 4-5. Not symmetric: the weights come from one `side`, "first" (X),
-    "second" (Y) or "smaller", the one of smaller rank, X if they tie. google/svcca's own code differs: it weighs with
-    uncentred activations. Unchanged by shifts and by scaling a side, not by scaling single columns.
-    Where correlations repeat (p1 + p2 - (n - 1) of them are 1 where that is positive) their vectors, hence the weights,
-    are not unique.
-    Shapes, warnings and errors as in `mean_cca`.
+    Morcos et al. 2018; Ansuini et al. 2021, Eq. 4-5. Not symmetric: the weights come from one `side`, which is "first"
+    (X), "second" (Y) or "smaller" (the side of smaller rank, or X if the ranks are equal). google/svcca's own code
+    differs: it takes the weights from uncentred activations. Unchanged by shifts and by scaling a side, but not by
+    scaling single columns.
+    Where correlations repeat, their vectors and hence the weights are not unique. (p1 + p2 - (n - 1) correlations are
+    1, if that number is positive.)
+    Shapes, warnings and errors as in `mean_cca`. ValueError also if `side` is none of the three.
     """
     X, Y = both_rows("pwcca", X, Y, channels_last)
     return or_nan("pwcca", from_pair, channel_pair(X, Y), side=side)
 
 
 def from_pair(pair: ChannelPair, side: str = "smaller") -> float:
+    """Return `pwcca` of a pair. Undefined: a side has no variance."""
     if side not in ("smaller", "first", "second"):
         raise ValueError(f"pwcca: side must be smaller, first or second, got {side!r}")
     xp = array_namespace(pair.cross)

@@ -1,4 +1,4 @@
-"""The similarities that sweeps and `distsim.comparison.layer` can compute, by name. One's own is one more line."""
+"""The metrics that sweeps and `distsim.comparison.layer` can compute, by name. `register` adds one of your own."""
 
 import importlib.util
 from collections.abc import Callable, Iterable
@@ -27,19 +27,20 @@ VIEWS = ("channels", "kernel", "output")
 class Metric:
     """A similarity of two sides of a layer.
 
-    view     what `measure` is given, and which layers have it
-             channels: a ChannelPair (distsim.metrics.channels), columns are channels, rows examples x pixels
+    view     what `measure` gets, and which layers have the metric
+             channels: a ChannelPair (distsim.metrics.channels), columns are channels, rows are examples x pixels
              kernel: a KernelPair (distsim.metrics.kernels), columns are channels x pixels, rows are examples
-             output: two matrices (n, p), not centred; of the output layer only
-    measure  the value; raises distsim.metrics.arrays.Undefined with the reason where there is none
+             output: two matrices (n, p), not centred; for the output layer only
+    measure  returns the value; raises distsim.metrics.arrays.Undefined with the reason if there is none
+    ValueError: another view, or a name that is not an identifier.
     """
 
     name: str
     view: str
     measure: Callable[..., float]
-    label: str = ""  # in figures; the name if empty
-    needs: str = ""  # a module that is not among distsim's own requirements
-    extra: str = ""  # of distsim, that installs it
+    label: str = ""  # in figures; if empty, the name
+    needs: str = ""  # a module that distsim does not require
+    extra: str = ""  # the extra of distsim that installs it
 
     def __post_init__(self) -> None:
         if self.view not in VIEWS:
@@ -48,7 +49,7 @@ class Metric:
             raise ValueError(f"a metric's name must be an identifier, got {self.name!r}")
 
     def applies_to(self, kind: str) -> bool:
-        """Whether layers of this kind (conv, pool, fc, out, ...) have it."""
+        """Return whether layers of this kind (conv, pool, fc, out, ...) have the metric."""
         return self.view != "output" or kind == "out"
 
 
@@ -56,15 +57,14 @@ METRICS: dict[str, Metric] = {}
 
 
 def register(metric: Metric) -> Metric:
-    """Make a metric known by its name. ValueError: the name is another's."""
-    there = METRICS.setdefault(metric.name, metric)
-    if there != metric:
-        raise ValueError(f"there is another metric {metric.name}")
+    """Add a metric to METRICS and return it. ValueError: another metric has its name."""
+    if METRICS.setdefault(metric.name, metric) != metric:
+        raise ValueError(f"there is already another metric named {metric.name}")
     return metric
 
 
 def known(names: Any) -> tuple[Metric, ...]:
-    """The metrics of these names. ValueError names those that are unknown."""
+    """Return the metrics of these names. ValueError: some names are unknown; the message lists them."""
     if unknown := [name for name in names if name not in METRICS]:
         raise ValueError(f"unknown metrics {unknown}; there are {tuple(METRICS)}")
     return tuple(METRICS[name] for name in names)
@@ -87,7 +87,7 @@ for _metric in (
     Metric("nbs_channels", "channels", nbs_channels, "NBS over channels"),
     Metric("cka_unbiased", "kernel", cka_unbiased, "unbiased CKA"),
     Metric("procrustes", "kernel", procrustes, "angular Procrustes"),
-    # of one side each, and no similarities
+    # no similarities: each looks at one side only
     Metric("dimension", "kernel", dimension, "intrinsic dimension", needs="skdim", extra="dimension"),
     Metric(
         "dimension_complete",
@@ -100,18 +100,20 @@ for _metric in (
 ):
     register(_metric)
 
-# What comes with distsim, in the order of tables and figures. A script's own metrics come after them, by name.
+# The metrics that come with distsim, in the order of tables and figures. A script's own metrics follow them, by name.
 BUILT_IN = dict(METRICS)
 
 
 def in_order(names: Iterable[str]) -> list[str]:
-    """Return each name once: distsim's in the registry's order, then one's own by name, whether known here or not."""
-    given = set(names)
-    return [name for name in BUILT_IN if name in given] + sorted(given.difference(BUILT_IN))
+    """Return each name once: distsim's metrics in the registry's order, then all others by name, known or not."""
+    wanted = set(names)
+    return [name for name in BUILT_IN if name in wanted] + sorted(wanted.difference(BUILT_IN))
 
 
 def require_libraries(metrics: Iterable[str]) -> None:
-    """ValueError with what to install where a metric needs a library that is not there."""
+    """Check that the libraries of these metrics are installed. ValueError: one is missing; says what to install."""
     for metric in known(metrics):
         if metric.needs and importlib.util.find_spec(metric.needs) is None:
-            raise ValueError(f"the metric {metric.name} needs a library: pip install 'distsim[{metric.extra}]'")
+            raise ValueError(
+                f"the metric {metric.name} needs a library that is not installed: pip install 'distsim[{metric.extra}]'"
+            )

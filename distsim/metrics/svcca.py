@@ -1,4 +1,4 @@
-"""Singular-vector CCA: both sides reduced to their leading directions first."""
+"""Singular-vector CCA: each side is first reduced to its leading directions."""
 
 from array_api_compat import array_namespace
 
@@ -7,19 +7,20 @@ from distsim.metrics.channels import ChannelPair, channel_pair, mean_correlation
 
 
 def svcca(X: Array, Y: Array, variance: float = 0.99, *, mean_rule: str = "all", channels_last: bool = False) -> float:
-    """Mean SVCCA similarity, in [0, 1].
+    """Return the mean SVCCA similarity, in [0, 1].
 
         X' = X V_k,  k the smallest with Σσ²[:k] / Σσ² ≥ variance   (σ, V: SVD of the centred X; Y' likewise)
         SVCCA = mean canonical correlation of X' and Y'
 
-    Raghu et al. 2017. Unchanged by rotating or scaling either side, not by general linear maps. Shapes, warnings and
-    errors as in `mean_cca`; ValueError also for a variance outside (0, 1].
+    Raghu et al. 2017. Unchanged by rotating or scaling either side, but not by general linear maps. Shapes, warnings
+    and errors as in `mean_cca`. ValueError also if `variance` is outside (0, 1].
     """
     X, Y = both_rows("svcca", X, Y, channels_last)
     return or_nan("svcca", from_pair, channel_pair(X, Y), variance=variance, mean_rule=mean_rule)
 
 
 def from_pair(pair: ChannelPair, variance: float = 0.99, mean_rule: str = "all") -> float:
+    """Return `svcca` of a pair. Undefined: a side has no variance."""
     if not 0 < variance <= 1:
         raise ValueError(f"svcca: variance must be in (0, 1], got {variance}")
     xp = array_namespace(pair.cross)

@@ -1,6 +1,6 @@
-"""The networks, by name. A model is a function (channels, size, classes) -> nn.Module, and a line in MODELS.
+"""The networks, by name. A model is a function (channels, size, classes) -> nn.Module with an entry in MODELS.
 
-To add one: put it into MODELS, from a sweep script or here. docs/own-model.md has examples that a test runs.
+To add one, put it into MODELS, from a sweep script or here. docs/own-model.md has examples that a test runs.
 """
 
 import contextlib
@@ -33,21 +33,22 @@ MODELS: dict[str, Callable[[int, int, int], nn.Module]] = {
     "resnet_fast": ResNetFast,
     "lenet5": LeNet5,
 }
-BUILT_IN = frozenset(MODELS)  # those that come with distsim
+BUILT_IN = frozenset(MODELS)  # the models that come with distsim
 
 
 def build(problem: Problem, classes: int | None = None, generator: torch.Generator | None = None) -> Network:
-    """Make the problem's network on the CPU, initialised from `generator`; without one, weights are to be loaded.
+    """Make the problem's network on the CPU.
 
-    The constructor runs under the generator's seed. A `Network` is then initialised as `initialise` says; any other
-    `nn.Module` keeps what its constructor gave it. The global generator is not touched.
-    classes : outputs of the network; None: as many as the problem names classes
-    ValueError: unknown model, or one that cannot be trained, pruned, compared or repeated (distsim.models.contract).
+    The constructor runs under the generator's seed. A `Network` is then initialised by `initialise`; any other
+    `nn.Module` keeps the weights that its constructor gave it. The global generator is left as it was.
+    classes : number of outputs; None: the number of classes that the problem names
+    generator : None if weights will be loaded afterwards
+    ValueError: the model is unknown, or cannot be trained, pruned, compared or repeated (distsim.models.contract).
     """
     if problem.model not in MODELS:
         raise ValueError(f"unknown model {problem.model!r}; there are {', '.join(sorted(MODELS))}")
     if not (outputs := len(problem.classes) if classes is None else classes):
-        raise ValueError(f"{problem.name}: the problem names no classes, so say how many there are")
+        raise ValueError(f"{problem.name}: the problem names no classes, so pass their number")
     model = MODELS[problem.model]
     try:
         contract = _contract(model, problem, outputs)
@@ -67,18 +68,18 @@ _CONTRACTS: dict[tuple[object, ...], tuple[object, Contract]] = {}
 
 
 def _contract(model: Callable[[int, int, int], nn.Module], problem: Problem, outputs: int) -> Contract:
-    """What `examined` finds, once in a process for each model and what it is asked for."""
+    """Return what `examined` finds. It runs once in a process for each model and each set of arguments."""
     alone = problem.recipe.batch_size == 1
     key = (id(model), problem.channels, problem.size, outputs, problem.layers, alone, problem.pruning.prune_output)
     if key not in _CONTRACTS:
         with _seeded(0):
-            _CONTRACTS[key] = (model, examined(model, problem, outputs))  # with the model, whose id is then its own
+            _CONTRACTS[key] = (model, examined(model, problem, outputs))  # with the model, so that its id is not reused
     return _CONTRACTS[key][1]
 
 
 @contextlib.contextmanager
 def _seeded(seed: int) -> Iterator[None]:
-    """Inside the block the global generator, from which constructors draw, begins at the seed; then it is as before."""
+    """Seed the global generator, from which constructors draw, inside the block, and restore it afterwards."""
     with GLOBAL_GENERATOR, torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield

@@ -1,4 +1,4 @@
-"""What runs when a network is shown images: its modules' calls, in their order."""
+"""The calls of a network's modules in a forward pass, in the order in which they end."""
 
 import contextlib
 from collections import Counter
@@ -22,12 +22,13 @@ ACTIVATIONS = tuple(
 )
 
 
-# Where the channels of a tensor may be, the likeliest first, by its number of dimensions and by the module before it.
+# Which dimensions of a tensor may hold its channels, the likeliest first, by the kind of the last module with weights
+# and by the number of dimensions.
 SIDES: dict[str, dict[int, tuple[int, ...]]] = {
-    "first": {3: (2, 1), 4: (1,)},  # 2-d convolutions; (n, t, d) is what becomes of their (n, c, h, w)
+    "first": {3: (2, 1), 4: (1,)},  # 2-d convolutions; their (n, c, h, w) may later become (n, t, d)
     "first of three": {3: (1, 2), 4: (1,)},  # (n, c, t)
     "last": {3: (2, 1), 4: (3, 1)},
-    "either": {3: (2, 1), 4: (1, 3)},  # a layer norm with a `forward` of its own, which may permute
+    "either": {3: (2, 1), 4: (1, 3)},  # a layer norm with its own `forward`, which may permute
 }
 
 
@@ -37,19 +38,23 @@ class Call:
 
     path: str  # of the module, as in `named_modules`; "": the network itself
     module: nn.Module
-    call: int  # of this module, from 1
-    after: str  # conv | fc | "": the last module with weights that ran, this one included
-    channels: int  # that the last module with weights put out
-    side: str  # where that module has its channels: a key of SIDES
-    output: torch.Tensor | None  # a copy; None: no tensor
+    call: int  # number of the call of this module, from 1
+    after: str  # conv | fc | "": kind of the last module with weights that ran, this one included
+    channels: int  # number of channels of the last module with weights
+    side: str  # which dimension of that module's output holds its channels: a key of SIDES
+    output: torch.Tensor | None  # a copy; None: not a tensor
 
     @property
     def leaf(self) -> bool:
+        """Return whether the module has no submodules."""
         return next(self.module.children(), None) is None
 
     @property
     def axis(self) -> int:
-        """Dimension of the output that holds its channels: that which has as many as were put out, or the likeliest."""
+        """Return the dimension of the output that holds its channels.
+
+        That is the first of SIDES whose length is `channels`, or else the likeliest.
+        """
         assert self.output is not None
         if self.output.ndim not in SIDES["last"]:
             return 1
@@ -58,8 +63,8 @@ class Call:
 
 
 def calls(network: nn.Module, images: torch.Tensor) -> tuple[list[Call], Any]:
-    """Return the calls of one forward pass in the order in which they ended, and what the network puts out."""
-    found: list[Call] = []
+    """Return the calls of one forward pass in the order in which they ended, and the network's output."""
+    ended: list[Call] = []
     times: Counter[str] = Counter()
     after, channels, side = "", images.shape[1], "first"
 
@@ -73,42 +78,43 @@ def calls(network: nn.Module, images: torch.Tensor) -> tuple[list[Call], Any]:
             channels, side = width, _side(module)
         times[path] += 1
         copy = output.detach().clone() if isinstance(output, torch.Tensor) else None
-        found.append(Call(path, module, times[path], after, channels, side, copy))
+        ended.append(Call(path, module, times[path], after, channels, side, copy))
 
     with hooks(network) as handles:
         for path, module in network.named_modules():
             handles.append(module.register_forward_hook(lambda m, args, out, path=path: keep(path, m, out)))
-        return found, network(images)
+        return ended, network(images)
 
 
 @contextlib.contextmanager
 def hooks(network: nn.Module) -> Iterator[list[Any]]:
-    """Inside the block every module's own `forward` runs; the hooks that are put into the yielded list are taken off.
+    """Yield a list for handles of hooks, and remove these hooks at the end of the block.
 
-    PyTorch would run a whole encoder layer at once where it has no hook, with other last bits.
+    Inside the block every module's own `forward` runs. Otherwise PyTorch would run a whole encoder layer at once where
+    it has no hook, with other last bits.
     """
     handles: list[Any] = []
-    at_once = torch.backends.mha.get_fastpath_enabled()
+    fast_path = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
         yield handles
     finally:
-        torch.backends.mha.set_fastpath_enabled(at_once)
+        torch.backends.mha.set_fastpath_enabled(fast_path)
         for handle in handles:
             handle.remove()
 
 
 def draws(network: nn.Module, images: torch.Tensor) -> list[str]:
-    """Return the modules in whose own code torch's global generator of the CPU moves, as "path (class)"."""
-    found: dict[str, None] = {}
+    """Return the modules whose own code draws from torch's global generator of the CPU, as "path (class)"."""
+    drawing: dict[str, None] = {}  # in their order
     running: list[str] = []  # modules that have begun and not ended, the innermost last
     last = [torch.get_rng_state()]
 
     def note() -> None:
-        """Whatever moved since was moved by the innermost module that runs."""
+        """If the generator has moved since the last call, note the innermost running module."""
         now = torch.get_rng_state()
         if running and not torch.equal(now, last[0]):
-            found[running[-1]] = None
+            drawing[running[-1]] = None
         last[0] = now
 
     def begins(path: str, module: nn.Module) -> None:
@@ -124,11 +130,11 @@ def draws(network: nn.Module, images: torch.Tensor) -> list[str]:
             handles.append(module.register_forward_pre_hook(lambda m, args, path=path: begins(path, m)))
             handles.append(module.register_forward_hook(lambda m, args, out: ends()))
         network(images)
-    return list(found)
+    return list(drawing)
 
 
 def _width(module: nn.Module) -> int | None:
-    """Channels that a module with weights puts out; None: it changes nothing about them."""
+    """Return the number of output channels of a module with weights, or None if it does not set that number."""
     if isinstance(module, nn.LayerNorm):
         return int(module.normalized_shape[-1])
     names: Mapping[type[nn.Module], str] = {

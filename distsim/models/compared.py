@@ -1,8 +1,8 @@
-"""Which layers of a network are compared: those that patterns name, or those of a rule.
+"""The choice of the layers that are compared: those that patterns name, or those of a rule.
 
-The rule: every call of an activation module that follows a convolution; every pooling; every call of an activation
-module that follows a linear layer; the output. Where no activation module follows any convolution (they are functions),
-the convolutions themselves are taken, after their batch norm where it comes next; likewise the linear layers.
+The rule takes every call of an activation module that follows a convolution, every pooling, every call of an activation
+module that follows a linear layer, and the output. If no activation module follows any convolution (because activations
+are functions), the convolutions themselves are taken, or the batch norms that come next. Linear layers likewise.
 """
 
 import dataclasses
@@ -19,28 +19,29 @@ from distsim.models.layers import Layer
 
 BATCH_NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm)
 CONV_LIKE = (CONVOLUTIONS, *NORMS, *ACTIVATIONS)
-IMAGES = 3  # that a network is shown at once, to see what runs
-SHAPES = "(n, c, h, w), (n, t, d) and (n, p) can be compared, n the images"
+IMAGES = 3  # in the batch on which a network is run to see which modules run
+SHAPES = "only (n, c, h, w), (n, t, d) and (n, p) can be compared, with n the number of images"
 
 
 def output_of(ran: Sequence[Call]) -> str:
-    """Path of the last convolution or linear layer that ran; "" if none did."""
+    """Return the path of the last convolution or linear layer that ran, or "" if none did."""
     paths = [call.path for call in ran if isinstance(call.module, CONVOLUTIONS | nn.Linear)]
     return paths[-1] if paths else ""
 
 
 def declared(
-    said: Sequence[Layer], ran: Sequence[Call], single: Sequence[Call], patterns: Sequence[str]
+    layers: Sequence[Layer], ran: Sequence[Call], single: Sequence[Call], patterns: Sequence[str]
 ) -> tuple[Layer, ...]:
-    """Return, of the layers that a network says, those that the patterns name; all without patterns.
+    """Return those of a network's own `layers` that the patterns name, or all if there are no patterns.
 
-    ran, single : as in `chosen`. ValueError: a pattern names none, or a layer does not run or cannot be compared.
+    ran, single : as in `chosen`
+    ValueError: a pattern names no layer, or a layer does not run or cannot be compared.
     """
     for pattern in patterns:
-        if not any(_matches(pattern, layer.name, layer.module) for layer in said):
-            raise ValueError(_no_match(pattern, [layer.name for layer in said]))
-    found = tuple(x for x in said if not patterns or any(_matches(one, x.name, x.module) for one in patterns))
-    for layer in found:
+        if not any(_matches(pattern, layer.name, layer.module) for layer in layers):
+            raise ValueError(_no_match(pattern, [layer.name for layer in layers]))
+    named = tuple(x for x in layers if not patterns or any(_matches(pattern, x.name, x.module) for pattern in patterns))
+    for layer in named:
         of_module = [call for call in ran if call.path == layer.module and layer.call in (0, call.call)]
         if not of_module:
             which = f"call {layer.call} of " if layer.call else ""
@@ -48,14 +49,14 @@ def declared(
         alone = {(call.path, call.call): call for call in single}
         if fault := _fault(of_module[-1], alone.get((layer.module, of_module[-1].call)), IMAGES):
             raise ValueError(f"layer {layer.name} {fault}; {SHAPES}")
-    return found
+    return named
 
 
 def chosen(ran: Sequence[Call], result: torch.Tensor, single: Sequence[Call], patterns: Sequence[str]) -> list[Layer]:
     """Return the layers to compare, in the order in which they are computed.
 
-    ran, result : of IMAGES images; single : the calls for one of them; patterns : () for the rule
-    ValueError: a pattern names nothing, or something that has no shape that can be compared.
+    ran, result : calls and output for IMAGES images; single : calls for one of them; patterns : () for the rule
+    ValueError: a pattern names no module that runs, or a named module's output cannot be compared.
     """
     out = _out(ran, result)
     times = Counter(call.path for call in ran)
@@ -76,10 +77,10 @@ def chosen(ran: Sequence[Call], result: torch.Tensor, single: Sequence[Call], pa
 def _named(ran: Sequence[Call], names: dict[Call, str], patterns: Sequence[str]) -> list[Call]:
     wanted: set[Call] = set()
     for pattern in patterns:
-        found = {call for call in ran if names[call] and _matches(pattern, names[call], call.path)}
-        if not found:
+        matching = {call for call in ran if names[call] and _matches(pattern, names[call], call.path)}
+        if not matching:
             raise ValueError(_no_match(pattern, [name for name in names.values() if name]))
-        wanted |= found
+        wanted |= matching
     return [call for call in ran if call in wanted]
 
 
@@ -95,43 +96,49 @@ def _no_match(pattern: str, names: list[str]) -> str:
 def _ruled(ran: Sequence[Call], out: Call) -> list[Call]:
     leaves = [call for call in ran if call.leaf]
     hidden = [call for call in leaves if call.path != output_of(ran)]
-    found: set[Call] = {out}
+    wanted: set[Call] = {out}
     for kind, weighted in (("conv", CONVOLUTIONS), ("fc", nn.Linear)):
         activations = [x for x in leaves if x.after == kind and isinstance(x.module, ACTIVATIONS)]
-        found |= set(activations or _with_norm(hidden, weighted))
-    found |= {call for call in leaves if isinstance(call.module, POOLINGS)}
-    return [call for call in ran if call in found]
+        wanted |= set(activations or _with_norm(hidden, weighted))
+    wanted |= {call for call in leaves if isinstance(call.module, POOLINGS)}
+    return [call for call in ran if call in wanted]
 
 
 def _with_norm(leaves: Sequence[Call], weighted: type[nn.Module]) -> list[Call]:
-    """The calls of such modules, or of the norms that run next."""
-    found = []
+    """Return the calls of `weighted` modules, or of the batch norms that run next."""
+    taken = []
     for call, following in zip(leaves, [*leaves[1:], None], strict=True):
         if isinstance(call.module, weighted):
-            found.append(following if following is not None and isinstance(following.module, BATCH_NORMS) else call)
-    return found
+            taken.append(following if following is not None and isinstance(following.module, BATCH_NORMS) else call)
+    return taken
 
 
 def _out(ran: Sequence[Call], result: torch.Tensor) -> Call:
-    """The last module without parts whose output is the network's, else the innermost; the network itself is one."""
+    """Return the last call of a leaf module whose output is the network's; else that of the innermost such module.
+
+    The network itself counts as a module.
+    """
     same = [x for x in ran if x.output is not None and torch.equal(x.output, result)]
     leaves = [call for call in same if call.leaf]
     return leaves[-1] if leaves else (same or [ran[-1]])[0]
 
 
 def _fault(call: Call, single: Call | None, images: int) -> str:
-    """What is wrong with the output of a call as a layer."""
+    """Return why a call's output cannot be compared as a layer, or "" if it can.
+
+    single : the same call for one image; images : in the batch of `call`
+    """
     if call.output is None:
-        return "puts out no tensor (a tuple, say): name a module inside it, or an nn.Identity() that gets the tensor"
+        return "returns no tensor (but a tuple, say): name a module in it, or an nn.Identity() that gets the tensor"
     shape = tuple(call.output.shape)
     if single is None or single.output is None:
         return "does not run for a single image"
     if not call.output.is_floating_point():
-        return f"puts out {call.output.dtype}"
+        return f"returns {call.output.dtype}"
     if len(shape) not in (2, 3, 4) or 0 in shape:
-        return f"puts out {shape} for {images} images"
+        return f"returns {shape} for {images} images"
     if shape[0] != images or tuple(single.output.shape) != (1, *shape[1:]):
-        return f"puts out {shape} for {images} images and {tuple(single.output.shape)} for one"
+        return f"returns {shape} for {images} images and {tuple(single.output.shape)} for one"
     return ""
 
 

@@ -1,7 +1,7 @@
-"""What distsim asks of a network, checked once, before anything is trained: each fault is a sentence.
+"""The requirements on a network, checked once before anything is trained. Each fault is reported in one sentence.
 
-The network is shown a few images in evaluation mode and in training mode, on the CPU, with other weights than it will
-have: nothing of what is trained depends on it.
+The network runs on a few images in evaluation mode and in training mode, on the CPU. It has other weights than the one
+that is trained, so nothing of the training depends on these runs.
 """
 
 import copy
@@ -21,16 +21,18 @@ from distsim.specs import Problem, shown
 
 Model = Callable[[int, int, int], nn.Module]
 LAZY = nn.modules.lazy.LazyModuleMixin
-ALONE = 1e-3  # of the largest output: how far that for one image may be from the same among others; rounding is 1e-6
+# How far the output for an image alone may be from that for the image in a batch, as a share of the largest output.
+# Rounding is 1e-6.
+ALONE = 1e-3
 
 
 class Refused(ValueError):
-    """The network cannot be trained, pruned, compared or repeated as distsim does it."""
+    """Raised where distsim cannot train, prune, compare or repeat a network. The message says why."""
 
 
 @dataclass(frozen=True)
 class Contract:
-    """What was found of a model."""
+    """What `examined` finds out about a model."""
 
     layers: tuple[Layer, ...]
     output: str  # path of the last convolution or linear layer that runs
@@ -38,9 +40,10 @@ class Contract:
 
 
 def construct(model: Model, problem: Problem, classes: int) -> nn.Module:
-    """Call the model. Modules of type `nn.Dropout` become distsim's, which have a stream of their own.
+    """Call the model and return its network.
 
-    Lazy modules get their parameters from the first images that they see.
+    Modules of type `nn.Dropout` are replaced by distsim's, which have a random stream of their own. Lazy modules get
+    their parameters from a few images. Refused: the call fails, or does not return a module.
     """
     asked = (problem.channels, problem.size, classes)
     try:
@@ -49,7 +52,7 @@ def construct(model: Model, problem: Problem, classes: int) -> nn.Module:
             with torch.no_grad():
                 network.eval()(_images(problem, 2))
             network.train()
-    except Exception as error:  # of the user's own code
+    except Exception as error:  # the user's code may raise anything
         raise Refused(f"called as (channels, size, classes) = {asked} it fails: {_told(error)}") from error
     if not isinstance(network, nn.Module):
         raise Refused(f"called as (channels, size, classes) it gives {type(network).__name__}, not a torch.nn.Module")
@@ -62,7 +65,10 @@ def construct(model: Model, problem: Problem, classes: int) -> nn.Module:
 
 
 def examined(model: Model, problem: Problem, classes: int) -> Contract:
-    """Return what is compared and what draws random numbers. Refused: the network breaks the contract, and how."""
+    """Run the network in both modes; return the layers to compare and the modules that draw random numbers.
+
+    Refused: the network does not meet the requirements; the message says which.
+    """
     network = _under_a_seed(model, problem, classes)
     _require_definition(network)
     _require_parameters(network)
@@ -91,10 +97,12 @@ def _under_a_seed(model: Model, problem: Problem, classes: int) -> nn.Module:
 
 
 def says_layers(network: nn.Module) -> bool:
+    """Return whether the network itself names the layers to compare."""
     return isinstance(network, Network) and hasattr(network, "layers")
 
 
 def says_output(network: nn.Module) -> bool:
+    """Return whether the network itself names its output module."""
     return isinstance(network, Network) and hasattr(network, "output")
 
 
@@ -111,27 +119,27 @@ def _images(problem: Problem, count: int) -> torch.Tensor:
 
 
 def _require_definition(network: nn.Module) -> None:
-    """What a Network says of itself holds together; the weights are parameters."""
+    """Check that a Network's layers and output exist, that weights are parameters, and batch norm's statistics."""
     modules = dict(network.named_modules())
     if says_layers(network):
         for layer in network.layers:  # type: ignore[union-attr]
             if layer.module not in modules:
-                raise Refused(f"layer {layer.name} names {layer.module!r}, which is no module of it")
+                raise Refused(f"layer {layer.name} names {layer.module!r}, which is not one of its modules")
             if layer.kind not in KINDS:
                 raise Refused(f"layer {layer.name} has kind {layer.kind!r}; kinds are {KINDS}")
         _require_names(network.layers)  # type: ignore[arg-type]
     if says_output(network) and network.output not in modules:
-        raise Refused(f"output {network.output!r} is no module of it")
+        raise Refused(f"output {network.output!r} is not one of its modules")
     for path, module in modules.items():
         if isinstance(module, nn.Conv2d | nn.Linear) and "weight" not in module._parameters:
             raise Refused(
                 f"the weight of {path} is computed from other parameters (by weight_norm, spectral_norm or "
-                "torch.nn.utils.prune), so it cannot be pruned: take that off"
+                "torch.nn.utils.prune), so it cannot be pruned: remove that"
             )
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and not module.track_running_stats:
             raise Refused(
-                f"{path} ({type(module).__name__}) has no running statistics: what it gives for an image depends on "
-                "the images beside it; it needs track_running_stats=True"
+                f"{path} ({type(module).__name__}) has no running statistics, so its output for an image depends on "
+                "the other images in the batch: use track_running_stats=True"
             )
 
 
@@ -141,7 +149,10 @@ def _require_names(layers: tuple[Layer, ...]) -> None:
         raise Refused(f"layer names are repeated: {names}")
     for name in names:
         if not name or set(name) & set("/\\,") or not name.isprintable() or name.startswith(("__", ".")):
-            raise Refused(f"a layer is named {name!r}; its name is a folder's, without / \\ and ,")
+            raise Refused(
+                f"a layer is named {name!r}; the name becomes a folder's, so it must be printable, contain no '/', "
+                "'\\' or ',', and not begin with '.' or '__'"
+            )
 
 
 def _require_parameters(network: nn.Module) -> None:
@@ -153,7 +164,7 @@ def _require_parameters(network: nn.Module) -> None:
             raise Refused(f"parameter {name} is {parameter.dtype}; distsim trains torch.float32")
     for name, value in network.state_dict().items():
         if not isinstance(value, torch.Tensor):
-            raise Refused(f"its state_dict holds {name}, which is {type(value).__name__} and no tensor")
+            raise Refused(f"its state_dict holds {name}, which is {type(value).__name__}, not a tensor")
 
 
 def _require_prunable(network: nn.Module, problem: Problem, output: str) -> None:
@@ -161,18 +172,20 @@ def _require_prunable(network: nn.Module, problem: Problem, output: str) -> None
     if not prunable:
         raise Refused("it has no nn.Conv2d or nn.Linear that may be pruned")
     if prunable == [output] and not problem.pruning.prune_output:
-        raise Refused(f"it has nothing to prune besides its output {output!r}, which prune_output=False spares")
+        raise Refused(
+            f"it has nothing to prune besides its output {output!r}, which prune_output=False leaves unpruned"
+        )
 
 
 def _require_the_same(network: nn.Module, twin: nn.Module) -> None:
-    """The constructor draws from torch's generator, if at all: that is given the sweep's seed."""
+    """Check that two networks of one seed are equal: a constructor may draw from torch's generator only."""
     if list(network.state_dict()) != list(twin.state_dict()):
-        raise Refused("called twice, it gives networks with other parameters")
+        raise Refused("called twice, it gives networks with different parameters")
     for name, value in network.state_dict().items():
         if not torch.equal(value, twin.state_dict()[name]):
             raise Refused(
-                f"called twice under the same torch.manual_seed, it gives other values of {name}: they must come from "
-                "torch's random numbers, not NumPy's or Python's"
+                f"called twice under the same torch.manual_seed, it gives different values of {name}: draw them "
+                "with torch, not with NumPy or Python"
             )
 
 
@@ -182,7 +195,7 @@ def _require_the_same(network: nn.Module, twin: nn.Module) -> None:
 def _evaluated(
     network: nn.Module, images: torch.Tensor, classes: int
 ) -> tuple[list[trace.Call], list[trace.Call], torch.Tensor]:
-    """The calls for all images, those for the first alone, and what the network puts out for all."""
+    """Return the calls for all images, the calls for the first image alone, and the network's output for all images."""
     before = torch.get_rng_state()
     ran, result = _shown(network, images, classes)
     if not torch.equal(torch.get_rng_state(), before):
@@ -193,33 +206,37 @@ def _evaluated(
         )
     single, alone = _shown(network, images[:1], classes)
     far = (alone - result[:1]).abs().max()
-    if far > ALONE * result.abs().max():  # false of what is not finite: training will tell
+    if far > ALONE * result.abs().max():  # false if a value is not finite, which training reports
         raise Refused(
-            "what it puts out for an image depends on the images beside it: is a dimension taken for another?"
+            "its output for an image depends on the other images in the batch: does a module take one dimension for "
+            "another?"
         )
     return ran, single, result
 
 
 def _shown(network: nn.Module, images: torch.Tensor, classes: int) -> tuple[list[trace.Call], torch.Tensor]:
-    """Its calls and what it puts out. Refused: it fails, or does not put out a row of logits for each image."""
+    """Return the network's calls and its output.
+
+    Refused: it fails, or does not return a row of logits for each image.
+    """
     n, channels, size, _ = images.shape
-    what = (
+    batch = (
         f"{n} image{'s' if n > 1 else ''} of {size} x {size} pixels and {channels} channel{'s' if channels > 1 else ''}"
     )
     mode = f"in {'training' if network.training else 'evaluation'} mode it"
     try:
         ran, result = trace.calls(network, images.clone())
-    except Exception as error:  # of the user's own code
-        raise Refused(f"{mode} fails for {what}: {_told(error)}") from error
+    except Exception as error:  # the user's code may raise anything
+        raise Refused(f"{mode} fails for {batch}: {_told(error)}") from error
     if not isinstance(result, torch.Tensor):
         raise Refused(
-            f"{mode} puts out {_kind(result)}; expected a tensor of logits, (images, classes): wrap it in a module "
+            f"{mode} returns {_kind(result)}; expected a tensor of logits, (images, classes): wrap it in a module "
             "that returns these alone"
         )
     if tuple(result.shape) != (n, classes):
-        raise Refused(f"{mode} puts out {tuple(result.shape)} for {what}; expected {(n, classes)}")
+        raise Refused(f"{mode} returns {tuple(result.shape)} for {batch}; expected {(n, classes)}")
     if not result.is_floating_point():
-        raise Refused(f"{mode} puts out {result.dtype}; expected logits, torch.float32")
+        raise Refused(f"{mode} returns {result.dtype}; expected logits, torch.float32")
     return ran, result
 
 
@@ -227,12 +244,12 @@ def _shown(network: nn.Module, images: torch.Tensor, classes: int) -> tuple[list
 
 
 def _trained(network: nn.Module, images: torch.Tensor, classes: int) -> list[str]:
-    """The modules that draw from torch's global generator, found by a step forward and back."""
+    """Run one step forward and back, and return the modules that draw from torch's global generator."""
     for module in network.modules():
         if isinstance(module, Dropout):
             module.reseed(0, torch.device("cpu"))
     network.train()
-    others = _hidden_state(network)
+    hidden = _hidden_state(network)
     torchs, numpys, pythons = torch.get_rng_state(), _numpy_state(), random.getstate()
     _, logits = _shown(network, images, classes)
     moved = {"NumPy": not _equal(_numpy_state(), numpys), "Python": random.getstate() != pythons}
@@ -240,9 +257,9 @@ def _trained(network: nn.Module, images: torch.Tensor, classes: int) -> list[str
         raise Refused(f"it draws from {library}'s global random numbers in training, which do not repeat: use torch's")
     drew = not torch.equal(torch.get_rng_state(), torchs)
     for name, value in _hidden_state(network).items():
-        if name in others and not torch.equal(value, others[name]):
+        if name in hidden and not torch.equal(value, hidden[name]):
             raise Refused(
-                f"the buffer {name} changes in training and is not in its state_dict, so an interrupted training would "
+                f"the buffer {name} changes in training and is not in its state_dict, so a resumed training would "
                 "go on differently: register it with persistent=True"
             )
     try:
@@ -253,17 +270,17 @@ def _trained(network: nn.Module, images: torch.Tensor, classes: int) -> list[str
 
 
 def _hidden_state(network: nn.Module) -> dict[str, torch.Tensor]:
-    """Copies of the buffers that a checkpoint does not hold."""
-    kept = network.state_dict()
-    return {name: copy.deepcopy(buffer) for name, buffer in network.named_buffers() if name not in kept}
+    """Return copies of the buffers that a checkpoint does not hold."""
+    saved = network.state_dict()
+    return {name: copy.deepcopy(buffer) for name, buffer in network.named_buffers() if name not in saved}
 
 
 def _numpy_state() -> Any:
-    return np.random.get_state()  # noqa: NPY002  # to see whether the network moves it
+    return np.random.get_state()  # noqa: NPY002  # read to see whether the network draws from it
 
 
-def _equal(one: Any, two: Any) -> bool:
-    return all(np.array_equal(a, b) for a, b in zip(one, two, strict=True))
+def _equal(x: Any, y: Any) -> bool:
+    return all(np.array_equal(a, b) for a, b in zip(x, y, strict=True))
 
 
 def _kind(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""What all networks share: the list of layers to compare, dropout with a stream of its own, initialisation."""
+"""The parts that all networks share: layers to compare, dropout with its own random stream, initialisation."""
 
 import math
 from dataclasses import dataclass
@@ -17,12 +17,12 @@ class Layer:
     name: str
     kind: str  # conv (after batch norm and ReLU) | conv_res (in a residual block) | pool | add | fc | out | other
     module: str  # path within the network, as in `named_modules`; "": the network itself
-    call: int = 0  # of the module within a forward pass: 1, 2, ...; 0: the last
-    axis: int | None = None  # of the output, that holds the channels; None: 1 of (n, c, h, w), else the last
+    call: int = 0  # which call of the module in a forward pass: 1, 2, ...; 0: the last
+    axis: int | None = None  # dimension of the output that holds the channels; None: 1 of (n, c, h, w), else the last
 
 
 class Network(nn.Module):
-    """A network that says which of its modules' outputs are compared, from input to output."""
+    """A network that names the modules whose outputs are compared, from input to output."""
 
     layers: tuple[Layer, ...]
     output: str  # path of the last module with weights, which some recipes leave unpruned
@@ -30,13 +30,13 @@ class Network(nn.Module):
 
 
 class Adopted(Network):
-    """Any `nn.Module` as a Network: the same modules, parameters, buffers and their names."""
+    """Any `nn.Module` as a Network, with the same modules, parameters, buffers and names."""
 
     def __init__(self, module: nn.Module, layers: tuple[Layer, ...], output: str) -> None:
         super().__init__()
         for shared in ("_modules", "_parameters", "_buffers", "_non_persistent_buffers_set"):
             self.__dict__[shared] = module.__dict__[shared]
-        # past nn.Module, which would make it a submodule, and refuse these names where a child has them
+        # not by setattr: nn.Module would make `module` a submodule, and refuse these names if a child has them
         self.__dict__.update(_adopted=module, layers=layers, output=output)
 
     def forward(self, x: torch.Tensor) -> Any:
@@ -54,14 +54,14 @@ class Adopted(Network):
         return self.__dict__["_adopted"].load_state_dict(*args, **options)
 
     def get_submodule(self, target: str) -> nn.Module:
-        found: nn.Module = self.__dict__["_adopted"].get_submodule(target)
-        return found if target else self
+        module: nn.Module = self.__dict__["_adopted"].get_submodule(target)
+        return module if target else self
 
 
 class Dropout(nn.Dropout):
-    """Dropout whose mask comes from a generator of its own; torch's draws from the global one.
+    """Dropout whose mask comes from its own generator, where torch's draws from the global one.
 
-    `reseed` gives it its stream, at the start of every epoch; in training mode it refuses to run without.
+    `reseed` sets its stream at the start of every epoch. In training mode it does not run without one (RuntimeError).
     """
 
     def __init__(self, p: float) -> None:
@@ -69,9 +69,10 @@ class Dropout(nn.Dropout):
         self.generator: torch.Generator | None = None
 
     def reseed(self, seed: int, device: torch.device) -> None:
+        """Begin the stream of this seed, on the device of the inputs."""
         if self.generator is None or self.generator.device.type != device.type:
             self.generator = torch.Generator(device=device)
-        self.generator.manual_seed(seed)  # of the same one: a CUDA graph draws from the one it was captured with
+        self.generator.manual_seed(seed)  # no new one: a CUDA graph draws from that of its capture
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if not self.training:
@@ -97,9 +98,9 @@ class Scale(nn.Module):
 
 
 def initialise(network: nn.Module, generator: torch.Generator) -> None:
-    """PyTorch's default initialisation of convolutions, linear layers and batch norm, from one generator.
+    """Initialise convolutions, linear layers and batch norm as PyTorch does by default, but from one generator.
 
-    Weights and biases are uniform within ±1/√fan_in; the order is that of `modules()`.
+    Weights and biases are uniform within ±1/√fan_in. They are drawn in the order of `modules()`.
     """
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):

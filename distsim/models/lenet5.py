@@ -9,7 +9,7 @@ from distsim.models.layers import Layer, Network
 class LeNet5(Network):
     """6@5x5, ReLU, 2x2 average-pool; 16@5x5, ReLU, average-pool; fc 120; fc 84; output. No padding.
 
-    Input (n, channels, 28, 28) (or any size of at least 16), output (n, classes).
+    Input (n, channels, 28, 28) or any size of at least 16, output (n, classes).
     """
 
     def __init__(self, channels: int, size: int, classes: int) -> None:

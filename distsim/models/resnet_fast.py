@@ -9,8 +9,8 @@ from distsim.models.layers import Layer, Network, Scale
 class ResNetFast(Network):
     """prep 64; 128, pool, residual; 256, pool; 512, pool, residual; 4x4 max-pool; linear without bias, times 0.125.
 
-    Input (n, channels, 32, 32) (any size of 8 s with s >= 1 works: the last pooling covers what is left), output
-    (n, classes). Convolutions are 3x3 with padding 1, without bias, each followed by batch norm and ReLU.
+    Input (n, channels, 32, 32), output (n, classes). Any size 8·s with s >= 1 works: the last pooling covers all that
+    is left. Convolutions are 3x3 with padding 1 and no bias, each followed by batch norm and ReLU.
     """
 
     def __init__(self, channels: int, size: int, classes: int) -> None:
@@ -38,6 +38,8 @@ class ResNetFast(Network):
 
 
 class ConvNormReLU(nn.Module):
+    """3x3 convolution with padding 1 and no bias, batch norm, ReLU."""
+
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
         self.conv = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
@@ -49,7 +51,7 @@ class ConvNormReLU(nn.Module):
 
 
 class Residual(nn.Module):
-    """x + relu(bn(conv(relu(bn(conv x))))), no ReLU after the sum."""
+    """x + relu(bn(conv(relu(bn(conv x))))), without a ReLU after the sum."""
 
     def __init__(self, width: int) -> None:
         super().__init__()

@@ -1,8 +1,8 @@
-"""VGG-like networks, written as their rows in the papers' tables.
+"""VGG-like networks, written like their rows in the papers' tables.
 
-A plan is a string such as "16* 16 M 32* 32 M | fc 256§": numbers are 3x3 convolutions with padding 1 and that many
-filters, M is 2x2 max-pooling; after the bar "fc" and the hidden layers' widths, or "gap" for global average pooling.
-`*` adds batch normalisation before the ReLU, `§` dropout after it.
+A plan is a string such as "16* 16 M 32* 32 M | fc 256§". A number is a 3x3 convolution with padding 1 and that many
+filters, M is 2x2 max-pooling. After the bar comes "fc" and the hidden layers' widths, or "gap" for global average
+pooling. `*` adds batch normalisation before the ReLU, `§` adds dropout after it.
 """
 
 import torch

@@ -1,4 +1,4 @@
-"""The complete network, and chains of prunings and retrainings that start from it."""
+"""Training of the complete network, and of chains of prunings and retrainings that start from it."""
 
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -29,20 +29,20 @@ from distsim.training.stepper import Arithmetic, State, Stepper, on_cpu, settle
 
 @dataclass(frozen=True)
 class TrainedNetwork:
-    """A finished network: the complete one (iteration 0), or the one after an IMP iteration. Tensors are on the CPU."""
+    """A finished network: the complete one (iteration 0), or a run's after an IMP iteration. Tensors are on the CPU."""
 
     iteration: int
     weights: State  # parameters and buffers, dead parameters exactly zero
     masks: Masks
-    record: dict[str, Any] = field(default_factory=dict)  # JSON values that depend on the identity and the run only
-    rewind: State | None = None  # of the complete network: its state after `rewind_epoch` epochs
+    record: dict[str, Any] = field(default_factory=dict)  # JSON values that depend only on the identity and the run
+    rewind: State | None = None  # the complete network's state after `rewind_epoch` epochs; None in a pruned network
 
 
-Steps = Generator[None, None, TrainedNetwork]  # gives way after each step of training, and returns the finished network
+Steps = Generator[None, None, TrainedNetwork]  # yields after each step of training, and returns the finished network
 
 
 class Trainer:
-    """A problem's data on a device, ready to train any of its networks."""
+    """A problem's data on a device, and the training of any of its networks."""
 
     def __init__(
         self,
@@ -51,7 +51,10 @@ class Trainer:
         device: torch.device | str = "cpu",
         after_epoch: Sequence[AfterEpoch] = (),
     ) -> None:
-        """`after_epoch`: called with each finished epoch's index and the network, for whoever watches."""
+        """Put the data on the device.
+
+        after_epoch : functions to call after each epoch with its index, from 0, and the network; return True to stop
+        """
         self.identity = identity
         self.problem = identity.problem
         self.device = torch.device(device)
@@ -59,14 +62,14 @@ class Trainer:
         self.classes = len(dataset.classes)
         settle(self.device, identity.deterministic)
         self.data: TrainingData = training_data(dataset, self.problem.recipe, identity.seed, self.device)
-        self._idle: list[Stepper] = []  # a captured step costs more than some trainings: they are used again
+        self._idle: list[Stepper] = []  # reused, since capturing a step costs more than some trainings
 
     def complete(self, checkpoints: CheckpointStore | None = None) -> TrainedNetwork:
-        """Train the network that every run starts from."""
+        """Train the network from which every run starts."""
         return finish(self.completing(checkpoints))
 
     def completing(self, checkpoints: CheckpointStore | None = None) -> Steps:
-        """`complete`, giving way after each step of training."""
+        """Do what `complete` does, and yield after each step of training."""
         generator = torch_stream(self.identity.seed, "initialisation")
         network = build(self.problem, self.classes, generator)
         pruning = self.problem.pruning
@@ -78,11 +81,11 @@ class Trainer:
     def chain(
         self, run: int, complete: TrainedNetwork, resume: TrainedNetwork | None = None, iterations: int = 20
     ) -> Iterator[TrainedNetwork]:
-        """The run's networks after each IMP iteration, continuing after `resume` (one of them) if it is given."""
-        step = resume or complete
-        for iteration in range(step.iteration + 1, iterations + 1):
-            step = self.iterate(run, iteration, step, complete)
-            yield step
+        """Yield the run's network after each IMP iteration; start after `resume`, one of these networks, if given."""
+        network = resume or complete
+        for iteration in range(network.iteration + 1, iterations + 1):
+            network = self.iterate(run, iteration, network, complete)
+            yield network
 
     def iterate(
         self,
@@ -92,7 +95,10 @@ class Trainer:
         complete: TrainedNetwork,
         checkpoints: CheckpointStore | None = None,
     ) -> TrainedNetwork:
-        """One IMP iteration: prune `before`, return the survivors to where the recipe says, retrain."""
+        """Do one IMP iteration: prune `before`, rewind the survivors as the recipe says, retrain.
+
+        ValueError: `complete` has no rewind state.
+        """
         return finish(self.iterating(run, iteration, before, complete, checkpoints))
 
     def iterating(
@@ -103,10 +109,10 @@ class Trainer:
         complete: TrainedNetwork,
         checkpoints: CheckpointStore | None = None,
     ) -> Steps:
-        """`iterate`, giving way after each step of training."""
+        """Do what `iterate` does, and yield after each step of training."""
         pruning = self.problem.pruning
         if complete.rewind is None:
-            raise ValueError("chain: the complete network came without its rewind state")
+            raise ValueError("chain: the complete network has no rewind state")
         network = build(self.problem, self.classes)
         network.load_state_dict(before.weights)
         masks = prune(network, before.masks, pruning)
@@ -129,7 +135,11 @@ class Trainer:
         checkpoints: CheckpointStore | None = None,
         rewind: "_RewindState | None" = None,
     ) -> Steps:
-        """Train as the recipe says, keep the best epoch where it stops early; what there is to record of it."""
+        """Train as the recipe says, keep the best epoch if it stops early, and record how it went.
+
+        run : "complete" for the complete network; first_epoch : where retraining starts
+        finetune : train `finetune_epochs` at the last rate instead; rewind : keeps the state for rewinding
+        """
         recipe, pruning = self.problem.recipe, self.problem.pruning
         after_epoch: list[AfterEpoch] = [*self.after_epoch]
         checkpointed: dict[str, Checkpointed] = {}
@@ -168,13 +178,13 @@ class Trainer:
         self, network: Network, masks: Masks, iteration: int, record: dict[str, Any], rewind: State | None = None
     ) -> TrainedNetwork:
         accuracy, loss = evaluate(network, *self.data.test, self.data.mean, self.data.sd)
-        of_all, of_pool = remaining(network, masks)
+        share, share_of_pool = remaining(network, masks)
         record = record | {
             "iteration": iteration,
             "accuracy": accuracy,
             "loss": loss,
-            "remaining": of_all,
-            "remaining_pool": of_pool,
+            "remaining": share,
+            "remaining_pool": share_of_pool,
             "reduced": self.problem.reduced,
         }
         weights = _weights(network)
@@ -185,7 +195,10 @@ class Trainer:
 
 
 class _RewindState:
-    """The complete network's state after `epoch` epochs, which pruned ones return to."""
+    """The complete network's state after `epoch` epochs, to which pruned networks return.
+
+    An `after_epoch` function that never stops the training.
+    """
 
     def __init__(self, epoch: int, network: Network) -> None:
         self._epoch = epoch

@@ -1,4 +1,4 @@
-"""A training between two epochs: what the rest of it depends on."""
+"""The state of a training between two epochs, and the interfaces that keep it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,23 +16,31 @@ class Checkpoint:
 
 
 class CheckpointStore(Protocol):
-    """Where a training is kept after each epoch, so that an interruption costs no more than what came after."""
+    """Keeps a training after each epoch, so that an interruption costs no more than what came after."""
 
-    def load(self) -> Checkpoint | None: ...
+    def load(self) -> Checkpoint | None:
+        """Return the last checkpoint, or None if there is none."""
+        ...
 
     def offer(self, make: Callable[[], Checkpoint]) -> None:
-        """Take it, or decline where that would cost too much beside the training."""
+        """Make and keep the checkpoint, or decline if that would cost too much compared with the training."""
         ...
 
 
 class Checkpointed(Protocol):
-    """A function of `after_epoch` that a training's continuation depends on."""
+    """A function of `after_epoch` whose state belongs to the training's checkpoint."""
 
-    def state(self) -> Checkpoint: ...
-    def load(self, checkpoint: Checkpoint) -> None: ...
+    def state(self) -> Checkpoint:
+        """Return its state after the last epoch."""
+        ...
+
+    def load(self, checkpoint: Checkpoint) -> None:
+        """Continue from what `state` returned."""
+        ...
 
 
 def part_of(checkpoint: Checkpoint, name: str) -> Checkpoint:
+    """Return the part of a training's checkpoint that belongs to the `Checkpointed` of this name."""
     prefix = f"memory/{name}/"
     tensors = {key.removeprefix(prefix): value for key, value in checkpoint.tensors.items() if key.startswith(prefix)}
     return Checkpoint(tensors, checkpoint.values["memories"][name])

@@ -1,4 +1,4 @@
-"""Stop when the validation loss no longer falls."""
+"""Early stopping on the validation loss."""
 
 import copy
 import math
@@ -10,9 +10,10 @@ from distsim.training.stepper import State, on_cpu
 
 
 class EarlyStopping:
-    """Stops after `patience` epochs without a strictly smaller validation loss, and keeps the best epoch's state.
+    """An `after_epoch` function that stops after `patience` epochs without a strictly smaller validation loss.
 
-    The best epoch is looked for from epoch index `earliest` on. Used as an `after_epoch` function.
+    It keeps the best epoch's state. Epochs before index `earliest` do not count and cannot be the best.
+    ValueError: the data has no validation split.
     """
 
     def __init__(self, data: TrainingData, patience: int, earliest: int = 0) -> None:

@@ -17,28 +17,31 @@ from distsim.training import optimizers as optim
 from distsim.training.checkpoint import Checkpoint, Checkpointed, CheckpointStore, part_of
 from distsim.training.stepper import Arithmetic, Stepper, on_cpu
 
-AfterEpoch = Callable[[int, Network], bool]  # (epoch just finished, 0-based; the network) -> stop now?
+AfterEpoch = Callable[[int, Network], bool]  # (index of the finished epoch, from 0; the network) -> whether to stop
 
 
 @dataclass(frozen=True)
 class TrainingData:
-    """A problem's images on the training device, uint8 (n, c, h, w), labels int64 (n,), and how to normalise them."""
+    """A problem's images, uint8 (n, c, h, w), and labels, int64 (n,), on the training device, and their statistics."""
 
     images: torch.Tensor
     labels: torch.Tensor
-    validation: tuple[torch.Tensor, torch.Tensor] | None  # held out where the recipe stops early
+    validation: tuple[torch.Tensor, torch.Tensor] | None  # held out if the recipe stops early
     test: tuple[torch.Tensor, torch.Tensor]
     mean: torch.Tensor
     sd: torch.Tensor
 
     @cached_property
     def pictures(self) -> augment.Pictures:
-        """The training images, ready to be augmented."""
+        """Return the training images, ready to be augmented."""
         return augment.Pictures(self.images, self.mean, self.sd)
 
 
 def training_data(dataset: Dataset, recipe: Recipe, seed: int, device: torch.device) -> TrainingData:
-    """The dataset on the device, the validation split taken off if the recipe stops early (equal for all runs)."""
+    """Put the dataset on the device, and split off validation images if the recipe stops early.
+
+    The split is the same for all runs. ValueError: the recipe has no normalisation.
+    """
     if recipe.normalise is None:
         raise ValueError("the recipe has no normalisation; make the spec with distsim.sweep.order.identify")
     mean, sd = (torch.tensor(values, dtype=torch.float32, device=device) for values in recipe.normalise)
@@ -46,26 +49,28 @@ def training_data(dataset: Dataset, recipe: Recipe, seed: int, device: torch.dev
     test = (torch.tensor(dataset.test_images, device=device), torch.tensor(dataset.test_labels, device=device))
     validation = None
     if recipe.patience is not None:
-        kept, held = (
+        training, held_out = (
             torch.tensor(i, device=device) for i in validation_split(dataset.train_labels, recipe.validation, seed)
         )
-        validation = (images[held], labels[held])
-        images, labels = images[kept], labels[kept]
+        validation = (images[held_out], labels[held_out])
+        images, labels = images[training], labels[training]
     return TrainingData(images, labels, validation, test, mean, sd)
 
 
 @dataclass(frozen=True)
 class EpochStreams:
-    """The random streams of one training: those of epoch e depend on (seed, run, iteration, e) and nothing else."""
+    """The random streams of one training. Those of an epoch depend only on (seed, run, iteration, epoch)."""
 
     seed: int
-    run: int | str  # "complete" for the network that every run starts from
+    run: int | str  # "complete" for the network from which every run starts
     iteration: int
 
     def seed_for(self, purpose: str, epoch: int, *more: int) -> int:
+        """Return the seed of an epoch's stream; `more` are further parts of its name, such as the step."""
         return derive(self.seed, purpose, self.run, self.iteration, epoch, *more)
 
     def generator(self, purpose: str, epoch: int) -> torch.Generator:
+        """Return a generator at the start of an epoch's stream."""
         return torch_stream(self.seed, purpose, self.run, self.iteration, epoch)
 
 
@@ -80,11 +85,13 @@ def train(
     after_epoch: Sequence[AfterEpoch] = (),
     arithmetic: Arithmetic | None = None,
 ) -> list[float]:
-    """Train in place through `epochs`, from an empty optimizer; the mean loss of each epoch trained.
+    """Train a network in place through `epochs`, from an empty optimizer, and return each epoch's mean loss.
 
     Dead parameters get no gradient. They start at zero and have no momentum, so that weight decay, momentum and Adam
-    leave them at exactly zero. After each epoch every function of `after_epoch` is called; one that returns True stops.
-    The last partial batch is dropped, unless it is the only one. FloatingPointError: the loss is not finite.
+    leave them at exactly zero. After each epoch every function of `after_epoch` is called; if one returns True,
+    training stops. The last partial batch is dropped, unless it is the only one.
+    rate : None for the recipe's schedule
+    FloatingPointError: the loss is not finite.
     """
     weights = {name: on_cpu(tensor) for name, tensor in network.state_dict().items()}
     stepper = stepper_for(network, data, recipe, arithmetic)
@@ -106,27 +113,27 @@ def train_steps(
     checkpoints: CheckpointStore | None = None,
     checkpointed: Mapping[str, Checkpointed] | None = None,
 ) -> Generator[None, None, list[float]]:
-    """`train` of a stepper that was reset, giving way after each step: several trainings may take turns on a device.
+    """Train as `train` does, on a stepper that was reset, and yield after each step.
 
-    checkpoints : asked at the start for what an interrupted training left, and offered the state after each epoch;
-    checkpointed : what else belongs to that state
+    So several trainings may take turns on a device.
+    checkpoints : where an interrupted training goes on from, and where the state is offered after each epoch
+    checkpointed : functions of `after_epoch` that belong to that state, by name
     """
     rate, checkpointed = rate or optim.schedule(recipe), checkpointed or {}
     losses: list[float] = []
-    left = checkpoints.load() if checkpoints is not None else None
-    if left is not None:
-        losses = list(left.values["losses"])
-        stepper.load(left.tensors)
+    checkpoint = checkpoints.load() if checkpoints is not None else None
+    if checkpoint is not None:
+        losses = list(checkpoint.values["losses"])
+        stepper.load(checkpoint.tensors)
         for name, memory in checkpointed.items():
-            memory.load(part_of(left, name))
-    done = len(losses)
-    for epoch in list(epochs)[done:]:
+            memory.load(part_of(checkpoint, name))
+    for epoch in list(epochs)[len(losses) :]:
         seeds = [streams.seed_for("dropout", epoch, index) for index in range(stepper.dropouts)]
         order = torch.randperm(stepper.examples, generator=streams.generator("order", epoch))
         draws = augment.draw(recipe.augment, stepper.examples, stepper.size, streams.generator("augment", epoch))
         rates = [rate(epoch, step, stepper.steps) for step in range(stepper.steps)]
-        of_steps = [streams.seed_for("draws", epoch, step) for step in range(stepper.steps)] if stepper.draws else ()
-        stepper.begin(order, draws, rates, seeds, of_steps)
+        step_seeds = [streams.seed_for("draws", epoch, step) for step in range(stepper.steps)] if stepper.draws else ()
+        stepper.begin(order, draws, rates, seeds, step_seeds)
         for _ in range(stepper.steps):
             stepper.step()
             yield
@@ -155,7 +162,7 @@ Result = TypeVar("Result")
 
 
 def finish(steps: Generator[None, None, Result]) -> Result:
-    """What a generator that gives way returns at its end."""
+    """Run a generator of training steps to its end, and return its result."""
     while True:
         try:
             next(steps)
@@ -167,12 +174,12 @@ def finish(steps: Generator[None, None, Result]) -> Result:
 def evaluate(
     network: nn.Module, images: torch.Tensor, labels: torch.Tensor, mean: torch.Tensor, sd: torch.Tensor
 ) -> tuple[float, float]:
-    """(accuracy, mean cross-entropy) over all images, uint8, without augmentation, in evaluation mode."""
+    """Return the accuracy and the mean cross-entropy over all images (uint8), in evaluation mode, not augmented."""
     network.eval()
     correct = torch.zeros((), dtype=torch.int64, device=images.device)
     loss = torch.zeros((), dtype=torch.float64, device=images.device)
-    for part, wanted in zip(images.split(500), labels.split(500), strict=True):
-        logits = network(augment.normalise(part, mean, sd))
-        correct += (logits.argmax(dim=1) == wanted).sum()
-        loss += nn.functional.cross_entropy(logits.double(), wanted, reduction="sum")
+    for batch, targets in zip(images.split(500), labels.split(500), strict=True):
+        logits = network(augment.normalise(batch, mean, sd))
+        correct += (logits.argmax(dim=1) == targets).sum()
+        loss += nn.functional.cross_entropy(logits.double(), targets, reduction="sum")
     return int(correct) / len(images), float(loss) / len(images)

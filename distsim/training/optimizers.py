@@ -1,4 +1,4 @@
-"""Optimizers and learning rates, as the recipes name them."""
+"""The optimizers and learning rates that recipes name."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -11,7 +11,7 @@ Schedule = Callable[[int, int, int], float]  # (epoch, step within it, steps per
 
 
 def schedule(recipe: Recipe) -> Schedule:
-    """The recipe's learning rate for each step."""
+    """Return the function that gives the recipe's learning rate for each step."""
 
     def rate(epoch: int, step: int, steps: int) -> float:
         if recipe.schedule == "constant":
@@ -19,7 +19,7 @@ def schedule(recipe: Recipe) -> Schedule:
         if recipe.schedule == "step":
             passed = sum(epoch >= milestone for milestone in recipe.milestones)
             return float(recipe.lr * recipe.factor**passed)
-        # triangle: the rate at the end of this step, so the first step already moves and the last one stands still
+        # triangle: the rate at the end of this step, so that the first step moves already and the last one has rate 0
         time = epoch + (step + 1) / steps
         if time <= recipe.peak:
             return recipe.lr * time / recipe.peak
@@ -29,7 +29,10 @@ def schedule(recipe: Recipe) -> Schedule:
 
 
 def last_rate(recipe: Recipe, steps: int) -> float:
-    """The schedule's last rate that is not zero: what fine-tuning uses."""
+    """Return the schedule's last rate that is not zero, which fine-tuning uses.
+
+    steps : per epoch. ValueError: the schedule is zero throughout.
+    """
     rate = schedule(recipe)
     for epoch in reversed(range(recipe.epochs)):
         for step in reversed(range(steps)):
@@ -39,7 +42,10 @@ def last_rate(recipe: Recipe, steps: int) -> float:
 
 
 def optimizer(recipe: Recipe, parameters: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
-    """A fresh optimizer; the loop sets its learning rate before every step. Weight decay is coupled, on everything."""
+    """Make an empty optimizer. Weight decay is coupled, and acts on all parameters.
+
+    The training step sets the learning rate each time.
+    """
     parameters = list(parameters)
     if recipe.optimizer == "adam":
         return torch.optim.Adam(
@@ -57,13 +63,15 @@ def optimizer(recipe: Recipe, parameters: Iterable[torch.nn.Parameter]) -> torch
 
 
 class FastSGD(torch.optim.Optimizer):
-    """The rule P2's ResNet is trained with. For the mean gradient g of a parameter w, with buffer v:
+    """The rule with which P2 trains its ResNet.
+
+    For the mean gradient g of a parameter w, with buffer v:
 
         d = g + weight_decay · w;   v ← momentum · v − lr · r · d;   w ← w + momentum · v − lr · r · d
 
-    The learning rate is inside the buffer, unlike in torch.optim.SGD. Without LARS r = 1. With it, for the weights of
-    each output filter f of a convolution, r = ‖w_f‖ / (512 ‖g_f‖ + 0.01), weight decay not in the norm, and r = 1 for
-    everything else.
+    Unlike in torch.optim.SGD, the learning rate is inside the buffer. Without LARS, r = 1. With LARS,
+    r = ‖w_f‖ / (512 ‖g_f‖ + 0.01) for the weights of each output filter f of a convolution, without weight decay in the
+    norm, and r = 1 for everything else.
     """
 
     def __init__(
@@ -100,7 +108,7 @@ class FastSGD(torch.optim.Optimizer):
 
 
 def _trust(weight: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
-    """(filters, 1, 1, 1) LARS ratios."""
+    """Return the LARS ratios of a convolution's filters, (filters, 1, 1, 1)."""
     over = (1, 2, 3)
     norm = torch.linalg.vector_norm
     return norm(weight, dim=over, keepdim=True) / (512 * norm(gradient, dim=over, keepdim=True) + 1e-2)

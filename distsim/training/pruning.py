@@ -1,4 +1,4 @@
-"""Magnitude pruning: which parameters compete, and exactly how many of them go.
+"""Magnitude pruning: which parameters compete, and exactly how many of them are removed.
 
 A mask is a boolean tensor of its parameter's shape, True where the parameter is alive. Masks exist for prunable
 parameters only.
@@ -16,10 +16,11 @@ Masks = dict[str, torch.Tensor]
 
 
 def pools(network: Network, pruning: Pruning) -> dict[str, tuple[float, list[str]]]:
-    """Pool name -> (rate, parameter names): the parameters of a pool compete with each other by magnitude.
+    """Map each pool's name to its rate and parameter names. The parameters of a pool compete by magnitude.
 
-    A parameter of several modules (tied weights) is in one pool once, under its first name; in none if the output,
-    left alone, has it too. ValueError: nothing is left to prune.
+    A parameter of several modules (tied weights) is in one pool only, once, under its first name. If the output is not
+    pruned, its parameters are in no pool, even where another module has them too.
+    ValueError: no parameter may be pruned.
     """
     members: dict[str, tuple[float, list[str]]] = {}
     names_of: dict[torch.Tensor, str] = {parameter: name for name, parameter in network.named_parameters()}
@@ -43,17 +44,17 @@ def pools(network: Network, pruning: Pruning) -> dict[str, tuple[float, list[str
 
 
 def full_masks(network: Network, pruning: Pruning) -> Masks:
-    """Everything alive: the complete network's masks."""
+    """Return the complete network's masks, in which everything is alive."""
     parameters = dict(network.named_parameters())
     names = [name for _, members in pools(network, pruning).values() for name in members]
     return {name: torch.ones(parameters[name].shape, dtype=torch.bool) for name in names}
 
 
 def prune(network: Network, masks: Mapping[str, torch.Tensor], pruning: Pruning) -> Masks:
-    """The masks after one more pruning: of each pool's survivors, exactly floor(rate · survivors) smallest go.
+    """Return the masks after one more pruning, which removes the floor(rate · survivors) smallest of each pool.
 
-    Magnitudes are those of the network's parameters now. Ties go in the order of `named_modules`, then of the flattened
-    parameter. ValueError: a surviving parameter is not finite.
+    Magnitudes are those of the network's present parameters. Among equal ones, the first is removed first: in the order
+    of `named_modules`, then of the flattened parameter. ValueError: a surviving parameter is not finite.
     """
     parameters = {name: parameter.detach().cpu() for name, parameter in network.named_parameters()}
     result: Masks = {}
@@ -72,7 +73,7 @@ def prune(network: Network, masks: Mapping[str, torch.Tensor], pruning: Pruning)
 
 
 def smallest(magnitude: torch.Tensor, count: int) -> torch.Tensor:
-    """Indices of the `count` smallest entries of a vector; among equal ones the earlier go first."""
+    """Return the indices of the `count` smallest entries of a vector; among equal entries the earlier come first."""
     if count == 0:
         return torch.empty(0, dtype=torch.int64)
     threshold = magnitude.kthvalue(count).values
@@ -90,7 +91,7 @@ def apply_masks(network: nn.Module, masks: Mapping[str, torch.Tensor]) -> None:
 
 
 def remaining(network: nn.Module, masks: Mapping[str, torch.Tensor]) -> tuple[float, float]:
-    """Alive / all parameters of the network, and alive / prunable parameters."""
+    """Return alive / all parameters of the network, and alive / prunable parameters."""
     alive = sum(int(mask.sum()) for mask in masks.values())
     prunable = sum(mask.numel() for mask in masks.values())
     total = sum(parameter.numel() for parameter in network.parameters())

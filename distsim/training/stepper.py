@@ -1,12 +1,12 @@
-"""One step of training, over tensors that stay where they are: a GPU captures it once and replays it as a graph.
+"""One step of training. A GPU captures it once, over tensors that keep their place, and replays it as a graph.
 
-Everything that changes from step to step is read from the device: the place in the epoch, the order, the random
+Everything that changes from step to step is read from the device: the position in the epoch, the order, the random
 choices of the augmentation, the learning rate. So a step needs nothing from the host, and within an epoch the host
-waits for nothing. On the CPU the same function is called as it is.
+waits for nothing. On the CPU the same function is called directly.
 
-On a GPU each stepper has a stream of its own for life. Its step is rehearsed, captured and replayed there, and its
-state is set and read there. Captures on one shared stream would share one workspace of cuBLAS, which belongs to the
-stream: steps of two runs that are replayed at the same time would then write over each other's partial sums.
+On a GPU each stepper has its own stream for as long as it exists. Its step is rehearsed, captured and replayed on that
+stream, and its state is set and read there. Captures on one shared stream would share that stream's cuBLAS workspace.
+The steps of two runs that are replayed at the same time would then overwrite each other's partial sums.
 """
 
 import ctypes
@@ -26,14 +26,14 @@ from distsim.specs import Recipe
 from distsim.training import optimizers as optim
 
 State = dict[str, Tensor]
-REHEARSALS = 3  # steps before a graph is captured: libraries choose their kernels and get their memory in them
+REHEARSALS = 3  # steps before a graph is captured, in which libraries choose their kernels and allocate their memory
 
 
 @dataclass(frozen=True)
 class Arithmetic:
-    """What a step is computed in: float32 (IEEE, on a GPU too), or bfloat16 where autocast takes it.
+    """The arithmetic of a step: float32 (IEEE, on a GPU too), or bfloat16 wherever autocast uses it.
 
-    deterministic : a GPU repeats itself bit by bit, at a price; a CPU always does
+    deterministic : a GPU then repeats its results bit by bit, but is slower; a CPU always repeats them
     """
 
     precision: str = "float32"
@@ -41,34 +41,34 @@ class Arithmetic:
 
 
 def settle(device: torch.device, deterministic: bool) -> None:
-    """What a process sets before it trains. On a GPU, convolutions in float32 are float32's, not TF32's."""
+    """Set up the process for training. On a GPU, float32 convolutions and products then use float32, not TF32."""
     if device.type == "cpu":
         _keep_freed_memory()
     if device.type == "cuda":
         torch.backends.cudnn.allow_tf32 = False
         torch.backends.cuda.matmul.allow_tf32 = False
         torch.backends.cudnn.benchmark = not deterministic
-        if deterministic:  # read when cuBLAS is first used
+        if deterministic:  # cuBLAS reads the variable at its first use
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(deterministic)
 
 
 def _keep_freed_memory() -> None:
-    """Let the C library keep what arrays of up to 32 MB leave, where it is glibc.
+    """Let the C library, if it is glibc, keep the freed memory of arrays of up to 32 MB.
 
-    It would give it back to the system after each step and get it again, page by page: thousands of page faults in each
-    step of a small network, a large part of its time.
+    Otherwise it returns that memory to the system after each step and gets it again, page by page. In each step of a
+    small network that makes thousands of page faults, which take a large part of its time.
     """
     set_option = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if set_option is not None:
-        mmap_threshold, trim_threshold, top_pad = -3, -1, -2  # of malloc.h
-        set_option(mmap_threshold, 32 * 2**20)  # the largest that it takes
+        mmap_threshold, trim_threshold, top_pad = -3, -1, -2  # from malloc.h
+        set_option(mmap_threshold, 32 * 2**20)  # the largest allowed value
         set_option(trim_threshold, 2**31 - 1)
         set_option(top_pad, 64 * 2**20)
 
 
 class Stepper:
-    """A network with its optimizer, masks and data, trained step by step. It may serve one training after another."""
+    """A network with its optimizer, masks and data, trained step by step. It may be used for several trainings."""
 
     def __init__(
         self,
@@ -78,10 +78,11 @@ class Stepper:
         recipe: Recipe,
         arithmetic: Arithmetic | None = None,
     ) -> None:
-        """network : on the device of the pictures and of their labels, (n,) int64.
+        """Set up the step, and on a GPU capture it.
 
-        On a GPU the step is captured here, which leaves anything in the network: `reset` it before use. ValueError:
-        the network draws from torch's global generator there.
+        Capturing leaves arbitrary values in the network, so call `reset` before use.
+        network, pictures, labels : on one device; labels are (n,) int64
+        ValueError: the device is a GPU and the network draws from torch's global generator.
         """
         require_streams(network, labels.device.type)
         self.network, self.device = network, labels.device
@@ -99,10 +100,10 @@ class Stepper:
         self._rates = torch.zeros(self.steps, device=self.device)
         self._rate = torch.zeros((), device=self.device)
         self._in_batch = torch.arange(self.batch, device=self.device)
-        self._at = torch.zeros(1, dtype=torch.int64, device=self.device)  # steps of the epoch that are done
+        self._at = torch.zeros(1, dtype=torch.int64, device=self.device)  # number of steps done in the epoch
         self._loss = torch.zeros((), device=self.device)
-        self._seeds: Sequence[int] = ()  # of the global generator, one a step, where the network draws from it
-        self._seeded = 0  # steps of the epoch that have had theirs
+        self._seeds: Sequence[int] = ()  # of the global generator for each step, if the network draws from it
+        self._seeded = 0  # number of these seeds used in the epoch
         network.to(memory_format=torch.channels_last)
         self._optimizer = optim.optimizer(recipe, self._parameters.values())
         for group in self._optimizer.param_groups:
@@ -112,7 +113,10 @@ class Stepper:
             self.step = self._step_with_stream
 
     def reset(self, weights: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> None:
-        """Begin a training: parameters and buffers, which parameters stay as they are (zero), an empty optimizer."""
+        """Begin a training with these parameters and buffers and an empty optimizer.
+
+        masks : True where a parameter is alive; the others must be zero, and stay zero
+        """
         with self._on_stream():
             self.network.load_state_dict(dict(weights))
             if self.device.type == "cpu":
@@ -121,13 +125,12 @@ class Stepper:
             for state in self._optimizer.state.values():
                 for value in state.values():
                     value.zero_()
-            for held in self._masks.values():
-                held.fill_(1)
+            for own_mask in self._masks.values():
+                own_mask.fill_(1)
             for name, mask in masks.items():
                 if name not in self._masks and bool(mask.all()) and self.device.type == "cpu":
-                    continue  # nothing to hold back
-                kept = self._masks.setdefault(name, torch.empty_like(self._parameters[name]))
-                kept.copy_(mask)
+                    continue  # no gradient to mask
+                self._masks.setdefault(name, torch.empty_like(self._parameters[name])).copy_(mask)
 
     def begin(
         self,
@@ -139,8 +142,8 @@ class Stepper:
     ) -> None:
         """Begin an epoch.
 
-        order : (n,) a permutation; draws : what `augment.draw` gives; rates : (steps,); seeds : of each dropout
-        seeds_of_steps : (steps,) of the global generator, for a network that draws from it; (): 0, 1, ...
+        order : (n,) a permutation; draws : from `augment.draw`; rates : (steps,); seeds : one for each dropout module
+        seeds_of_steps : (steps,) seeds of the global generator, for a network that draws from it; (): 0, 1, ...
         """
         self.network.train()
         if self.draws:
@@ -161,7 +164,7 @@ class Stepper:
 
     @property
     def size(self) -> int:
-        """Pixels on a side of an image."""
+        """Return the number of pixels on a side of an image."""
         return self._pictures.size
 
     @property
@@ -170,41 +173,44 @@ class Stepper:
 
     @property
     def draws(self) -> bool:
-        """Whether the network draws from torch's global generator."""
+        """Return whether the network draws from torch's global generator."""
         return bool(self.network.draws)
 
     def loss(self) -> float:
-        """The epoch's mean so far. Here the host waits for the device."""
+        """Return the epoch's mean loss, after its last step. Here the host waits for the device."""
         with self._on_stream():
             return float(self._loss) / self.steps
 
     def state(self) -> State:
-        """Copies on the CPU of everything that the next epoch depends on: the network's and the optimizer's tensors."""
+        """Return CPU copies of all tensors on which the next epoch depends: the network's and the optimizer's."""
         names: dict[Tensor, str] = {parameter: name for name, parameter in self._parameters.items()}
-        found = {f"network/{name}": value for name, value in self.network.state_dict().items()}
+        tensors = {f"network/{name}": value for name, value in self.network.state_dict().items()}
         for parameter, values in self._optimizer.state.items():
-            found |= {f"optimizer/{key}/{names[parameter]}": value for key, value in values.items()}
+            tensors |= {f"optimizer/{key}/{names[parameter]}": value for key, value in values.items()}
         with self._on_stream():
-            return {name: on_cpu(value) for name, value in found.items()}
+            return {name: on_cpu(tensor) for name, tensor in tensors.items()}
 
     def load(self, state: Mapping[str, Tensor]) -> None:
-        """Go on from what `state` gave; after `reset`."""
+        """Continue from what `state` returned. Call `reset` first."""
         of_network = {name.removeprefix("network/"): t for name, t in state.items() if name.startswith("network/")}
         with self._on_stream():
             self.network.load_state_dict(of_network)
             for name, value in state.items():
                 if name.startswith("optimizer/"):
                     _, key, parameter = name.split("/", 2)
-                    held = self._optimizer.state[self._parameters[parameter]]
-                    if key in held:  # where a graph looks for it
-                        held[key].copy_(value)
+                    like = self._parameters[parameter]
+                    own = self._optimizer.state[like]
+                    if key in own:  # in place, where a captured graph reads it
+                        own[key].copy_(value)
                     else:
-                        like = self._parameters[parameter]
-                        held[key] = torch.empty_like(like).copy_(value) if value.shape == like.shape else value.clone()
+                        own[key] = torch.empty_like(like).copy_(value) if value.shape == like.shape else value.clone()
 
     @contextmanager
     def _on_stream(self) -> Iterator[None]:
-        """Work on the stepper's own stream, after what the caller's stream has before it; the caller's then waits."""
+        """Work on the stepper's own stream inside the block.
+
+        That stream first waits for the caller's stream, and the caller's waits for it at the end.
+        """
         if self.stream is None:
             yield
             return
@@ -215,19 +221,19 @@ class Stepper:
         callers.wait_stream(self.stream)
 
     def _step_with_stream(self) -> None:
-        """A step for which the global generator begins at the step's own seed; it is left as it was."""
+        """Do a step with the global generator seeded for it, and restore the generator."""
         with GLOBAL_GENERATOR, torch.random.fork_rng(devices=[]):
             torch.manual_seed(self._seeds[self._seeded])
             self._step()
         self._seeded += 1
 
     def _step(self) -> None:
-        """Batch, loss, backward, masks, rate, update."""
+        """Do one step: batch, loss, backward, masks, rate, update."""
         rows = self._in_batch + self._at * self.batch
         chosen = self._order.index_select(0, rows)
         draws = {name: values.index_select(0, rows) for name, values in self._draws.items()}
         images = self._pictures.batch(chosen, draws)
-        # within a step each weight is used once, and a graph must not find another step's copies
+        # no cache: within a step each weight is used once, and a graph must not use the copies of another step
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self._half, cache_enabled=False):
             loss = nn.functional.cross_entropy(self.network(images), self._labels.index_select(0, chosen))
         self._optimizer.zero_grad(set_to_none=True)
@@ -239,14 +245,14 @@ class Stepper:
         self._at += 1
 
     def _hold_back(self) -> None:
-        """Dead parameters get no gradient."""
+        """Set the gradients of dead parameters to zero."""
         pairs = [(self._parameters[name].grad, mask) for name, mask in self._masks.items()]
         gradients, masks = [g for g, _ in pairs if g is not None], [m for g, m in pairs if g is not None]
         if gradients:
             torch._foreach_mul_(gradients, masks)
 
     def _captured(self) -> "_Replay":
-        """The step as a CUDA graph, on tensors that stay."""
+        """Capture the step as a CUDA graph, on tensors that keep their place."""
         for name, parameter in self._parameters.items():
             self._masks[name] = torch.ones_like(parameter)
         self.network.train()
@@ -262,7 +268,7 @@ class Stepper:
                 graph.register_generator_state(module.generator)
         self._optimizer.zero_grad(set_to_none=True)
         self._at.zero_()
-        # thread_local: another thread may be writing activations
+        # thread_local, because another thread may be writing activations
         with torch.cuda.graph(graph, stream=self.stream, capture_error_mode="thread_local"):
             self._step()
         return _Replay(graph, self.stream)
@@ -272,16 +278,19 @@ class Stepper:
 
 
 def require_streams(network: Network, device: str) -> None:
-    """ValueError: what the network draws on a GPU comes from the global generator, which a captured step shares."""
+    """Check that a network for a GPU does not draw from the global generator, which captured steps share.
+
+    ValueError: it does.
+    """
     if device != "cpu" and network.draws:
         raise ValueError(
-            f"{network.draws[0]} draws from torch's global generator, which is given streams of its own on a CPU only: "
+            f"{network.draws[0]} draws from torch's global generator, which can be repeated on a CPU only: "
             "use --device cpu, or nn.Dropout, which trains on a GPU too"
         )
 
 
 class _Replay:
-    """A captured step, called like the function it was captured from."""
+    """A captured step, called like the function from which it was captured."""
 
     def __init__(self, graph: "torch.cuda.CUDAGraph", stream: "torch.cuda.Stream | None") -> None:
         self._graph, self._stream = graph, stream
@@ -292,5 +301,5 @@ class _Replay:
 
 
 def on_cpu(tensor: Tensor) -> Tensor:
-    """A copy on the CPU, laid out as its shape says."""
+    """Copy a tensor to the CPU, contiguous in memory."""
     return tensor.detach().cpu().clone(memory_format=torch.contiguous_format)

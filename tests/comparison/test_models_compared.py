@@ -277,7 +277,7 @@ def test_a_layer_without_a_row_for_each_input_is_none_of_the_default() -> None:
     model.extend([nn.Flatten(), nn.Linear(6, 4)])
     x = torch.randn(12, 20)
     assert compare(model, model, x).layers_x == ("5",)
-    with pytest.raises(ValueError, match=r"model_a: layer '2' puts out \(24, 3\) for 12 inputs"):
+    with pytest.raises(ValueError, match=r"model_a: layer '2' returns \(24, 3\) for 12 inputs"):
         compare(model, model, x, layers=["2"])
 
 
@@ -362,7 +362,7 @@ def test_more_than_the_memory_is_refused_after_the_first_batch() -> None:
     """A terabyte of pretended examples."""
     model, calls = mlp(1000), []
     model.register_forward_pre_hook(lambda *_: calls.append(1))
-    with pytest.raises(MemoryError, match=r"for 1000000000 examples needs \d+\.\d GiB, .* GiB are free"):
+    with pytest.raises(MemoryError, match=r"for 1000000000 examples need \d+\.\d GiB, and .* GiB are free"):
         compare(model, model, torch.zeros(1, 20).expand(10**9, 20), batch_size=2)
     assert calls == [1]
 
@@ -471,15 +471,19 @@ def test_wrong_arguments() -> None:
         (ValueError, "metrics is empty", lambda: compare(model, model, x, metrics=())),
         (ValueError, "precision must be one of", lambda: compare(model, model, x, precision="low")),
         (TypeError, "model_b must be a torch.nn.Module, got function", lambda: compare(model, lambda x: x, x)),
-        (TypeError, "layer '1' puts out dict", lambda: compare(odd, odd, x, layers=["1"])),
+        (TypeError, "layer '1' returns dict", lambda: compare(odd, odd, x, layers=["1"])),
         (
             TypeError,
-            "puts out torch.int64",
+            "returns torch.int64",
             lambda: compare(nn.Sequential(nn.Identity()), model, x.long(), layers=(["0"], None)),
         ),
-        (ValueError, r"'0' puts out \(9, 3, 1, 12, 12\)", lambda: compare(five, model, x, layers=(["0"], None))),
-        (ValueError, r"'1' puts out \(3888,\) for 9 inputs", lambda: compare(five, model, x, layers=(["1"], None))),
-        (ValueError, "model_a has no convolution or linear layer that suits", lambda: compare(nn.ReLU(), model, x)),
+        (ValueError, r"'0' returns \(9, 3, 1, 12, 12\)", lambda: compare(five, model, x, layers=(["0"], None))),
+        (ValueError, r"'1' returns \(3888,\) for 9 inputs", lambda: compare(five, model, x, layers=(["1"], None))),
+        (
+            ValueError,
+            "model_a has no convolution or linear layer that can be compared",
+            lambda: compare(nn.ReLU(), model, x),
+        ),
     ):
         with pytest.raises(expected, match=match):
             call()
@@ -495,7 +499,7 @@ def test_a_named_layer_that_does_not_run() -> None:
 
 def test_outputs_that_change_their_size() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 3))
-    with pytest.raises(ValueError, match=r"layer '0' puts out \(10, 10, 4\), then \(6, 6, 4\)"):
+    with pytest.raises(ValueError, match=r"layer '0' returns \(10, 10, 4\), then \(6, 6, 4\)"):
         compare(model, model, [images(4, 12), images(4, 8)])
 
 

@@ -281,7 +281,7 @@ def test_an_own_metric_is_computed_beside_the_others(monkeypatch: pytest.MonkeyP
 
 def test_a_name_belongs_to_one_metric() -> None:
     assert register(METRICS["cka"]) is METRICS["cka"]
-    with pytest.raises(ValueError, match="there is another metric cka"):
+    with pytest.raises(ValueError, match="there is already another metric named cka"):
         register(Metric("cka", "kernel", lambda pair: 0.0))
 
 

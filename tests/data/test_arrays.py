@@ -85,31 +85,34 @@ class Noisy(TensorDataset):
 
 BOTH = {"train": (X, Y), "test": (X, Y)}
 WRONG = {
-    "images of another type": ((X.astype(int), Y), "images of train are int64, expected is uint8, or floats"),
+    "images of another type": ((X.astype(int), Y), "images of train are int64, expected uint8, or floats"),
     "floats beyond 1": ((X.astype(float), Y), "images of train are floats from 0 to 255, expected"),
     "negative floats": ((X / 255 - 0.5, Y), r"images of train are floats from -0\.5 to 0\.5, expected"),
     "not a number": ((np.where(X > 9, X / 255, np.nan), Y), "images of train are floats from nan to nan, expected"),
-    "flat images": ((X.reshape(N, 36), Y), r"images of train have the shape \(40, 36\), expected is"),
-    "four channels": ((np.zeros((N, 4, 6, 6), np.uint8), Y), r"the shape \(40, 4, 6, 6\).* 1 or 3 channels are exp"),
-    "channels anywhere": ((np.zeros((N, 3, 6, 3), np.uint8), Y), r"\(40, 3, 6, 3\).* both could be channels"),
-    "images of several shapes": (([X[0], X[0, :2]], [0, 1]), "images of train have several shapes, expected is one"),
-    "fewer labels": ((X, Y[:-1]), "train has 40 images and 39 labels, expected is one for each"),
+    "flat images": ((X.reshape(N, 36), Y), r"images of train have the shape \(40, 36\), expected"),
+    "four channels": ((np.zeros((N, 4, 6, 6), np.uint8), Y), r"the shape \(40, 4, 6, 6\).* must be 1 or 3"),
+    "channels anywhere": (
+        (np.zeros((N, 3, 6, 3), np.uint8), Y),
+        r"\(40, 3, 6, 3\).* both the second and the last could be channels",
+    ),
+    "images of several shapes": (([X[0], X[0, :2]], [0, 1]), "images of train have several shapes, expected one"),
+    "fewer labels": ((X, Y[:-1]), "train has 40 images and 39 labels, expected one for each"),
     "no images": ((X[:0], Y[:0]), "train has no image"),
-    "labels in columns": ((X, np.eye(4)[Y]), r"labels of train have the shape \(40, 4\), expected is \(n,\)"),
-    "fractional labels": ((X, Y / 2), "labels of train are float64, expected are whole numbers from 0, or names"),
+    "labels in columns": ((X, np.eye(4)[Y]), r"labels of train have the shape \(40, 4\), expected \(n,\)"),
+    "fractional labels": ((X, Y / 2), "labels of train are float64, expected whole numbers from 0, or names"),
     "labels from 1": ((X, Y + 1), "class '0' has no training image"),
-    "negative labels": ((X, Y - 1), "labels go from -1 to 2, expected are whole numbers: 0, 1, 2"),
-    "huge labels": ((X, Y * 10**12), "labels go from 0 to 3000000000000, expected are"),
+    "negative labels": ((X, Y - 1), "labels go from -1 to 2, expected whole numbers: 0, 1, 2"),
+    "huge labels": ((X, Y * 10**12), "labels go from 0 to 3000000000000, expected"),
     "one image of each class": ((X[:4], Y[:4]), "no test set is given, and none can be split off: label 0 has 1 exam"),
-    "names and numbers": (BOTH | {"test": (X, Y.astype(str))}, "numbers in one and names in the other"),
+    "names and numbers": (BOTH | {"test": (X, Y.astype(str))}, "numbers in one of train and test and names"),
     "no test part": ({"train": (X, Y)}, "keys 'train' and 'test', got 'train'"),
     "a dictionary of others": ({"x": X, "y": Y}, "keys 'train' and 'test', got 'x', 'y'"),
-    "three things": ((X, Y, Y), r"train is 3 things, expected is \(x, y\), "),
-    "images alone": (X, r"train is of type ndarray, expected is \(x, y\), "),
-    "a number": (3, r"train is of type int, expected is \(x, y\), "),
+    "three things": ((X, Y, Y), r"train is a tuple of 3, expected \(x, y\), "),
+    "images alone": (X, r"train is of type ndarray, expected \(x, y\), "),
+    "a number": (3, r"train is of type int, expected \(x, y\), "),
     "sizes that differ": (BOTH | {"test": (X[:, :5], Y)}, "they must have one shape"),
-    "items that are no pairs": (TensorDataset(torch.tensor(X)), r"item 0 of train is a tuple, expected is \(image"),
-    "random items": (Noisy(torch.tensor(X) / 300, torch.tensor(Y)), "item 0 of train is another image each time"),
+    "items that are no pairs": (TensorDataset(torch.tensor(X)), r"item 0 of train is a tuple, expected \(image"),
+    "random items": (Noisy(torch.tensor(X) / 300, torch.tensor(Y)), "item 0 of train is a different image each time"),
 }
 
 
@@ -122,9 +125,7 @@ def test_what_is_wrong_is_said_by_name(case: str):
 
 
 def test_classes_that_do_not_fit():
-    with pytest.raises(ValueError, match="classes: cow is no label in data, which has 0, 1, 2, 3"):
+    with pytest.raises(ValueError, match="classes: data has no label cow; it has 0, 1, 2, 3"):
         dataset_of((X, Y.astype(str)), classes=["0", "cow"])
-    with pytest.raises(
-        ValueError, match="labels go from 0 to 3, expected are whole numbers: 0 to 1, as there are 2 cl"
-    ):
+    with pytest.raises(ValueError, match="labels go from 0 to 3, expected whole numbers: 0 to 1, as there are 2 cl"):
         dataset_of((X, Y), classes=["a", "b"])

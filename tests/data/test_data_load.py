@@ -269,7 +269,7 @@ def test_damaged_cifar10_is_never_unpickled(cifar):
             return pytest.fail, ("unpickled",)
 
     (cifar / "cifar-10-batches-py" / "data_batch_3").write_bytes(pickle.dumps(Exploit()))
-    with pytest.raises(ValueError, match=r"data_batch_3 is there but damaged: its md5 is .* fetch it anew$"):
+    with pytest.raises(ValueError, match=r"data_batch_3 is there but damaged: its md5 is .* fetch it again$"):
         load(PROBLEMS["cifar2"], str(cifar))
 
 

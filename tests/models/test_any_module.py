@@ -184,6 +184,31 @@ def test_sequences_of_either_layout_become_rows_of_an_image(registry):
     assert shapes == {"relu": (1, 8, 12), "encoder": (1, 8, 12), "encoder.norm2": (1, 8, 12)}
 
 
+class Square(nn.Module):
+    """As many steps as channels: only the modules say which axis is which."""
+
+    def __init__(self, channels, size, classes):
+        super().__init__()
+        self.conv = nn.Conv1d(channels, 8, 8, stride=8)
+        self.relu = nn.ReLU()
+        self.mixed = nn.Linear(8, 8)
+        self.last = nn.Linear(8, classes)
+
+    def forward(self, x):
+        x = self.relu(self.conv(x.flatten(2)))  # (n, channels, steps)
+        return self.last(self.mixed(x.transpose(1, 2)).mean(1))  # (n, steps, channels)
+
+
+def test_channels_of_a_sequence_come_last_whatever_its_length(registry):
+    network = built(Square, registry, torch_stream(0, "initialisation"), layers=["relu", "mixed"]).eval()
+    images = torch.randn(5, 1, 8, 8, generator=torch_stream(0, "images"))
+    with torch.no_grad(), captured(network, network.layers) as outputs:
+        network(images)
+    steps_last = F.relu(network.conv(images.flatten(2)))
+    torch.testing.assert_close(outputs["relu"], steps_last.transpose(1, 2).unsqueeze(1))
+    torch.testing.assert_close(outputs["mixed"], network.mixed(steps_last.transpose(1, 2)).unsqueeze(1))
+
+
 def test_a_layer_does_not_depend_on_what_else_is_looked_at(registry):
     """PyTorch's joined encoder layer has other last bits, and runs where nobody looks inside."""
     network = built(Length, registry, torch_stream(0, "initialisation"), layers=["encoder.norm2", "last"]).eval()

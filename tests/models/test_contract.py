@@ -146,33 +146,36 @@ REFUSED = {
     ),
     "numpy's numbers": (
         changed(lambda n: n.conv.weight.data.fill_(np.random.default_rng().random())),
-        "called twice under the same torch.manual_seed, it gives other values of conv.weight",
+        "called twice under the same torch.manual_seed, it gives different values of conv.weight",
     ),
-    # what it puts out
+    # what it returns
     "too deep": (deep, "in evaluation mode it fails for 3 images of 8 x 8 pixels and 1 channel: RuntimeError: "),
-    "tuple": (net(end=lambda n, x: (x, x)), f"in evaluation mode it puts out tuple; {LOGITS}"),
-    "dict": (net(end=lambda n, x: {"logits": x}), f"in evaluation mode it puts out dict with logits; {LOGITS}"),
+    "tuple": (net(end=lambda n, x: (x, x)), f"in evaluation mode it returns tuple; {LOGITS}"),
+    "dict": (net(end=lambda n, x: {"logits": x}), f"in evaluation mode it returns dict with logits; {LOGITS}"),
     "auxiliary": (
         lambda channels, size, classes: nn.Sequential(
             nn.Conv2d(channels, 3, 1), nn.Upsample(96), googlenet(num_classes=classes, init_weights=False)
         ),
-        f"in training mode it puts out GoogLeNetOutputs with logits, aux_logits2, aux_logits1; {LOGITS}",
+        f"in training mode it returns GoogLeNetOutputs with logits, aux_logits2, aux_logits1; {LOGITS}",
     ),
-    "classes": (net(end=lambda n, x: x[:, :5]), r"puts out \(3, 5\) for 3 images of .*; expected \(3, 10\)"),
-    "a map": (net(end=lambda n, x: x[:, :, None]), r"puts out \(3, 10, 1\) for 3 images of .*; expected \(3, 10\)"),
-    "squeeze": (net(end=lambda n, x: x.squeeze()), r"puts out \(10,\) for 1 image of .*; expected \(1, 10\)"),
-    "whole numbers": (net(end=lambda n, x: x.long()), "puts out torch.int64; expected logits"),
+    "classes": (net(end=lambda n, x: x[:, :5]), r"returns \(3, 5\) for 3 images of .*; expected \(3, 10\)"),
+    "a map": (net(end=lambda n, x: x[:, :, None]), r"returns \(3, 10, 1\) for 3 images of .*; expected \(3, 10\)"),
+    "squeeze": (net(end=lambda n, x: x.squeeze()), r"returns \(10,\) for 1 image of .*; expected \(1, 10\)"),
+    "whole numbers": (net(end=lambda n, x: x.long()), "returns torch.int64; expected logits"),
     "no gradient": (net(end=lambda n, x: x.detach()), "its gradient cannot be computed: RuntimeError: "),
     # what it depends on
     "batch statistics": (
         net(make=lambda: nn.BatchNorm2d(8, track_running_stats=False)),
-        r"body \(BatchNorm2d\) has no running statistics: what it gives for an image depends on the images beside it",
+        r"body \(BatchNorm2d\) has no running statistics, so its output for an image depends on the other images",
     ),
     "the batch for the sequence": (
         BatchTakenForSequence,
-        "for an image depends on the images beside it: is a dimension",
+        "its output for an image depends on the other images in the batch: does a module",
     ),
-    "softmax": (net(end=lambda n, x: x.softmax(0)), "for an image depends on the images beside it: is a dimension"),
+    "softmax": (
+        net(end=lambda n, x: x.softmax(0)),
+        "its output for an image depends on the other images in the batch: does a module",
+    ),
     "dropout always": (
         net(body=lambda n, x: F.dropout(x)),
         r"the network \(Net\) draws random numbers in evaluation mode too",
@@ -184,10 +187,10 @@ REFUSED = {
     "python": (net(body=lambda n, x: x * random.random() if n.training else x), "it draws from Python's global random"),
     "hidden state": (net(make=Counting), r"the buffer body.seen changes in training and is not in its state_dict"),
     # what is compared
-    "no tensor": (SequenceFirst, r"layer attn puts out no tensor \(a tuple, say\): name a module inside", "attn"),
+    "no tensor": (SequenceFirst, r"layer attn returns no tensor \(but a tuple, say\): name a module in it", "attn"),
     "sequence first": (
         SequenceFirst,
-        r"layer norm puts out \(4, 3, 12\) for 3 images and \(4, 1, 12\) for one; \(n, c, h, w\), \(n, t, d\) and",
+        r"layer norm returns \(4, 3, 12\) for 3 images and \(4, 1, 12\) for one; only \(n, c, h, w\), \(n, t, d\) and",
         "norm",
     ),
     "never runs": (
@@ -197,13 +200,16 @@ REFUSED = {
     ),
     "a slash": (changed(lambda n: n.conv.add_module("a/b", nn.ReLU())), "layers: 'x' names no module", "x"),
     # what a Network says
-    "no such module": (named(Layer("out", "out", "line")), "layer out names 'line', which is no module of it"),
+    "no such module": (named(Layer("out", "out", "line")), "layer out names 'line', which is not one of its modules"),
     "no such kind": (named(Layer("out", "dense", "out")), "layer out has kind 'dense'; kinds are"),
     "repeated": (named(Layer("out", "fc", "conv"), Layer("out", "out", "out")), "layer names are repeated"),
-    "no such output": (named(Layer("out", "out", "out"), output="head"), "output 'head' is no module of it"),
+    "no such output": (named(Layer("out", "out", "out"), output="head"), "output 'head' is not one of its modules"),
     "an idle layer": (named(Layer("x", "conv", "idle")), "layer x: its module 'idle' does not run"),
     "a third call": (named(Layer("x", "conv", "conv", 3)), "layer x: call 3 of its module 'conv' does not run"),
-    "a path": (named(Layer("a/b", "conv", "conv")), "a layer is named 'a/b'; its name is a folder's"),
+    "a path": (
+        named(Layer("a/b", "conv", "conv")),
+        "a layer is named 'a/b'; the name becomes a folder's",
+    ),
 }
 
 
@@ -235,7 +241,7 @@ def test_an_output_that_is_left_alone_is_not_to_be_pruned(monkeypatch):
     problem = dataclasses.replace(DIGITS, model="mine", pruning=Pruning())
     assert build(problem, 10).output == "1"
     problem = dataclasses.replace(problem, pruning=Pruning(prune_output=False))
-    message = "it has nothing to prune besides its output '1', which prune_output=False spares"
+    message = "it has nothing to prune besides its output '1', which prune_output=False leaves unpruned"
     with pytest.raises(ValueError, match=message):
         build(problem, 10)
 

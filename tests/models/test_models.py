@@ -279,10 +279,10 @@ class Toy(Network):
 @pytest.mark.parametrize(
     ("layers", "output", "message"),
     [
-        ([Layer("out", "out", "line")], "linear", "model toy: layer out names 'line', which is no module of it"),
+        ([Layer("out", "out", "line")], "linear", "model toy: layer out names 'line', which is not one of its modules"),
         ([Layer("out", "dense", "linear")], "linear", "model toy: layer out has kind 'dense'; kinds are"),
         ([Layer("out", "fc", "linear"), Layer("out", "out", "linear")], "linear", "layer names are repeated"),
-        ([Layer("out", "out", "linear")], "head", "model toy: output 'head' is no module of it"),
+        ([Layer("out", "out", "linear")], "head", "model toy: output 'head' is not one of its modules"),
     ],
 )
 def test_a_bad_definition_is_refused(monkeypatch, layers, output, message):

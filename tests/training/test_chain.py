@@ -170,7 +170,7 @@ def test_the_rewind_state_at_epoch_0_is_the_initialisation():
 
 def test_a_chain_without_a_rewind_state_is_refused(small):
     trainer, complete, _ = small
-    with pytest.raises(ValueError, match="chain: the complete network came without its rewind state"):
+    with pytest.raises(ValueError, match="chain: the complete network has no rewind state"):
         next(trainer.chain(0, dataclasses.replace(complete, rewind=None)))
 
 
