@@ -5,6 +5,7 @@ computed once, however many layers it is compared with.
 """
 
 import itertools
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -14,9 +15,9 @@ from torch import nn
 from distsim.comparison.pair import Pair, PairSide, Result
 from distsim.comparison.recording import PANEL_BYTES, Data, LayerOutput, Recording, record
 from distsim.comparison.sides import PRECISIONS, Side, Wanted, collect
-from distsim.comparison.similarities import Row, Similarities
+from distsim.comparison.similarities import LeftOut, Row, Similarities
 from distsim.environment import require_cupy
-from distsim.metrics.arrays import Workspace
+from distsim.metrics.arrays import UnreliableSimilarity, Workspace
 from distsim.metrics.registry import METRICS, Metric, known
 
 __all__ = ["Similarities", "compare"]
@@ -43,7 +44,8 @@ def compare(
                 DataLoader gives them: each is a tensor, or a tuple or list that begins with one. It is read once
     layers      names as in `named_modules()`, for both models; or a pair of such lists, one for each model. None means
                 the default: convolutions and linear layers whose output has a row for each input, in the order in
-                which they run
+                which they run. Other layers with weights are left out; a `LeftOut` warning and the result's `left_out`
+                name them
     metrics     names in `distsim.metrics.registry.METRICS`, your own included
     channels    which dimension of a layer's output is its channels, by the layer's name. Needed where that is not
                 dimension 1 of (n, c, h, w) or the last of (n, p) and (n, t, d). Linear layers and layer norms (last),
@@ -63,6 +65,7 @@ def compare(
     The activations of all layers of both models are in memory, 4 bytes each. cka or nbs adds up to 8·n² bytes, or twice
     that, for each layer of model_a, and as much again if nbs needs float64 products.
 
+    Values that say little, for example because there are too few inputs, give one `UnreliableSimilarity` warning.
     FloatingPointError: an activation is not finite. MemoryError: the activations will clearly not fit. ValueError,
     TypeError: a layer's or metric's name, a batch or an output is not as described.
     """
@@ -78,21 +81,21 @@ def compare(
         recordings.append(Recording("model_b", model_b, names_b, channels or {}))
     record(recordings, data, batch_size, kernels=any(metric.view == "kernel" for metric in chosen))
     ours, theirs = (recording.outputs for recording in recordings)
-    over_channels = [metric for metric in chosen if metric.view == "channels"]
-    over_examples = [metric for metric in chosen if metric.view != "channels"]
-    measured: dict[tuple[str, str], dict[str, Result]] = {}
-    for x, y, results in itertools.chain(
-        _over_channels(ours, theirs, over_channels, device) if over_channels else (),
-        _over_examples(ours, theirs, over_examples, device, precision == "fast") if over_examples else (),
-    ):
-        measured.setdefault((x.name, y.name), {}).update(results)
-    names_x, names_y = (tuple(output.name for output in side) for side in (ours, theirs))
-    names = tuple(metric.name for metric in chosen)
-    rows = (
-        Row(layer_x=x, layer_y=y, metric=name, **measured[x, y][name])
-        for x, y, name in itertools.product(names_x, names_y, names)
-    )
-    return Similarities(names_x, names_y, names, tuple(rows))
+    left_out = {recording.label: recording.left_out for recording in recordings if recording.left_out}
+    similarities = replace(_similarities(ours, theirs, chosen, device, fast=precision == "fast"), left_out=left_out)
+    for model, reasons in left_out.items():
+        named = "; ".join(f"{name!r}: {reason}" for name, reason in reasons.items())
+        warnings.warn(f"{model}: layers are left out ({named})", LeftOut, stacklevel=2)
+    if doubtful := [row for row in similarities.rows if row["warning"]]:
+        first = doubtful[0]
+        warnings.warn(
+            f"{len(doubtful)} of {len(similarities.rows)} similarities should be read with care, among them "
+            f"{first['metric']} of {first['layer_x']} and {first['layer_y']}: {first['warning']}. The table's column "
+            "warning says which and why",
+            UnreliableSimilarity,
+            stacklevel=2,
+        )
+    return similarities
 
 
 # --- which layers, which metrics -------------------------------------------------------------------------------------
@@ -125,6 +128,25 @@ def _both(layers: Sequence[Any] | None) -> tuple[list[str] | None, list[str] | N
 
 Results = Iterator[tuple[LayerOutput, LayerOutput, dict[str, Result]]]
 Outputs = Sequence[LayerOutput]
+
+
+def _similarities(ours: Outputs, theirs: Outputs, metrics: Sequence[Metric], device: str, fast: bool) -> Similarities:
+    """Compare all layers of one model with all of the other by all metrics."""
+    over_channels = [metric for metric in metrics if metric.view == "channels"]
+    over_examples = [metric for metric in metrics if metric.view != "channels"]
+    measured: dict[tuple[str, str], dict[str, Result]] = {}
+    for x, y, results in itertools.chain(
+        _over_channels(ours, theirs, over_channels, device) if over_channels else (),
+        _over_examples(ours, theirs, over_examples, device, fast) if over_examples else (),
+    ):
+        measured.setdefault((x.name, y.name), {}).update(results)
+    names_x, names_y = (tuple(output.name for output in side) for side in (ours, theirs))
+    names = tuple(metric.name for metric in metrics)
+    rows = (
+        Row(layer_x=x, layer_y=y, metric=name, **measured[x, y][name])
+        for x, y, name in itertools.product(names_x, names_y, names)
+    )
+    return Similarities(names_x, names_y, names, tuple(rows))
 
 
 def _over_channels(ours: Outputs, theirs: Outputs, metrics: Sequence[Metric], device: str) -> Results:

@@ -7,15 +7,13 @@ results from a `Pair`.
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, TypedDict
+from typing import Any, NamedTuple, TypedDict
 
 from distsim.comparison.sides import LayerSource, Side, Wanted, collect, on_device
 from distsim.metrics.arrays import Array, Undefined, Workspace
 from distsim.metrics.channels import ChannelPair, ChannelSide
 from distsim.metrics.kernels import KernelPair, KernelSide, Unresolved
 from distsim.metrics.registry import Metric
-
-FEW_ROWS = "fewer rows than columns"
 
 
 class Result(TypedDict):
@@ -109,37 +107,37 @@ class Pair:
     def _result(self, metric: Metric) -> Result:
         if metric.view == "channels":
             x, y = self._channels.x, self._channels.y
-            return self._record(_measured(metric, self._channels), x.n, (x.columns, y.columns), (x.rank, y.rank))
+            measured = _measured(metric, self._channels)
+            return self._record(measured, x.n, (x.columns, y.columns), (x.rank, y.rank))
         if metric.view == "kernel":
             kernels = self._kernels
             try:
-                value = _measured(metric, kernels)
+                measured = _measured(metric, kernels)
             except Unresolved:
-                value = _measured(metric, self._wide_kernels)
-            return self._record(value, kernels.x.n, (kernels.x.columns, kernels.y.columns))
+                measured = _measured(metric, self._wide_kernels)
+            return self._record(measured, kernels.x.n, (kernels.x.columns, kernels.y.columns))
         X, Y = self.x.output(), self.y.output()
         if self.x.of_example == self.y.of_example:
-            value = _measured(metric, X, Y)
+            measured = _measured(metric, X, Y)
         else:
-            value = None, f"unequal shapes: {self.x.of_example} and {self.y.of_example}"
-        return self._record(value, X.shape[0], (X.shape[1], Y.shape[1]))
+            measured = Measured(None, f"unequal shapes: {self.x.of_example} and {self.y.of_example}")
+        return self._record(measured, X.shape[0], (X.shape[1], Y.shape[1]))
 
     def _record(
         self,
-        value: tuple[float | None, str],
+        measured: "Measured",
         n: int,
         columns: tuple[int, int],
         ranks: tuple[int, int] | tuple[None, None] = (None, None),
     ) -> Result:
-        wider = max(columns)
         return {
-            "value": value[0],
-            "reason": value[1],
+            "value": measured.value,
+            "reason": measured.reason,
             "n": n,
             "columns_x": columns[0],
             "columns_y": columns[1],
-            "n_per_p": n / wider,
-            "warning": FEW_ROWS if n < wider else "",
+            "n_per_p": n / max(columns),
+            "warning": measured.warning,
             "rank_x": ranks[0],
             "rank_y": ranks[1],
             "dead_x": self.x.dead_channels,
@@ -159,9 +157,17 @@ class Pair:
         return KernelPair(self.x.wide, self.y.wide, workspace=self.workspace)
 
 
-def _measured(metric: Metric, *sides: Any) -> tuple[float | None, str]:
-    """Return the value and "", or None and the reason why there is no value."""
+class Measured(NamedTuple):
+    """A metric's value, or the reason why it has none; and why the value should be read with care."""
+
+    value: float | None
+    reason: str = ""
+    warning: str = ""
+
+
+def _measured(metric: Metric, *sides: Any) -> Measured:
     try:
-        return float(metric.measure(*sides)), ""
+        value = float(metric.measure(*sides))
     except Undefined as reason:
-        return None, str(reason)
+        return Measured(None, str(reason))
+    return Measured(value, warning=metric.caution(*sides) if metric.caution else "")

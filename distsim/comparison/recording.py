@@ -16,10 +16,18 @@ from torch.nn import functional as F
 
 from distsim.environment import free_memory
 from distsim.metrics.rounding import is_constant, unit_of
+from distsim.models import calls
 
 Data = torch.Tensor | Iterable[Any]
 DEFAULT = (nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.Linear)
-SEQUENCES = (nn.Conv1d, nn.ConvTranspose1d, nn.BatchNorm1d)  # their 3-D outputs are (n, c, t)
+# Modules whose 3-D outputs are (n, c, t).
+POOLINGS_1D = tuple(kind for kind in calls.POOLINGS if kind.__name__.endswith("1d"))
+SEQUENCES = (*calls.ONE_DIMENSIONAL, *calls.CHANNELS_FIRST, *POOLINGS_1D)
+ALONE = 2  # examples of the first batch that run once more, by themselves
+# How far a layer's output may then be from that in the whole batch, as a share of its largest value. Rounding is 1e-6.
+SAME = {torch.float32: 1e-3, torch.float64: 1e-6}
+SAME_HALF = 0.05  # for float16 and bfloat16
+COMPILED = "_orig_mod"  # where torch.compile keeps the model itself
 PANEL_BYTES = 2**28  # float64 activations that are centred at a time, all layers together
 
 
@@ -86,33 +94,28 @@ class Recording:
         """
         if not isinstance(model, nn.Module):
             raise TypeError(f"{label} must be a torch.nn.Module, got {type(model).__name__}")
-        self.label, self.model = label, model
+        self.label, self.model = label, getattr(model, COMPILED, model)  # a compiled graph runs without hooks
+        if self.model is not model and names is not None:
+            names = [name.removeprefix(f"{COMPILED}.") for name in names]
         self._named, self.channels = names is not None, channels
-        self._modules = _default(model) if names is None else _of_names(label, model, names)
+        self._modules = _default(self.model) if names is None else _of_names(label, self.model, names)
+        self.left_out = {} if self._named else _not_compared(self.model)
+        self._axes: dict[str, int] = {}
         self._blocks: dict[str, list[torch.Tensor]] = {}
         self._positions: dict[str, int] = {}
+        self._dtypes: dict[str, torch.dtype] = {}
         tensor = next(itertools.chain(model.parameters(), model.buffers()), None)
         self._device = None if tensor is None else tensor.device
 
     def run(self, inputs: torch.Tensor) -> None:
         """Run the model on a batch and record what its layers return."""
-        outputs: dict[str, torch.Tensor] = {}
-
-        def keep(name: str, output: Any) -> None:
-            outputs.pop(name, None)  # so that layers are in the order of their last calls
-            try:
-                outputs[name] = self._copied(name, output, len(inputs))
-            except (TypeError, ValueError):
-                if self._named or self._blocks or name in self.channels:
-                    raise
-
-        with contextlib.ExitStack() as hooks:  # for this pass only: the other model may have the same modules
-            for name, module in self._modules.items():
-                handle = module.register_forward_hook(lambda module, args, output, name=name: keep(name, output))
-                hooks.callback(handle.remove)
-            self.model(inputs.to(self._device or inputs.device, copy=True))  # the model may write into its inputs
-        if not self._blocks:
+        first = not self._blocks
+        if first:
+            self._axes = self._axes_of(inputs[:ALONE])
+        outputs = self._outputs(inputs)
+        if first:
             self._settle(list(outputs))
+            self._require_the_same(inputs, outputs)
         for name, blocks in self._blocks.items():
             if name not in outputs:
                 raise ValueError(f"{self.label}: layer {name!r} did not run for every batch")
@@ -123,15 +126,66 @@ class Recording:
                 raise ValueError(f"{self.label}: layer {name!r} returns {shapes[0]}, then {shapes[1]} (channels last)")
             blocks.append(outputs[name])
 
+    def _outputs(self, inputs: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Run the model on these inputs and return copies of the layers' outputs, in the order of their last calls."""
+        outputs: dict[str, torch.Tensor] = {}
+
+        def keep(name: str, output: Any) -> None:
+            outputs.pop(name, None)
+            try:
+                outputs[name] = self._copied(name, output, len(inputs))
+            except (TypeError, ValueError) as error:
+                if self._named or self._blocks or name in self.channels:
+                    raise
+                self.left_out[name] = str(error).removeprefix(f"{self.label}: layer {name!r} ")
+
+        with calls.hooks(self.model) as handles:  # for this pass only: the other model may have the same modules
+            for name, module in self._modules.items():
+                handles.append(module.register_forward_hook(lambda m, args, output, name=name: keep(name, output)))
+            self.model(inputs.to(self._device or inputs.device, copy=True))  # the model may write into its inputs
+        return outputs
+
+    def _axes_of(self, inputs: torch.Tensor) -> dict[str, int]:
+        """Return which dimension of each module's 3-D output is its channels, by the modules that ran before it."""
+        try:
+            ran, _ = calls.calls(self.model, inputs.to(self._device or inputs.device, copy=True))
+        except Exception:  # it may not run on so few inputs; if it does not run at all, the next pass says so
+            return {}
+        return {call.path: call.axis for call in ran if call.output is not None and call.output.ndim == 3}
+
+    def _require_the_same(self, inputs: torch.Tensor, outputs: Mapping[str, torch.Tensor]) -> None:
+        """Check that some inputs alone give what they gave in their batch. ValueError: a layer depends on the batch."""
+        few = max(1, min(ALONE, len(inputs) - 1))
+        try:
+            alone = self._outputs(inputs[:few])
+        except Exception:  # a model may need a batch of a certain size
+            return
+        for name in self._modules:
+            together = outputs[name][:few]
+            if name not in alone or alone[name].shape != together.shape:
+                continue
+            far, largest = float((alone[name] - together).abs().max()), float(together.abs().max())
+            if far > SAME.get(self._dtypes[name], SAME_HALF) * largest:
+                raise ValueError(
+                    f"{self.label}: layer {name!r} returns other values for the same inputs in a batch of {few} than "
+                    f"in one of {len(inputs)}. Either the model is random in eval mode (dropout needs "
+                    "training=self.training), or examples of a batch are mixed (batch norm without running statistics, "
+                    "or a module that takes the first dimension for time)"
+                )
+
     def _settle(self, ran: list[str]) -> None:
         """Decide after the first batch which layers are recorded."""
         if idle := [name for name in self._modules if name not in ran]:
             if self._named:
                 raise ValueError(f"{self.label}: layer {idle[0]!r} does not run in the forward pass")
+            for name in idle:
+                self.left_out.setdefault(name, "it does not run as a module in the forward pass")
             self._modules = {name: self._modules[name] for name in ran}
         if not self._modules:
+            left_out = "".join(f"; {name!r} is left out: {reason}" for name, reason in self.left_out.items())
             raise ValueError(
                 f"{self.label} has no convolution or linear layer that can be compared; name layers with layers=[...]"
+                f"{left_out}"
             )
         self._blocks = {name: [] for name in self._modules}
 
@@ -149,10 +203,10 @@ class Recording:
         shape = tuple(output.shape)
         if output.ndim not in (2, 3, 4) or shape[0] != n or 0 in shape:
             raise ValueError(f"{where} {shape} for {n} inputs; expected (n, p), (n, t, d) or (n, c, h, w) with n = {n}")
-        channels = self.channels.get(name, _channels(self._modules[name], output.ndim))
+        channels = self.channels.get(name, _channels(self._modules[name], output.ndim, self._axes.get(name, -1)))
         if channels % output.ndim == 0 or not -output.ndim <= channels < output.ndim:
             raise ValueError(f"{where} {shape}, whose channels cannot be dimension {channels}")
-        self._positions[name] = output.ndim - 2
+        self._positions[name], self._dtypes[name] = output.ndim - 2, output.dtype
         last = output.detach().movedim(channels, -1)
         return last.to("cpu", torch.float32, copy=True, memory_format=torch.contiguous_format)
 
@@ -257,6 +311,16 @@ def require_memory(recordings: Sequence[Recording], n: int, kernels: bool) -> No
         )
 
 
+def _not_compared(model: nn.Module) -> dict[str, str]:
+    """Return the modules with weights that the default leaves out, with the reason."""
+    reasons = {}
+    for name, module in model.named_modules():
+        own = [parameter for parameter in module._parameters.values() if parameter is not None]
+        if name and not isinstance(module, DEFAULT) and any(parameter.ndim > 1 for parameter in own):
+            reasons[name] = f"{type(module).__name__} is not compared unless it is named in layers=[...]"
+    return reasons
+
+
 def _default(model: nn.Module) -> dict[str, nn.Module]:
     return {name: module for name, module in model.named_modules() if name and isinstance(module, DEFAULT)}
 
@@ -270,11 +334,14 @@ def _of_names(label: str, model: nn.Module, names: Collection[str]) -> dict[str,
     return {name: modules[name] for name in names}
 
 
-def _channels(module: nn.Module, dimensions: int) -> int:
-    """Return which dimension of a module's output is its channels."""
+def _channels(module: nn.Module, dimensions: int, of_three: int) -> int:
+    """Return which dimension of a module's output is its channels.
+
+    of_three : the answer for a 3-D output of a module that does not say it itself
+    """
     last = isinstance(module, nn.Linear) or type(module) is nn.LayerNorm  # a subclass of LayerNorm may permute
     if dimensions == 2 or last:
         return -1
     if dimensions == 3:
-        return 1 if isinstance(module, SEQUENCES) else -1
+        return 1 if isinstance(module, SEQUENCES) else of_three
     return 1

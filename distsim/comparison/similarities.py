@@ -4,12 +4,14 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from distsim.comparison.pair import Result
 from distsim.metrics.registry import METRICS
+
+T = TypeVar("T")
 
 
 class Row(Result):
@@ -18,6 +20,10 @@ class Row(Result):
     layer_x: str
     layer_y: str
     metric: str
+
+
+class LeftOut(UserWarning):
+    """The warning of `compare` for layers with weights that it does not compare by default."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +37,8 @@ class Similarities:
     layers_y: tuple[str, ...]
     metrics: tuple[str, ...]
     rows: tuple[Row, ...] = field(repr=False)
+    # model_a, model_b -> layer -> why the default left it out
+    left_out: Mapping[str, Mapping[str, str]] = field(default_factory=dict, repr=False)
 
     @property
     def layers_a(self) -> tuple[str, ...]:
@@ -52,9 +60,7 @@ class Similarities:
         rank_x, rank_y  independent channels among the columns, for metrics over channels; else missing
         dead_x, dead_y  constant channels of the layer
         """
-        import pandas as pd
-
-        return pd.DataFrame(self.rows).astype({"value": "float64", "rank_x": "Int64", "rank_y": "Int64"})
+        return _table(self.rows).astype({"value": "float64", "rank_x": "Int64", "rank_y": "Int64"})
 
     def matrix(self, metric: str | None = None) -> Any:
         """Return a metric's values as a DataFrame, with layers of x as rows and layers of y as columns.
@@ -83,7 +89,42 @@ class Similarities:
         return heatmap_figure({name: self.matrix(name) for name in ([metric] if metric else self.metrics)})
 
 
-def _renamed(old: str, new: str, value: tuple[str, ...]) -> tuple[str, ...]:
+def _table(rows: tuple[Row, ...]) -> Any:
+    """Return a DataFrame whose columns can be read by their old names too, `..._a` and `..._b`, for one release."""
+    import pandas as pd
+
+    class OldNames:
+        def _known(self) -> Any:
+            return super().keys()  # type: ignore[misc]  # of a frame its columns, of a series its index
+
+        def __getitem__(self, key: Any) -> Any:
+            of: Any = super()
+            if not isinstance(key, str) or key[-2:] not in OLD_ENDS or key in self._known():
+                return of.__getitem__(key)
+            new = key[:-2] + OLD_ENDS[key[-2:]]
+            return _renamed(key, new, of.__getitem__(new)) if new in self._known() else of.__getitem__(key)
+
+    class Line(OldNames, pd.Series):  # type: ignore[misc]
+        @property
+        def _constructor(self) -> Any:
+            return Line
+
+    class Table(OldNames, pd.DataFrame):  # type: ignore[misc]
+        @property
+        def _constructor(self) -> Any:
+            return Table
+
+        @property
+        def _constructor_sliced(self) -> Any:
+            return Line
+
+    return Table(rows)
+
+
+OLD_ENDS = {"_a": "_x", "_b": "_y"}
+
+
+def _renamed(old: str, new: str, value: T) -> T:
     warnings.warn(f"{old} is now called {new}", DeprecationWarning, stacklevel=3)
     return value
 

@@ -4,7 +4,7 @@ Each metric is a function of two arrays of the same examples (NumPy, CuPy or tor
 are computed in float64, on the device where the arrays are.
 """
 
-from distsim.metrics.arrays import UndefinedSimilarity
+from distsim.metrics.arrays import UndefinedSimilarity, UnreliableSimilarity
 from distsim.metrics.channels_only import cka_channels, nbs_channels
 from distsim.metrics.cka import cka, cka_unbiased
 from distsim.metrics.cosine import cosine
@@ -16,6 +16,7 @@ from distsim.metrics.svcca import svcca
 
 __all__ = [
     "UndefinedSimilarity",
+    "UnreliableSimilarity",
     "cka",
     "cka_channels",
     "cka_unbiased",

@@ -15,6 +15,10 @@ class UndefinedSimilarity(UserWarning):
     """The warning of a public metric that returned nan, because the similarity is 0/0. The message says why."""
 
 
+class UnreliableSimilarity(UserWarning):
+    """The warning of a comparison in which some values say little, for example because there are too few examples."""
+
+
 class Undefined(Exception):
     """Raised inside the package where a similarity has no value. Its text is recorded as the reason."""
 

@@ -60,6 +60,12 @@ class ChannelSide:
         vectors = vectors[:, :keep]
         return inverse[:, None] * vectors / root, d[:, None] * vectors * root
 
+    @cached_property
+    def _principal(self) -> tuple[Array, Array]:
+        """Return the eigenvalues of the products, descending, and the vectors; dead columns are set to zero."""
+        alive = array_namespace(self.products).astype(self._deviations > 0, self.products.dtype)
+        return _descending(alive[:, None] * self.products * alive[None, :])
+
     @property
     def rank(self) -> int:
         """Return the number of independent columns, 0 if none has variance."""
@@ -73,8 +79,7 @@ class ChannelSide:
         xp = array_namespace(self.products)
         if self.dead == self.columns:
             raise Undefined("every channel is constant")
-        alive = xp.astype(self._deviations > 0, self.products.dtype)
-        values, vectors = _descending(alive[:, None] * self.products * alive[None, :])
+        values, vectors = self._principal
         share = xp.cumulative_sum(values) / xp.sum(values)
         short = xp.astype(share < variance - self.columns * EPS, xp.int64)
         k = min(int(xp.sum(short)) + 1, self.rank)
@@ -106,6 +111,29 @@ class ChannelPair:
         Undefined: a side has no variance.
         """
         return self.canonical[1]
+
+
+FEW = 5  # rows for each direction, below which canonical correlations of unrelated data are large
+
+
+def saturation(pair: ChannelPair) -> str:
+    """Say why the canonical correlations of a pair should be read with care, "" if nothing is wrong with them."""
+    return saturated(pair.x.n, pair.x.rank, pair.y.rank)
+
+
+def saturated(n: int, rank_x: int, rank_y: int) -> str:
+    """Say why the correlations of two spaces of these dimensions in n centred rows should be read with care, else "".
+
+    Both spaces lie in the n - 1 dimensions of centred columns. They share at least rank_x + rank_y - (n - 1) of them,
+    and as many correlations are 1 whatever the data are. Below `FEW` rows for each direction, correlations of unrelated
+    data are large.
+    """
+    forced = rank_x + rank_y - (n - 1)
+    if forced > 0:
+        return f"{forced} of {min(rank_x, rank_y)} correlations are 1 by force: ranks {rank_x} and {rank_y}, {n} rows"
+    if n < FEW * max(rank_x, rank_y):
+        return f"high by chance: {n} rows for ranks {rank_x} and {rank_y}"
+    return ""
 
 
 def _descending(symmetric: Array) -> tuple[Array, Array]:

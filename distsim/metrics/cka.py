@@ -67,3 +67,19 @@ def from_pair(pair: KernelPair) -> float:
     """Return `cka` of a pair. Undefined: a side has no variance."""
     pair.x.trace, pair.y.trace  # noqa: B018  raises Undefined for a side without variance
     return min(pair.shared / (pair.x.norm * pair.y.norm), 1.0)
+
+
+CHANCE = 0.25  # of the value of `cka` for permuted examples, from which it should be read with care
+
+
+def by_chance(pair: KernelPair) -> str:
+    """Say what `cka` would be by chance if that is more than `CHANCE`, else "".
+
+        E[CKA(X, PY)] = tr K tr L / ((n - 1) ‖K‖_F ‖L‖_F)      over all permutations P of the examples
+
+    K and L are centred: their rows sum to zero. So the mean of K's entries is tr K / n on the diagonal and
+    -tr K / (n(n - 1)) beside it.
+    """
+    x, y = pair.x, pair.y
+    expected = x.trace * y.trace / ((x.n - 1) * x.norm * y.norm)
+    return f"{expected:.2f} by chance, with {x.n} rows" if expected > CHANCE else ""

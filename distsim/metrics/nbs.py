@@ -38,3 +38,8 @@ def from_pair(pair: KernelPair) -> float:
     """Return `nbs` of a pair. Undefined: a side has no variance."""
     scale = (pair.x.trace * pair.y.trace) ** 0.5  # before `nuclear`, so that a side without variance raises Undefined
     return min(pair.nuclear / scale, 1.0)
+
+
+def few_rows(pair: KernelPair) -> str:
+    """Say that a pair has fewer rows than columns, where NBS is high by chance, else ""."""
+    return "fewer rows than columns" if pair.x.n < max(pair.x.columns, pair.y.columns) else ""

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from distsim.metrics.channels import saturation
 from distsim.metrics.channels_only import cka_from_pair as cka_channels
 from distsim.metrics.channels_only import nbs_from_pair as nbs_channels
+from distsim.metrics.cka import by_chance
 from distsim.metrics.cka import from_pair as cka
 from distsim.metrics.cka import unbiased_from_pair as cka_unbiased
 from distsim.metrics.cosine import from_matrices as cosine
@@ -16,9 +18,11 @@ from distsim.metrics.dimension import of_pruned as dimension
 from distsim.metrics.mean_cca import from_pair as mean_cca
 from distsim.metrics.mean_cca import squared_from_pair as mean_squared_cca
 from distsim.metrics.nbs import angle_from_pair as procrustes
+from distsim.metrics.nbs import few_rows
 from distsim.metrics.nbs import from_pair as nbs
 from distsim.metrics.pwcca import from_pair as pwcca
 from distsim.metrics.svcca import from_pair as svcca
+from distsim.metrics.svcca import saturation as saturation_of_leading
 
 VIEWS = ("channels", "kernel", "output")
 
@@ -32,6 +36,7 @@ class Metric:
              kernel: a KernelPair (distsim.metrics.kernels), columns are channels x pixels, rows are examples
              output: two matrices (n, p), not centred; for the output layer only
     measure  returns the value; raises distsim.metrics.arrays.Undefined with the reason if there is none
+    caution  of the same arguments: why the value should be read with care, "" if nothing; None: there is no such check
     ValueError: another view, or a name that is not an identifier.
     """
 
@@ -41,6 +46,7 @@ class Metric:
     label: str = ""  # in figures; if empty, the name
     needs: str = ""  # a module that distsim does not require
     extra: str = ""  # the extra of distsim that installs it
+    caution: Callable[..., str] | None = None
 
     def __post_init__(self) -> None:
         if self.view not in VIEWS:
@@ -71,22 +77,36 @@ def known(names: Any) -> tuple[Metric, ...]:
 
 
 for _metric in (
-    Metric("mean_cca", "channels", mean_cca, "mean CCA"),
-    Metric("svcca", "channels", svcca, "mean SVCCA"),
+    Metric("mean_cca", "channels", mean_cca, "mean CCA", caution=saturation),
+    Metric("svcca", "channels", svcca, "mean SVCCA", caution=saturation_of_leading),
     # the weights always come from the complete network, so that the side does not jump between iterations
-    Metric("pwcca", "channels", partial(pwcca, side="first"), "PWCCA"),
-    Metric("cka", "kernel", cka, "CKA"),
-    Metric("nbs", "kernel", nbs, "NBS"),
+    Metric("pwcca", "channels", partial(pwcca, side="first"), "PWCCA", caution=saturation),
+    Metric("cka", "kernel", cka, "CKA", caution=by_chance),
+    Metric("nbs", "kernel", nbs, "NBS", caution=few_rows),
     Metric("cosine", "output", cosine, "cosine"),
     # beyond the papers
-    Metric("mean_cca_mass98", "channels", partial(mean_cca, mean_rule="mass98"), "mean CCA (98 % mass)"),
-    Metric("mean_cca_columns", "channels", partial(mean_cca, denominator="columns"), "mean CCA (of columns)"),
-    Metric("mean_squared_cca", "channels", mean_squared_cca, "mean squared CCA"),
-    Metric("svcca_mass98", "channels", partial(svcca, mean_rule="mass98"), "mean SVCCA (98 % mass)"),
+    Metric(
+        "mean_cca_mass98", "channels", partial(mean_cca, mean_rule="mass98"), "mean CCA (98 % mass)", caution=saturation
+    ),
+    Metric(
+        "mean_cca_columns",
+        "channels",
+        partial(mean_cca, denominator="columns"),
+        "mean CCA (of columns)",
+        caution=saturation,
+    ),
+    Metric("mean_squared_cca", "channels", mean_squared_cca, "mean squared CCA", caution=saturation),
+    Metric(
+        "svcca_mass98",
+        "channels",
+        partial(svcca, mean_rule="mass98"),
+        "mean SVCCA (98 % mass)",
+        caution=saturation_of_leading,
+    ),
     Metric("cka_channels", "channels", cka_channels, "CKA over channels"),
     Metric("nbs_channels", "channels", nbs_channels, "NBS over channels"),
     Metric("cka_unbiased", "kernel", cka_unbiased, "unbiased CKA"),
-    Metric("procrustes", "kernel", procrustes, "angular Procrustes"),
+    Metric("procrustes", "kernel", procrustes, "angular Procrustes", caution=few_rows),
     # no similarities: each looks at one side only
     Metric("dimension", "kernel", dimension, "intrinsic dimension", needs="skdim", extra="dimension"),
     Metric(

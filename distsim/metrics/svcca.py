@@ -3,7 +3,7 @@
 from array_api_compat import array_namespace
 
 from distsim.metrics.arrays import Array, both_rows, or_nan
-from distsim.metrics.channels import ChannelPair, channel_pair, mean_correlation
+from distsim.metrics.channels import ChannelPair, channel_pair, mean_correlation, saturated
 
 
 def svcca(X: Array, Y: Array, variance: float = 0.99, *, mean_rule: str = "all", channels_last: bool = False) -> float:
@@ -26,3 +26,9 @@ def from_pair(pair: ChannelPair, variance: float = 0.99, mean_rule: str = "all")
     xp = array_namespace(pair.cross)
     rho = xp.linalg.svdvals(pair.x.leading(variance).T @ pair.cross @ pair.y.leading(variance))
     return mean_correlation(xp.clip(rho, 0.0, 1.0), mean_rule)
+
+
+def saturation(pair: ChannelPair, variance: float = 0.99) -> str:
+    """Say why the correlations of the leading directions should be read with care, "" if nothing is wrong with them."""
+    kept_x, kept_y = (int(side.leading(variance).shape[1]) for side in (pair.x, pair.y))
+    return saturated(pair.x.n, kept_x, kept_y)

@@ -13,6 +13,7 @@ CONVOLUTIONS = nn.modules.conv._ConvNd
 NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
 LINEAR = (nn.Linear, nn.MultiheadAttention)
 ONE_DIMENSIONAL = (nn.Conv1d, nn.ConvTranspose1d, nn.BatchNorm1d)
+CHANNELS_FIRST = (nn.GroupNorm, nn.modules.instancenorm._InstanceNorm)  # whatever the number of dimensions
 POOLINGS = tuple(kind for name, kind in vars(nn.modules.pooling).items() if "Pool" in name and "Unpool" not in name)
 _OF_ATTENTION = (nn.MultiheadAttention, nn.Softmax, nn.Softmin, nn.Softmax2d, nn.LogSoftmax)
 ACTIVATIONS = tuple(
@@ -75,7 +76,7 @@ def calls(network: nn.Module, images: torch.Tensor) -> tuple[list[Call], Any]:
         elif isinstance(module, LINEAR):
             after = "fc"
         if (width := _width(module)) is not None:
-            channels, side = width, _side(module)
+            channels, side = width, _side(module, output)
         times[path] += 1
         copy = output.detach().clone() if isinstance(output, torch.Tensor) else None
         ended.append(Call(path, module, times[path], after, channels, side, copy))
@@ -147,9 +148,11 @@ def _width(module: nn.Module) -> int | None:
     return next((int(getattr(module, name)) for kind, name in names.items() if isinstance(module, kind)), None)
 
 
-def _side(module: nn.Module) -> str:
+def _side(module: nn.Module, output: Any) -> str:
     if isinstance(module, nn.LayerNorm):
         return "last" if type(module).forward is nn.LayerNorm.forward else "either"
     if isinstance(module, LINEAR):
         return "last"
+    if isinstance(module, CHANNELS_FIRST) and isinstance(output, torch.Tensor) and output.ndim == 3:
+        return "first of three"
     return "first of three" if isinstance(module, ONE_DIMENSIONAL) else "first"

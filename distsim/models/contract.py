@@ -234,7 +234,10 @@ def _shown(network: nn.Module, images: torch.Tensor, classes: int) -> tuple[list
             "that returns these alone"
         )
     if tuple(result.shape) != (n, classes):
-        raise Refused(f"{mode} returns {tuple(result.shape)} for {batch}; expected {(n, classes)}")
+        squeezed = ". In a batch of one image too, flatten(1) keeps the first dimension, squeeze() drops it"
+        raise Refused(
+            f"{mode} returns {tuple(result.shape)} for {batch}; expected {(n, classes)}{squeezed if n == 1 else ''}"
+        )
     if not result.is_floating_point():
         raise Refused(f"{mode} returns {result.dtype}; expected logits, torch.float32")
     return ran, result

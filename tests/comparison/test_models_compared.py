@@ -23,7 +23,7 @@ from distsim.comparison import models, recording
 from distsim.comparison.layer import InMemory, Reference
 from distsim.comparison.models import compare
 from distsim.comparison.pair import Result
-from distsim.comparison.similarities import Similarities
+from distsim.comparison.similarities import LeftOut, Similarities
 from distsim.environment import threads
 from distsim.metrics.registry import METRICS, Metric, register
 
@@ -33,6 +33,9 @@ PUBLIC: dict[str, Any] = {name: getattr(metrics, name) for name in (*CHANNELS, *
     "pwcca": lambda X, Y: metrics.pwcca(X, Y, side="first")
 }
 N = 67
+
+# Few inputs are enough to test what is computed. What is said of so few has tests of its own.
+pytestmark = pytest.mark.filterwarnings("ignore::distsim.metrics.UnreliableSimilarity")
 
 
 @pytest.fixture(autouse=True)
@@ -166,10 +169,10 @@ def test_a_model_with_itself() -> None:
 
 
 def test_only_one_forward_pass_of_a_model_with_itself() -> None:
-    model, calls = mlp(7), []
-    model.register_forward_pre_hook(lambda *_: calls.append(1))
+    model, sizes = mlp(7), []
+    model.register_forward_pre_hook(lambda module, inputs: sizes.append(len(inputs[0])))
     compare(model, model, torch.randn(10, 20), batch_size=5)
-    assert len(calls) == 2
+    assert sizes == [2, 5, 2, 5]  # two inputs of the first batch run by themselves too
 
 
 def test_two_models_that_share_modules() -> None:
@@ -258,14 +261,19 @@ def test_the_default_is_convolutions_and_linear_layers_as_they_run() -> None:
         def __init__(self) -> None:
             super().__init__()
             self.second, self.first, self.unused = nn.Linear(8, 3), nn.Linear(20, 8), nn.Linear(2, 2)
-            self.attention = nn.MultiheadAttention(8, 2)
+            self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            x = self.first(x)
-            return self.second(x + self.attention(x, x, x)[0])
+            x = self.first(x)[:, None]
+            return self.second((x + self.attention(x, x, x)[0])[:, 0])
 
     model, other = Backwards(), resnet()
-    found = compare(model, model, torch.randn(12, 20))
+    with pytest.warns(LeftOut) as caught:
+        found = compare(model, model, torch.randn(12, 20))
+    said = str(caught[0].message)
+    assert said.startswith("model_a: layers are left out ('attention': MultiheadAttention is not compared unless")
+    assert "'unused': it does not run as a module" in said
+    assert set(found.left_out["model_a"]) == {"attention", "attention.out_proj", "unused"}
     assert found.layers_x == found.layers_y == ("first", "second")
     assert compare(other, other, images()).layers_x == ("stem", "block.conv1", "block.conv2", "out")
     of_one = compare(other, other, images(), layers=(["block"], None))
@@ -276,7 +284,8 @@ def test_a_layer_without_a_row_for_each_input_is_none_of_the_default() -> None:
     model = nn.Sequential(nn.Unflatten(1, (2, 10)), nn.Flatten(0, 1), nn.Linear(10, 3), nn.Unflatten(0, (-1, 2)))
     model.extend([nn.Flatten(), nn.Linear(6, 4)])
     x = torch.randn(12, 20)
-    assert compare(model, model, x).layers_x == ("5",)
+    with pytest.warns(LeftOut, match=r"left out \('2': returns \(24, 3\) for 12 inputs"):
+        assert compare(model, model, x).layers_x == ("5",)
     with pytest.raises(ValueError, match=r"model_a: layer '2' returns \(24, 3\) for 12 inputs"):
         compare(model, model, x, layers=["2"])
 
@@ -361,10 +370,10 @@ def test_batches_that_are_none() -> None:
 def test_more_than_the_memory_is_refused_after_the_first_batch() -> None:
     """A terabyte of pretended examples."""
     model, calls = mlp(1000), []
-    model.register_forward_pre_hook(lambda *_: calls.append(1))
+    model.register_forward_pre_hook(lambda module, inputs: calls.append(len(inputs[0])))
     with pytest.raises(MemoryError, match=r"for 1000000000 examples need \d+\.\d GiB, and .* GiB are free"):
         compare(model, model, torch.zeros(1, 20).expand(10**9, 20), batch_size=2)
-    assert calls == [1]
+    assert calls == [2, 2, 1]  # the first batch, and parts of it
 
 
 # --- the models afterwards -------------------------------------------------------------------------------------------
@@ -529,7 +538,7 @@ def test_the_table() -> None:
         found.matrix()
     assert "rows" not in repr(found)
     assert found.table["n_per_p"].tolist() == [N / 9, N / 216, N / 9, N / 9]
-    assert found.table["warning"].tolist() == ["", "fewer rows than columns", "", ""]
+    assert found.table["warning"].tolist() == ["", "0.28 by chance, with 67 rows", "", ""]
 
 
 def test_the_old_names_of_the_layers_are_read_with_a_warning() -> None:
@@ -642,7 +651,8 @@ def test_two_models_of_torchvision() -> None:
 
 def test_a_transformer() -> None:
     model = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 12, batch_first=True), 2, enable_nested_tensor=False)
-    found = compare(model, model, torch.randn(20, 5, 8), metrics=("cka", "mean_cca"))
+    with pytest.warns(LeftOut, match=r"'layers.0.self_attn': MultiheadAttention"):
+        found = compare(model, model, torch.randn(20, 5, 8), metrics=("cka", "mean_cca"))
     assert found.layers_x == ("layers.0.linear1", "layers.0.linear2", "layers.1.linear1", "layers.1.linear2")
     assert set(found.table.query("metric == 'mean_cca'")["n"]) == {100}
 
@@ -673,3 +683,138 @@ print(len(found.rows), round(found.rows[0]["value"], 6))
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert done.stdout == "8 1.0\n"
+
+
+# --- values that say little ------------------------------------------------------------------------------------------
+
+
+def dense(seed: int) -> nn.Sequential:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 512), nn.ReLU(), nn.Linear(512, 256), nn.ReLU(), nn.Linear(256, 4))
+
+
+@pytest.mark.filterwarnings("default::distsim.metrics.UnreliableSimilarity")
+def test_one_warning_says_which_values_say_little() -> None:
+    images = torch.randn(40, 1, 8, 8)
+    with pytest.warns(metrics.UnreliableSimilarity) as caught:
+        found = compare(dense(1), dense(2), images, layers=["3", "5"], metrics=("mean_cca", "cka"))
+    (warning,) = caught
+    assert warning.filename == __file__
+    rows = found.table.set_index(["layer_x", "layer_y", "metric"])
+    assert (
+        rows.loc[("3", "3", "mean_cca"), "warning"] == "39 of 39 correlations are 1 by force: ranks 39 and 39, 40 rows"
+    )
+    assert rows.loc[("3", "3", "mean_cca"), "value"] == pytest.approx(1, abs=1e-9)
+    assert rows.loc[("3", "3", "cka"), "warning"].endswith("by chance, with 40 rows")
+    assert rows.loc[("5", "5", "mean_cca"), "warning"] == ""
+    assert str(warning.message).startswith(f"{int(found.table['warning'].astype(bool).sum())} of 8 similarities")
+
+
+def test_enough_inputs_give_no_warning() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        compare(dense(1), dense(2), torch.randn(400, 1, 8, 8), layers=["5"], metrics=("mean_cca", "svcca", "cka"))
+
+
+# --- models that are not what they seem ------------------------------------------------------------------------------
+
+
+def test_a_compiled_model_that_has_run_is_compared_as_it_was_before() -> None:
+    plain, x = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 5)), torch.randn(30, 1, 8, 8)
+    expected = compare(plain, plain, x).matrix()
+    compiled = torch.compile(plain, backend="eager").eval()
+    with torch.no_grad():
+        compiled(x)  # keeps a graph that calls no hooks
+    np.testing.assert_array_equal(compare(compiled, compiled, x).matrix(), expected)
+    named = compare(compiled, plain, x, layers=(["_orig_mod.0", "_orig_mod.3"], ["0", "3"]))
+    np.testing.assert_array_equal(named.matrix(), expected)
+
+
+class Video(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.direct, self.head = nn.Conv3d(1, 2, 3), nn.Linear(2 * 4**3, 8), nn.Linear(8, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.direct.forward(self.body(x).flatten(1)))  # no hook sees `direct`
+
+
+def test_layers_that_are_left_out_are_named() -> None:
+    x = torch.randn(20, 1, 6, 6, 6)
+    with pytest.warns(LeftOut) as caught:
+        found = compare(Video(), Video(), x)
+    assert [str(warning.message).partition(":")[0] for warning in caught] == ["model_a", "model_b"]
+    assert found.left_out["model_a"] == {
+        "body": "Conv3d is not compared unless it is named in layers=[...]",
+        "direct": "it does not run as a module in the forward pass",
+    }
+
+
+class Mixing(nn.Module):
+    """Something between two layers."""
+
+    def __init__(self, between: Any) -> None:
+        super().__init__()
+        self.first, self.between, self.second = nn.Linear(20, 8), between, nn.Linear(8, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.second(self.between(self.first(x)))
+
+
+class Attention(nn.Module):
+    """Takes the examples of a batch for the steps of a sequence."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(8, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.attention(x, x, x)[0]
+
+
+class Functional(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.dropout(x)
+
+
+@pytest.mark.parametrize("between", [Functional(), nn.BatchNorm1d(8, track_running_stats=False), Attention()])
+@pytest.mark.parametrize("n", [3, 30])
+def test_values_that_depend_on_the_batch_are_refused_by_name(between: nn.Module, n: int) -> None:
+    model, x = Mixing(between), torch.randn(n, 20)
+    with pytest.raises(ValueError, match="model_a: layer 'second' returns other values for the same inputs"):
+        compare(model, model, x, layers=["first", "second"])
+    compare(model, model, x, layers=["first"])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_rounding_is_no_dependence_on_the_batch(dtype: torch.dtype) -> None:
+    model = resnet(16, 8).to(dtype)
+    compare(model, model, images(60).to(dtype))
+
+
+@pytest.mark.parametrize("steps", [32, 16, 8])  # 8 steps are as many as channels
+@pytest.mark.parametrize("layer", range(8))
+def test_channels_of_a_signal_are_not_its_steps(layer: int, steps: int) -> None:
+    norms = (nn.GroupNorm(2, 8), nn.InstanceNorm1d(8))
+    first = (nn.Conv1d(1, 8, 3, padding=1), nn.BatchNorm1d(8), nn.ReLU(), nn.MaxPool1d(2))
+    model, x = nn.Sequential(*first, *norms, nn.GELU(), nn.AvgPool1d(2)), torch.randn(30, 1, steps)
+    found = compare(model, model, x, layers=[str(layer)], metrics="cka_channels").table.iloc[0]
+    with torch.no_grad():
+        inside = model.eval()[: layer + 1](x)
+    assert (found["n"], found["columns_x"]) == (30 * inside.shape[2], 8)
+    by_hand = inside.movedim(1, -1)[:, None].numpy()  # as one row of an image
+    other = nn.Sequential(nn.Conv1d(1, 3, 1))
+    measured = compare(model, other, x, layers=([str(layer)], ["0"]), metrics="mean_cca").matrix().iloc[0, 0]
+    pooled = F.adaptive_avg_pool1d(other(x).detach().double(), inside.shape[2]).movedim(1, -1)[:, None].numpy()
+    np.testing.assert_allclose(measured, metrics.mean_cca(by_hand, pooled, channels_last=True), rtol=0, atol=1e-9)
+
+
+def test_old_names_of_columns_are_read_with_a_warning() -> None:
+    table = compare(mlp(7), mlp(7), torch.randn(40, 20)).table
+    with pytest.warns(DeprecationWarning, match="columns_b is now called columns_y"):
+        assert table["columns_b"].tolist() == table["columns_y"].tolist()
+    with pytest.warns(DeprecationWarning, match="rank_a is now called rank_x"):
+        table.iloc[0]["rank_a"]
+    with pytest.raises(KeyError):
+        table["nothing_b"]
+    assert table.query("layer_x == layer_y")["value"].notna().all()

@@ -7,6 +7,9 @@ import numpy as np
 import pytest
 
 from distsim.metrics import cka, mean_cca, nbs, pwcca, svcca
+from distsim.metrics.channels import channel_pair
+from distsim.metrics.kernels import kernel_pair
+from distsim.metrics.registry import METRICS
 
 from . import plain
 
@@ -152,3 +155,46 @@ def test_each_value_is_one_number(rng):
     for metric in (cka, nbs):
         assert type(metric(X, Y)) is float
         np.testing.assert_allclose(metric(X, X), 1, rtol=0, atol=1e-9)
+
+
+# What is said of a value that says little
+
+
+def caution(name, X, Y):
+    metric = METRICS[name]
+    return metric.caution((channel_pair if metric.view == "channels" else kernel_pair)(X, Y))
+
+
+@pytest.mark.parametrize(("n", "p", "q"), [(40, 30, 25), (40, 39, 39), (40, 60, 5), (30, 20, 10)])
+def test_correlations_that_are_1_by_force_are_counted(n, p, q, rng):
+    X, Y = rng.standard_normal((n, p)), rng.standard_normal((n, q))
+    p, q = min(p, n - 1), min(q, n - 1)
+    forced = p + q - (n - 1)
+    rho = channel_pair(X, Y).correlations
+    assert int((np.asarray(rho) > 1 - 1e-9).sum()) == forced
+    said = f"{forced} of {min(p, q)} correlations are 1 by force: ranks {p} and {q}, {n} rows"
+    assert caution("mean_cca", X, Y) == caution("pwcca", X, Y) == said
+
+
+def test_few_rows_for_each_direction(rng):
+    X, Y = rng.standard_normal((2, 99, 20))
+    assert caution("mean_cca", X, Y) == "high by chance: 99 rows for ranks 20 and 20"
+    X, Y = rng.standard_normal((2, 100, 20))
+    assert caution("mean_cca", X, Y) == ""
+
+
+def test_svcca_counts_the_directions_that_it_keeps(rng):
+    X = rng.standard_normal((40, 30)) * np.where(np.arange(30) < 4, 100.0, 1e-3)
+    assert caution("mean_cca", X, X) == "21 of 30 correlations are 1 by force: ranks 30 and 30, 40 rows"
+    assert caution("svcca", X, X) == ""
+    Y = rng.standard_normal((40, 12))
+    assert caution("svcca", X, Y).startswith("high by chance: 40 rows for ranks 4 and 1")
+
+
+@pytest.mark.parametrize("p", [10, 300])
+def test_the_chance_level_of_cka_is_the_mean_over_permutations(p, rng):
+    X, Y = rng.standard_normal((2, 60, p)) * np.linspace(0.2, 2, p)
+    level = np.mean([cka(X, Y[rng.permutation(60)]) for _ in range(300)])
+    said = caution("cka", X, Y)
+    assert said.partition(" ")[0] == (f"{level:.2f}" if p == 300 else "")
+    assert (level > 0.25) == (p == 300)

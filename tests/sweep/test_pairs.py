@@ -279,6 +279,7 @@ def test_the_command(
         assert message in capsys.readouterr().err
 
 
+@pytest.mark.filterwarnings("ignore::distsim.metrics.UnreliableSimilarity")
 def test_layers_of_two_networks(kept: SweepStore, compared: pd.DataFrame) -> None:
     found = layer_by_layer(Stored(kept, COMPLETE), Stored(kept, NetworkId(0, 2)), ["cka", "svcca"])
     names = tuple(layer.name for layer in ordered().layers)
@@ -290,6 +291,7 @@ def test_layers_of_two_networks(kept: SweepStore, compared: pd.DataFrame) -> Non
             assert found.matrix(metric).loc[name, name] == pytest.approx(alike[name], abs=2e-3)
 
 
+@pytest.mark.filterwarnings("ignore::distsim.metrics.UnreliableSimilarity")
 def test_layers_of_two_stores_with_other_networks(
     kept: SweepStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
