@@ -1,6 +1,7 @@
-"""The same numbers by other people's ways: as the papers' authors computed them, and with little effort but well.
+"""The same metrics computed in other ways: as the papers' authors did, and by short but careful code.
 
-Both hold whole arrays in memory and use NumPy's BLAS, as distsim does. Arrays are channels last: (n, h, w, c), (n, p).
+Both hold whole arrays in memory. They use NumPy's BLAS, as distsim does. Arrays are channels last: (n, h, w, c) or
+(n, p).
 """
 
 import time
@@ -15,16 +16,16 @@ Array = NDArray[Any]
 
 
 class Clock:
-    """Seconds by what they were spent on."""
+    """The seconds spent on each part of a computation."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
 
     @contextmanager
-    def __call__(self, what: str) -> Iterator[None]:
+    def __call__(self, part: str) -> Iterator[None]:
         started = time.perf_counter()
         yield
-        self.seconds[what] = self.seconds.get(what, 0.0) + time.perf_counter() - started
+        self.seconds[part] = self.seconds.get(part, 0.0) + time.perf_counter() - started
 
     @property
     def total(self) -> float:
@@ -35,11 +36,11 @@ class Clock:
 
 
 def seeds_way(X: Array, Y: Array, clock: Clock) -> dict[str, float]:
-    """As the papers' code does it: float32 features, dense n x n kernels, NBS from the eigenvalues of KL.
+    """Compute the metrics as the papers' code does: float32 features, n x n kernels, NBS from the eigenvalues of KL.
 
     After marcozullich/pruned_layer_similarity (SVD reduction, Gram matrices, CKA, NBS) and google/svcca (canonical
-    correlations from covariances in float64, weights of PWCCA from the canonical vectors), with their defects mended
-    (CONFORMANCE §8) so that values can be compared.
+    correlations from covariances in float64, weights of PWCCA from the canonical vectors). Their defects are corrected
+    (CONFORMANCE §8), so that values can be compared.
     """
     with clock("SVD and CCA"):
         x, y = _rows(X), _rows(Y)
@@ -68,7 +69,7 @@ def _rows(X: Array) -> Array:
 
 
 def _svd_reduced(x: Array, share: float = 0.99) -> Array:
-    """The columns U·s that hold this share of the variance."""
+    """Return the columns U·s that hold this share of the variance."""
     U, s, _ = np.linalg.svd(x - x.mean(axis=0), full_matrices=False)
     cumulative = np.cumsum(s * s) / np.sum(s * s)
     k = int((cumulative <= share).sum()) + 1
@@ -76,7 +77,7 @@ def _svd_reduced(x: Array, share: float = 0.99) -> Array:
 
 
 def _covariance_cca(x: Array, y: Array) -> tuple[Array, Array]:
-    """Canonical correlations, and the weight of each in PWCCA, from x's side."""
+    """Return the canonical correlations and the weight of each in PWCCA, from x's side."""
     covariance = np.cov(x.T, y.T)  # NumPy makes this float64
     p = x.shape[1]
     wx, wy = _inverse_root(covariance[:p, :p]), _inverse_root(covariance[p:, p:])
@@ -88,7 +89,7 @@ def _covariance_cca(x: Array, y: Array) -> tuple[Array, Array]:
 
 
 def _inverse_root(S: Array) -> Array:
-    """W with WᵀSW = 1, on the range of S."""
+    """Return W with WᵀSW = 1 on the range of S."""
     values, vectors = np.linalg.eigh(S)
     keep = values > 1e-10 * values[-1]  # google/svcca's epsilon in its tutorial on SVCCA
     return vectors[:, keep] / np.sqrt(values[keep])
@@ -98,7 +99,7 @@ def _centred_kernel(K: Array) -> Array:
     return K - K.mean(axis=0, keepdims=True) - K.mean(axis=1, keepdims=True) + K.mean()
 
 
-# --- with little effort but well: float64, the reference's side kept -------------------------------------------------
+# --- short but careful: float64, with the reference's side kept ------------------------------------------------------
 
 
 class CachedReference:
@@ -140,9 +141,10 @@ class CachedReference:
 
 
 def _scaled_inverse_root(S: Array) -> Array:
-    """As `_inverse_root`, of channels brought to unit variance: no canonical correlation depends on their scale.
+    """Return W as `_inverse_root` does, with channels scaled to unit variance first.
 
-    So that weak channels count as they do in distsim, whose rank tolerance this is.
+    No canonical correlation depends on the scale of a channel. Weak channels count as they do in distsim, whose rank
+    tolerance this is.
     """
     deviations = np.sqrt(np.diag(S))
     inverse = np.divide(1, deviations, out=np.zeros_like(deviations), where=deviations > 0)
@@ -165,16 +167,19 @@ def _leading(S: Array, share: float = 0.99) -> Array:
 
 
 def cosine(X: Array, Y: Array) -> float:
-    """Of the output layer, by every way the same."""
+    """Compute the cosine of the output layer, which is the same in all ways."""
     x, y = (A.astype(np.float64).ravel() for A in (X, Y))
     return float(abs(x @ y) / np.sqrt((x @ x) * (y @ y)))
 
 
-# --- the truth: float64, no square of a singular value taken ---------------------------------------------------------
+# --- the reference values: float64, without squared singular values --------------------------------------------------
 
 
 def kernel_values(X: Array, Y: Array) -> dict[str, float]:
-    """CKA and NBS in float64, from scratch: NBS from singular values of RxRyᵀ, X = QxRx being the LQ of wide sides."""
+    """Compute CKA and NBS in float64 from scratch.
+
+    NBS comes from the singular values of TxᵀTy, where T is a side itself or, for a wide side, its triangular factor.
+    """
     K, L = _gram(X), _gram(Y)
     cka = np.sum(K * L) / np.sqrt(np.sum(K * K) * np.sum(L * L))
     nuclear = np.linalg.svd(_triangle(X).T @ _triangle(Y), compute_uv=False).sum()
@@ -182,7 +187,7 @@ def kernel_values(X: Array, Y: Array) -> dict[str, float]:
 
 
 def _triangle(X: Array) -> Array:
-    """(n, min(n, p)) T with TTᵀ = XXᵀ and X = TQ for an orthogonal Q, columns of X centred."""
+    """Return T (n, min(n, p)) with TTᵀ = XXᵀ and X = TQ for an orthogonal Q; columns of X are centred first."""
     flat = X.reshape(len(X), -1).astype(np.float64)
     flat -= flat.mean(axis=0)
     if flat.shape[1] <= flat.shape[0]:

@@ -1,4 +1,4 @@
-"""One measurement in a process of its own, whose memory is its own and may be limited.
+"""Runs one measurement in a new process, so that its memory can be measured and limited.
 
 python bench/child.py '{"task": ..., ...}' prints one line of JSON: the answer, or {"error": one sentence}.
 """
@@ -20,7 +20,7 @@ Answer = dict[str, Any]
 
 
 def ask(request: Request, threads: int, python: str = sys.executable, timeout: float | None = None) -> Answer:
-    """The answer of a fresh process to the request; an `error` also where it dies or does not end in time."""
+    """Return the answer of a new process to the request. It has an `error` if the process died or took too long."""
     variables = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     command = [python, str(Path(__file__).resolve()), json.dumps(request | {"threads": threads})]
@@ -30,24 +30,24 @@ def ask(request: Request, threads: int, python: str = sys.executable, timeout: f
     except subprocess.TimeoutExpired:
         return {"error": f"not finished after {timeout:.0f} s"}
     lines = done.stdout.strip().splitlines()
-    if lines and lines[-1].startswith("{"):  # short of memory, a process may give its answer and die tidying up
+    if lines and lines[-1].startswith("{"):  # a process short of memory may die after its answer
         return dict(json.loads(lines[-1]))
-    said = (done.stderr or done.stdout).strip().splitlines()
+    output = (done.stderr or done.stdout).strip().splitlines()
     if request.get("limit"):
-        found = re.search(r"alloc|memory", done.stderr, re.I)
-        return {"error": "out of memory" if found else f"died of the limit, with status {done.returncode}"}
-    return {"error": f"ended with status {done.returncode}{f': {said[-1]}' if said else ''}"}
+        short = re.search(r"alloc|memory", done.stderr, re.I)
+        return {"error": "out of memory" if short else f"died of the limit, with status {done.returncode}"}
+    return {"error": f"ended with status {done.returncode}{f': {output[-1]}' if output else ''}"}
 
 
 def main() -> None:
     request = json.loads(sys.argv[1])
-    if request.get("limit"):  # of private writable memory: heap and anonymous mappings, not the libraries' code
+    if request.get("limit"):  # private writable memory only, without the libraries' code
         resource.setrlimit(resource.RLIMIT_DATA, (request["limit"], request["limit"]))
     try:
         answer = TASKS[request["task"]](request)
     except MemoryError:
         answer = {"error": "out of memory"}
-    except RuntimeError as error:  # torch has no error of its own for it
+    except RuntimeError as error:  # torch raises it when it is out of memory
         if not re.search(r"alloc|memory", str(error), re.I):
             raise
         answer = {"error": "out of memory"}
@@ -58,7 +58,7 @@ def main() -> None:
 
 
 def peak() -> int:
-    """Bytes that this process had in memory at most. (ru_maxrss may be that of the process that started this one.)"""
+    """Return the peak memory of this process in bytes. (ru_maxrss may be that of the parent process.)"""
     status = Path("/proc/self/status")
     if status.exists():
         return int(re.search(r"VmHWM:\s+(\d+) kB", status.read_text())[1]) * 1024  # type: ignore[index]
@@ -66,7 +66,7 @@ def peak() -> int:
 
 
 def stored(request: Request) -> Answer:
-    """Two networks' layer from disk, all metrics: seconds, values, and the peak before and after."""
+    """Compare a layer of two networks from disk by all metrics: seconds, values, and the peak before and after."""
     from place import Place
 
     from distsim.comparison.layer import Reference
@@ -79,11 +79,12 @@ def stored(request: Request) -> Answer:
         started = time.perf_counter()
         results = Reference(X, PAPER_METRICS, precision=request["precision"]).compare(Y)
         seconds = time.perf_counter() - started
-    return {"seconds": seconds, "values": _values(results), "before": before, "peak": peak()}
+    values = {name: result["value"] for name, result in results.items()}
+    return {"seconds": seconds, "values": values, "before": before, "peak": peak()}
 
 
 def arrays(request: Request) -> Answer:
-    """A metric of the first network with each of the others, all of them float32 arrays in memory, by us or a peer."""
+    """Measure one metric of the first network with each other one, as float32 arrays in memory, by us or a peer."""
     import torch
     from place import Place
 
@@ -100,7 +101,7 @@ def arrays(request: Request) -> Answer:
 
 
 def _loaded(place: Any, layer: str, n: int) -> Any:
-    """The first n examples as float32, panel by panel, so that loading takes hardly more than what is loaded."""
+    """Read the first n examples as float32, panel by panel, so that loading takes little memory besides the result."""
     import numpy as np
 
     source = place.layer(layer)
@@ -123,10 +124,11 @@ def _ours(request: Request) -> Any:
         rows = chunk_shape(X.shape)[1] if X.ndim == 4 else None
         x, *ys = (InMemory(array, rows=rows) for array in (X, *Ys))
         metric, precision = request["metric"], request["precision"]
-        if metric == "pwcca":  # as its peers, the mean over both sides' weights
+        if metric == "pwcca":  # the mean over both sides' weights, as its peers compute it
             pairs = [pair for i in range(1, len(ys) + 1) for pair in ((0, i), (i, 0))]
-            found = compare_pairs([x, *ys], pairs, [metric], precision=precision)
-            return [(found[0, i][metric]["value"] + found[i, 0][metric]["value"]) / 2 for i in range(1, len(ys) + 1)]
+            results = compare_pairs([x, *ys], pairs, [metric], precision=precision)
+            both = ((results[0, i][metric], results[i, 0][metric]) for i in range(1, len(ys) + 1))
+            return [(forth["value"] + back["value"]) / 2 for forth, back in both]
         if len(ys) == 1:
             return [compare_pairs([x, ys[0]], [(0, 1)], [metric], precision=precision)[0, 1][metric]["value"]]
         reference = Reference(x, [metric], precision=precision)
@@ -140,10 +142,6 @@ def _theirs(name: str) -> Any:
 
     (peer,) = (peer for peer in PEERS if peer.name == name)
     return peer.compute
-
-
-def _values(results: dict[str, Any]) -> dict[str, float]:
-    return {name: result["value"] for name, result in results.items()}
 
 
 TASKS = {"stored": stored, "arrays": arrays}

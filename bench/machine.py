@@ -1,4 +1,4 @@
-"""What a measurement ran on, in a line, so that a table carries it with its numbers."""
+"""One line that describes the machine, to stand beside the numbers measured on it."""
 
 import datetime
 import importlib.metadata
@@ -15,11 +15,11 @@ VERSIONS = ("numpy", "torch", "zarr", "numcodecs", "obstore")
 
 
 def describe(threads: int, device: str = "cpu") -> str:
-    """Cores, instruction sets, memory, BLAS, versions, threads and the date."""
+    """Describe cores, instruction sets, memory, BLAS, versions and threads in one line, with the date."""
     parts = [f"{_usable_cores()} cores of {_processor()}", f"{_memory() / 2**30:.0f} GiB", _blas()]
     if device != "cpu":
         parts.append(_gpu())
-    versions = [f"{name} {found}" for name in VERSIONS if (found := _version(name))]
+    versions = [f"{name} {version}" for name in VERSIONS if (version := _version(name))]
     parts.append(f"Python {platform.python_version()}, {', '.join(versions)}")
     parts.append(f"{threads} threads")
     parts.append(datetime.date.today().isoformat())
@@ -27,7 +27,7 @@ def describe(threads: int, device: str = "cpu") -> str:
 
 
 def _version(name: str) -> str:
-    """Empty where it is not installed: training is measured without what only stores need."""
+    """Return a package's version, or "" if it is not installed: training is measured without the store's packages."""
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
@@ -39,7 +39,7 @@ def _usable_cores() -> int:
 
 
 def _processor() -> str:
-    """Its name and those of its instruction sets that decide how fast matrices are multiplied."""
+    """Return the processor's name and the instruction sets that decide how fast it multiplies matrices."""
     fields = {}
     info = Path("/proc/cpuinfo")
     if info.exists():
@@ -47,8 +47,8 @@ def _processor() -> str:
         fields = {key.strip(): value.strip() for key, _, value in lines}
     flags = fields.get("flags", fields.get("Features", "")).split()
     name = fields.get("model name", platform.processor() or platform.machine())
-    found = [flag for flag in INSTRUCTION_SETS if flag in flags]
-    return f"{name} ({', '.join(found) or torch.backends.cpu.get_cpu_capability()})"
+    sets = [flag for flag in INSTRUCTION_SETS if flag in flags]
+    return f"{name} ({', '.join(sets) or torch.backends.cpu.get_cpu_capability()})"
 
 
 def _memory() -> int:
@@ -56,15 +56,17 @@ def _memory() -> int:
 
 
 def _blas() -> str:
-    """NumPy's BLAS, and which processor's kernels it has chosen: newer ones than it knows get older ones' kernels."""
+    """Return NumPy's BLAS and the processor whose kernels it uses; on a processor too new for it, an older one's."""
     np.ones((2, 2)) @ np.ones((2, 2))  # loads it
-    found = [
+    libraries = [
         f"{info['internal_api']} {info['version']} with its kernels for {info.get('architecture', '?')}"
         for info in threadpoolctl.threadpool_info()
         if info["user_api"] == "blas"
     ]
     chosen = os.environ.get("OPENBLAS_CORETYPE")
-    return (", ".join(dict.fromkeys(found)) or "an unknown BLAS") + (f" (OPENBLAS_CORETYPE={chosen})" if chosen else "")
+    return (", ".join(dict.fromkeys(libraries)) or "an unknown BLAS") + (
+        f" (OPENBLAS_CORETYPE={chosen})" if chosen else ""
+    )
 
 
 def _gpu() -> str:

@@ -1,7 +1,7 @@
-"""What is measured on: networks of distsim, trained and pruned a little, with their activations in a store on disk.
+"""The networks on which is measured: trained and pruned a little, with their activations in a store on disk.
 
-Everything is made by the library's own training, pruning and extraction, so that spectra, dead channels, dtypes and
-chunks are those of a sweep. Without a folder of images it makes its own.
+The library's own training, pruning and extraction make everything, so spectra, dead channels, dtypes and chunks are
+those of a sweep. Without a folder of images, images are drawn at random.
 """
 
 import dataclasses
@@ -24,13 +24,13 @@ from distsim.sweep.order import identify, prepare
 from distsim.sweep.plan import Chain
 from distsim.sweep.training_worker import TrainingWorker
 
-LAYERS = ("conv1_1", "conv1_2", "pool1", "fc1")  # of cifar2; its output layer has the cosine besides
+LAYERS = ("conv1_1", "conv1_2", "pool1", "fc1")  # of cifar2; the cosine is measured on its output layer
 WIDE_CHANNELS = 64  # of VGG16-BN's widest layer, at 32 x 32
 
 
 @dataclass(frozen=True)
 class Networks:
-    """The complete network and one run of prunings, activations and all."""
+    """The complete network and one run of pruned networks, with their activations."""
 
     bench: TrainingWorker
     iterations: int
@@ -56,19 +56,19 @@ class Networks:
 def networks(
     folder: Path, n: int, iterations: int, threads: int, epochs: int, limit: int | None, data: str
 ) -> Networks:
-    """cifar2's network at its full width, pruned `iterations` times with an epoch or so of training in between.
+    """Train cifar2's network at full width, then prune and retrain it `iterations` times, with `epochs` epochs each.
 
-    What an earlier call left in the folder is used again.
+    Networks that an earlier call left in the folder are used again. limit : training images, or None for all.
     """
     problem = PROBLEMS["cifar2"].reduced_to(epochs=epochs, probe=n, train_limit=limit)
     if data:
-        one = prepare(problem, data=data, runs=1, iterations=iterations, retention="all", threads=threads)
-        sweep, dataset = one.sweep, one.dataset
+        order = prepare(problem, data=data, runs=1, iterations=iterations, retention="all", threads=threads)
+        sweep, dataset = order.sweep, order.dataset
     else:
         dataset = drawn_dataset(problem.classes, train=max(n, limit or 0), test=200)
         identity = identify(dataclasses.replace(problem, train_limit=None), dataset, threads=threads)
         sweep = Sweep(identity, Extent(1, iterations, PAPER_METRICS, "all"))
-    # a folder for each identity, so that other sizes need not be removed first
+    # one folder for each identity, so networks of other sizes need not be removed first
     store = SweepStore(Storage(folder / f"networks-{sweep.identity.hash[:12]}"), sweep.name)
     store.claim(sweep.identity)
     bench = TrainingWorker(store, sweep, dataset, allow_drift=True)
@@ -89,15 +89,14 @@ def networks(
 
 
 def drawn_dataset(classes: tuple[str, ...], train: int, test: int) -> Dataset:
-    """Images with a spectrum like photographs' and a pattern that tells the classes apart."""
-    generator = torch.Generator().manual_seed(0)
-    drawn = torch.arange(train + test) % len(classes)
-    images, labels = drawn_images(drawn, 32, generator).numpy(), drawn.numpy()
-    return Dataset(images[:train], labels[:train], images[train:], labels[train:], classes)
+    """Make images with a spectrum like that of photographs and a pattern that distinguishes the classes."""
+    labels = torch.arange(train + test) % len(classes)
+    images = drawn_images(labels, 32, torch.Generator().manual_seed(0)).numpy()
+    return Dataset(images[:train], labels[:train].numpy(), images[train:], labels[train:].numpy(), classes)
 
 
 def drawn_images(labels: torch.Tensor, size: int, generator: torch.Generator) -> torch.Tensor:
-    """uint8 (n, 3, size, size): a random field whose amplitude falls as 1/f, over a grating of the label's angle."""
+    """Return uint8 images (n, 3, size, size): a random field with amplitude 1/f over a grating at the label's angle."""
     n, grid = len(labels), torch.linspace(-1, 1, size)
     images = torch.zeros(n, 3, size, size)
     cells = 2
@@ -109,15 +108,16 @@ def drawn_images(labels: torch.Tensor, size: int, generator: torch.Generator) ->
     phase = 6.3 * torch.rand(n, generator=generator)
     along = angle.cos()[:, None, None] * grid[None, :, None] + angle.sin()[:, None, None] * grid[None, None, :]
     images += 0.5 * (8 * along + phase[:, None, None]).sin()[:, None]
-    images += 0.1 * torch.randn(n, 3, size, size, generator=generator)  # what a camera adds
+    images += 0.1 * torch.randn(n, 3, size, size, generator=generator)  # camera noise
     return (127 + 50 * images).clamp(0, 255).to(torch.uint8)
 
 
 def wide_pair(folder: Path, n: int, size: int) -> tuple[Place, Place]:
-    """A layer of VGG16-BN's widest shape, (n, size, size, 64) in float16, of two networks; used again if it is there.
+    """Write a layer of VGG16-BN's widest shape, (n, size, size, 64) in float16, for two networks, unless it is there.
 
-    What a first convolution with random weights and a ReLU makes of drawn images, and the same with the smaller half of
-    its weights pruned. Written a chunk of examples at a time, so that this process never holds a layer.
+    One is the output of a first convolution with random weights and a ReLU on drawn images. The other is the same with
+    the smaller half of its weights pruned. Chunks of examples are written one by one, so that this process never holds
+    a whole layer.
     """
     storage = Storage(folder / f"wide-{n}-{size}")
     places = [Place(storage.url, name) for name in ("complete", "pruned")]
@@ -142,7 +142,7 @@ def wide_pair(folder: Path, n: int, size: int) -> tuple[Place, Place]:
 
 
 def _first_layers(images: torch.Tensor, weights: tuple[torch.Tensor, ...]) -> list[NDArray[Any]]:
-    """Channels last, float16, of each of the weights."""
+    """Return the layer's output for each of the weights, channels last, float16."""
     inputs = (images.float() - 127) / 64
     blocks = []
     for weight in weights:

@@ -1,12 +1,12 @@
-"""How fast, how exact and how frugal the comparison of activations is, beside other ways to the same numbers.
+"""Measures speed, accuracy and memory of the comparison of activations, beside other ways to compute the metrics.
 
 python bench/metrics.py --data folder:PATH --write docs/benchmarks.md    # everything, at full size: hours on 2 cores
 python bench/metrics.py --only 1,4 --n 1000                              # some sections, smaller
 python bench/metrics.py --small                                          # everything in seconds, for a test
 
 Sections: 1 time of a whole run, 2 peers, 3 memory, 4 rates, 5 pairs of many networks, 6 bad input, 7 accuracy. All are
-measured in this run, on activations that the library has trained, pruned and extracted here. With --write each section
-replaces its own place in the document, so that one can be measured again without the others.
+measured in this run, on activations of networks that the library trains and prunes here. With --write each section
+replaces its own place in the document, so one section can be measured again without the others.
 """
 
 import argparse
@@ -48,10 +48,10 @@ from distsim.store.commits import Attempt, DamagedStore
 from distsim.sweep.cost import readable
 from distsim.sweep.extraction import extract
 
-N = 5000  # examples for which the targets are set
-PAIRWISE = tuple(name for name in PAPER_METRICS if name != "cosine")  # of every layer; the cosine is of the output's
+N = 5000  # number of examples for which the targets are set
+PAIRWISE = tuple(name for name in PAPER_METRICS if name != "cosine")  # the cosine is measured on the output layer
 PEER_LAYER = "conv1_2"
-REPEATS = 3  # of what takes seconds; the median counts
+REPEATS = 3  # of measurements that take seconds; the median counts
 
 Values = dict[str, float]
 
@@ -70,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             started, bench.load = time.perf_counter(), os.getloadavg()[0]
             try:
                 section = SECTIONS[number](bench)
-            except Exception:  # hours may have gone into the other sections
+            except Exception:  # the other sections may have taken hours, so go on with them
                 traceback.print_exc()
                 failed.append(number)
                 continue
@@ -81,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1 if failed else 0
 
 
-# What --small stands for: every path of this script, no peers, nothing that says anything about speed.
+# The sizes of --small: every path of this script except peers. Its numbers say nothing about speed.
 SMALL = {"n": 60, "iterations": 8, "epochs": 2, "train_limit": 120, "wide": (4, 8), "threads": 1, "peers": False}
 
 
@@ -91,29 +91,37 @@ def _parser() -> argparse.ArgumentParser:
         "--only",
         type=lambda text: numbers(text, SECTIONS),
         default=tuple(SECTIONS),
-        help="sections, with commas (default: all)",
+        help="numbers of sections, separated by commas (default: all)",
     )
-    parser.add_argument("--n", type=int, default=N, help="examples (default: %(default)s)")
+    parser.add_argument("--n", type=int, default=N, help="number of examples (default: %(default)s)")
     parser.add_argument("--iterations", type=int, default=20, help="prunings in the run, 8 or more (default: 20)")
-    parser.add_argument("--threads", type=int, default=2, help="of everything measured (default: %(default)s)")
-    parser.add_argument("--data", default="", help="folder:PATH for real images; made on the spot without it")
-    parser.add_argument("--epochs", type=int, default=4, help="of each training (default: %(default)s)")
-    parser.add_argument("--train-limit", type=int, help="training images (default: all, or as many as examples)")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="of distsim (default: %(default)s)")
+    parser.add_argument("--threads", type=int, default=2, help="threads of everything measured (default: %(default)s)")
+    parser.add_argument("--data", default="", help="folder:PATH for real images (default: drawn)")
+    parser.add_argument("--epochs", type=int, default=4, help="epochs of each training (default: %(default)s)")
+    parser.add_argument("--train-limit", type=int, help="training images (default: all, or --n if drawn)")
     parser.add_argument(
-        "--baseline-networks", type=int, default=1, help="on which the seeds' way is timed (default: 1)"
+        "--device", choices=("cpu", "cuda"), default="cpu", help="device of distsim (default: %(default)s)"
     )
-    parser.add_argument("--cached-networks", type=int, default=3, help="likewise the cached baseline (default: 3)")
-    parser.add_argument("--no-peers", dest="peers", action="store_false", help="only ours in section 2")
     parser.add_argument(
-        "--peers-python", default=sys.executable, help="the Python that has bench/requirements.txt (default: this one)"
+        "--baseline-networks", type=int, default=1, help="number of networks for the seeds' way (default: 1)"
     )
-    parser.add_argument("--peer-seconds", type=float, default=900, help="that a call of a peer may take (default: 900)")
-    parser.add_argument("--peer-networks", type=int, default=4, help="compared with one reference (default: 4)")
-    parser.add_argument("--limit-gib", type=float, default=6, help="of memory, in section 2 (default: %(default)s)")
-    parser.add_argument("--work", type=Path, help="keep networks and arrays here, for the next call (default: nowhere)")
-    parser.add_argument("--write", type=Path, metavar="FILE", help="a Markdown document to put the sections into")
-    parser.add_argument("--small", action="store_true", help="tiny sizes, no peers")
+    parser.add_argument(
+        "--cached-networks", type=int, default=3, help="number of networks for the cached baseline (default: 3)"
+    )
+    parser.add_argument("--no-peers", dest="peers", action="store_false", help="leave out the peers in section 2")
+    parser.add_argument(
+        "--peers-python", default=sys.executable, help="a Python with bench/requirements.txt (default: this one)"
+    )
+    parser.add_argument(
+        "--peer-seconds", type=float, default=900, help="seconds that a peer's call may take (default: 900)"
+    )
+    parser.add_argument(
+        "--peer-networks", type=int, default=4, help="networks compared with one reference (default: 4)"
+    )
+    parser.add_argument("--limit-gib", type=float, default=6, help="memory limit in section 2 (default: %(default)s)")
+    parser.add_argument("--work", type=Path, help="keep networks and arrays in this folder for the next call")
+    parser.add_argument("--write", type=Path, metavar="FILE", help="put the sections into this Markdown document")
+    parser.add_argument("--small", action="store_true", help="use tiny sizes and no peers, for a test")
     parser.set_defaults(wide=(32, 64))
     return parser
 
@@ -130,7 +138,7 @@ def _workplace(chosen: Path | None) -> Iterator[Path]:
 
 
 class Measuring:
-    """What the sections share: the flags, the machine, and networks that are made when one first needs them."""
+    """What the sections share: flags, machine, and the networks, which are made when a section first needs them."""
 
     def __init__(self, flags: argparse.Namespace, folder: Path, machine: str) -> None:
         self.flags, self.folder, self.machine = flags, folder, machine
@@ -152,12 +160,12 @@ class Measuring:
     def section(self, number: int, title: str, what: str, tables: list[Table]) -> Section:
         n = self.flags.n
         size = f"n = {n:,}" + ("" if n == N else f", **not the n = {N:,} for which the targets are set**")
-        where = " on a GPU" if self.flags.device != "cpu" else ""  # has a place of its own in the document
+        where = " on a GPU" if self.flags.device != "cpu" else ""  # which has its own place in the document
         conditions = f"{what} {size}.\n\nOn {self.machine}; load {self.load:.1f} at the start."
         return Section(f"metrics {number}{where}", f"{number}. {title}{where}", conditions, tables)
 
     def verdict(self, value: float, target: float, at_most: bool = False, unit: str = "") -> str:
-        """The target, and whether the value meets it; at another n than the target's, only the target."""
+        """Return the target and whether the value meets it; only the target if n is not the one it is set for."""
         text = f"{'≤' if at_most else '≥'} {target:g}{unit}"
         if self.flags.n != N:
             return text
@@ -169,7 +177,7 @@ class Measuring:
 
 @dataclasses.dataclass
 class Run:
-    """How long one way took, by layer, for a reference and for each network; its values, by (network, layer)."""
+    """The seconds of one way, by layer, for the reference and for each network, and its values by (network, layer)."""
 
     once: dict[str, float] = dataclasses.field(default_factory=dict)
     each: dict[str, list[float]] = dataclasses.field(default_factory=dict)
@@ -177,7 +185,7 @@ class Run:
     clock: baselines.Clock = dataclasses.field(default_factory=baselines.Clock)
 
     def total(self, networks: int) -> float:
-        """For this many networks, at the mean time of those that were timed."""
+        """Return the seconds for this many networks, at the mean time of those that were timed."""
         return sum(self.once.values()) + networks * sum(statistics.fmean(times) for times in self.each.values())
 
 
@@ -188,7 +196,7 @@ def whole_run(bench: Measuring) -> Section:
         "the seeds' way": seeds_run(networks, chosen[0]),
         "reference cached, float64": cached_run(networks, sorted({*chosen[0], *chosen[1]})),
     }
-    if f.device != "cpu":  # the first call makes the device's kernels
+    if f.device != "cpu":  # the first call compiles the device's kernels
         Reference(networks.complete.layer("fc1"), PAIRWISE, f.device).compare(networks.pruned[0].layer("fc1"))
     for precision in PRECISIONS:
         ways[f"distsim `{precision}`"] = our_run(networks, precision, f.device)
@@ -248,12 +256,12 @@ def _agreement(ways: dict[str, Run]) -> Table:
             continue
         cells = []
         for metric in PAPER_METRICS:
-            found = [
+            differences = [
                 abs(values[metric] - exact.values[key][metric])
                 for key, values in run.values.items()
                 if metric in values
             ]
-            cells.append(difference(max(found)))
+            cells.append(difference(max(differences)))
         table.add(way, *cells)
     table.notes.append(
         "All compute the same definitions, PWCCA with the complete network's weights. The seeds' way differs by its "
@@ -266,7 +274,7 @@ def _agreement(ways: dict[str, Run]) -> Table:
 
 
 def seeds_run(networks: Networks, chosen: Sequence[int]) -> Run:
-    """Every pair from scratch: both sides are read again, too."""
+    """Compute every pair from scratch, reading both sides again each time."""
     run = Run()
     for i in chosen:
         for layer in LAYERS:
@@ -332,7 +340,7 @@ def _spread(durations: list[float]) -> str:
 
 
 def spaced(last: int, count: int) -> list[int]:
-    """`count` of the iterations 1 ... last, evenly, the middle one for 1."""
+    """Return `count` evenly spaced iterations of 1 ... last; for a count of 1 the middle one."""
     count = min(count, last)
     return sorted({round((2 * k + 1) * last / (2 * count) + 0.5) for k in range(count)})
 
@@ -362,7 +370,7 @@ def peers(bench: Measuring) -> Section:
 
 
 def _beside(bench: Measuring, peer: Peer, several: Sequence[int]) -> list[str]:
-    """A peer's row."""
+    """Return a peer's row of the table."""
     f = bench.flags
 
     def theirs(n: int, count: int = 1) -> Answer:
@@ -385,27 +393,28 @@ def _beside(bench: Measuring, peer: Peer, several: Sequence[int]) -> list[str]:
             "precision": "exact",
         }
 
-    n, them = _largest(peer, f.n, f.peer_seconds, theirs)
-    if "error" in them:
-        return [peer.name, f"`{peer.metric}`", f"{n:,}", str(them["error"]), *[""] * 9]
-    us = ours(n)
-    ratio = them["seconds"] / us["seconds"]
-    row = [peer.name, f"`{peer.metric}`", f"{n:,}", seconds(them["seconds"]), seconds(us["seconds"]), times(ratio)]
+    n, their_pair = _largest(peer, f.n, f.peer_seconds, theirs)
+    row = [peer.name, f"`{peer.metric}`", f"{n:,}"]
+    if "error" in their_pair:
+        return [*row, str(their_pair["error"]), *[""] * 9]
+    our_pair = ours(n)
+    ratio = their_pair["seconds"] / our_pair["seconds"]
+    row += [seconds(their_pair["seconds"]), seconds(our_pair["seconds"]), times(ratio)]
     row.append(bench.verdict(ratio, 3) if n == f.n else "≥ 3")
-    if them["seconds"] * len(several) > f.peer_seconds:
+    if their_pair["seconds"] * len(several) > f.peer_seconds:
         row += ["not tried", "", ""]
-    elif "error" in (all_them := theirs(n, len(several))):
-        row += [str(all_them["error"]), "", ""]
+    elif "error" in (their_many := theirs(n, len(several))):
+        row += [str(their_many["error"]), "", ""]
     else:
-        all_us = ours(n, len(several))
-        row += [seconds(all_them["seconds"]), seconds(all_us["seconds"])]
-        row.append(times(all_them["seconds"] / all_us["seconds"]))
-    value = float(them["values"][0])
-    return [*row, f"{value:.6f}", difference(abs(value - us["values"][0])), peer.remark]
+        our_many = ours(n, len(several))
+        row += [seconds(their_many["seconds"]), seconds(our_many["seconds"])]
+        row.append(times(their_many["seconds"] / our_many["seconds"]))
+    value = float(their_pair["values"][0])
+    return [*row, f"{value:.6f}", difference(abs(value - our_pair["values"][0])), peer.remark]
 
 
 def _largest(peer: Peer, n: int, budget: float, measure: Callable[[int], Answer]) -> tuple[int, Answer]:
-    """The peer at the largest n that should fit into the budget, judged from a small one."""
+    """Measure the peer at the largest n that should fit into the budget, judged from a small n; return n and answer."""
     small = min(n, 500)
     answer = measure(small)
     if "error" in answer or small == n:
@@ -416,7 +425,7 @@ def _largest(peer: Peer, n: int, budget: float, measure: Callable[[int], Answer]
 
 
 def _limited(bench: Measuring) -> Table:
-    """Who finishes where memory is short."""
+    """Measure which libraries finish with limited memory."""
     f = bench.flags
     limit = int(f.limit_gib * 2**30)
     table = Table(("with memory for", *(f"64 channels, {size}x{size}" for size in f.wide)))
@@ -477,8 +486,8 @@ def memory(bench: Measuring) -> Section:
                 bench.verdict(peaks[precision][-1], 3, at_most=True, unit=" GiB"),
                 seconds(answer["seconds"]),
             )
-    for precision, found in peaks.items():
-        ratio = found[-1] / found[0]
+    for precision, by_size in peaks.items():
+        ratio = by_size[-1] / by_size[0]
         table.notes.append(
             f"Twice the size, `{precision}`: {ratio:.2f} of the memory (target "
             f"{bench.verdict(ratio, 1.05, at_most=True)}; 0.05 is what two processes differ by)."
@@ -542,7 +551,7 @@ def rates(bench: Measuring) -> Section:
 
 
 def gemm_rate(n: int, columns: int, dtype: str, device: str) -> float:
-    """FLOP/s of a plain product of that dtype, the multiplication alone."""
+    """Measure the FLOP/s of a plain product of that dtype, without anything else."""
     rng = np.random.default_rng(0)
     A, B = (rng.standard_normal(shape, dtype=np.float32) for shape in ((n, columns), (columns, n)))
     if device == "cuda":
@@ -566,7 +575,7 @@ def _reading(bench: Measuring, place: Place, layer: str, source: LayerSource) ->
     taken: dict[str, list[float]] = {"reader": [], "plain": [], "threads": []}
     decoded = 0
     with ThreadPoolExecutor(bench.flags.threads) as pool:
-        for _ in range(1 + REPEATS):  # the first brings the files into memory and is left out
+        for _ in range(1 + REPEATS):  # the first round brings the files into the page cache and is left out
             with _added(taken["reader"]):
                 decoded = sum(panel.nbytes for panel in source.panels(source.panel_rows))
             with _added(taken["plain"]):
@@ -588,7 +597,7 @@ def _reading(bench: Measuring, place: Place, layer: str, source: LayerSource) ->
 
 
 def _plain(file: Path) -> int:
-    """Bytes of a chunk: zstd, then a CRC32C of what was compressed."""
+    """Read, check and decompress a chunk (zstd, followed by a CRC32C of the compressed bytes); return its bytes."""
     with open(file, "rb") as opened:
         raw = opened.read()
     if google_crc32c.value(raw[:-4]) != int.from_bytes(raw[-4:], "little"):
@@ -604,7 +613,7 @@ def pairs(bench: Measuring) -> Section:
     chosen = [networks.place(NetworkId(0, i)) for i in spaced(networks.iterations, 8)]
     every = [(i, j) for i in range(len(chosen)) for j in range(i + 1, len(chosen))]
     layers = [place.layer(PEER_LAYER) for place in chosen]
-    compare_pairs(layers[:1], [(0, 0)], PAIRWISE)  # whatever is read once in a process
+    compare_pairs(layers[:1], [(0, 0)], PAIRWISE)  # so that what is read once in a process is not counted
     table = Table(("", "bytes read", "to one pair's", "target", "time", "to 28 alone"))
     with _counted() as all_bytes:
         started = time.perf_counter()
@@ -614,7 +623,7 @@ def pairs(bench: Measuring) -> Section:
         started = time.perf_counter()
         alone = {pair: compare_pairs([layers[i] for i in pair], [(0, 1)], PAIRWISE)[0, 1] for pair in every}
         one_by_one = time.perf_counter() - started
-    one_bytes = separate_bytes[0] / len(every)  # compressed, one network's files are twice another's
+    one_bytes = separate_bytes[0] / len(every)  # a mean: compressed files of networks may differ by a factor of two
     ratio = all_bytes[0] / one_bytes
     table.add("one pair, mean of all", readable(one_bytes), "1", "", seconds(one_by_one / len(every)), "")
     table.add(
@@ -647,7 +656,7 @@ COUNTS_BYTES = Path("/proc/self/io").exists()
 
 @contextlib.contextmanager
 def _counted() -> Iterator[list[int]]:
-    """Bytes that this process reads from files inside the block, in the first place of the list."""
+    """Count the bytes that this process reads in the block. Afterwards the list holds that number."""
 
     def so_far() -> int:
         return int(Path("/proc/self/io").read_text().split()[1]) if COUNTS_BYTES else 0
@@ -674,8 +683,8 @@ def bad_input(bench: Measuring) -> Section:
     table.add("the same, public function", _said(lambda: public.cka(X, broken)))
     table.add("NaN in a network that is extracted", _said(lambda: _extract_nan(bench)))
     with tempfile.TemporaryDirectory(dir=bench.folder) as folder:
-        for what, said in _damaged_files(Path(folder)):
-            table.add(what, said)
+        for damage, message in _damaged_files(Path(folder)):
+            table.add(damage, message)
     table.notes.append("STORE stands for the store's path.")
 
     recorded = Table(("n", "p", "metric", "value", "reason", "recorded with it"))
@@ -691,7 +700,7 @@ def bad_input(bench: Measuring) -> Section:
 
 
 def _said(action: Callable[[], Any]) -> str:
-    """The error, or what came out instead."""
+    """Return the error message, or the result if there is no error."""
     try:
         result = action()
     except (ValueError, FloatingPointError, DamagedStore, OSError) as error:
@@ -703,20 +712,20 @@ def _said(action: Callable[[], Any]) -> str:
 
 def _extract_nan(bench: Measuring) -> None:
     networks = bench.networks
-    step = networks.bench.store.load_network(NetworkId(0, 1))
-    step.weights["blocks.conv1_2.conv.weight"].view(-1)[0] = float("nan")
+    network = networks.bench.store.load_network(NetworkId(0, 1))
+    network.weights["blocks.conv1_2.conv.weight"].view(-1)[0] = float("nan")
     with tempfile.TemporaryDirectory(dir=bench.folder) as folder:
         store = SweepStore(Storage(folder), networks.bench.sweep.name)
         extract(
-            store, networks.bench.sweep, networks.bench.probe, networks.bench.trainer.classes, NetworkId(0, 1), step
+            store, networks.bench.sweep, networks.bench.probe, networks.bench.trainer.classes, NetworkId(0, 1), network
         )
 
 
 def _damaged_files(folder: Path) -> Iterator[tuple[str, str]]:
-    """A layer of two chunks, each harmed in a store of its own."""
+    """Damage a layer of two chunks in three ways, each in its own store; yield the damage and the message."""
     array = np.random.default_rng(0).standard_normal((1024, 32, 32, 16), dtype=np.float32).astype(np.float16)
-    for what in ("a byte of a chunk changed", "a chunk is missing", "a chunk vanishes while the store is open"):
-        storage = Storage(folder / what.replace(" ", "-"))
+    for damage in ("a byte of a chunk changed", "a chunk is missing", "a chunk vanishes while the store is open"):
+        storage = Storage(folder / damage.replace(" ", "-"))
         attempt = Attempt(storage, "run/activations")
         writer = Writer(attempt)
         rows = writer.create("conv1_2", array.shape, "float16", {"position": 0, "kind": "conv"})
@@ -726,14 +735,14 @@ def _damaged_files(folder: Path) -> Iterator[tuple[str, str]]:
         place = Place(storage.url, "run/activations")
         harmed = place.files("conv1_2")[-1]
         reader = Reader(storage, place.piece, mark)
-        if "changed" in what:
+        if "changed" in damage:
             content = bytearray(harmed.read_bytes())
             content[len(content) // 2] ^= 1
             harmed.write_bytes(content)
         else:
             harmed.unlink()
-        opened = reader if "vanishes" in what else None
-        yield what, _said(partial(_read_all, opened, place)).replace(storage.url, "STORE")
+        opened = reader if "vanishes" in damage else None
+        yield damage, _said(partial(_read_all, opened, place)).replace(storage.url, "STORE")
 
 
 def _read_all(reader: Reader | None, place: Place) -> int:
@@ -755,9 +764,9 @@ def accuracy(bench: Measuring) -> Section:
         for i in chosen:
             other = networks.place(NetworkId(0, i)).layer(layer)
             truth = baselines.kernel_values(complete.read(), other.read())
-            found = {p: reference.compare(other) for p, reference in references.items()}
+            results = {p: reference.compare(other) for p, reference in references.items()}
             for metric, value in truth.items():
-                off = {p: abs(_number(found[p][metric]) - value) for p in PRECISIONS}
+                off = {p: abs(_number(results[p][metric]) - value) for p in PRECISIONS}
                 table.add(layer, str(i), metric, f"{value:.9f}", *(difference(off[p]) for p in PRECISIONS))
                 largest = worst if metric == "nbs" else others
                 for p in PRECISIONS:

@@ -1,7 +1,7 @@
-"""Other libraries' ways to the same similarities, each by the call that its own documentation shows for arrays.
+"""The same similarities by other libraries, each by the call that its own documentation shows for arrays.
 
-A call is given float32 arrays (n, h, w, c), a reference and networks, and returns a value for each network. Nothing is
-imported before it is called.
+A call takes float32 arrays (n, h, w, c) of a reference and of other networks, and returns one value for each of these.
+A library is imported only when it is called.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,12 +15,14 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class Peer:
+    """One way to compute one metric by another library."""
+
     package: str
-    call: str  # as a reader finds it in its documentation
-    metric: str  # ours for the same definition
+    call: str  # as its documentation writes it
+    metric: str  # our name for the same definition
     compute: Callable[[Array, Sequence[Array]], list[float]]
     growth: int  # its time grows at most with this power of n
-    remark: str = ""  # what its definition has different
+    remark: str = ""  # how its definition differs
 
     @property
     def name(self) -> str:
@@ -78,11 +80,11 @@ def _repsim_pwcca(X: Array, Ys: Sequence[Array]) -> list[float]:
 def _cca_zoo(X: Array, Ys: Sequence[Array]) -> list[float]:
     from cca_zoo.linear import CCA
 
-    x, found = pixels(X), []
+    values = []
     for Y in Ys:
-        views = [x, pixels(Y)]
-        found.append(float(CCA(n_components=min(view.shape[1] for view in views)).fit(views).score(views)))
-    return found
+        views = [pixels(X), pixels(Y)]
+        values.append(float(CCA(n_components=min(view.shape[1] for view in views)).fit(views).score(views)))
+    return values
 
 
 PEERS = (

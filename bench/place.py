@@ -1,4 +1,4 @@
-"""Where activations lie, in words that another process understands."""
+"""The place of a network's activations, in a form that can be sent to another process."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +33,7 @@ class Place:
         return self.reader().layer(name)
 
     def files(self, layer: str) -> list[Path]:
-        """The layer's chunks, by their indices."""
+        """Return the files of the layer's chunks, ordered by their indices."""
         mark = self.mark
         chunks = [name for name in mark.objects if name.startswith(f"{layer}/c/")]
         chunks.sort(key=lambda name: [int(index) for index in name.split("/")[2:]])

@@ -1,4 +1,4 @@
-"""Tables as Markdown, and a document whose sections are replaced one at a time."""
+"""Tables in Markdown, and a document whose sections are replaced one at a time."""
 
 import argparse
 import re
@@ -9,11 +9,11 @@ from pathlib import Path
 
 @dataclass
 class Table:
-    """Columns by name; cells are text already, so that whoever fills it decides on the digits."""
+    """A table whose cells are text, so that the code that fills it chooses the number of digits."""
 
     header: Sequence[str]
     rows: list[Sequence[str]] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)  # paragraphs under it
+    notes: list[str] = field(default_factory=list)  # paragraphs under the table
 
     def add(self, *cells: str) -> None:
         if len(cells) != len(self.header):
@@ -31,9 +31,9 @@ class Table:
 
 @dataclass
 class Section:
-    """What one measurement has to say: a title, where and with which sizes it ran, and its tables."""
+    """The results of one measurement: a title, the conditions (machine and sizes), and the tables."""
 
-    name: str  # of its place in the document
+    name: str  # marks the section's place in the document
     title: str
     conditions: str
     tables: list[Table]
@@ -44,7 +44,7 @@ class Section:
 
 
 def replace(document: Path, section: Section) -> None:
-    """Put the section where the document has it, between comments with its name, or at the end."""
+    """Put the section between the comments with its name in the document, or at the end if there are none."""
     text = document.read_text() if document.exists() else ""
     begin, end = f"<!-- {section.name}: begin -->", f"<!-- {section.name}: end -->"
     body = f"{begin}\n{section.markdown()}{end}"
@@ -57,10 +57,10 @@ def replace(document: Path, section: Section) -> None:
 
 
 def numbers(text: str, known: Collection[int]) -> tuple[int, ...]:
-    """Sections as a command line names them, with commas. ArgumentTypeError: there is no such section."""
+    """Read the numbers of sections, separated by commas. ArgumentTypeError: there is no such section."""
     chosen = tuple(int(number) for number in text.split(","))
     if unknown := set(chosen) - set(known):
-        raise argparse.ArgumentTypeError(f"there are no sections {sorted(unknown)}; there are {sorted(known)}")
+        raise argparse.ArgumentTypeError(f"there are no sections {sorted(unknown)}; the sections are {sorted(known)}")
     return chosen
 
 
@@ -69,7 +69,7 @@ def seconds(value: float) -> str:
 
 
 def times(value: float) -> str:
-    """A ratio."""
+    """Write a ratio, such as 1.25×."""
     return f"{value:.2f}×" if value < 10 else f"{value:.1f}×"
 
 

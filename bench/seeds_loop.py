@@ -1,6 +1,6 @@
-"""The plain way to train: a DataLoader over PIL images, torchvision's transforms for each, a float32 loop.
+"""The plain way to train: a DataLoader over PIL images, torchvision's transforms, and a float32 loop.
 
-Written from the papers' recipes with the libraries' documented parts, nothing tuned.
+It follows the papers' recipes, uses the libraries as documented, and is not tuned.
 """
 
 import time
@@ -31,7 +31,7 @@ class Pictures(Dataset[tuple[torch.Tensor, int]]):
 
 
 class Cutout:
-    """A square around a random pixel set to zero."""
+    """Sets a square around a random pixel to zero."""
 
     def __call__(self, image: torch.Tensor) -> torch.Tensor:
         _, height, width = image.shape
@@ -64,14 +64,14 @@ def optimizer(recipe: Recipe, network: nn.Module) -> torch.optim.Optimizer:
     return torch.optim.SGD(parameters, lr=1e-3 * recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
 
 
-def images_a_second(given: Any, workers: int, enough: float) -> float:
-    """From the first batch on, until enough time has passed or the images are through."""
-    problem = given.problem
+def images_a_second(material: Any, workers: int, enough: float) -> float:
+    """Measure images a second after the first batch, for `enough` seconds; with workers, for one epoch at most."""
+    problem = material.problem
     recipe = problem.recipe
-    batch = min(recipe.batch_size, len(given.images))
-    data = Pictures(given.images, given.labels, transforms(recipe, problem.size, given.normalise))
+    batch = min(recipe.batch_size, len(material.images))
+    data = Pictures(material.images, material.labels, transforms(recipe, problem.size, material.normalise))
     loader = DataLoader(data, batch, shuffle=True, num_workers=workers, drop_last=True)
-    network = build(problem, given.classes, torch_stream(0, "initialisation")).train()
+    network = build(problem, material.classes, torch_stream(0, "initialisation")).train()
     for module in network.modules():
         if hasattr(module, "reseed"):
             module.reseed(0, torch.device("cpu"))
@@ -83,11 +83,11 @@ def images_a_second(given: Any, workers: int, enough: float) -> float:
             rule.zero_grad()
             loss.backward()
             rule.step()
-            if started == 0.0:  # the first batch brings workers up, and libraries
+            if started == 0.0:  # the first batch starts the workers and loads libraries
                 started = time.perf_counter()
                 continue
             done += batch
             if time.perf_counter() - started > enough:
                 return done / (time.perf_counter() - started)
-        if workers and done:  # another epoch would start them again, which is not what is measured
+        if workers and done:  # another epoch would start the workers again, which is not measured
             return done / (time.perf_counter() - started)

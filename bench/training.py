@@ -1,4 +1,4 @@
-"""How fast networks are trained, beside a plain way to the same, and what a sweep adds to the training itself.
+"""Measures how fast networks are trained, beside a plain training loop, and what a sweep adds to the training.
 
 python bench/training.py --data folder:PATH --write docs/benchmarks.md   # everything: about an hour on 2 cores
 python bench/training.py --only 1 --problems cifar2,vgg_svhn             # some of it
@@ -41,13 +41,13 @@ from distsim.training.stepper import Arithmetic, Stepper, settle
 
 ROOT = Path(__file__).resolve().parents[1]
 NAMES = tuple(name for name in PROBLEMS if name != "digits")
-TARGETS = {  # of images a second, to the seeds' way
+TARGETS = {  # images a second, as a multiple of the seeds' way
     "float32": {"cifar2": 3.0, "cifar4": 3.0, "vgg_svhn": 1.7, "vgg16_cifar10": 1.5},
     "bfloat16": {"cifar2": 5.0, "cifar4": 5.0, "vgg_svhn": 4.0},
 }
 GPU_TARGETS = {"resnet_fast_cifar10": 60_000, "vgg16_cifar10": 40_000}
 PACKS = (1, 5, 20)
-ROUNDS = 3  # of each measurement, in turns with what it is compared with; medians
+ROUNDS = 3  # in each of which all that is compared takes its turn; medians count
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -55,8 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if flags.small:
         flags = argparse.Namespace(**vars(flags) | SMALL)
     if flags.child:
-        request = json.loads(flags.child)
-        print(json.dumps(CHILDREN[request.pop("task")](**request)))
+        print(json.dumps(bare(**json.loads(flags.child))))
         return 0
     conditions = machine.describe(flags.threads, flags.device)
     print(f"{conditions}\n", flush=True)
@@ -66,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             started, load_before = time.perf_counter(), os.getloadavg()[0]
             try:
                 title, what, tables = SECTIONS[number](flags)
-            except Exception:  # much time may have gone into the other sections
+            except Exception:  # the other sections may have taken long, so go on with them
                 traceback.print_exc()
                 failed.append(number)
                 continue
@@ -83,7 +82,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 SMALL = {
     "problems": ("cifar2", "lenet5_mnist"),
     "seconds": 0.3,
-    "rounds": 1,
     "threads": 1,
     "workers": (0,),
     "iteration_seconds": 1.0,
@@ -100,19 +98,22 @@ def _parser() -> argparse.ArgumentParser:
         "--only",
         type=lambda text: numbers(text, SECTIONS),
         default=tuple(SECTIONS),
-        help="sections, with commas (default: all)",
+        help="numbers of sections, separated by commas (default: all)",
     )
-    parser.add_argument("--problems", type=lambda text: tuple(text.split(",")), default=NAMES, help="of section 1")
-    parser.add_argument("--data", default="", help="folder:PATH for real images; made on the spot without it")
-    parser.add_argument("--seconds", type=float, default=8.0, help="of each measurement (default: %(default)s)")
-    parser.add_argument("--rounds", type=int, default=5, help="of section 1 (default: %(default)s)")
-    parser.add_argument("--threads", type=int, default=2, help="of everything measured (default: %(default)s)")
+    parser.add_argument(
+        "--problems", type=lambda text: tuple(text.split(",")), default=NAMES, help="problems of section 1"
+    )
+    parser.add_argument("--data", default="", help="folder:PATH for real images (default: drawn)")
+    parser.add_argument("--seconds", type=float, default=8.0, help="seconds of each measurement (default: %(default)s)")
+    parser.add_argument("--threads", type=int, default=2, help="threads of everything measured (default: %(default)s)")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="(default: %(default)s)")
-    parser.add_argument("--iteration-seconds", type=float, default=10.0, help="in section 3 (default: %(default)s)")
-    parser.add_argument("--seeds", type=int, default=3, help="in section 5 (default: %(default)s)")
+    parser.add_argument(
+        "--iteration-seconds", type=float, default=10.0, help="for sections 2 and 3 (default: %(default)s)"
+    )
+    parser.add_argument("--seeds", type=int, default=3, help="number of seeds in section 5 (default: %(default)s)")
     parser.add_argument("--limit", type=int, default=2000, help="training images in section 5 (default: %(default)s)")
-    parser.add_argument("--write", type=Path, metavar="FILE", help="a Markdown document to put the sections into")
-    parser.add_argument("--small", action="store_true", help="tiny sizes")
+    parser.add_argument("--write", type=Path, metavar="FILE", help="put the sections into this Markdown document")
+    parser.add_argument("--small", action="store_true", help="use tiny sizes, for a test")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     parser.set_defaults(workers=(0, 1, 2), images=10_000, packs=PACKS)
     return parser
@@ -123,7 +124,7 @@ def _parser() -> argparse.ArgumentParser:
 
 @dataclasses.dataclass(frozen=True)
 class Material:
-    """A problem at full width, with as many images as a measurement needs. What they show changes no time."""
+    """A problem at full width with images for a measurement. Their content does not change the time."""
 
     problem: Problem
     images: torch.Tensor  # uint8 (n, c, s, s)
@@ -156,7 +157,7 @@ def material(name: str, pictures: torch.Tensor) -> Material:
 
 
 def pictures(flags: argparse.Namespace) -> torch.Tensor:
-    """uint8 (n, 3, 32, 32)"""
+    """Return the images of all measurements, uint8 (n, 3, 32, 32)."""
     if flags.data:
         return torch.from_numpy(load(PROBLEMS["cifar2"], flags.data).train_images[: flags.images])
     generator = torch.Generator().manual_seed(0)
@@ -164,22 +165,22 @@ def pictures(flags: argparse.Namespace) -> torch.Tensor:
 
 
 class Ours:
-    """The library's own step and epoch."""
+    """The library's own training, step by step."""
 
-    def __init__(self, given: Material, precision: str, deterministic: bool = False) -> None:
-        recipe, problem = given.problem.recipe, given.problem
-        device = given.images.device
+    def __init__(self, inputs: Material, precision: str, deterministic: bool = False) -> None:
+        recipe, problem = inputs.problem.recipe, inputs.problem
+        device = inputs.images.device
         settle(device, deterministic)
-        network = build(problem, given.classes, torch_stream(0, "initialisation"))
+        network = build(problem, inputs.classes, torch_stream(0, "initialisation"))
         weights = {name: tensor.clone() for name, tensor in network.state_dict().items()}
         arithmetic = Arithmetic(precision, deterministic)
-        self.stepper = Stepper(network.to(device), given.pictures, given.labels, recipe, arithmetic)
+        self.stepper = Stepper(network.to(device), inputs.pictures, inputs.labels, recipe, arithmetic)
         self.stepper.reset(weights, {})
         self.recipe, self.epoch = recipe, 0
-        self._at = self.stepper.steps  # of this epoch
+        self._at = self.stepper.steps  # steps done in this epoch
 
     def turn(self) -> None:
-        """One step; a new epoch is begun where one ends: its order and augmentation are drawn then."""
+        """Do one step. At the end of an epoch first begin a new one, which draws its order and augmentation."""
         if self._at == self.stepper.steps:
             n, generator = self.stepper.examples, torch_stream(0, "bench", self.epoch)
             draws = augment.draw(self.recipe.augment, n, self.stepper.size, generator)
@@ -197,19 +198,19 @@ class Ours:
 
 
 class Synthetic:
-    """Forward, backward and update of one batch that is there already: what a step cannot do without."""
+    """The least that a step must do: forward, backward and update of a batch that is already on the device."""
 
-    def __init__(self, given: Material, precision: str) -> None:
-        recipe, problem = given.problem.recipe, given.problem
-        self._network = build(problem, given.classes, torch_stream(0, "initialisation")).train()
-        self._network.to(given.images.device, memory_format=torch.channels_last)
+    def __init__(self, inputs: Material, precision: str) -> None:
+        recipe, problem = inputs.problem.recipe, inputs.problem
+        self._network = build(problem, inputs.classes, torch_stream(0, "initialisation")).train()
+        self._network.to(inputs.images.device, memory_format=torch.channels_last)
         for module in self._network.modules():
             if hasattr(module, "reseed"):
-                module.reseed(0, given.images.device)
-        batch = min(recipe.batch_size, len(given.images))
-        images = augment.normalise(given.images[:batch], *given.normalise)
+                module.reseed(0, inputs.images.device)
+        batch = min(recipe.batch_size, len(inputs.images))
+        images = augment.normalise(inputs.images[:batch], *inputs.normalise)
         self._images = images.contiguous(memory_format=torch.channels_last)
-        self._labels, self._half = given.labels[:batch], precision == "bfloat16"
+        self._labels, self._half = inputs.labels[:batch], precision == "bfloat16"
         self._optimizer = optim.optimizer(dataclasses.replace(recipe, lr=recipe.lr * 1e-3), self._network.parameters())
 
     def run(self, steps: int) -> None:
@@ -228,19 +229,19 @@ def timed(run: Callable[[int], None], steps: int) -> float:
 
 
 def in_turns(runs: dict[str, Callable[[int], None]], enough: float) -> dict[str, float]:
-    """Seconds a step of each, the median of rounds in which each has its turn, after some to warm up."""
+    """Measure the seconds of a step of each: the median of rounds in which all take their turns, after a warm-up."""
     steps = {}
     for name, run in runs.items():
         began = time.perf_counter()
-        while time.perf_counter() - began < enough / ROUNDS:  # it has been idle, and its memory with it
+        while time.perf_counter() - began < enough / ROUNDS:  # warms up
             run(2)
         once = timed(run, 2) / 2
         steps[name] = max(2, round(enough / ROUNDS / once))
-    found: dict[str, list[float]] = {name: [] for name in runs}
+    seconds_a_step: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(ROUNDS):
         for name, run in runs.items():
-            found[name].append(timed(run, steps[name]) / steps[name])
-    return {name: statistics.median(taken) for name, taken in found.items()}
+            seconds_a_step[name].append(timed(run, steps[name]) / steps[name])
+    return {name: statistics.median(of_rounds) for name, of_rounds in seconds_a_step.items()}
 
 
 # --- 1: images a second ----------------------------------------------------------------------------------------------
@@ -255,13 +256,15 @@ def speed(flags: argparse.Namespace) -> Found:
     table = Table(header)
     shown = pictures(flags)
     for name in flags.problems:
-        given = material(name, shown)
-        recipe = given.problem.recipe
-        batch = min(recipe.batch_size, len(given.images))
-        slow, workers = max((seeds_loop.images_a_second(given, count, flags.seconds), count) for count in flags.workers)
+        inputs = material(name, shown)
+        recipe = inputs.problem.recipe
+        batch = min(recipe.batch_size, len(inputs.images))
+        slow, workers = max(
+            (seeds_loop.images_a_second(inputs, count, flags.seconds), count) for count in flags.workers
+        )
         cells = [name, str(batch), f"{slow:,.0f}", str(workers)]
         for precision in ("float32", "bfloat16"):
-            ours, bare_step = Ours(given, precision), Synthetic(given, precision)
+            ours, bare_step = Ours(inputs, precision), Synthetic(inputs, precision)
             taken = in_turns({"ours": ours.run, "step": bare_step.run}, flags.seconds)
             rate, share = batch / taken["ours"], 100 * taken["step"] / taken["ours"]
             target = TARGETS[precision].get(name)
@@ -271,37 +274,13 @@ def speed(flags: argparse.Namespace) -> Found:
         print(" | ".join(cells), file=sys.stderr, flush=True)
     table.notes.append(
         f"Images a second. The seeds' way: a DataLoader over PIL images with torchvision's transforms, the best of "
-        f"{', '.join(map(str, flags.workers))} workers, and a plain float32 loop (bench/seeds_loop.py), in a process "
-        "of its own. Ours: the library's step with augmentation, epochs' beginnings included. A step's share: forward, "
-        "backward and update of one batch that is there already, of our whole step. Medians of "
-        f"{flags.rounds} rounds in which all have their turns, {flags.seconds:g} s for a turn of the seeds' way; a "
-        "ratio is the median of the rounds' ratios."
+        f"{', '.join(map(str, flags.workers))} workers, and a plain float32 loop (bench/seeds_loop.py), timed once "
+        f"for {flags.seconds:g} s. Ours: the library's step with augmentation, epochs' beginnings included. A step's "
+        "share: forward, backward and update of one batch that is there already, of our whole step; both are medians "
+        f"of {ROUNDS} rounds in which they take turns."
     )
     what = "All problems at full width, " + ("CIFAR-10 images (JPEG)." if flags.data else "images made on the spot.")
     return "Images a second", what, [table]
-
-
-def _seeds_rate(flags: argparse.Namespace, name: str, workers: int) -> float:
-    """In a process of its own, which has the C library's memory as it comes."""
-    request = {"task": "seeds", "name": name, "workers": workers, "images": flags.images, "data": flags.data}
-    request |= {"enough": flags.seconds, "count": flags.threads}
-    return float(_ask(request, flags.threads)["rate"])
-
-
-def seeds(name: str, workers: int, images: int, data: str, enough: float, count: int) -> dict[str, float]:
-    given = material(name, pictures(argparse.Namespace(images=min(images, 2000), data=data)))
-    with threads(count):
-        return {"rate": seeds_loop.images_a_second(given, workers, enough)}
-
-
-def _started(request: dict[str, Any], count: int) -> "subprocess.Popen[str]":
-    command = [sys.executable, str(Path(__file__).resolve()), "--child", json.dumps(request)]
-    environment = os.environ | {"OMP_NUM_THREADS": str(count), "PYTHONPATH": str(ROOT)}
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
-
-
-def _ask(request: dict[str, Any], count: int) -> dict[str, float]:
-    return dict(json.loads(_started(request, count).communicate()[0].splitlines()[-1]))
 
 
 def _verdict(flags: argparse.Namespace, value: float, target: float | None, unit: str = "", most: bool = False) -> str:
@@ -338,7 +317,7 @@ def concurrent(flags: argparse.Namespace) -> Found:
 
 
 def _sized(flags: argparse.Namespace, name: str, threads_each: int) -> Problem:
-    """The problem with as many images and epochs as make an iteration take about as long as asked for."""
+    """Return the problem with so many images that an iteration takes about `flags.iteration_seconds`."""
     with threads(threads_each):
         ours = Ours(material(name, pictures(flags)), "float32")
         ours.run(2)
@@ -351,7 +330,7 @@ def _sized(flags: argparse.Namespace, name: str, threads_each: int) -> Problem:
 
 
 def bare(name: str, images: int, enough: float) -> dict[str, float]:
-    """In a process of its own: images a second of the steps alone, one thread."""
+    """Measure images a second of the steps alone on one thread. Called in a new process, by `--child`."""
     with threads(1):
         shown = torch.randint(256, (images, 3, 32, 32), dtype=torch.uint8)
         ours = Ours(material(name, shown), "float32")
@@ -362,8 +341,10 @@ def bare(name: str, images: int, enough: float) -> dict[str, float]:
 
 
 def _two_bare(problem: Problem, flags: argparse.Namespace) -> list[float]:
-    request = {"task": "bare", "name": problem.name, "images": problem.train_limit}
-    running = [_started(request | {"enough": 3 * flags.iteration_seconds}, 1) for _ in range(2)]
+    request = {"name": problem.name, "images": problem.train_limit, "enough": 3 * flags.iteration_seconds}
+    command = [sys.executable, str(Path(__file__).resolve()), "--child", json.dumps(request)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) for _ in range(2)]
     return [json.loads(process.communicate()[0].splitlines()[-1])["rate"] for process in running]
 
 
@@ -374,7 +355,7 @@ def _two_trials(problem: Problem, flags: argparse.Namespace) -> list[float]:
     rates: dict[str, list[float]] = {}
     for label, taken in log.durations("training"):
         rates.setdefault(label.partition(",")[0], []).append(trained / taken)
-    return [statistics.median(found) for found in rates.values()]
+    return [statistics.median(of_run) for of_run in rates.values()]
 
 
 def _images_an_epoch(problem: Problem) -> int:
@@ -423,12 +404,12 @@ def overhead(flags: argparse.Namespace) -> Found:
 
 @dataclasses.dataclass(frozen=True)
 class Log:
-    """What workers announced: (time, pid, stage, details)."""
+    """The stages that workers announced: (time, pid, stage, details)."""
 
     lines: list[tuple[float, int, str, str]]
 
     def durations(self, stage: str) -> Iterator[tuple[str, float]]:
-        """(what, seconds) of each time that a process was in the stage."""
+        """Yield (details, seconds) for each time that a process was in the stage."""
         begun: dict[tuple[int, str], float] = {}
         for at, pid, name, details in self.lines:
             if name != stage:
@@ -440,7 +421,7 @@ class Log:
                 yield label, at - begun.pop((pid, label))
 
     def chain(self) -> tuple[float, float, float, float]:
-        """Of the only run: its wall time, that of its steps, of its extractions, and of keeping epochs."""
+        """Return the seconds of the only run: wall time, training steps, extractions, and keeping epochs."""
         of_run = [line for line in self.lines if "run 0" in line[3]]
         first = min(at for at, _, name, details in of_run if name == "training" and details.startswith("begin"))
         last = max(at for at, _, name, details in of_run if name == "commit" and details.startswith("end"))
@@ -454,15 +435,16 @@ class Log:
 def _sweep(
     problem: Problem, flags: argparse.Namespace, folder: Path, runs: int, iterations: int, activations: str, cores: int
 ) -> Log:
-    """Train by Ray what the problem says, on one thread each."""
+    """Train a sweep of the problem on Ray, one thread for each run, and return its log."""
     from distsim.store import Storage, SweepStore
     from distsim.sweep.order import prepare, take
+    from distsim.sweep.plan import missing, wave
     from distsim.sweep.ray_engine import RayEngine
 
     stages = folder / "stages"
     os.environ["DISTSIM_STAGES"] = str(stages)
     root = Storage(folder / "store")
-    one = prepare(
+    order = prepare(
         problem,
         data=flags.data or f"folder:{_drawn_folder(folder, problem.train_limit or 0)}",
         runs=runs,
@@ -474,14 +456,11 @@ def _sweep(
         threads=1,
         resources=(("cpu", float(cores)),),
     )
-    take([one], root)
-    from distsim.sweep.plan import missing, wave
-
-    store = SweepStore(root, one.name)
-    lacking = missing(one.sweep, store.contents(), one.layers)
-    chains = {one.name: wave(one.sweep, lacking, None, one.per_network)}
+    take([order], root)
+    lacking = missing(order.sweep, SweepStore(root, order.name).contents(), order.layers)
+    chains = {order.name: wave(order.sweep, lacking, None, order.per_network)}
     with RayEngine(root, None, False) as engine:
-        failures = engine.train([one], chains, {one.name})
+        failures = engine.train([order], chains, {order.name})
     del os.environ["DISTSIM_STAGES"]
     if failures:
         raise RuntimeError("; ".join(failures))
@@ -493,7 +472,7 @@ def _sweep(
 
 
 def _drawn_folder(folder: Path, images: int) -> Path:
-    """A folder of images, for a machine that has none."""
+    """Make a folder of random images of two classes."""
     from PIL import Image
 
     rng = np.random.default_rng(0)
@@ -524,9 +503,9 @@ def on_gpu(flags: argparse.Namespace) -> Found:
                 wanted = target if precision == "bfloat16" else None
                 rates.add(name, precision, f"{rate:,.0f}", _verdict(flags, rate, wanted))
         one = 0.0
-        given = material("cifar2", shown[: min(len(shown), 10_000)]).to("cuda")
+        inputs = material("cifar2", shown[: min(len(shown), 10_000)]).to("cuda")
         for count in flags.packs:
-            free, bound = (pack_rate(given, count, flags.seconds, fixed) for fixed in (False, True))
+            free, bound = (pack_rate(inputs, count, flags.seconds, fixed) for fixed in (False, True))
             one = one or free
             packs.add(
                 str(count),
@@ -539,9 +518,9 @@ def on_gpu(flags: argparse.Namespace) -> Found:
     return "Training on a GPU", "Captured steps, data and augmentation on the device.", [rates, packs]
 
 
-def pack_rate(given: Material, count: int, enough: float, deterministic: bool) -> float:
-    """Images a second of so many chains that take turns, a stream each."""
-    chains = [Ours(given, "bfloat16", deterministic) for _ in range(count)]
+def pack_rate(inputs: Material, count: int, enough: float, deterministic: bool) -> float:
+    """Measure images a second of `count` chains that take turns, each on its own stream."""
+    chains = [Ours(inputs, "bfloat16", deterministic) for _ in range(count)]
 
     def run(steps: int) -> None:
         for _ in range(steps):
@@ -565,25 +544,25 @@ def precisions(flags: argparse.Namespace) -> Found:
 
     epochs, iterations = (1, 2) if flags.small else (6, 4)
     problem = PROBLEMS["cifar4"].reduced_to(epochs=epochs, probe=min(500, flags.limit), train_limit=flags.limit)
-    found: dict[str, list[Any]] = {"float32": [], "bfloat16": []}
+    values_of: dict[str, list[Any]] = {"float32": [], "bfloat16": []}
     for seed in range(flags.seeds):
-        for precision, tables in found.items():
+        for precision, of_seeds in values_of.items():
             with tempfile.TemporaryDirectory() as folder:
                 root = Storage(Path(folder) / "store")
                 data = flags.data or f"folder:{_drawn_classes(Path(folder), flags.limit)}"
-                one = prepare(
+                order = prepare(
                     problem, data=data, runs=1, iterations=iterations, chance=False, metrics=("svcca", "cka", "nbs"),
                     seed=seed, threads=flags.threads, precision=precision, activations="memory",
                 )  # fmt: skip
-                take([one], root)
-                run([one], root, LocalEngine(root), say=lambda line: None)
-                tables.append(_of_iterations(results.read_tables(root, [one.name]), iterations))
+                take([order], root)
+                run([order], root, LocalEngine(root), say=lambda line: None)
+                of_seeds.append(_of_iterations(results.read_tables(root, [order.name]), iterations))
     header = ("iteration", "value", "float32", "sd of seeds", "bfloat16", "sd of seeds", "difference", "noise")
     table = Table(header)
     for iteration in range(iterations + 1):
-        for value in found["float32"][0][iteration]:
+        for value in values_of["float32"][0][iteration]:
             plain, half = (
-                np.array([one[iteration][value] for one in found[p]], dtype=float) for p in ("float32", "bfloat16")
+                np.array([of_seed[iteration][value] for of_seed in of_seeds]) for of_seeds in values_of.values()
             )
             noise = 2 * float(np.sqrt((plain.var(ddof=1) + half.var(ddof=1)) / len(plain)))
             table.add(
@@ -604,15 +583,15 @@ def precisions(flags: argparse.Namespace) -> Found:
 
 
 def _of_iterations(tables: Any, iterations: int) -> list[dict[str, float]]:
-    """Of each iteration, the complete network first: the accuracy, and each metric's mean over the layers."""
-    found: list[dict[str, float]] = []
+    """Return for each iteration, the complete network first, the accuracy and each metric's mean over the layers."""
+    of_iterations: list[dict[str, float]] = []
     for iteration in range(iterations + 1):
         networks = tables.networks[tables.networks["iteration"] == iteration]
         values = {"accuracy": float(networks["accuracy"].iloc[0])}
         rows = tables.similarities[tables.similarities["iteration"] == iteration]
         values |= {str(metric): float(value) for metric, value in rows.groupby("metric")["value"].mean().items()}
-        found.append(values)
-    return found
+        of_iterations.append(values)
+    return of_iterations
 
 
 def _drawn_classes(folder: Path, images: int) -> Path:
@@ -629,8 +608,6 @@ def _drawn_classes(folder: Path, images: int) -> Path:
             Image.fromarray(image).save(place / f"{i}.png")
     return folder / "images"
 
-
-CHILDREN: dict[str, Callable[..., dict[str, float]]] = {"bare": bare, "seeds": seeds}
 
 SECTIONS: dict[int, Callable[[argparse.Namespace], Found]] = {
     1: speed,

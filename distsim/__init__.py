@@ -3,7 +3,7 @@
     study = distsim.run("digits", runs=2, iterations=3)     or distsim.open("results/digits")
     study.summary, study.network(run=1, iteration=3).model, study.figure("fig2")
 
-docs/python.md shows it all.
+docs/python.md shows all of it.
 """
 
 import importlib
@@ -32,7 +32,7 @@ _PLACES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import what is asked for when it is asked for: PyTorch, Ray and pandas take seconds each."""
+    """Import a public name when it is first used, since importing PyTorch, Ray and pandas takes seconds each."""
     if name == "metrics":
         return importlib.import_module("distsim.metrics")
     if name in _PLACES:

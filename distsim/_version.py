@@ -1,3 +1,3 @@
-"""The version, where everything can read it without importing anything else."""
+"""The version of distsim, in a module that imports nothing."""
 
 __version__ = "0.2.0.dev0"

@@ -1,4 +1,4 @@
-"""What besides the identity decides the last bits of a result: versions, threads, instruction set, device."""
+"""What decides the last bits of a result besides the sweep's identity: versions, threads, instruction set, device."""
 
 import contextlib
 import datetime
@@ -21,11 +21,14 @@ from distsim.specs import Device, DeviceChoice, Sweep, differences
 
 
 class EnvironmentDrift(ValueError):
-    """This process would not reproduce what the store holds bit by bit."""
+    """This process would not reproduce the results in the store bit by bit."""
 
 
 def environment(sweep: Sweep) -> dict[str, Any]:
-    """Equal environments give equal bits; recorded in every mark."""
+    """Describe what decides the last bits of a result in this process.
+
+    Equal environments give equal bits. Every mark records its environment.
+    """
     return {
         "distsim": distsim.__version__,
         "torch": torch.__version__,
@@ -39,24 +42,23 @@ def environment(sweep: Sweep) -> dict[str, Any]:
 
 
 def _blas_kernels() -> str:
-    """The instruction set that NumPy's BLAS runs on, which an environment variable may lower."""
-    found = {str(pool.get("architecture")) for pool in threadpool_info() if pool["user_api"] == "blas"}
-    return "+".join(sorted(found))
+    """Return the instruction set that NumPy's BLAS uses, which an environment variable may lower."""
+    architectures = {str(pool.get("architecture")) for pool in threadpool_info() if pool["user_api"] == "blas"}
+    return "+".join(sorted(architectures))
 
 
 def check_environment(sweep: Sweep, recorded: dict[str, Any]) -> None:
-    """EnvironmentDrift names what differs between here and where the complete network was trained."""
-    ours = environment(sweep)
-    if fields := differences(ours, recorded):
+    """Raise EnvironmentDrift if this environment differs from the one in which the complete network was trained."""
+    if fields := differences(environment(sweep), recorded):
         here = "; ".join(fields).replace("asked for", "here")
         raise EnvironmentDrift(
             f"{sweep.name}: results would not be bit-identical to the store's: {here}. "
-            "Use the same, or --allow-drift, which is recorded with each result"
+            "Use the same environment, or pass --allow-drift, which is recorded with each result"
         )
 
 
 def provenance(started: float, ended: float) -> dict[str, Any]:
-    """Where and when a piece was computed. True, and no part of any result."""
+    """Say where, when and by which code a piece was computed. This is not part of any result."""
     return {
         "code": code_version(),
         "python": platform.python_version(),
@@ -69,7 +71,7 @@ def provenance(started: float, ended: float) -> dict[str, Any]:
 
 @functools.cache
 def code_version() -> str:
-    """The version, and a digest of this package's source: a checkout may be between two versions."""
+    """Return the version and a digest of this package's source, since a checkout may lie between two versions."""
     digest = hashlib.sha256()
     package = Path(distsim.__file__).parent
     for file in sorted(package.rglob("*.py")):
@@ -78,14 +80,17 @@ def code_version() -> str:
 
 
 def resolved_device(device: DeviceChoice, address: str | None = None) -> Device:
-    """Return what `auto` means here, else the device. On a cluster the driver may have no GPU: name it there."""
+    """Return the device, with `auto` replaced by a GPU if this machine has one, else by the CPU.
+
+    With a cluster's address `auto` means the CPU: the driver may have no GPU, so a GPU must be asked for by name.
+    """
     if device != "auto":
         return device
     return "cuda" if torch.cuda.is_available() and address is None else "cpu"
 
 
 def require_device(device: str) -> None:
-    """ValueError where training cannot run on the device asked for."""
+    """Raise ValueError if training cannot run on this device."""
     if device not in ("cpu", "cuda"):
         raise ValueError(f"device must be cpu or cuda, got {device!r}")
     if device == "cuda" and not torch.cuda.is_available():
@@ -93,7 +98,7 @@ def require_device(device: str) -> None:
 
 
 def require_cupy(device: str) -> None:
-    """ValueError with what to install or change where comparisons cannot run on the device asked for."""
+    """Raise ValueError, which says what to install or change, if comparisons cannot run on this device."""
     if device == "cpu":
         return
     try:
@@ -109,15 +114,15 @@ def require_cupy(device: str) -> None:
 
 
 def free_memory() -> float | None:
-    """Bytes that this machine has; None where the system does not say. Only Linux does."""
+    """Return the bytes of memory that are available; None if the system does not say (only Linux does)."""
     meminfo = Path("/proc/meminfo")
-    found = re.search(r"MemAvailable: +(\d+) kB", meminfo.read_text()) if meminfo.exists() else None
-    return 1024.0 * int(found[1]) if found else None
+    available = re.search(r"MemAvailable: +(\d+) kB", meminfo.read_text()) if meminfo.exists() else None
+    return 1024.0 * int(available[1]) if available else None
 
 
 @contextlib.contextmanager
 def threads(count: int) -> Iterator[None]:
-    """Run the block with exactly this many threads in torch and in NumPy's BLAS: other counts give other bits."""
+    """Run the block with exactly this many threads in torch and in NumPy's BLAS; other counts give other bits."""
     from threadpoolctl import threadpool_limits
 
     before = torch.get_num_threads()

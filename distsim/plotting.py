@@ -1,4 +1,4 @@
-"""How all figures look, and how they become bytes that are equal every time."""
+"""The look of all figures, and how a figure becomes a file with the same bytes every time."""
 
 import io
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 FORMATS = ("png", "pdf")
 STYLE = {
-    "font.family": "DejaVu Sans",  # comes with matplotlib, so that every machine draws the same letters
+    "font.family": "DejaVu Sans",  # comes with matplotlib, so every machine draws the same letters
     "font.size": 9,
     "axes.titlesize": 10,
     "figure.labelsize": 9,
@@ -34,19 +34,19 @@ STYLE = {
 }
 
 
-# light to dark; the lightest fifth would not be seen on white
+# From light to dark. The lightest fifth of the map is left out: it would not be seen on white.
 SHADES = LinearSegmentedColormap.from_list("shades", matplotlib.colormaps["YlGnBu"](np.linspace(0.22, 1, 256)))
 P = ParamSpec("P")
 
 
 def drawn(draw: Callable[P, Figure]) -> Callable[P, Figure]:
-    """`draw` under `STYLE` on top of matplotlib's defaults, the caller's settings untouched."""
+    """Decorate a function so that it draws in `STYLE` on matplotlib's defaults, whatever the caller's settings are."""
 
     @wraps(draw)
     def drawn(*args: P.args, **kwargs: P.kwargs) -> Figure:
         with matplotlib.style.context(["default", STYLE]):
             figure = draw(*args, **kwargs)
-            figure.draw_without_rendering()  # lays it out once: each further layout would move it by a rounding error
+            figure.draw_without_rendering()  # lays it out once; a second layout would move it by a rounding error
             figure.set_layout_engine("none")
             return figure
 
@@ -54,11 +54,14 @@ def drawn(draw: Callable[P, Figure]) -> Callable[P, Figure]:
 
 
 def render(figure: Figure, format: str) -> bytes:
-    """The figure as a PNG or a PDF file's bytes: equal for equal figures, without dates or program names."""
+    """Return the bytes of a PNG or PDF file of the figure.
+
+    Equal figures give equal bytes: the file names no date and no program. ValueError: another format.
+    """
     if format not in FORMATS:
         raise ValueError(f"format must be one of {FORMATS}, got {format!r}")
-    unnamed = {"png": {"Software": None}, "pdf": {"CreationDate": None, "Creator": None, "Producer": None}}[format]
+    metadata = {"png": {"Software": None}, "pdf": {"CreationDate": None, "Creator": None, "Producer": None}}[format]
     buffer = io.BytesIO()
     with matplotlib.style.context(["default", STYLE]):
-        figure.savefig(buffer, format=format, metadata=unnamed)
+        figure.savefig(buffer, format=format, metadata=metadata)
     return buffer.getvalue()

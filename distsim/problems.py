@@ -1,6 +1,6 @@
-"""The nine problems of the papers, the authors' demonstration included, and `digits`, which needs no download.
+"""The nine problems of the papers, including the authors' demonstration, and `digits`, which needs no download.
 
-Each value that a paper leaves open is a field here with our choice as its default; docs/architecture.md lists them.
+Where a paper leaves a value open, our choice is the value here. docs/architecture.md lists these choices.
 """
 
 from distsim.specs import Augmentation, Problem, Pruning, Recipe
@@ -22,7 +22,7 @@ _CIFAR10 = (*_CIFAR8, "bird", "frog")  # P1's Table 1 repeats "dog"; the tenth c
 
 
 def _p1(name: str, classes: tuple[str, ...], epochs: int, conv_rate: float, patience: int | None = None) -> Problem:
-    """A row of P1: Adam, coupled L2, mixed pools over weights and biases, weight rewind to epoch 3."""
+    """Make a problem of P1: Adam, coupled L2, mixed pools over weights and biases, weight rewinding to epoch 3."""
     return Problem(
         name=name,
         source="cifar10",

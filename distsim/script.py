@@ -1,4 +1,7 @@
-"""The former place of `distsim.cli.sweeps`, for sweep scripts written for 0.1; it goes in the release after next."""
+"""The former place of `distsim.cli.sweeps`, kept for sweep scripts written for 0.1.
+
+It will be removed in the release after next.
+"""
 
 import warnings
 

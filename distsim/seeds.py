@@ -1,7 +1,7 @@
-"""Random streams: every one is derived from (seed, names...), none is carried along, none is global.
+"""Random streams. Each is derived from a seed and names; none is global or passed from one step to the next.
 
-A stream's name says what it is for and where in the sweep it is used, e.g. ("order", run, iteration, epoch). An epoch
-that is redone after an interruption therefore draws the same numbers, and no chain can disturb another.
+The names say what the stream is for and where in the sweep it is used, e.g. ("order", run, iteration, epoch). An epoch
+that is repeated after an interruption therefore draws the same numbers, and no chain can disturb another.
 """
 
 import hashlib
@@ -10,27 +10,27 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-if TYPE_CHECKING:  # tables draw NumPy streams only, and need not wait for PyTorch
+if TYPE_CHECKING:  # tables use only NumPy streams and should not have to wait for PyTorch
     import torch
 
 
-# Held by whoever seeds torch's global generator for a while: another thread may be writing activations meanwhile.
+# Hold this lock while torch's global generator is seeded: another thread may be writing activations meanwhile.
 GLOBAL_GENERATOR = threading.RLock()
 
 
 def derive(seed: int, *names: str | int) -> int:
-    """A 63-bit seed that depends on `seed` and on each name, in order. Equal on every machine."""
+    """Return a 63-bit seed that depends on `seed` and on the names in their order. It is the same on every machine."""
     text = "\x1f".join([str(int(seed)), *(f"{type(name).__name__}:{name}" for name in names)])
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
 def torch_stream(seed: int, *names: str | int, device: "torch.device | str" = "cpu") -> "torch.Generator":
-    """A torch generator of its own for the stream named."""
+    """Return a new torch generator for the stream with these names."""
     import torch
 
     return torch.Generator(device=device).manual_seed(derive(seed, *names))
 
 
 def numpy_stream(seed: int, *names: str | int) -> np.random.Generator:
-    """A NumPy generator of its own for the stream named."""
+    """Return a new NumPy generator for the stream with these names."""
     return np.random.default_rng(derive(seed, *names))

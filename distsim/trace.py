@@ -1,8 +1,8 @@
-"""What this process is doing, for whoever wants to watch.
+"""Log records of what this process is doing.
 
 Each stage is a record of the standard library's logger `distsim.trace`, at level INFO:
 `logging.basicConfig(level="INFO")` shows them. If the environment variable DISTSIM_STAGES names a file, each record is
-also appended to that file, as one line `time pid stage details`. The fault tests need it, to know what they hit.
+also appended to that file, as one line `time pid stage details`. The fault tests use it to know which stage they hit.
 """
 
 import contextlib
@@ -14,7 +14,7 @@ logger = logging.getLogger("distsim.trace")
 
 
 class _Appender(logging.Handler):
-    """Append each record to the file $DISTSIM_STAGES in one write, so that lines of several processes do not mix."""
+    """Append each record to the file $DISTSIM_STAGES in one write, so lines of several processes do not mix."""
 
     def emit(self, record: logging.LogRecord) -> None:
         path = os.environ.get("DISTSIM_STAGES")
@@ -32,13 +32,13 @@ logger.addHandler(_Appender())
 
 
 def announce(stage: str, *details: object) -> None:
-    """Record that this process is at a stage."""
+    """Log that this process has reached a stage."""
     logger.info("%s", " ".join(map(str, (stage, *details))))
 
 
 @contextlib.contextmanager
 def stage(name: str, *details: object) -> Iterator[None]:
-    """Announce that the stage begins and, unless it fails, that it ends."""
+    """Log the beginning of the stage and, unless the block raises, its end."""
     announce(name, "begin", *details)
     yield
     announce(name, "end", *details)

@@ -2,7 +2,7 @@
 
     python sweeps/p1.py --download
 
-On a cluster the chains of one problem start as soon as its complete network is there, whatever the others do.
+On a cluster the runs of a problem start as soon as its complete network is trained, without waiting for the others.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""The whole of P2, three networks in one store. Needs CIFAR-10 and SVHN under one folder, hence no folder:PATH.
+"""The whole of P2, three networks in one store. --data must be one folder with CIFAR-10 and SVHN, not folder:PATH.
 
 python sweeps/p2.py --download
 """

@@ -1,4 +1,4 @@
-"""P2, a four-block VGG on house numbers: are the trends those of CIFAR-10, or the data's?
+"""P2, a four-block VGG on house numbers: are the trends the same as on CIFAR-10?
 
 python sweeps/vgg_svhn.py --download
 python sweeps/vgg_svhn.py --data files:PATH --runs 1 --iterations 2 --epochs 1 --probe 1000

@@ -159,7 +159,7 @@ def test_a_problem_of_the_papers_on_own_images(tmp_path: Path):
     study = distsim.run("digits", data=(X, labels), storage=tmp_path, progress=False, **few)
     spec = study.network().problem
     assert (spec.source, spec.reduced, spec.model) == ("arrays", True, "vgg_digits")
-    with pytest.raises(ValueError, match="data: images are 6 x 8 pixels, and networks take squares"):
+    with pytest.raises(ValueError, match="data: images are 6 x 8 pixels, and networks take square ones"):
         distsim.run(problem(), data=(X[:, 1:7], Y), storage=tmp_path, progress=False)
 
 
@@ -173,7 +173,7 @@ def test_a_folder_of_images(tmp_path: Path):
     spec = study.network().problem
     assert (spec.source, spec.channels, spec.size, spec.probe, spec.classes) == ("folder", 3, 8, 16, ("cat", "dog"))
     assert SweepStore(str(tmp_path / "s"), "Tiny").request().data == f"folder:{tmp_path / 'images'}"
-    with pytest.raises(ValueError, match=r"size: images of a folder .* Problem\(size=\)"):
+    with pytest.raises(ValueError, match=r"size: images in a folder .* Problem\(size=32\)"):
         distsim.run(distsim.Problem(Tiny), data=str(tmp_path / "images"), storage=tmp_path / "t", **few)
 
 
@@ -361,7 +361,7 @@ def test_a_model_that_is_not_known_here(kept: Path, monkeypatch: pytest.MonkeyPa
     assert network.record["iteration"] == 1
     assert network.masks["out.weight"].any()
     assert network.activations("conv1").shape == (60, 8, 8, 6)
-    with pytest.raises(ValueError, match=r"unknown model 'Tiny'.*distsim.Problem\(model=...\) makes one"):
+    with pytest.raises(ValueError, match=r"unknown model 'Tiny'.*add your own with distsim.Problem\(model=...\)"):
         _ = network.model
 
 
@@ -390,7 +390,9 @@ def test_a_class_defined_again_takes_the_place(monkeypatch: pytest.MonkeyPatch):
     distsim.Problem(first["Net"])
     distsim.Problem(second["Net"])
     assert models.MODELS["Net"] is second["Net"]
-    with pytest.raises(ValueError, match=r"model Net of other.Net: there is another one of this name, of __main__.Net"):
+    with pytest.raises(
+        ValueError, match=r"model Net of other.Net: __main__.Net has the same name; give one of them another"
+    ):
         distsim.Problem(elsewhere["Net"])
 
 
@@ -428,18 +430,18 @@ WRONG = {
     "storage": ({"storage": 3}, "storage must be a folder or a URL, got 3"),
     "storage, of no store": ({"storage": "http://x/y"}, "cannot use http://x/y as storage"),
     "local": ({"local": "yes"}, "local must be True or False, got 'yes'"),
-    "address": ({"address": "auto"}, "address must be None where local is True, got 'auto'; Ray wants local=False"),
+    "address": ({"address": "auto"}, "address must be None where local is True, got 'auto'; Ray needs local=False"),
     "progress": ({"progress": "bar"}, "progress must be True, False or a function of one event, got 'bar'"),
     "device": ({"device": "tpu"}, "device must be one of auto, cpu, cuda, got 'tpu'"),
     "threads": ({"threads": "two"}, "threads must be a whole number from 1 on, got 'two'"),
     "cpus": ({"cpus": -1}, "cpus must be a number above zero, got -1"),
     "retention": ({"retention": "some"}, "retention must be reference or all, got 'some'"),
     "precision": ({"precision": "float16"}, "precision must be float32 or bfloat16, got 'float16'"),
-    "data": ({"data": X}, r"data: train is of type ndarray, expected is \(x, y\)"),
+    "data": ({"data": X}, r"data: train is of type ndarray, expected \(x, y\)"),
     "data, no folder": ({"data": "nowhere"}, "nowhere"),
     "data, forgotten": ({"data": None}, "images of Tiny came from Python"),
     "probe": ({"probe": 1000}, "probe of 1000 images asked for, the training set has 120"),
-    "classes": ({"classes": "cat"}, "labels go from 0 to 2, expected are whole numbers: 0 to 0, as there are 1"),
+    "classes": ({"classes": "cat"}, "labels go from 0 to 2, expected whole numbers: 0 to 0, as there are 1"),
     "a slip of the keyboard": ({"iteration": 3}, r"run has no argument iteration \(did you mean iterations\?\)"),
 }
 
@@ -460,7 +462,7 @@ WRONG_PROBLEMS = {
     "model, an instance": ({"model": Instance()}, "model must be a class or function .*, got Instance"),
     "model, a name": ({"model": "lenet"}, "model must be a class, a function or one of .*lenet5.*, got 'lenet'"),
     "model, no name": ({"model": lambda c, s, k: None}, "model: a function needs a name"),
-    "name": ({"name": "a/b"}, "a problem's name is a folder's: .* not 'a/b'"),
+    "name": ({"name": "a/b"}, "a problem's name must be the name of a folder.* got 'a/b'"),
     "recipe": ({"recipe": {"epochs": 3}}, r"recipe must be a distsim.Recipe, got \{'epochs': 3\}"),
     "pruning": ({"pruning": 0.2}, "pruning must be a distsim.Pruning, got 0.2"),
     "classes": ({"classes": [1, 2]}, "classes must be .*, got .1, 2."),

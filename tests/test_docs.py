@@ -395,7 +395,7 @@ WRONG = {
     "`make tests`": "make has no tests",
     "text\n\n    make tests\n": "make has no tests",
     "text\n\n    python sweeps/cifar2.py --epoch 3\n": "no command has --epoch",
-    "text\n\n    python sweeps/cifar2.py --runs two\n": "'two' is no whole number",
+    "text\n\n    python sweeps/cifar2.py --runs two\n": "'two' is not a whole number",
     "```sh\npython sweeps/cifar2.py --retain all\n```\n": "unrecognized arguments: --retain all",
     "```sh\npython theirs.py --runs 2\n```\n": "there is no script theirs.py",
     "```sh\ndistsim status\n```\n": "the following arguments are required: STORE",

@@ -1,4 +1,4 @@
-"""What came from a caller: checked by name, with lists and NumPy's numbers made plain."""
+"""Check a caller's arguments by name, and turn lists and NumPy numbers into plain Python values."""
 
 import difflib
 import functools
@@ -13,7 +13,7 @@ R = TypeVar("R")
 
 
 def names_checked(function: Callable[P, R]) -> Callable[P, R]:
-    """Return the function with a TypeError for an argument that it has not, which says what it has."""
+    """Wrap a function: an unknown keyword raises a TypeError that lists the known ones and names the closest."""
     signature = inspect.signature(function)
 
     @functools.wraps(function)
@@ -27,7 +27,7 @@ def names_checked(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def require_known(what: str, name: object, known: Collection[str], of: str) -> None:
-    """TypeError: the name is none of those known; the text has the closest."""
+    """Raise TypeError if the name is unknown; the message names the closest one."""
     if name not in known:
         close = difflib.get_close_matches(str(name), known, n=1)
         hint = f" (did you mean {close[0]}?)" if close else ""
@@ -35,32 +35,32 @@ def require_known(what: str, name: object, known: Collection[str], of: str) -> N
 
 
 def require_one_of(argument: str, value: object, options: Collection[Any]) -> None:
-    """ValueError: the value is none of the options."""
+    """Raise ValueError if the value is not one of the options."""
     if not isinstance(value, str | int) or value not in options:
         raise ValueError(f"{argument} must be one of {', '.join(map(str, options))}, got {shown(value)}")
 
 
 def require_whole(argument: str, value: object, least: int = 0) -> None:
-    """ValueError: the value is no whole number from `least` on."""
+    """Raise ValueError if the value is not a whole number, or is below `least`."""
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
         raise ValueError(f"{argument} must be a whole number from {least} on, got {shown(value)}")
 
 
 def require_flag(argument: str, value: object) -> None:
-    """ValueError: the value is neither True nor False."""
+    """Raise ValueError if the value is not True or False."""
     if not isinstance(value, bool):
         raise ValueError(f"{argument} must be True or False, got {shown(value)}")
 
 
 def plain(value: Any) -> Any:
-    """Return the value with lists as tuples and NumPy's numbers as Python's."""
+    """Return the value with lists turned into tuples and NumPy numbers into Python ones."""
     if isinstance(value, list | tuple):
         return tuple(map(plain, value))
     return value.item() if hasattr(value, "item") and getattr(value, "ndim", None) == 0 else value
 
 
 def listed(argument: str, value: Any) -> tuple[str, ...]:
-    """Return one name, or a list of names, as a tuple. ValueError: it is neither."""
+    """Return one name, or a list of names, as a tuple. ValueError: it is something else."""
     names = (value,) if isinstance(value, str) else plain(value)
     if not isinstance(names, tuple) or not names or not all(isinstance(name, str) for name in names):
         raise ValueError(f"{argument} must be a name or a list of names, got {shown(value)}")

@@ -1,4 +1,4 @@
-"""What a caller passes as `data`, for a problem: a location, or images and labels."""
+"""Accept what a caller passes as `data`: a location, or images and labels."""
 
 import dataclasses
 from pathlib import Path
@@ -14,9 +14,10 @@ from distsim.problems import ARRAYS
 def placed(
     problem: specs.Problem, data: Any, classes: tuple[str, ...] = ()
 ) -> tuple[specs.Problem, str, Dataset | None]:
-    """Return the problem with the source that the data are, their location ("" for none), and the data set if given.
+    """Return the problem with its source set, the data's location ("" if there is none), and the data set if given.
 
-    A plain path is a folder of images per class where the problem has no published source, else where that is kept.
+    A plain path means a folder with one subfolder of images per class. For a problem of published data it means the
+    folder where these are kept.
     """
     if data is None:
         return problem, "", None
@@ -33,13 +34,16 @@ def placed(
 def settled(
     problem: specs.Problem, location: str, dataset: Dataset | None, download: bool
 ) -> tuple[specs.Problem, Dataset | None]:
-    """Return the problem with what it left to the data, and the data set if it is loaded by now."""
+    """Return the problem with size, channels and probe taken from the data where it left them open; and the data set.
+
+    The data set is None if nothing had to be loaded for this.
+    """
     if not isinstance(problem, ProblemOfData):
         return problem, dataset
     if dataset is None:
         if "size" in problem.of_data and location:
             raise ValueError(
-                "size: images of a folder are cropped and resized, so say to how many pixels: Problem(size=)"
+                "size: images in a folder are cropped and resized; give the size in pixels, as in Problem(size=32)"
             )
         problem = _with(problem, channels=3)
         dataset = load(problem, location, download=download)
@@ -47,8 +51,8 @@ def settled(
         _, channels, height, width = dataset.train_images.shape
         if "size" in problem.of_data and height != width:
             raise ValueError(
-                f"data: images are {height} x {width} pixels, and networks take squares: with Problem(size=) they are "
-                "cropped and resized"
+                f"data: images are {height} x {width} pixels, and networks take square ones; with Problem(size=...) "
+                "they are cropped and resized"
             )
         problem = _with(problem, channels=channels, size=height)
         dataset = suited(problem, dataset)

@@ -1,4 +1,4 @@
-"""One network of a study: its weights in a module, its masks, its record, its activations."""
+"""One network of a study: a module with its weights, its masks, its record, its activations."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ DIMENSIONS = {4: ("example", "row", "column", "channel"), 2: ("example", "featur
 
 @dataclass(frozen=True, repr=False)
 class StudyNetwork:
-    """A network of a store: what `Study.network` returns. Everything is read when it is asked for, once."""
+    """A network of a store, as `Study.network` returns it. Each part is read on first use."""
 
     store: SweepStore
     which: specs.NetworkId  # (run, iteration), None the complete network
@@ -81,11 +81,11 @@ class StudyNetwork:
     def activations(self, layer: str, data: Any = None) -> xarray.DataArray:
         """Return a layer's responses to the probe, an `xarray.DataArray`.
 
-        Of (example, row, column, channel) or (example, feature); `example` holds the numbers of the training images.
-        What the store keeps is read when values are asked for, and only those; the rest is computed, from the data: the
-        same values as were compared.
+        Its dimensions are (example, row, column, channel) or (example, feature); the coordinate `example` numbers the
+        training images. Stored activations are read lazily: only the values that are used. Others are computed again
+        from the data, the same values that were compared.
 
-        data : as for `distsim.run`; by default where they were last
+        data : as for `distsim.run`; by default the last known location
         ValueError: there is no such layer, or the data are not those of the study. ImportError: xarray is missing.
         """
         try:
@@ -119,7 +119,7 @@ class StudyNetwork:
             return build(self.problem)
         except ValueError as error:
             raise ValueError(
-                f"{error}; distsim.Problem(model=...) makes one of your own known, or a line in distsim.models.MODELS"
+                f"{error}; add your own with distsim.Problem(model=...), or to distsim.models.MODELS"
             ) from None
 
     @cached_property
@@ -140,7 +140,7 @@ class StudyNetwork:
         return list(json.loads(read_object(self.store.storage, self.which.origin.path, mark, "probe.json"))["indices"])
 
     def _recomputed(self, name: str, data: Any) -> tuple[Any, str]:
-        """A layer's values, NumPy, in the dtype of their storage; its kind."""
+        """Return a layer's values, a NumPy array in the dtype that a store would have, and the layer's kind."""
         identity, network = self._identity, self._built
         network.load_state_dict(self.store.load_network(self.which).weights)
         (layer,) = (layer for layer in network.layers if layer.name == name)
@@ -167,7 +167,7 @@ class StudyNetwork:
 
 
 def _lazy(stored: LayerArray) -> Any:
-    """The array for xarray, which asks for parts of it when their values are needed."""
+    """Wrap the stored array for xarray, which reads parts of it when their values are needed."""
     from xarray.backends import BackendArray
     from xarray.core import indexing
 
@@ -183,7 +183,7 @@ def _lazy(stored: LayerArray) -> Any:
 
 
 def network_of(store: SweepStore, which: specs.NetworkId, dataset: Dataset | None = None) -> StudyNetwork:
-    """Return a committed network. FileNotFoundError says which there are."""
+    """Return a committed network. FileNotFoundError: it is not in the store; the message says what is."""
     mark = store.mark(which)
     if mark is None:
         raise FileNotFoundError(

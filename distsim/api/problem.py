@@ -1,6 +1,6 @@
-"""Problem, Recipe and Pruning as one writes them in Python: with a class as the model, lists, and defaults.
+"""Problem, Recipe and Pruning as a user writes them: a class as the model, lists where lists are natural, defaults.
 
-What they return are the specs of `distsim.specs`, in which a model is a name and everything is fixed.
+They return the specs of `distsim.specs`, in which a model is a name and every field has its final value.
 """
 
 import dataclasses
@@ -22,12 +22,12 @@ OF_SOURCE = {
 
 @dataclass(frozen=True)
 class ProblemOfData(specs.Problem):
-    """A problem of arrays, of which some fields are those of its data: `distsim.run` fills them in."""
+    """A problem of arrays that leaves some fields to its data. `distsim.run` fills them in."""
 
     of_data: tuple[str, ...] = ()  # of size, channels, probe; until then they are 1
 
     def settled(self, **fields: Any) -> specs.Problem:
-        """Return the plain problem, with those of these fields that are left to the data."""
+        """Return the problem with these fields set, as far as it left them to the data."""
         own = {field.name: getattr(self, field.name) for field in dataclasses.fields(specs.Problem)}
         return specs.Problem(**own | {name: value for name, value in fields.items() if name in self.of_data})
 
@@ -49,13 +49,13 @@ def Problem(
 ) -> specs.Problem:
     """Return a `distsim.specs.Problem`, for `distsim.run`.
 
-    model : a name in distsim.models.MODELS, or a class or function called with (channels, size, classes) that makes a
-        network; it is entered there under its name
-    name : of the folder in the store; by default the model's
+    model : a class or function that is called with (channels, size, classes) and returns a network, or a name in
+        distsim.models.MODELS. A class or function is added to MODELS under its own name
+    name : the problem's folder in the store; by default the model's name
     source : arrays, folder, or a published data set (cifar10, svhn, mnist, digits)
     size, channels, probe : by default those of the data (the probe at most 5,000 images)
     recipe, pruning : by default Recipe() and Pruning()
-    classes : of the labels 0, 1, ...; or of the data's names those that are wanted
+    classes : names of the labels 0, 1, ...; where the data have class names, the ones to use
     more : the other fields of distsim.specs.Problem
     ValueError names the argument, what came and what is expected.
     """
@@ -89,9 +89,9 @@ def Problem(
 
 
 def Recipe(**fields: Any) -> specs.Recipe:
-    """Return a `distsim.specs.Recipe`, whose docstring explains the fields; lists may be lists.
+    """Return a `distsim.specs.Recipe`; its docstring explains the fields.
 
-    By default 15 epochs of Adam at 0.001 in batches of 64; with another optimizer lr is 0.1.
+    The default is 15 epochs of Adam with lr 0.001 and batches of 64. With another optimizer the default lr is 0.1.
     """
     defaults: dict[str, Any] = {"epochs": 15, "batch_size": 64, "optimizer": "adam"}
     if fields.get("optimizer", "adam") == "adam":
@@ -100,9 +100,10 @@ def Recipe(**fields: Any) -> specs.Recipe:
 
 
 def Pruning(**fields: Any) -> specs.Pruning:
-    """Return a `distsim.specs.Pruning`, whose docstring explains the fields. By default a global fifth at a time, LRR.
+    """Return a `distsim.specs.Pruning`; its docstring explains the fields.
 
-    A global pool has one rate: where one is given, the other is the same.
+    By default each iteration prunes a fifth of all parameters together, with learning-rate rewinding (LRR). A global
+    pool has one rate: if one of the two is given, the other is set to it.
     """
     if fields.get("scope", "global") == "global" and len(given := fields.keys() & {"conv_rate", "fc_rate"}) == 1:
         fields |= dict.fromkeys(("conv_rate", "fc_rate"), fields[given.pop()])
@@ -123,10 +124,10 @@ def _fields(spec: type, given: dict[str, Any], what: str = "field") -> dict[str,
 
 
 def registered(model: Any) -> str:
-    """Return the name under which distsim knows this model, after entering a class or function there.
+    """Return the name under which distsim knows this model. A class or function is added to MODELS first.
 
-    A class that is defined again, as in a notebook's cell, takes the place of the one before. ValueError: another one
-    has this name; it is neither a name that is known nor a class nor a function.
+    A class that is defined again, as in a notebook's cell, replaces the earlier one. ValueError: the name is unknown or
+    belongs to another model, or this is not a class or function.
     """
     from distsim.models import MODELS
 
@@ -138,11 +139,13 @@ def registered(model: Any) -> str:
     if not callable(model) or name is None:  # an instance has none
         raise ValueError(f"model must be a class or function that makes a network, or a name, got {specs.shown(model)}")
     if not name.isidentifier():
-        raise ValueError(f"model: a function needs a name, for the store has it; got {specs.shown(model)}: use def")
+        raise ValueError(
+            f"model: a function needs a name, which the store records; got {specs.shown(model)}; define it with def"
+        )
     there = MODELS.get(name, model)
     if there is not model and _place(there) != _place(model):
         raise ValueError(
-            f"model {name} of {_place(model)}: there is another one of this name, of {_place(there)}; name it otherwise"
+            f"model {name} of {_place(model)}: {_place(there)} has the same name; give one of them another name"
         )
     MODELS[name] = model
     return str(name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -64,26 +65,20 @@ def run(
     StoreInUse: another process works on it. SweepFailed: what could not be done; the rest is.
     """
     problems = _problems(problem)
-    for name, flag in (("local", local), ("download", download), ("allow_drift", allow_drift)):
-        require_flag(name, flag)
-    if not (isinstance(progress, bool) or callable(progress)):
-        raise ValueError(f"progress must be True, False or a function of one event, got {specs.shown(progress)}")
-    if local and address is not None:
-        raise ValueError(f"address must be None where local is True, got {specs.shown(address)}; Ray wants local=False")
-    require_whole("threads", plain(threads), 1)
-    require_one_of("device", device, ("auto", "cpu", "cuda"))
     where = f"results/{problems[0].name}" if storage is None else storage
-    if not isinstance(where, str | Path):
-        raise ValueError(f"storage must be a folder or a URL, got {specs.shown(storage)}")
+    _check_settings(where, local, address, download, allow_drift, threads, device, progress)
 
-    from distsim.api.study import Study
     from distsim.environment import resolved_device
-    from distsim.store import Storage, SweepStore
-    from distsim.sweep.at_work import carry_out
     from distsim.sweep.order import trial_resources
 
     chosen = resolved_device(device, address)
-    asked = {
+    reductions = {
+        "classes": None if classes is None else listed("classes", classes),
+        "epochs": plain(epochs),
+        "probe": plain(probe),
+        "train_limit": plain(train_limit),
+    }
+    request = {
         "runs": runs,
         "iterations": iterations,
         "metrics": listed("metrics", metrics),
@@ -100,25 +95,51 @@ def run(
         "deterministic": deterministic,
         "comparison": comparison,
     }
-    smaller = {
-        "classes": None if classes is None else listed("classes", classes),
-        "epochs": epochs,
-        "probe": probe,
-        "train_limit": train_limit,
-    }
-    smaller, asked = ({name: plain(value) for name, value in fields.items()} for fields in (smaller, asked))
-    orders = [_prepared(one, data, smaller, asked) for one in problems]
-    root = Storage(where)
-    carry_out(
-        orders,
-        root,
-        local=local,
-        address=address,
-        allow_drift=allow_drift,
-        say=print if progress is True else lambda line: None,
-        tell=lambda event: _report(progress, event),
-    )
-    return Study([SweepStore(root, one.name) for one in orders], {one.name: one.dataset for one in orders})
+    request = {name: plain(value) for name, value in request.items()}
+    sweeps = [_prepared(each, data, reductions, request) for each in problems]
+    return _studied(sweeps, where, local, address, allow_drift, progress)
+
+
+def _studied(
+    sweeps: list[Prepared],
+    storage: str | Path,
+    local: bool,
+    address: str | None,
+    allow_drift: bool,
+    progress: Progress,
+) -> Study:
+    """Do what the store lacks of these sweeps, and return the study in it."""
+    from distsim.api.study import Study
+    from distsim.store import Storage, SweepStore
+    from distsim.sweep.at_work import carry_out
+
+    root, say = Storage(storage), print if progress is True else lambda line: None
+    tell = functools.partial(_report, progress)
+    carry_out(sweeps, root, local=local, address=address, allow_drift=allow_drift, say=say, tell=tell)
+    return Study([SweepStore(root, sweep.name) for sweep in sweeps], {sweep.name: sweep.dataset for sweep in sweeps})
+
+
+def _check_settings(
+    storage: Any,
+    local: Any,
+    address: Any,
+    download: Any,
+    allow_drift: Any,
+    threads: Any,
+    device: Any,
+    progress: Any,
+) -> None:
+    """Raise ValueError for the first argument that cannot be meant."""
+    for name, flag in (("local", local), ("download", download), ("allow_drift", allow_drift)):
+        require_flag(name, flag)
+    if not (isinstance(progress, bool) or callable(progress)):
+        raise ValueError(f"progress must be True, False or a function of one event, got {specs.shown(progress)}")
+    if local and address is not None:
+        raise ValueError(f"address must be None where local is True, got {specs.shown(address)}; Ray needs local=False")
+    require_whole("threads", plain(threads), 1)
+    require_one_of("device", device, ("auto", "cpu", "cuda"))
+    if not isinstance(storage, str | Path):
+        raise ValueError(f"storage must be a folder or a URL, got {specs.shown(storage)}")
 
 
 def _report(progress: Progress, event: dict[str, Any]) -> None:
@@ -130,34 +151,36 @@ def _report(progress: Progress, event: dict[str, Any]) -> None:
         print(describe(event))
 
 
-def _prepared(problem: specs.Problem, data: Any, smaller: dict[str, Any], asked: dict[str, Any]) -> Prepared:
+def _prepared(problem: specs.Problem, data: Any, reductions: dict[str, Any], request: dict[str, Any]) -> Prepared:
+    """Return the sweep of one problem: its data found and checked, its recipe reduced as asked."""
     from distsim.api.data import placed, settled
     from distsim.sweep.order import adapted, prepare
 
-    problem, location, dataset = placed(problem, data, smaller["classes"] or ())
-    problem = adapted(problem, location, **smaller)
-    if isinstance(problem, ProblemOfData) and smaller["probe"] is not None:
+    problem, location, dataset = placed(problem, data, reductions["classes"] or ())
+    problem = adapted(problem, location, **reductions)
+    if isinstance(problem, ProblemOfData) and reductions["probe"] is not None:
         problem = dataclasses.replace(problem, of_data=tuple(name for name in problem.of_data if name != "probe"))
-    problem, dataset = settled(problem, location, dataset, asked["download"])
-    return prepare(problem, data=location, dataset=dataset, **asked)
+    problem, dataset = settled(problem, location, dataset, request["download"])
+    return prepare(problem, data=location, dataset=dataset, **request)
 
 
 def _problems(given: Any) -> list[specs.Problem]:
-    found = []
-    for one in given if isinstance(given, list | tuple) else [given]:
-        if isinstance(one, str):
-            require_one_of("problem", one, PROBLEMS)
-            one = PROBLEMS[one]
-        if not isinstance(one, specs.Problem):
+    """Return the problems that `given` names or holds."""
+    problems = []
+    for problem in given if isinstance(given, list | tuple) else [given]:
+        if isinstance(problem, str):
+            require_one_of("problem", problem, PROBLEMS)
+            problem = PROBLEMS[problem]
+        if not isinstance(problem, specs.Problem):
             raise ValueError(
                 f"problem must be a distsim.Problem, a name ({', '.join(PROBLEMS)}) or a list of these, got "
-                f"{specs.shown(one)}"
+                f"{specs.shown(problem)}"
             )
-        found.append(one)
-    names = [one.name for one in found]
+        problems.append(problem)
+    names = [problem.name for problem in problems]
     if not names or len(set(names)) < len(names):
         raise ValueError(f"problem: names must differ in one store, got {', '.join(names) or 'none'}")
-    return found
+    return problems
 
 
 def _amount(argument: str, value: Any) -> float | None:

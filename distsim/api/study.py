@@ -1,4 +1,4 @@
-"""A study: the sweeps of a store, to look at. Nothing here writes."""
+"""A study: read access to the sweeps of a store. Nothing here writes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @names_checked
 def open(store: str | Path) -> Study:
-    """Return the study in a store, to look at: nothing is created, nothing is written.
+    """Open a store for reading. Nothing is created or written.
 
     store : a folder, or a URL such as s3://bucket/prefix
     FileNotFoundError: there is no store, or no sweep in it.
@@ -38,11 +38,11 @@ def open(store: str | Path) -> Study:
 class Study:
     """The sweeps of a store. Made by `distsim.open` and `distsim.run`.
 
-    Tables hold what was committed when they were first asked for; `distsim.open` anew sees what has come since.
+    Tables are read on first use and kept. To see what has been committed since, call `distsim.open` again.
     """
 
     def __init__(self, stores: list[SweepStore], datasets: dict[str, Dataset] | None = None) -> None:
-        """datasets : problem -> its data, where they are at hand"""
+        """Keep the stores. datasets : problem -> its data, where the caller has them."""
         self._stores = {store.problem: store for store in stores}
         self._datasets = datasets or {}
         self._read: dict[str, tuple[Tables, pd.DataFrame]] = {}
@@ -102,17 +102,13 @@ class Study:
         return joined([self._of(name)[0] for name in self.problems])
 
     def _of(self, problem: str) -> tuple[Tables, pd.DataFrame]:
-        """A problem's tables and their provenance: as they were reduced, else collected from what is committed."""
+        """Return a problem's tables and their provenance: as last written, or else collected from what is committed."""
         if problem not in self._read:
-            from distsim.models import build
             from distsim.results.reduce import collect, current
+            from distsim.store.descriptions import layers_of
 
             store = self._stores[problem]
-            found = current(store)
-            if found is None:
-                identity = store.identity()
-                found = collect(store, build(identity.problem).layers, identity.seed)
-            self._read[problem] = found
+            self._read[problem] = current(store) or collect(store, layers_of(store), store.identity().seed)
         return self._read[problem]
 
     # --- questions ---------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The commands of `distsim`."""
+"""The commands of `distsim`. Each `do_...` takes the parsed flags and returns the exit status."""
 
 import argparse
 import dataclasses
@@ -25,7 +25,7 @@ def _stores(flags: argparse.Namespace) -> list[Any]:
 
 
 def _order(store: Any, flags: argparse.Namespace, **asked: Any) -> Any:
-    """The order that the store's own spec and last request amount to, as the flags change its extent."""
+    """Return the store's order: its spec and last request, with the flags' changes to its extent."""
     from distsim.sweep.order import prepare
     from distsim.sweep.own_code import make_known
 
@@ -33,7 +33,7 @@ def _order(store: Any, flags: argparse.Namespace, **asked: Any) -> Any:
     changes = {name: value for name, value in asked.items() if value is not None}
     make_known(store, changes.get("metrics", request.extent.metrics))
     device = resolved_device(flags.device or request.device, flags.address)
-    one = prepare(
+    order = prepare(
         identity.problem,
         data=flags.data if flags.data is not None else request.data,
         **dataclasses.asdict(request.extent) | changes,
@@ -45,12 +45,12 @@ def _order(store: Any, flags: argparse.Namespace, **asked: Any) -> Any:
             if field.name not in ("problem", "data_digest", "format")
         },
     )
-    store.claim(one.sweep.identity)  # the data may have changed since
-    return one
+    store.claim(order.sweep.identity)  # refuses data that have changed since the store was made
+    return order
 
 
 def _import(flags: argparse.Namespace) -> None:
-    """Import what the user names with --import."""
+    """Import the script that --import names, if it is given."""
     if flags.imported is not None:
         from distsim.sweep.own_code import import_file
 
@@ -74,15 +74,17 @@ def _only(stores: list[Any], flags: argparse.Namespace) -> int:
     if len(stores) > 1:
         raise ValueError(f"the store holds {', '.join(s.problem for s in stores)}: name one with --problem")
     network, store = NetworkId.parse(flags.only), stores[0]
-    one = _order(store, flags)
-    require_same_behaviour(store, one.sweep)
-    bench = TrainingWorker(store, one.sweep, one.dataset, flags.allow_drift)
-    print(bench.redo(network))
+    order = _order(store, flags)
+    require_same_behaviour(store, order.sweep)
+    print(TrainingWorker(store, order.sweep, order.dataset, flags.allow_drift).redo(network))
     return 0
 
 
 def do_status(flags: argparse.Namespace) -> int:
-    """Neither PyTorch nor the user's own code is imported: the store says what its layers and metrics are."""
+    """Print what each store holds and lacks.
+
+    This imports neither PyTorch nor the user's own code: the store itself names its layers and metrics.
+    """
     from distsim.sweep.status import status
 
     for store in _stores(flags):
@@ -91,14 +93,14 @@ def do_status(flags: argparse.Namespace) -> int:
 
 
 def do_compare(flags: argparse.Namespace) -> int:
-    """Only networks that are committed are compared; no network is trained."""
+    """Compare the committed networks only; train none."""
     from distsim.sweep.order import compare_only
 
     stores = _stores(flags)
     _import(flags)
     metrics = tuple(flags.metrics) if flags.metrics else None
-    orders = [_order(store, flags, metrics=metrics) for store in stores]
-    orders = [one for one in (compare_only(one, store) for one, store in zip(orders, stores, strict=True)) if one]
+    orders = [compare_only(_order(store, flags, metrics=metrics), store) for store in stores]
+    orders = [order for order in orders if order]
     if not orders:
         raise FileNotFoundError("no run of the store has a committed network yet")
     finish(orders, stores[0].root, local=flags.local, address=flags.address, allow_drift=flags.allow_drift)
@@ -125,28 +127,27 @@ def do_pairs(flags: argparse.Namespace) -> int:
     root, failures = stores[0].root, []
 
     def work(engine: Any) -> None:
-        for one, store in zip(orders, stores, strict=True):
+        for order, store in zip(orders, stores, strict=True):
             networks = [n for n in store.contents().networks if _chosen(n, flags.runs, flags.iterations)]
             planned = pairs.planned(flags.plan, networks)
             if not planned:
-                raise FileNotFoundError(f"{one.name}: no two committed networks make a pair of this plan")
-            chosen = metrics or one.sweep.extent.metrics
+                raise FileNotFoundError(f"{order.name}: no two committed networks make a pair of this plan")
+            chosen = metrics or order.sweep.extent.metrics
             if not flags.forecast:
-                extent = dataclasses.replace(one.sweep.extent, metrics=chosen)
-                require_same_behaviour(store, dataclasses.replace(one.sweep, extent=extent))
-            memory = flags.memory * 2**30 if flags.memory else None
-            if not flags.forecast:
+                extent = dataclasses.replace(order.sweep.extent, metrics=chosen)
+                require_same_behaviour(store, dataclasses.replace(order.sweep, extent=extent))
                 describe_metrics(store, chosen)
-            failures.extend(pairs.compare(one, store, engine, planned, chosen, flags.layers, memory, flags.forecast))
+            memory = flags.memory * 2**30 if flags.memory else None
+            failures.extend(pairs.compare(order, store, engine, planned, chosen, flags.layers, memory, flags.forecast))
             if not flags.forecast:
-                table, masks = write_results(store, one.layers)
+                table, masks = write_results(store, order.layers)
                 print(as_text(table))
                 print(f"masks: median Jaccard similarity {masks[masks['parameter'] == 'all']['jaccard'].median():.3f}")
                 print(f"tables and figures in {store.storage.url}/{FOLDER}")
 
     check_workplace(orders, here=flags.address is None)
     if flags.forecast:
-        work(LocalEngine(root, flags.allow_drift))
+        work(LocalEngine(root, flags.allow_drift))  # takes no lease: it only estimates
     elif flags.local:
         with at_work(root, one_writer=True):
             work(LocalEngine(root, flags.allow_drift))
@@ -161,7 +162,7 @@ def do_pairs(flags: argparse.Namespace) -> int:
 
 
 def _chosen(network: NetworkId, runs: list[int] | None, iterations: list[int] | None) -> bool:
-    """The complete network is iteration 0 of every run."""
+    """Say whether --runs and --iterations choose the network; the complete one is iteration 0 of every run."""
     of_runs = network.run is None or runs is None or network.run in runs
     return of_runs and (iterations is None or network.iteration in iterations)
 
@@ -188,14 +189,14 @@ def do_layers(flags: argparse.Namespace) -> int:
         make_known(stores[0], flags.metrics)
         sides.append(Stored(stores[0], NetworkId.parse(text)))
     device = resolved_device(flags.device, None)
-    found = layer_by_layer(sides[0], sides[1], flags.metrics, flags.data, device)
+    comparison = layer_by_layer(sides[0], sides[1], flags.metrics, flags.data, device)
     folder = Path(flags.out)
     folder.mkdir(parents=True, exist_ok=True)
     name = f"layers_{sides[0].label}_{sides[1].label}"
-    (folder / f"{name}.csv").write_bytes(to_csv_bytes(found.table))
-    (folder / f"{name}.png").write_bytes(render(found.heatmap(), "png"))
-    for metric in found.metrics:
-        print(f"{metric}\n{found.matrix(metric).round(3).to_string()}\n")
+    (folder / f"{name}.csv").write_bytes(to_csv_bytes(comparison.table))
+    (folder / f"{name}.png").write_bytes(render(comparison.heatmap(), "png"))
+    for metric in comparison.metrics:
+        print(f"{metric}\n{comparison.matrix(metric).round(3).to_string()}\n")
     print(f"{folder / name}.csv and .png")
     return 0
 
@@ -216,7 +217,7 @@ def do_report(flags: argparse.Namespace) -> int:
                 reduce.reduce(store, layers[store.problem], store.identity().seed, again=True)
             written = f"{len(reduce.draw(root, again=True))} figures in {root.url}/figures"
             tables = reduce.read_tables(root, [store.problem for store in stores])
-    except StoreInUse as error:  # to look at a sweep that is under way is no work on it
+    except StoreInUse as error:  # a sweep that is running can be looked at without writing
         written = f"nothing was written: {error}"
         tables = reduce.joined(
             [reduce.collect(store, layers[store.problem], store.identity().seed)[0] for store in stores]
@@ -256,7 +257,7 @@ def do_doctor(flags: argparse.Namespace) -> int:
     from distsim.problems import PROBLEMS
 
     if flags.problem not in PROBLEMS:
-        raise ValueError(f"unknown problem {flags.problem!r}; there are {', '.join(PROBLEMS)}")
+        raise ValueError(f"unknown problem {flags.problem!r}; the problems are {', '.join(PROBLEMS)}")
     device = resolved_device(flags.device, None)
     require_device(device)
     examine(PROBLEMS[flags.problem], flags.storage, device, enough=flags.seconds)
@@ -265,7 +266,7 @@ def do_doctor(flags: argparse.Namespace) -> int:
 
 def do_digest(flags: argparse.Namespace) -> int:
     for store in _stores(flags):
-        store.identity()  # refuses a spec that was changed
+        store.identity()  # raises if spec.json was changed
         pieces = store.digests()
         if flags.pieces:
             for piece, digest in pieces.items():

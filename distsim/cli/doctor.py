@@ -1,4 +1,4 @@
-"""What this machine can do, measured here and now, and how a sweep suits it: `distsim doctor`."""
+"""`distsim doctor`: measures this machine and says which flags suit it and how long a sweep would take."""
 
 import json
 import os
@@ -22,14 +22,14 @@ from distsim.store import Storage
 from distsim.sweep.cost import comparison_memory, duration, images_to_train, readable, training_rate
 
 SECONDS = 3.0  # of each measurement of training
-PACKS = (1, 5, 20)  # chains in turns on a GPU
-DISK = 64 * 2**20  # bytes written to see how fast the disk is
+PACKS = (1, 5, 20)  # chains that take turns on a GPU
+DISK = 64 * 2**20  # bytes written and read to measure the storage
 TRAINING_IMAGES = {"mnist": 60_000, "svhn": 73_257, "digits": 1_437}  # of the published sets; CIFAR-10 by class
 
 
 @dataclass(frozen=True)
 class Way:
-    """So many trials at once, of so many threads each (a GPU's: chains in a pack)."""
+    """A way to train: how many trials at once (on a GPU: chains in a pack), and how many threads each."""
 
     trials: int
     threads: int
@@ -46,11 +46,15 @@ class Way:
 class Measured:
     way: Way
     rate: float  # images a second, together
-    memory: float  # bytes of one process at most
+    memory: float  # peak of one process, in bytes
 
 
 def examine(problem: Problem, storage: str, device: str, say: Any = print, enough: float = SECONDS) -> list[Measured]:
-    """Measure, and say it line by line; what was measured of training, the fastest way of each precision first."""
+    """Measure this machine and say the results line by line.
+
+    Returns what was measured of training, for each precision the fastest way first. `enough` is the seconds that each
+    measurement of training takes.
+    """
     cores = _cores()
     free = free_memory()
     say(f"cores     {cores}, {torch.backends.cpu.get_cpu_capability()}")
@@ -61,15 +65,16 @@ def examine(problem: Problem, storage: str, device: str, say: Any = print, enoug
     say(f"storage   {_storage(storage)}")
     measured = []
     for precision in get_args(Precision):
-        found = [measure(problem, way, enough) for way in ways(cores, device, precision)]
-        found.sort(key=lambda one: -one.rate)
-        for one in found:
-            say(f"training  {problem.name}, {one.way.text()}: {one.rate:,.0f} images/s, {readable(one.memory)} each")
-        measured += found
-    classes = len(problem.classes) or 10
-    network = build(problem, classes)
+        results = [measure(problem, way, enough) for way in ways(cores, device, precision)]
+        results.sort(key=lambda result: -result.rate)
+        for result in results:
+            rate, memory = f"{result.rate:,.0f} images/s", f"{readable(result.memory)} each"
+            say(f"training  {problem.name}, {result.way.text()}: {rate}, {memory}")
+        measured += results
+    network = build(problem, len(problem.classes) or 10)
     shapes = layer_shapes(network, problem)
-    largest = max(comparison_memory((problem.probe, *s), _rows((problem.probe, *s))) for s in shapes.values())
+    of_layers = [(problem.probe, *shape) for shape in shapes.values()]
+    largest = max(comparison_memory(shape, chunk_shape(shape)[1]) for shape in of_layers)
     say(f"compare   {problem.name}'s largest layer takes {readable(largest)} a comparison")
     kept = bytes_per_network({layer: shapes[layer.name] for layer in network.layers}, problem.probe, "auto")
     say(f"          activations take {readable(kept)} a network, uncompressed")
@@ -79,6 +84,7 @@ def examine(problem: Problem, storage: str, device: str, say: Any = print, enoug
 
 
 def ways(cores: int, device: str, precision: str) -> list[Way]:
+    """Return the ways to train that are measured, each of which uses all cores or the GPU."""
     if device == "cuda":
         return [Way(count, 1, precision, device) for count in PACKS]
     shares = {1, cores} | ({2} if cores % 2 == 0 else set())
@@ -86,11 +92,11 @@ def ways(cores: int, device: str, precision: str) -> list[Way]:
 
 
 def advice(problem: Problem, measured: list[Measured], comparison: float, free: float | None) -> list[str]:
-    """Flags, and what a sweep as in the papers then takes."""
+    """Return lines that name the fastest flags of each precision and how long the papers' sweep takes with them."""
     lines = []
     every = images_to_train(problem, _training_images(problem), True, problem.runs * problem.iterations)
     for precision in get_args(Precision):
-        best = max((one for one in measured if one.way.precision == precision), key=lambda one: one.rate)
+        best = max((result for result in measured if result.way.precision == precision), key=lambda result: result.rate)
         way = best.way
         flags = f"--device cuda --pack {way.trials}" if way.device == "cuda" else f"--threads {way.threads}"
         flags += " --precision bfloat16" if precision == "bfloat16" else ""
@@ -110,7 +116,7 @@ def advice(problem: Problem, measured: list[Measured], comparison: float, free: 
 
 
 def measure(problem: Problem, way: Way, enough: float) -> Measured:
-    """In processes of their own, at the same time. RuntimeError: one ended without an answer."""
+    """Measure a way of training in new processes that run at the same time. RuntimeError: one of them failed."""
     request = {"problem": problem.name, "way": asdict(way), "enough": enough}
     environment = os.environ | {"OMP_NUM_THREADS": str(way.threads)}
     command = [sys.executable, "-m", "distsim.cli.doctor", json.dumps(request)]
@@ -123,10 +129,10 @@ def measure(problem: Problem, way: Way, enough: float) -> Measured:
     for process in running:
         out, error = process.communicate()
         if process.returncode:
-            said = error.strip().splitlines()
-            raise RuntimeError(f"doctor: {way.text()}: {said[-1] if said else f'status {process.returncode}'}")
+            lines = error.strip().splitlines()
+            raise RuntimeError(f"doctor: {way.text()}: {lines[-1] if lines else f'status {process.returncode}'}")
         answers.append(json.loads(out.splitlines()[-1]))
-    return Measured(way, sum(one["rate"] for one in answers), max(one["memory"] for one in answers))
+    return Measured(way, sum(answer["rate"] for answer in answers), max(answer["memory"] for answer in answers))
 
 
 def _answer(request: dict[str, Any]) -> dict[str, float]:
@@ -152,15 +158,15 @@ def _gpu() -> str:
 
 
 def _products(cores: int) -> str:
-    """FLOP/s of matrix products by type, with all cores."""
-    size, found = 2048, []
+    """Measure the FLOP/s of matrix products in three dtypes, with all cores."""
+    size, rates = 2048, []
     with threads(cores):
         for dtype in (torch.float64, torch.float32, torch.bfloat16):
             A = torch.randn(size, size).to(dtype)
-            A @ A
+            A @ A  # warms up
             taken = min(_once(A) for _ in range(3))
-            found.append(f"{str(dtype).removeprefix('torch.')} {2 * size**3 / taken / 1e9:,.0f} GFLOP/s")
-    return ", ".join(found)
+            rates.append(f"{str(dtype).removeprefix('torch.')} {2 * size**3 / taken / 1e9:,.0f} GFLOP/s")
+    return ", ".join(rates)
 
 
 def _once(A: torch.Tensor) -> float:
@@ -170,7 +176,7 @@ def _once(A: torch.Tensor) -> float:
 
 
 def _storage(url: str) -> str:
-    """How fast an object is written and read back, and how much room there is."""
+    """Measure how fast an object is written and read back, and how much room there is."""
     storage = Storage(url)
     content = np.random.default_rng(0).bytes(DISK)
     name = f"doctor-{os.getpid()}"
@@ -185,10 +191,6 @@ def _storage(url: str) -> str:
     rates = f"writes {readable(DISK / (written - started))}/s, reads {readable(DISK / (read - written))}/s"
     room = "" if storage.folder is None else f", {readable(shutil.disk_usage(storage.folder).free)} free"
     return f"{storage.url}: {rates}{room}"
-
-
-def _rows(shape: tuple[int, ...]) -> int:
-    return chunk_shape(shape)[1]
 
 
 def _training_images(problem: Problem) -> int:

@@ -21,10 +21,11 @@ from distsim.cli.commands import (
 )
 from distsim.cli.output import reported
 
-# Everything that needs torch is imported inside functions: --help answers at once.
+# What needs torch is imported inside functions, so that --help answers at once.
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command of `distsim` and return its exit status. arguments : the command line, sys.argv's by default."""
     flags = _parser().parse_args(arguments)
     return reported(lambda: flags.command(flags))
 
@@ -34,95 +35,125 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def command(name: str, work: Any, help: str) -> argparse.ArgumentParser:
-        made = commands.add_parser(name, help=help, description=help[0].upper() + help[1:] + ".")
-        made.set_defaults(command=work)
-        made.add_argument("store", metavar="STORE", help="the sweep's --storage: a folder, or s3://bucket/prefix")
-        made.add_argument("--problem", help="one problem of the store (default: all)")
-        return made
+        subparser = commands.add_parser(name, help=help, description=help[0].upper() + help[1:] + ".")
+        subparser.set_defaults(command=work)
+        subparser.add_argument("store", metavar="STORE", help="the sweep's --storage: a folder, or s3://bucket/prefix")
+        subparser.add_argument("--problem", help="one problem of the store (default: all)")
+        return subparser
 
-    run = command("run", do_run, "do what a store lacks of what its sweep script last asked for")
+    run = command("run", do_run, "do what is missing from what the sweep script last asked for")
     _workplace(run)
     _own_code(run)
-    run.add_argument("--runs", type=whole, help="ask for this many runs")
-    run.add_argument("--iterations", type=whole, help="ask for this many iterations")
-    run.add_argument(
-        "--only",
-        metavar="run=3,iteration=7",
-        help="recompute one network in this process (run=complete: the complete one); commit it if it is missing, else "
-        "say whether it comes out bit by bit as committed",
-    )
+    _run_flags(run)
     command("status", do_status, "say what a store holds and what it lacks")
-    compare = command("compare", do_compare, "compute the similarities that a store lacks, and nothing else")
+    compare = command("compare", do_compare, "compute the similarities that a store lacks, without training anything")
     _workplace(compare)
     _own_code(compare)
-    compare.add_argument("--metrics", nargs="+", help="ask for these")
+    compare.add_argument("--metrics", nargs="+", metavar="NAME", help="metrics to compute (default: as last asked for)")
     pairs = command("pairs", do_pairs, "compare a store's networks with each other")
     _workplace(pairs)
     _own_code(pairs)
-    pairs.add_argument(
+    _pairs_flags(pairs)
+    layers = command("layers", do_layers, "compare every layer of one network with every layer of another")
+    _layers_flags(layers)
+    _own_code(layers)
+    command("report", do_report, "write tables and figures of what a store holds, and print the summary and the claims")
+    command("list", do_list, "list a store's problems")
+    digest = command("digest", do_digest, "read and check everything in a store and print its digests")
+    digest.add_argument("--pieces", action="store_true", help="one line for each piece")
+    command("verify", do_verify, "check that everything in a store is what was written, and say what is damaged")
+    repair = command("repair", do_repair, "remove what is damaged, and only that, so that the next run makes it again")
+    repair.add_argument("--dry-run", action="store_true", help="only say what would be removed")
+    repair.add_argument(
+        "--allow-drift",
+        action="store_true",
+        help="also remove a damaged complete network, and everything that came from it, if this machine or its "
+        "versions would not train the same one again",
+    )
+    doctor = commands.add_parser(
+        "doctor",
+        help="measure this machine and say which flags suit it",
+        description="Measure this machine and say which flags suit it: trials at once, threads, precision.",
+    )
+    doctor.set_defaults(command=do_doctor)
+    _doctor_flags(doctor)
+    return parser
+
+
+def _run_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--runs", type=whole, help="number of runs (default: as last asked for)")
+    parser.add_argument(
+        "--iterations", type=whole, help="number of iterations in each run (default: as last asked for)"
+    )
+    parser.add_argument(
+        "--only",
+        metavar="run=3,iteration=7",
+        help="recompute one network in this process (run=complete: the complete one); commit it if it is missing, else "
+        "say whether it equals the committed one bit by bit",
+    )
+
+
+def _pairs_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
         "--plan",
         choices=("complete", "runs", "iterations", "all"),
         default="runs",
         help="complete: the complete network with every other; runs: run with run at equal iteration; iterations: "
         "iteration with iteration of each run; all: every network with every other (default: %(default)s)",
     )
-    pairs.add_argument("--runs", nargs="+", type=whole, metavar="RUN", help="of these only (default: all there are)")
-    pairs.add_argument("--iterations", nargs="+", type=whole, metavar="ITERATION", help="likewise")
-    pairs.add_argument("--layers", nargs="+", metavar="LAYER", help="of these only (default: all that are compared)")
-    pairs.add_argument("--metrics", nargs="+", metavar="NAME", help="(default: as last asked for)")
-    pairs.add_argument("--memory", type=positive, metavar="GIB", help="for all at once (default: half of what is free)")
-    pairs.add_argument("--forecast", action="store_true", help="only say what it would cost")
-    layers = command("layers", do_layers, "compare every layer of one network with every layer of another")
-    layers.add_argument(
+    parser.add_argument("--runs", nargs="+", type=whole, metavar="RUN", help="only these runs (default: all)")
+    parser.add_argument(
+        "--iterations", nargs="+", type=whole, metavar="ITERATION", help="only these iterations (default: all)"
+    )
+    parser.add_argument("--layers", nargs="+", metavar="LAYER", help="only these layers (default: all compared layers)")
+    parser.add_argument("--metrics", nargs="+", metavar="NAME", help="metrics to compute (default: as last asked for)")
+    parser.add_argument(
+        "--memory", type=positive, metavar="GIB", help="memory for all workers together (default: half of what is free)"
+    )
+    parser.add_argument("--forecast", action="store_true", help="only say what the comparison would cost")
+
+
+def _layers_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
         "--networks",
         nargs=2,
         metavar=("A", "B"),
         default=["run=complete", "run=complete"],
-        help="as in run=3,iteration=7; run=complete is the complete network (default: that, twice)",
+        help="written as run=3,iteration=7, or run=complete for the complete network (default: that, twice)",
     )
-    layers.add_argument("--with", dest="other", metavar="STORE", help="take B from this store")
-    layers.add_argument("--with-problem", metavar="PROBLEM", help="of that store")
-    layers.add_argument("--metrics", nargs="+", metavar="NAME", default=["cka"], help="(default: cka)")
-    layers.add_argument("--out", metavar="FOLDER", default=".", help="for the table and the figure (default: here)")
-    layers.add_argument("--data", help="where the data lie (default: as last asked for)")
-    layers.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    _own_code(layers)
-    command("report", do_report, "write tables and figures of what a store holds, and print the summary and the claims")
-    command("list", do_list, "list a store's problems")
-    digest = command("digest", do_digest, "read and check everything in a store and print its digests")
-    digest.add_argument("--pieces", action="store_true", help="one line for each piece")
-    command(
-        "verify", do_verify, "read everything in a store, check that it is what was written, and say what is damaged"
+    parser.add_argument("--with", dest="other", metavar="STORE", help="take B from this store (default: STORE)")
+    parser.add_argument("--with-problem", metavar="PROBLEM", help="take B from this problem (default: --problem)")
+    parser.add_argument(
+        "--metrics", nargs="+", metavar="NAME", default=["cka"], help="metrics to compute (default: cka)"
     )
-    repair = command("repair", do_repair, "drop what is damaged, and nothing else, so that the next run does it again")
-    repair.add_argument("--dry-run", action="store_true", help="only say what would be done")
-    repair.add_argument(
-        "--allow-drift",
-        action="store_true",
-        help="drop a damaged complete network where this machine or its versions would not train the same one again, "
-        "and everything that came from it",
+    parser.add_argument("--out", metavar="FOLDER", default=".", help="folder for table and figure (default: this one)")
+    parser.add_argument("--data", help="where the data are (default: as last asked for)")
+    parser.add_argument(
+        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="to compare on (default: auto)"
     )
-    doctor = commands.add_parser(
-        "doctor",
-        help="measure this machine, and say how a sweep suits it best",
-        description="Measure this machine, and say how a sweep suits it best: trials at once, threads, precision.",
+
+
+def _doctor_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "problem", nargs="?", default="cifar2", help="what is trained for some seconds (default: cifar2)"
     )
-    doctor.set_defaults(command=do_doctor)
-    doctor.add_argument("problem", nargs="?", default="cifar2", help="to train for some seconds (default: %(default)s)")
-    doctor.add_argument("--storage", metavar="STORE", default="results", help="to write to (default: %(default)s)")
-    doctor.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    doctor.add_argument("--seconds", type=positive, default=3.0, help="of each measurement (default: %(default)s)")
-    return parser
+    parser.add_argument(
+        "--storage", metavar="STORE", default="results", help="the storage that is measured (default: %(default)s)"
+    )
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="to measure (default: auto)")
+    parser.add_argument("--seconds", type=positive, default=3.0, help="seconds of each measurement (default: 3)")
 
 
 def _workplace(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--local", action="store_true", help="everything in this process, in order, without Ray")
-    parser.add_argument("--address", type=cluster, help="of a Ray cluster")
+    parser.add_argument("--local", action="store_true", help="do everything in this process, in order, without Ray")
+    parser.add_argument("--address", type=cluster, help="address of a Ray cluster (default: start Ray on this machine)")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), help="(default: as last asked for)")
-    parser.add_argument("--data", help="where the data lie (default: as last asked for)")
-    parser.add_argument("--cpus", type=positive, help="of one trial")
-    parser.add_argument("--gpus", type=positive, help="of one trial")
-    parser.add_argument("--allow-drift", action="store_true", help="go on with other versions than the store's")
+    parser.add_argument("--data", help="where the data are (default: as last asked for)")
+    parser.add_argument("--cpus", type=positive, help="CPUs for one trial (default: one for each thread)")
+    parser.add_argument("--gpus", type=positive, help="GPUs for one trial (default: 1 on a GPU)")
+    parser.add_argument(
+        "--allow-drift", action="store_true", help="go on although versions or device differ from the store's"
+    )
 
 
 def _own_code(parser: argparse.ArgumentParser) -> None:
@@ -130,8 +161,8 @@ def _own_code(parser: argparse.ArgumentParser) -> None:
         "--import",
         dest="imported",
         metavar="FILE",
-        help="run this script as an import, for the networks and metrics of one's own that it registers (default: the "
-        "script that started the sweep, if it lies outside the store, which must be a folder, and was not changed)",
+        help="import this script, which registers your own networks and metrics (default: the script that started the "
+        "sweep, if it was not changed, lies outside the store, and the store is a folder)",
     )
 
 

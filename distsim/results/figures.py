@@ -2,8 +2,8 @@
 
 Nothing is computed here.
 
-"P1" is the ICPRAM 2020 paper, "P2" its 2021 extension. Figures are built with matplotlib's object interface: no pyplot,
-no window, and whatever the user's matplotlibrc says, the same picture.
+"P1" is the ICPRAM 2020 paper, "P2" its 2021 extension. Figures are built with matplotlib's object interface, without
+pyplot or a window, and look the same whatever the user's matplotlibrc says.
 """
 
 import math
@@ -24,8 +24,8 @@ from distsim.plotting import SHADES, drawn
 from distsim.problems import PROBLEMS
 from distsim.results.tables import Tables, chance_level
 
-PANEL_METRICS = ("svcca", "pwcca", "cka", "nbs")  # of P2's figures; what else was computed has figures of its own
-# Okabe & Ito's palette, told apart without colour vision; the markers say the same once more
+PANEL_METRICS = ("svcca", "pwcca", "cka", "nbs")  # in P2's figures; all other metrics are drawn separately
+# Okabe & Ito's palette, which people with colour blindness can tell apart; the markers differ too
 METRIC_LOOKS = {
     "svcca": ("#0072B2", "o"),
     "pwcca": ("#56B4E9", "s"),
@@ -35,19 +35,19 @@ METRIC_LOOKS = {
 }
 OTHER_LOOKS = (("#CC79A7", "P"), ("#000000", "X"), ("#808080", "*"), ("#F0E442", "p"))
 _ONE = 1 + 1e-6  # a similarity may be above 1 by rounding
-Labels = Mapping[str, str]  # metric -> what it is called; those that are left out are asked of the registry
+Labels = Mapping[str, str]  # metric -> label; the registry has the labels of metrics that are left out
 ACCURACY_COLOUR = "#0072B2"
 
 
 @drawn
 def accuracy_median(accuracy: pd.DataFrame) -> Figure:
-    """P1 Fig. 1: median test accuracy against remaining parameters, one panel per problem; band: 25–75 % of runs."""
+    """Draw P1 Fig. 1: median test accuracy against remaining parameters, a panel per problem; band: 25–75 % of runs."""
     return _accuracy_figure(accuracy, "median", lambda rows: (rows["q25"], rows["q75"]), "25–75 %")
 
 
 @drawn
 def accuracy_mean(accuracy: pd.DataFrame) -> Figure:
-    """P2 Fig. 4: mean test accuracy ± 2 sd against remaining parameters; dotted: the complete network."""
+    """Draw P2 Fig. 4: mean test accuracy ± 2 sd against remaining parameters; dotted: the complete network."""
 
     def two_sd(rows: pd.DataFrame) -> tuple[pd.Series, pd.Series]:
         return rows["mean"] - 2 * rows["sd"], rows["mean"] + 2 * rows["sd"]
@@ -65,9 +65,9 @@ def similarity_by_layer(
     chance: pd.DataFrame | None = None,
     labels: Labels | None = None,
 ) -> Figure:
-    """P1 Fig. 2: similarity per layer, input to output, one line per IMP iteration, one panel per problem.
+    """Draw P1 Fig. 2: similarity per layer, input to output, one line per IMP iteration, one panel per problem.
 
-    chance : distsim.results.tables.chance_level, drawn as a grey band where the axis reaches down to it
+    chance : distsim.results.tables.chance_level, drawn as a grey band if the axis reaches down to it
     """
     rows = summary[(summary["metric"] == metric) & (include_output | (summary["kind"] != "out"))]
     problems = _in_order(rows["problem"])
@@ -95,13 +95,13 @@ def similarity_panels(
     title: str = "",
     labels: Labels | None = None,
 ) -> Figure:
-    """P2 Fig. 5–7: mean similarity per layer, output included, one line per IMP iteration, one panel per metric.
+    """Draw P2 Fig. 5–7: mean similarity per layer, output included, one line per IMP iteration, one panel per metric.
 
-    All panels have the axis from 0 to 1, but for metrics that go beyond it: these have their own.
+    The axis of a panel goes from 0 to 1; metrics with values above 1 have an axis of their own.
     chance : distsim.results.tables.chance_level, drawn as a grey band
     """
     rows = summary[(summary["problem"] == problem) & summary["metric"].isin(metrics)]
-    seen = [rows[["metric", "mean"]]]  # what the axes must hold
+    seen = [rows[["metric", "mean"]]]  # all values that the axes must cover
     if chance is not None:
         of_chance = chance[(chance["problem"] == problem) & chance["metric"].isin(metrics)]
         seen += [of_chance[["metric", bound]].rename(columns={bound: "mean"}) for bound in ("low", "high")]
@@ -126,16 +126,17 @@ def similarity_panels(
 
 @drawn
 def iteration_maps(pairs: pd.DataFrame, problem: str, metric: str, labels: Labels | None = None) -> Figure:
-    """Similarity of iteration to iteration, median of runs, one map per layer; iteration 0 is the complete network.
+    """Draw the similarity of iteration to iteration, median of runs, as one map per layer.
 
-    pairs : rows with iteration_x, iteration_y, layer, position, metric and value, of equal runs
+    Iteration 0 is the complete network.
+    pairs : rows with iteration_x, iteration_y, layer, position, metric and value, each of networks of one run
     """
     rows = pairs[pairs["metric"] == metric]
     layers = rows.drop_duplicates("layer").sort_values("position")["layer"]
     medians = rows.groupby(["layer", "iteration_x", "iteration_y"])["value"].median()
     shown = sorted({int(iteration) for name in ("iteration_x", "iteration_y") for iteration in rows[name]})
     low, high = min(medians.min(), 1.0), max(medians.max(), 1.0)
-    if high > _ONE:  # no similarity
+    if high > _ONE:  # the metric is not a similarity, so 1 has no meaning
         low = medians.min()
     figure, panels = _grid(len(layers), width=2.2, height=2.3, columns=4, sharex=True, sharey=True)
     for panel, layer in zip(panels, layers, strict=True):
@@ -159,9 +160,9 @@ def iteration_maps(pairs: pd.DataFrame, problem: str, metric: str, labels: Label
 
 @drawn
 def output_layer(summary: pd.DataFrame, problem: str, labels: Labels | None = None) -> Figure:
-    """P2 Fig. 8: similarity of the output layer against IMP iteration, one line per metric; band: mean ± sd.
+    """Draw P2 Fig. 8: similarity of the output layer against IMP iteration, one line per metric; band: mean ± sd.
 
-    The metrics are the paper's, and those that only the output layer has.
+    The metrics are the paper's and those that only the output layer has.
     """
     rows = _of_output(summary[summary["problem"] == problem])
     figure, (panel,) = _grid(1, width=5.2, height=3.4)
@@ -170,7 +171,8 @@ def output_layer(summary: pd.DataFrame, problem: str, labels: Labels | None = No
         of_metric = rows[rows["metric"] == metric].set_index("iteration")
         if of_metric.empty:
             continue
-        of_metric = of_metric.reindex(range(of_metric.index.min(), of_metric.index.max() + 1))  # gaps stay gaps
+        # a missing iteration interrupts the line
+        of_metric = of_metric.reindex(range(of_metric.index.min(), of_metric.index.max() + 1))
         mean, sd = of_metric["mean"], of_metric["sd"]
         panel.fill_between(mean.index, mean - sd, mean + sd, color=colour, alpha=0.15, linewidth=0)
         panel.plot(mean.index, mean, color=colour, marker=marker, label=label(metric, labels))
@@ -183,9 +185,9 @@ def output_layer(summary: pd.DataFrame, problem: str, labels: Labels | None = No
 
 
 def draw_all(tables: Tables, labels: Labels | None = None) -> dict[str, Figure]:
-    """Every figure that the tables hold values for, by file name.
+    """Draw every figure for which the tables hold values, and return the figures by file name.
 
-    Each metric has its panel or its line: the papers' in the papers' figures, all others in `more_similarities_*`.
+    The papers' metrics are in the papers' figures, all other metrics in `more_similarities_*`.
     """
     figures: dict[str, Figure] = {}
     if len(tables.accuracy):
@@ -210,17 +212,17 @@ def draw_all(tables: Tables, labels: Labels | None = None) -> dict[str, Figure]:
 
 
 def label(metric: str, labels: Labels | None = None) -> str:
-    """Return what a metric is called: by `labels`, else by the registry, else its name."""
+    """Return a metric's label: from `labels`, else from the registry, else its name."""
     return (labels or {}).get(metric) or (metric in METRICS and METRICS[metric].label) or metric
 
 
 def further_metrics(rows: pd.DataFrame) -> list[str]:
-    """Return the metrics in a table that the papers' panels do not show and that hidden layers have, in order."""
+    """Return the metrics of hidden layers that the papers' panels do not show, in the order of the registry."""
     return [metric for metric in in_order(rows[rows["kind"] != "out"]["metric"]) if metric not in PANEL_METRICS]
 
 
 def _of_output(of_problem: pd.DataFrame) -> pd.DataFrame:
-    """The output layer's rows of the metrics that its figure shows."""
+    """Return the output layer's rows for the metrics that its figure shows."""
     only = set(of_problem["metric"]) - set(of_problem[of_problem["kind"] != "out"]["metric"])
     return of_problem[(of_problem["kind"] == "out") & of_problem["metric"].isin({*METRIC_LOOKS, *only})]
 
@@ -255,7 +257,7 @@ def _accuracy_figure(
 
 
 def _layer_lines(panel: Axes, rows: pd.DataFrame, statistic: str, bands: bool, last: int) -> None:
-    """One line per iteration over the layers in their order. A missing value interrupts its line."""
+    """Draw one line per iteration over the layers in their order. A missing value interrupts its line."""
     layers = rows.drop_duplicates("layer").sort_values("position")["layer"]
     for iteration, of_iteration in rows.groupby("iteration"):
         colour = SHADES((iteration - 1) / max(last - 1, 1))
@@ -270,7 +272,7 @@ def _layer_lines(panel: Axes, rows: pd.DataFrame, statistic: str, bands: bool, l
 
 
 def _chance_band(panel: Axes, rows: pd.DataFrame, chance: pd.DataFrame | None, metric: str) -> None:
-    """From the smallest to the largest similarity that permuted examples gave."""
+    """Draw a grey band from the smallest to the largest similarity with permuted examples."""
     if chance is None or rows.empty:
         return
     layers = rows.drop_duplicates("layer").sort_values("position")["layer"]
@@ -280,7 +282,7 @@ def _chance_band(panel: Axes, rows: pd.DataFrame, chance: pd.DataFrame | None, m
 
 
 def _iteration_bar(figure: Figure, panels: Sequence[Axes], last: int) -> None:
-    """The colour bar of the lines: one step per iteration."""
+    """Draw the colour bar of the lines, with one step per iteration."""
     colours = ListedColormap([SHADES(at / max(last - 1, 1)) for at in range(last)])
     steps = ScalarMappable(BoundaryNorm(np.arange(0.5, last + 1), last), colours)
     rows = len({round(panel.get_position().y0, 6) for panel in panels})
@@ -291,28 +293,30 @@ def _iteration_bar(figure: Figure, panels: Sequence[Axes], last: int) -> None:
 
 
 def _iteration_ticks(last: int) -> list[int]:
-    """Every iteration if they are few, else 1, 5, 10, ..."""
+    """Return every iteration if there are at most 8, else 1, 5, 10, ... (in larger steps above 40)."""
     return list(range(1, last + 1)) if last <= 8 else [1, *range(5, last + 1, 5 * math.ceil(last / 40))]
 
 
 def _similarity_limits(panel: Axes, values: pd.DataFrame, zoom: bool = False) -> None:
-    """0 to 1; from the tenth below the smallest value if that is negative, or high and `zoom` allows it.
+    """Set the limits of the axis to 0 and 1.
 
-    Values beyond 1 are no similarities: then from 0, or below the smallest if that is negative, to above the largest.
+    The lower limit is the tenth below the smallest value if that value is negative, or if it is at least 0.5 and `zoom`
+    is set. Values above 1 are not similarities: the axis then goes from 0, or from below the smallest value if that is
+    negative, to above the largest.
     """
-    smallest, largest = values.min(axis=None), values.max(axis=None)  # NaN, if all are missing, is neither
+    smallest, largest = values.min(axis=None), values.max(axis=None)  # NaN if all are missing
     if largest > _ONE:
         low = min(0.0, smallest)
         margin = 0.05 * (largest - low)
         panel.set_ylim(low - margin, largest + margin)
         return
     low = math.floor(smallest * 10) / 10 if smallest < 0 or (zoom and smallest >= 0.5) else 0.0
-    margin = 0.02 * (1 - low)  # so that a line at 1 is not cut
+    margin = 0.02 * (1 - low)  # so that a line at 1 is not cut off
     panel.set_ylim(low - margin if low == 0 else low, 1 + margin)
 
 
 def _remaining_axis(panel: Axes, remaining: pd.Series) -> None:
-    """Logarithmic, from the complete network on the left to the sparsest on the right, with plain ticks."""
+    """Make the axis logarithmic, from the complete network (left) to the sparsest one (right), with plain ticks."""
     panel.set_xscale("log")
     sparsest = min(remaining.min(), 0.9)
     panel.set_xlim(1.12, sparsest / 1.12)
@@ -327,24 +331,24 @@ def _remaining_axis(panel: Axes, remaining: pd.Series) -> None:
 def _grid(
     count: int, width: float, height: float, columns: int = 3, sharex: bool = False, sharey: bool = False
 ) -> tuple[Figure, list[Axes]]:
-    """`count` panels of `width` × `height` inches, left to right, top to bottom."""
+    """Make a figure of `count` panels of `width` × `height` inches, ordered left to right, top to bottom."""
     columns = min(columns, count) if count != 4 else 2
     rows = math.ceil(count / columns)
     figure = Figure(figsize=(columns * width + 0.6, rows * height + 0.3), layout="constrained")
     axes = figure.subplots(rows, columns, sharex=sharex, sharey=sharey, squeeze=False).ravel()
     for unused in axes[count:]:
         unused.remove()
-    for lowest in axes[count - columns : count]:  # in its column; with a shared axis only the grid's last row has ticks
+    for lowest in axes[count - columns : count]:  # of its column; with a shared axis only the last row would have ticks
         lowest.tick_params(labelbottom=True)
     return figure, list(axes[:count])
 
 
 def _layer_width(layers: int) -> float:
-    """Inches of a panel whose ticks are layer names."""
+    """Return the width in inches of a panel whose ticks are layer names."""
     return max(3.4, 1.0 + 0.19 * layers)
 
 
 def _in_order(problems: Iterable[str]) -> list[str]:
-    """Each once: the papers' problems in the papers' order, then the others by name."""
+    """Return each problem once: the papers' problems in the papers' order, then the others by name."""
     present = set(problems)
     return [name for name in PROBLEMS if name in present] + sorted(present - PROBLEMS.keys())

@@ -1,4 +1,4 @@
-"""The tables and figures of networks that were compared with each other."""
+"""The tables and figures of the comparisons of networks with each other (`distsim pairs`)."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -29,25 +29,25 @@ from distsim.store.descriptions import metrics_of
 FOLDER = "pair_results"
 Found = dict[tuple[NetworkId, NetworkId, str], dict[str, Result]]  # (x, y, layer) -> metric -> result
 KEYS = ("run_x", "iteration_x", "run_y", "iteration_y")
-OLD_KEYS = ("run_a", "iteration_a", "run_b", "iteration_b")  # as they were called before 0.2
+OLD_KEYS = ("run_a", "iteration_a", "run_b", "iteration_b")  # their names before 0.2
 
 
 def write_results(store: SweepStore, layers: Sequence[ComparedLayer]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Put tables and figures of every pair that is compared into the store's `pair_results/`; gives the tables back.
+    """Write tables and figures of every compared pair into the store's `pair_results/`, and return the two tables.
 
     pairs  one row per pair, layer and metric: value, rows, columns, ranks, dead channels, warning, reason if missing
-    masks  one row per pair and pruned parameter, and one for all ("all"): alive in both, in either, and their quotient
+    masks  one row per pair and pruned parameter, and one for all of them ("all"): the number of weights alive in both
+           networks, in either of them, and their quotient
     """
     inputs = {path: mark.digest for path, mark in store.pair_marks().items()}
-    there = found_in(store)
-    positions = {layer.name: (place, layer.kind) for place, layer in enumerate(layers)}
+    compared = found_in(store)
+    positions = {layer.name: (position, layer.kind) for position, layer in enumerate(layers)}
     rows = []
-    for (a, b, layer), results in there.items():
-        for metric, result in results.items():
-            place, kind = positions[layer]
-            start = {"problem": store.problem} | _named(a, b)
-            rows.append(start | {"position": place, "layer": layer, "kind": kind, "metric": metric} | result)
-    masks = list(_mask_rows(store, sorted({(a, b) for a, b, _ in there})))
+    for (x, y, layer), results in compared.items():
+        position, kind = positions[layer]
+        row = {"problem": store.problem} | _named(x, y) | {"position": position, "layer": layer, "kind": kind}
+        rows += [row | {"metric": metric} | result for metric, result in results.items()]
+    masks = list(_mask_rows(store, sorted({(x, y) for x, y, _ in compared})))
     tables = _frame(rows, ["position", "metric"]), _frame(masks, ["place"])
     files: dict[str, bytes] = {}
     for name, table in zip(("pairs", "masks"), tables, strict=True):
@@ -60,15 +60,15 @@ def write_results(store: SweepStore, layers: Sequence[ComparedLayer]) -> tuple[p
 
 
 def read_pairs(data: bytes) -> pd.DataFrame:
-    """Return the table of a `pairs.parquet` or `masks.parquet`, also of one that has the old names of its columns.
+    """Return the table of a `pairs.parquet` or `masks.parquet`, with the present names of its columns.
 
-    The old ones, `run_a`, `iteration_a`, `run_b` and `iteration_b`, are read for one release.
+    The old names, `run_a`, `iteration_a`, `run_b` and `iteration_b`, can be read for one more release.
     """
     return read_parquet_bytes(data).rename(columns=dict(zip(OLD_KEYS, KEYS, strict=True)))
 
 
 def _replace(store: SweepStore, files: dict[str, bytes], inputs: dict[str, str]) -> None:
-    """Put new files in place of the old ones, with a mark that says what they are and from which tiles they come."""
+    """Replace the files, and write a mark that lists them and the tiles that they come from."""
     store.storage.delete([f"{FOLDER}/{MARK}"])
     for name, content in files.items():
         store.storage.put(f"{FOLDER}/{name}", content)
@@ -77,13 +77,13 @@ def _replace(store: SweepStore, files: dict[str, bytes], inputs: dict[str, str])
 
 
 def _labels(store: SweepStore, pairs: pd.DataFrame) -> dict[str, str]:
-    """What the pairs' metrics are called."""
+    """Return the labels of the metrics in the table."""
     names = pairs["metric"] if len(pairs) else ()
     return {name: metric.label for name, metric in metrics_of(store, names).items()}
 
 
 def _figures(problem: str, pairs: pd.DataFrame, labels: dict[str, str]) -> dict[str, Any]:
-    """Runs at equal iteration as lines over the layers; iterations against iterations as maps, by metric."""
+    """Draw runs at equal iteration as lines over the layers, and iterations against iterations as a map per metric."""
     drawn: dict[str, Any] = {}
     if pairs.empty:
         return drawn
@@ -106,7 +106,7 @@ def _figures(problem: str, pairs: pd.DataFrame, labels: dict[str, str]) -> dict[
 
 
 def as_text(pairs: pd.DataFrame) -> str:
-    """Quartiles of each metric over pairs and layers, for a terminal."""
+    """Return the quartiles of each metric over pairs and layers, as a table of text."""
     lines = [f"{'metric':20}  values  missing     q25  median     q75"]
     for metric, rows in pairs.groupby("metric", sort=False):
         low, middle, high = rows["value"].quantile([0.25, 0.5, 0.75])
@@ -120,7 +120,7 @@ def _frame(rows: list[dict[str, Any]], last: list[str]) -> pd.DataFrame:
         return pd.DataFrame()
     table = pd.DataFrame.from_records(rows).astype(dict.fromkeys(KEYS, "Int64"))
     if "value" in table:
-        table = table.astype({"value": "float64"} | dict.fromkeys(RANKS, "Int64"))  # None is missing
+        table = table.astype({"value": "float64"} | dict.fromkeys(RANKS, "Int64"))  # None becomes missing
         table = table[["problem", *KEYS, *(name for name in SIMILARITY_COLUMNS if name in table and name != "problem")]]
     return table.sort_values([*KEYS, *last], kind="stable", na_position="first").reset_index(drop=True)
 
@@ -130,19 +130,13 @@ def _named(x: NetworkId, y: NetworkId) -> dict[str, Any]:
 
 
 def _mask_rows(store: SweepStore, pairs: Sequence[Pair]) -> Iterator[dict[str, Any]]:
-    masks = {network: _masks(store, network) for network in {one for pair in pairs for one in pair}}
-    for a, b in pairs:
-        both, either = 0, 0
-        names = sorted(masks[a])
-        for place, name in enumerate([*names, "all"]):
-            if name != "all":
-                x, y = masks[a][name], masks[b][name]
-                counts = _ones(x & y), _ones(x | y)
-                both, either = both + counts[0], either + counts[1]
-            else:
-                counts = both, either
-            row = {"problem": store.problem} | _named(a, b) | {"place": place, "parameter": name}
-            yield row | {"both": counts[0], "either": counts[1], "jaccard": jaccard(*counts)}
+    masks = {network: _masks(store, network) for network in {network for pair in pairs for network in pair}}
+    for x, y in pairs:
+        counts = {n: (_ones(mask & masks[y][n]), _ones(mask | masks[y][n])) for n, mask in sorted(masks[x].items())}
+        counts["all"] = sum(both for both, _ in counts.values()), sum(either for _, either in counts.values())
+        for place, (name, (both, either)) in enumerate(counts.items()):
+            row = {"problem": store.problem} | _named(x, y) | {"place": place, "parameter": name}
+            yield row | {"both": both, "either": either, "jaccard": jaccard(both, either)}
 
 
 def _masks(store: SweepStore, network: NetworkId) -> dict[str, NDArray[np.uint8]]:
@@ -154,16 +148,16 @@ def _ones(bits: NDArray[np.uint8]) -> int:
 
 
 def jaccard(both: int, either: int) -> float:
-    """|A ∩ B| / |A ∪ B|; NaN where nothing is alive in either."""
+    """Return |A ∩ B| / |A ∪ B|; NaN if nothing is alive in either."""
     return both / either if either else float("nan")
 
 
 def found_in(store: SweepStore) -> Found:
-    """What is compared already; of what was computed twice, the first."""
-    found: Found = {}
+    """Return all results that are committed. If a metric was computed twice, its first result counts."""
+    results_of: Found = {}
     for mark in store.pair_marks().values():
         for a, b, results in mark.values["pairs"]:
-            of_pair = found.setdefault((NetworkId.from_json(a), NetworkId.from_json(b), mark.values["layer"]), {})
+            of_pair = results_of.setdefault((NetworkId.from_json(a), NetworkId.from_json(b), mark.values["layer"]), {})
             for metric, result in results.items():
                 of_pair.setdefault(metric, result)
-    return found
+    return results_of

@@ -1,4 +1,4 @@
-"""From commits to tables and figures: the reducer."""
+"""The reducer: it makes tables and figures from commits."""
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -30,15 +30,16 @@ TABLES = ("results", "networks", "summary", "accuracy", "chance")
 
 
 def reduce(store: SweepStore, layers: Sequence[ComparedLayer], seed: int, again: bool = False) -> bool:
-    """Write the tables of everything committed for this problem; False where they are there already.
+    """Write the tables of everything committed for this problem. Return False if they are up to date already.
 
-    results, networks, summary and accuracy hold values only (distsim.results.tables) and are equal byte for byte for
-    equal sweeps; provenance says which piece was computed where, when and by what. Each is written to `results/` as
-    Parquet and as CSV.
+    results, networks, summary, accuracy and chance hold values only (distsim.results.tables) and are equal byte for
+    byte for equal sweeps. provenance says where, when and by which code each piece was computed. Each table is written
+    to `results/` as Parquet and as CSV. again : write them even if they are up to date.
     """
     committed = Committed.of(store)
-    there = None if again else _believable(store.results_mark)
-    if there is not None and there.values.get("inputs") == committed.digest and _whole(store, there):
+    mark = None if again else _undamaged(store.results_mark)
+    inputs = committed.digest
+    if mark is not None and mark.values.get("inputs") == inputs and _all_there(store.storage, mark, "results"):
         return False
     with trace.stage("reduction", store.problem):
         tables, provenance = collect(store, layers, seed, committed)
@@ -47,24 +48,25 @@ def reduce(store: SweepStore, layers: Sequence[ComparedLayer], seed: int, again:
         for name, frame in frames.items():
             files[f"{name}.csv"] = to_csv_bytes(frame)
             files[f"{name}.parquet"] = to_parquet_bytes(frame)
-        store.replace_results(files, values={"inputs": committed.digest})
+        store.replace_results(files, values={"inputs": inputs})
     return True
 
 
 def collect(
     store: SweepStore, layers: Sequence[ComparedLayer], seed: int, committed: "Committed | None" = None
 ) -> tuple[Tables, pd.DataFrame]:
-    """The tables of everything committed for a problem, and where each of their rows comes from."""
-    have = committed or Committed.of(store)
-    similarities = long_table(_similarity_rows(store.problem, layers, have.marks, have.comparisons))
-    networks = network_table(_network_rows(store.problem, have.marks))
-    tables = Tables.of(similarities, networks, seed, chance_table(_chance_rows(store.problem, layers, have.chance)))
-    return tables, pd.DataFrame(_provenance_rows(have)).astype({"run": "Int64"} if have.marks else {})
+    """Make the tables of everything committed for a problem, and the table of where their rows come from."""
+    committed = committed or Committed.of(store)
+    similarities = long_table(_similarity_rows(store.problem, layers, committed.marks, committed.comparisons))
+    networks = network_table(_network_rows(store.problem, committed.marks))
+    chance = chance_table(_chance_rows(store.problem, layers, committed.chance))
+    tables = Tables.of(similarities, networks, seed, chance)
+    return tables, pd.DataFrame(_provenance_rows(committed)).astype({"run": "Int64"} if committed.marks else {})
 
 
 @dataclass(frozen=True)
 class Committed:
-    """A problem's marks."""
+    """The marks of everything committed for a problem."""
 
     marks: dict[NetworkId, Mark]
     comparisons: dict[tuple[NetworkId, str], list[Mark]]
@@ -75,27 +77,23 @@ class Committed:
         networks = {network: store.mark(network) for network in store.contents().networks}
         marks = {network: mark for network, mark in networks.items() if mark is not None}
         comparisons, chance = (
-            {key: found for key, found in store.comparisons(what).items() if key[0] in marks}
-            for what in ("comparison", "chance")
+            {key: of_layer for key, of_layer in store.comparisons(kind).items() if key[0] in marks}
+            for kind in ("comparison", "chance")
         )
         return cls(marks, comparisons, chance)
 
     @property
     def digest(self) -> str:
-        """Equal where the tables would be."""
+        """Return a digest of all marks: equal digests stand for equal tables."""
         return _digest(
             [(network.path, mark.digest) for network, mark in self.marks.items()]
-            + [(f"{n.path}/{layer}", m.digest) for (n, layer), found in self.comparisons.items() for m in found]
-            + [
-                (f"{n.path}/{layer} by chance", mark.digest)
-                for (n, layer), found in self.chance.items()
-                for mark in found
-            ]
+            + [(f"{n.path}/{layer}", m.digest) for (n, layer), marks in self.comparisons.items() for m in marks]
+            + [(f"{n.path}/{layer} by chance", m.digest) for (n, layer), marks in self.chance.items() for m in marks]
         )
 
 
 def read_tables(root: Storage, problems: list[str] | None = None) -> Tables:
-    """The reduced tables of some or all of a store's problems, as one set. FileNotFoundError: none was reduced yet."""
+    """Read the tables of some or all of a store's problems, as one set. FileNotFoundError: none were written yet."""
     parts = []
     for problem in problems or problems_in(root):
         store = SweepStore(root, problem)
@@ -108,11 +106,11 @@ def read_tables(root: Storage, problems: list[str] | None = None) -> Tables:
 
 
 def current(store: SweepStore) -> tuple[Tables, pd.DataFrame] | None:
-    """Return a problem's reduced tables and their provenance, if they tell of all that is committed; else None.
+    """Return a problem's written tables and their provenance, if they cover everything that is committed.
 
-    None too where a table is damaged: `collect` makes them again. Nothing is written.
+    None if they do not, or if one of them is damaged: then `collect` makes them again. Nothing is written.
     """
-    if _believable(store.results_mark) is None:
+    if _undamaged(store.results_mark) is None:
         return None
     try:
         tables = read_tables(store.root, [store.problem])
@@ -121,7 +119,7 @@ def current(store: SweepStore) -> tuple[Tables, pd.DataFrame] | None:
         return None
     contents = store.contents()
     networks = {(-1 if network.run is None else network.run, network.iteration) for network in contents.networks}
-    there = _keys(tables.networks.fillna({"run": -1}), "run", "iteration") == networks
+    complete = _keys(tables.networks.fillna({"run": -1}), "run", "iteration") == networks
     for table, compared in ((tables.similarities, contents.comparisons), (tables.chance, contents.chance)):
         rows = {
             (network.run, network.iteration, layer, metric)
@@ -129,8 +127,8 @@ def current(store: SweepStore) -> tuple[Tables, pd.DataFrame] | None:
             if not network.is_complete
             for metric in names
         }
-        there &= _keys(table, "run", "iteration", "layer", "metric") == rows
-    return (tables, provenance) if there else None
+        complete &= _keys(table, "run", "iteration", "layer", "metric") == rows
+    return (tables, provenance) if complete else None
 
 
 def _keys(table: pd.DataFrame, *columns: str) -> set[tuple[Any, ...]]:
@@ -138,26 +136,24 @@ def _keys(table: pd.DataFrame, *columns: str) -> set[tuple[Any, ...]]:
 
 
 def joined(parts: Sequence[Tables]) -> Tables:
-    """The tables of several problems as one set."""
+    """Join the tables of several problems into one set."""
     return Tables(*(pd.concat(same, ignore_index=True) for same in zip(*map(_frames, parts), strict=True)))
 
 
 def _frames(tables: Tables) -> tuple[pd.DataFrame, ...]:
-    """In the order of `TABLES`."""
+    """Return the tables in the order of `TABLES`."""
     return tables.similarities, tables.networks, tables.summary, tables.accuracy, tables.chance
 
 
 def draw(root: Storage, again: bool = False) -> list[str]:
-    """Draw the figures of all problems in the store as PNG and PDF under `figures/`; the paths that were written.
+    """Draw the figures of all problems in the store into `figures/`, as PNG and PDF. Return the paths written.
 
-    Nothing is drawn where the tables are those that the figures there were drawn from.
+    Nothing is drawn if the figures there were drawn from the same tables. again : draw them all the same.
     """
     inputs = drawn_from(root)
-    there = None if again else _believable(lambda: read_mark(root, f"figures/{MARK}"))
-    if not again and there is not None and there.values.get("inputs") == inputs:
-        sizes = root.sizes("figures")
-        if all(sizes.get(f"figures/{name}") == size for name, (size, _) in there.objects.items()):
-            return []
+    mark = None if again else _undamaged(lambda: read_mark(root, f"figures/{MARK}"))
+    if mark is not None and mark.values.get("inputs") == inputs and _all_there(root, mark, "figures"):
+        return []
     with trace.stage("figures"):
         files = {}
         tables = read_tables(root)
@@ -172,23 +168,23 @@ def draw(root: Storage, again: bool = False) -> list[str]:
 
 
 def metric_labels(root: Storage, names: Iterable[str]) -> dict[str, str]:
-    """What figures call these metrics, by name, as distsim or the first sweep of the store says it that does."""
+    """Return the label of each of these metrics, as distsim or the first sweep of the store that knows it gives it."""
     labels: dict[str, str] = {}
     for store in (SweepStore(root, problem) for problem in problems_in(root)):
         wanted = [name for name in dict.fromkeys(names) if name not in labels]
-        found = _believable(partial(metrics_of, store, wanted)) or {}
-        labels |= {name: metric.label for name, metric in found.items()}
+        described = _undamaged(partial(metrics_of, store, wanted)) or {}
+        labels |= {name: metric.label for name, metric in described.items()}
     return labels
 
 
 def drawn_from(root: Storage) -> str:
-    """A digest that is equal where the figures of the tables there would be. DamagedStore: a mark of tables is."""
+    """Return a digest of the tables: equal digests stand for equal figures. DamagedStore: a table's mark is damaged."""
     marks = {problem: SweepStore(root, problem).results_mark() for problem in problems_in(root)}
     return _digest([(problem, mark.values["inputs"]) for problem, mark in marks.items() if mark is not None])
 
 
-def _believable(read: Callable[[], T | None]) -> T | None:
-    """What is read, None also where it is damaged: what is derived is made again."""
+def _undamaged(read: Callable[[], T | None]) -> T | None:
+    """Return what `read` returns, or None if that is damaged: what is derived from commits can be made again."""
     try:
         return read()
     except DamagedStore:
@@ -199,23 +195,27 @@ Comparisons = dict[tuple[NetworkId, str], list[Mark]]
 
 
 def _place(positions: dict[str, tuple[int, str]], network: NetworkId, layer: str) -> tuple[int, str]:
-    """A layer's position and kind. DamagedStore: the network has none of this name."""
+    """Return a layer's position and kind. DamagedStore: the network has no layer of this name."""
     if layer not in positions:
-        raise DamagedStore(f"{network.path} was compared in a layer {layer}, which it has not")
+        raise DamagedStore(f"{network.path} was compared in a layer {layer}, which the network does not have")
     return positions[layer]
+
+
+def _first_values(marks: list[Mark]) -> dict[str, Any]:
+    """Return the values of all marks by metric. If a metric was computed twice, the first mark's value counts."""
+    return {metric: value for mark in reversed(marks) for metric, value in mark.values.items()}
 
 
 def _similarity_rows(
     problem: str, layers: Sequence[ComparedLayer], marks: dict[NetworkId, Mark], comparisons: Comparisons
 ) -> Iterator[dict[str, Any]]:
     positions = {layer.name: (position, layer.kind) for position, layer in enumerate(layers)}
-    for (network, layer), found in comparisons.items():
+    for (network, layer), of_layer in comparisons.items():
         if network.is_complete:
             continue
         record = marks[network].values
         position, kind = _place(positions, network, layer)
-        values = {name: value for mark in reversed(found) for name, value in mark.values.items()}
-        for metric, value in values.items():
+        for metric, value in _first_values(of_layer).items():
             yield {
                 "problem": problem,
                 "run": network.run,
@@ -232,11 +232,11 @@ def _similarity_rows(
 
 def _chance_rows(problem: str, layers: Sequence[ComparedLayer], chance: Comparisons) -> Iterator[dict[str, Any]]:
     positions = {layer.name: (position, layer.kind) for position, layer in enumerate(layers)}
-    for (network, layer), found in chance.items():
+    for (network, layer), of_layer in chance.items():
         if network.is_complete:
             continue
         position, kind = _place(positions, network, layer)
-        for metric, result in {name: value for mark in reversed(found) for name, value in mark.values.items()}.items():
+        for metric, result in _first_values(of_layer).items():
             for permutation, (value, reason) in enumerate(zip(result["values"], result["reasons"], strict=True)):
                 yield {
                     "problem": problem,
@@ -258,12 +258,13 @@ def _network_rows(problem: str, marks: dict[NetworkId, Mark]) -> Iterator[dict[s
         yield {"problem": problem, "run": network.run} | {name: mark.values[name] for name in names}
 
 
-def _provenance_rows(have: Committed) -> list[dict[str, Any]]:
-    """One row for each row of networks, results and chance, under the same keys."""
-    rows = [_provenance_row("networks", n, None, None, n.path, mark) for n, mark in have.marks.items()]
-    for table, folder, compared in (("results", "comparison", have.comparisons), ("chance", "chance", have.chance)):
-        for (network, layer), found in compared.items():
-            by_metric = {metric: mark for mark in reversed(found) for metric in mark.values}
+def _provenance_rows(committed: Committed) -> list[dict[str, Any]]:
+    """Make one row for each row of networks, results and chance, with the same keys."""
+    rows = [_provenance_row("networks", n, None, None, n.path, mark) for n, mark in committed.marks.items()]
+    kinds = ("results", "comparison", committed.comparisons), ("chance", "chance", committed.chance)
+    for table, folder, comparisons in kinds:
+        for (network, layer), marks in comparisons.items():
+            by_metric = {metric: mark for mark in reversed(marks) for metric in mark.values}
             for metric, mark in by_metric.items():
                 piece = f"{network.path}/{folder}/{layer}/{'+'.join(sorted(mark.values))}"
                 rows.append(_provenance_row(table, network, layer, metric, piece, mark))
@@ -273,15 +274,16 @@ def _provenance_rows(have: Committed) -> list[dict[str, Any]]:
 def _provenance_row(
     table: str, network: NetworkId, layer: str | None, metric: str | None, piece: str, mark: Mark
 ) -> dict[str, Any]:
-    of_row = {"table": table, "run": network.run, "iteration": network.iteration, "layer": layer, "metric": metric}
-    by = {"piece": piece, "digest": mark.digest, "identity": mark.identity}
-    return of_row | mark.environment | mark.provenance | by
+    keys = {"table": table, "run": network.run, "iteration": network.iteration, "layer": layer, "metric": metric}
+    committed = {"piece": piece, "digest": mark.digest, "identity": mark.identity}
+    return keys | mark.environment | mark.provenance | committed
 
 
 def _digest(entries: list[tuple[str, str]]) -> str:
     return hashlib.sha256(canonical_json(sorted(entries)).encode()).hexdigest()
 
 
-def _whole(store: SweepStore, mark: Mark) -> bool:
-    sizes = store.storage.sizes("results")
-    return all(sizes.get(f"results/{name}") == size for name, (size, _) in mark.objects.items())
+def _all_there(storage: Storage, mark: Mark, folder: str) -> bool:
+    """Say whether the folder holds all objects of its mark, with their sizes."""
+    sizes = storage.sizes(folder)
+    return all(sizes.get(f"{folder}/{name}") == size for name, (size, _) in mark.objects.items())

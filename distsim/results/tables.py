@@ -1,12 +1,12 @@
-"""The tables of a study: values as they were measured, and what the runs say together.
+"""The tables of a study: measured values, and their statistics over runs.
 
     similarities   one row per (problem, run, iteration, layer, metric)
-    networks       one row per trained network; the complete one is iteration 0 of no run
+    networks       one row per trained network; the complete one has iteration 0 and no run
     summary        similarities over runs: one row per (problem, metric, layer, iteration)
     accuracy       test accuracy over runs: one row per (problem, iteration)
-    chance         similarities with the pruned network's examples permuted: what comes by chance
+    chance         similarities with the pruned network's examples permuted: the chance level
 
-A value that could not be computed is NaN from end to end: it is counted (`missing`), never filled in.
+A value that could not be computed is NaN in every table. It is counted (`missing`) and never filled in.
 """
 
 import io
@@ -38,14 +38,14 @@ SIMILARITY_COLUMNS = {
     "columns_x": "int64",  # x is the complete network, y the pruned one
     "columns_y": "int64",
     "n_per_p": "float64",  # rows / columns of the wider side
-    "warning": "str",  # what to keep in mind of the value; "" if nothing
-    "rank_x": "Int64",  # independent columns that a metric over channels saw; <NA>: of another view
+    "warning": "str",  # what to know when reading the value; "" if nothing
+    "rank_x": "Int64",  # independent columns that a metric over channels saw; <NA> for other metrics
     "rank_y": "Int64",
     "dead_x": "int64",
     "dead_y": "int64",
     "reason": "str",  # why the value is missing; "" if it is not
 }
-RANKS = ("rank_x", "rank_y")  # in stores written before 0.2 every row has them, also of other views
+RANKS = ("rank_x", "rank_y")  # stores written before 0.2 have them in every row, whatever the metric
 NETWORK_COLUMNS = {
     "problem": "str",
     "run": "Int64",  # <NA>: the complete network
@@ -71,7 +71,7 @@ CHANCE_COLUMNS = {
 }
 STATISTICS = {
     "remaining": "float64",  # median
-    "count": "int64",  # values that the statistics rest on
+    "count": "int64",  # values that the statistics are computed from
     "missing": "int64",
     "mean": "float64",
     "sd": "float64",  # n - 1 in the denominator; NaN if count < 2
@@ -80,7 +80,7 @@ STATISTICS = {
     "q25": "float64",
     "q75": "float64",
     "q95": "float64",
-    "ci_low": "float64",  # of the median; NaN if count < 2, for one run says nothing about its spread
+    "ci_low": "float64",  # of the median; NaN if count < 2, since one run shows no spread
     "ci_high": "float64",
 }
 SUMMARY_COLUMNS = {
@@ -100,7 +100,7 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class Tables:
-    """Everything that figures and claims are made from."""
+    """All tables from which figures are drawn and claims are judged."""
 
     similarities: pd.DataFrame
     networks: pd.DataFrame
@@ -116,15 +116,15 @@ class Tables:
         seed: int = 0,
         chance: pd.DataFrame | None = None,
     ) -> "Tables":
-        """The measured tables with the summaries."""
+        """Make the set of tables from the measured ones, adding their summaries. `seed` is that of the bootstrap."""
         summaries = summarise(similarities, seed), summarise_accuracy(networks, seed)
         return cls(similarities, networks, *summaries, chance_table([]) if chance is None else chance)
 
 
 def long_table(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
-    """The similarities: columns, dtypes and order fixed, whatever the order of the rows.
+    """Make the table of similarities, with fixed columns, dtypes and order, whatever the order of the rows is.
 
-    ValueError: a row lacks or adds a column, a metric is unknown, a (problem, run, iteration, layer, metric) repeats.
+    ValueError: a row lacks or adds a column, or a (problem, run, iteration, layer, metric) repeats.
     """
     frame = _frame(rows, SIMILARITY_COLUMNS)
     _check_unique(frame, ["problem", "run", "iteration", "layer", "metric"])
@@ -132,14 +132,14 @@ def long_table(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
 
 
 def network_table(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
-    """The networks, the complete one first in its problem. ValueError as in `long_table`."""
+    """Make the table of networks, each problem's complete network first. ValueError: as in `long_table`."""
     frame = _frame(rows, NETWORK_COLUMNS)
     _check_unique(frame, ["problem", "run", "iteration"])
     return _sorted(frame, ["problem", "run", "iteration"])
 
 
 def chance_table(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
-    """Similarities that came by chance. ValueError as in `long_table`."""
+    """Make the table of similarities with permuted examples. ValueError: as in `long_table`."""
     frame = _frame(rows, CHANCE_COLUMNS)
     keys = ["problem", "run", "iteration", "layer", "metric", "permutation"]
     _check_unique(frame, keys)
@@ -147,16 +147,16 @@ def chance_table(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
 
 
 def chance_level(chance: pd.DataFrame) -> pd.DataFrame:
-    """Smallest, median and largest similarity by chance, one row per (problem, metric, layer)."""
+    """Return the smallest, median and largest chance similarity, one row per (problem, metric, layer)."""
     keys = ["problem", "metric", "layer"]
     levels = chance.groupby(keys, sort=False)["value"].agg(low="min", median="median", high="max").reset_index()
     return levels.merge(chance[[*keys, "position"]].drop_duplicates(), on=keys)
 
 
 def summarise(similarities: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
-    """Statistics over runs, one row per (problem, metric, layer, iteration).
+    """Compute statistics over runs, one row per (problem, metric, layer, iteration).
 
-    Each group draws its bootstrap from a stream of its own, so neither other groups nor the rows' order change it.
+    Each group has its own random stream for the bootstrap, so neither other groups nor the order of rows change it.
     """
     keys = ["problem", "metric", "layer", "iteration"]
     rows = []
@@ -169,7 +169,7 @@ def summarise(similarities: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
 
 
 def summarise_accuracy(networks: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
-    """Statistics of the test accuracy over runs, one row per (problem, iteration); iteration 0 is one network."""
+    """Compute statistics of test accuracy over runs, one row per (problem, iteration); iteration 0 is one network."""
     rows = []
     for (problem, iteration), group in networks.groupby(["problem", "iteration"], sort=False):
         rng = numpy_stream(seed, "bootstrap", problem, "accuracy", int(iteration))
@@ -179,14 +179,17 @@ def summarise_accuracy(networks: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
 
 
 def to_csv_bytes(frame: pd.DataFrame) -> bytes:
-    """UTF-8 CSV: floats in their shortest exact form, missing values empty, lines end in a line feed."""
+    """Write a table as UTF-8 CSV: floats in shortest exact form, missing values empty, lines ending in a line feed."""
     return bytes(frame.to_csv(index=False, lineterminator="\n").encode())
 
 
 def to_parquet_bytes(frame: pd.DataFrame) -> bytes:
-    """Parquet, equal bytes for equal tables. Pandas' own metadata, which names its version, is left out: that a column
-    of integers may be missing (Int64) is said by the field being nullable instead. Ranks that are all there are not
-    nullable, so that tables of stores where every row has one keep their bytes."""
+    """Write a table as Parquet. Equal tables give equal bytes.
+
+    Pandas' own metadata is left out, since it names the version of pandas. Instead a nullable field says that a column
+    of integers may have missing values (Int64). A column of ranks without missing values is not nullable, so tables of
+    stores in which every row has a rank keep their bytes.
+    """
     table = pa.Table.from_pandas(frame, preserve_index=False)
     plain_integer = {name for name, dtype in frame.dtypes.items() if dtype == np.dtype("int64")}
     plain_integer |= {name for name in RANKS if name in frame and not frame[name].isna().any()}
@@ -197,7 +200,7 @@ def to_parquet_bytes(frame: pd.DataFrame) -> bytes:
 
 
 def read_parquet_bytes(data: bytes) -> pd.DataFrame:
-    """The table that `to_parquet_bytes` wrote, dtypes and missing values included."""
+    """Read the table that `to_parquet_bytes` wrote, with its dtypes and missing values."""
     table = pq.read_table(io.BytesIO(data))
     frame = table.to_pandas(integer_object_nulls=True)  # not through float, which is inexact above 2**53
     nullable = [field.name for field in table.schema if field.nullable and pa.types.is_int64(field.type)]
@@ -222,7 +225,7 @@ def _check_unique(frame: pd.DataFrame, keys: list[str]) -> None:
 
 
 def _sorted(frame: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
-    """By `keys`, missing first, metrics in the order of the registry."""
+    """Sort by `keys`, missing values first, metrics in the order of the registry."""
     rank: dict[str, int] = {}
     if "metric" in frame:
         rank = {name: at for at, name in enumerate(in_order(frame["metric"]))}
@@ -232,7 +235,7 @@ def _sorted(frame: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
 
 
 def _statistics(values: pd.Series, remaining: pd.Series, rng: np.random.Generator) -> dict[str, Any]:
-    present = np.sort(values.dropna().to_numpy(np.float64))  # sorted: the bootstrap must not see the rows' order
+    present = np.sort(values.dropna().to_numpy(np.float64))  # sorted: the bootstrap must not depend on the order
     count = len(present)
     result = dict.fromkeys(STATISTICS, np.nan)
     result |= {"remaining": float(np.median(remaining)), "count": count, "missing": len(values) - count}
@@ -246,8 +249,8 @@ def _statistics(values: pd.Series, remaining: pd.Series, rng: np.random.Generato
 
 
 def _median_interval(values: npt.NDArray[np.float64], rng: np.random.Generator) -> tuple[float, float]:
-    """Percentile bootstrap (Efron 1979): the middle `CONFIDENCE` of the medians of resampled runs."""
-    drawn = rng.integers(len(values), size=(RESAMPLES, len(values)))
+    """Return the percentile bootstrap interval of the median (Efron 1979), with probability `CONFIDENCE`."""
+    resamples = rng.integers(len(values), size=(RESAMPLES, len(values)))
     tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(np.median(values[drawn], axis=1), (tail, 1 - tail))
+    low, high = np.quantile(np.median(values[resamples], axis=1), (tail, 1 - tail))
     return float(low), float(high)

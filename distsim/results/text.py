@@ -1,17 +1,17 @@
-"""What a study found, as text for a terminal."""
+"""The results of a study as text for a terminal."""
 
 from distsim.metrics.registry import in_order
 from distsim.results.tables import Tables
 
 
 def as_text(tables: Tables, problem: str) -> str:
-    """Write what a study found, for a terminal: one line per iteration, medians over runs.
+    """Return a problem's results as a table of text: one line per iteration, medians over runs.
 
-    Each metric of the summary has a column, in the order of the registry, one's own last. A similarity is the median
-    over layers without the output too; of a metric that only the output layer has, it is that layer's.
+    Each metric of the summary has a column, in the order of the registry, the user's own metrics last. A similarity is
+    also the median over layers, without the output layer. A metric that only the output layer has shows that layer.
     """
     accuracy = tables.accuracy[tables.accuracy["problem"] == problem].set_index("iteration")
-    summary = tables.summary[(tables.summary["problem"] == problem)]
+    summary = tables.summary[tables.summary["problem"] == problem]
     hidden = summary[summary["kind"] != "out"]
     by_layer = hidden.groupby(["iteration", "metric"], observed=True)["median"].median()
     metrics = in_order(summary["metric"])

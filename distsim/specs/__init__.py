@@ -1,4 +1,4 @@
-"""Says what to do, as frozen data."""
+"""Specifications: what to train, prune and compare, as frozen data."""
 
 from distsim.specs.canonical import canonical_json, differences, digest
 from distsim.specs.fields import MOST, UnknownField, added, names, shown

@@ -1,4 +1,4 @@
-"""Writes JSON trees as one text each, hashes them, and says where two differ."""
+"""Canonical JSON: one text for each value, its hash, and the differences between two values."""
 
 import hashlib
 import json
@@ -6,21 +6,21 @@ from typing import Any
 
 
 def canonical_json(value: Any) -> str:
-    """Write one text for one value: sorted keys, no spaces, floats by their shortest exact form."""
+    """Write a value as JSON in one way only: sorted keys, no spaces, floats in their shortest exact form."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 def digest(value: Any) -> str:
-    """Hash the canonical JSON: SHA-256, hexadecimal."""
+    """Return the SHA-256 of the canonical JSON, in hexadecimal."""
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()
 
 
 def differences(ours: Any, theirs: Any, path: str = "") -> list[str]:
     """List the fields in which two JSON trees differ, as `a.b: x asked for, y in the store`."""
     if isinstance(ours, dict) and isinstance(theirs, dict):
-        found = []
+        fields = []
         for key in sorted(ours.keys() | theirs.keys()):
             inner = f"{path}.{key}" if path else str(key)
-            found += differences(ours.get(key, "(absent)"), theirs.get(key, "(absent)"), inner)
-        return found
+            fields += differences(ours.get(key, "(absent)"), theirs.get(key, "(absent)"), inner)
+        return fields
     return [] if ours == theirs else [f"{path}: {ours!r} asked for, {theirs!r} in the store"]

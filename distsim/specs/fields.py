@@ -1,15 +1,15 @@
 """Checks the fields of frozen dataclasses, writes them as JSON trees, and reads them back.
 
-A field's annotation says all that is known of its values: `Literal` options, tuples, unions, numbers with bounds.
+A field's annotation states its allowed values: `Literal` options, tuples, unions, numbers with bounds.
 
-How specs grow. A field that is added later is declared as `warmup: int = added(5, absent=0)`. Stores from before it
-hold no such field: it is read as 0, the frozen meaning of its absence. While a spec has 0 there, the field is left out
-of the JSON, so that these stores keep their hash. New specs have 5, which may become another default at any time.
+How specs grow. A field that is added later is declared as `warmup: int = added(5, absent=0)`. Older stores do not have
+the field. It is read as 0 there, and that meaning never changes. A spec whose value is 0 leaves the field out of its
+JSON, so older stores keep their hash. New specs get 5, and this default may change at any time.
 
-Why no library. msgspec (0.22, 41 ms to import) checks no constructor, passes over unknown fields and takes integers of
-any length; pydantic (2.14, 197 ms) checks constructors, but takes NaN and long integers unless told otherwise and
-answers in several lines. Either would save `_fits`, 17 lines: the bounds' sentences, `absent` and `INLINE` would still
-be here, with a translation of its errors beside them.
+Why no library. msgspec (0.22, 41 ms to import) does not check constructors, ignores unknown fields and accepts integers
+of any length. pydantic (2.14, 197 ms) checks constructors, but accepts NaN and long integers unless told otherwise, and
+its errors take several lines. Either would replace only `_fits` (17 lines). The wording of the bounds, `absent` and
+`INLINE` would stay, and its errors would have to be translated.
 """
 
 import dataclasses
@@ -22,39 +22,42 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 T = TypeVar("T")
 
-MOST = 10**9  # of anything counted: more is a slip of the keyboard
+MOST = 10**9  # the largest number of anything that is counted; a larger one is a typing error
 
 
 class UnknownField(TypeError):
-    """A JSON tree holds a field that this distsim does not know: a newer one wrote it."""
+    """A JSON tree has a field that this version of distsim does not know. A newer version wrote it."""
 
 
 # --- declaring fields ------------------------------------------------------------------------------------------------
 
 
 def added(default: T, *, absent: T) -> T:
-    """Declare a field that older stores lack. absent : what its lack means there, for ever; default : may change."""
+    """Declare a field that older stores do not have.
+
+    default : the value of new specs; it may change. absent : the value in older stores; it must never change.
+    """
     return dataclasses.field(default=default, metadata={"absent": absent})
 
 
 def unwritten(default: T) -> T:
-    """Declare a field that is in no JSON, and so in no hash."""
+    """Declare a field that is left out of the JSON, and so out of the hash."""
     return dataclasses.field(default=default, metadata={"unwritten": True})
 
 
-INLINE = {"inline": True}  # metadata of a nested spec whose fields stand among those of the spec that holds it
+INLINE = {"inline": True}  # metadata of a nested spec whose JSON fields stand among those of the outer spec
 
 
 @dataclass(frozen=True)
 class Bound:
-    """A condition on a number, and what a sentence says of it: must ..."""
+    """A condition on a number, and the words that follow "must" in its error message."""
 
     says: str
     holds: Callable[[Any], bool]
 
 
 def count(most: int) -> tuple[Bound, Bound]:
-    """Bound a number of things: 1 ... most."""
+    """Return the bounds of a number of things, from 1 to `most`."""
     return Bound("be at least 1", lambda n: n >= 1), Bound(f"be at most {most:,}", lambda n: n <= most)
 
 
@@ -71,26 +74,26 @@ Share = Annotated[float, Bound("be in (0, 1)", lambda x: 0 < x < 1)]
 
 
 def check(spec: Any) -> None:
-    """Raise ValueError that names the first field whose value does not fit its annotation."""
+    """Raise ValueError, which names the field, for the first field whose value does not fit its annotation."""
     for field in dataclasses.fields(spec):
         require(field.name, getattr(spec, field.name), field.type)
 
 
 def require(name: str, value: Any, kind: Any) -> None:
-    """Raise ValueError where the value is not of this type, or outside the bounds that `Annotated` gives it."""
+    """Raise ValueError if the value is not of this type or breaks a bound that `Annotated` gives."""
     expect(_fits(value, kind), f"{name} must be {_described(kind)}, got {shown(value)}")
     for fault in _out_of_bounds(value, kind):
         raise ValueError(f"{name} {fault}")
 
 
 def expect(condition: bool, message: str) -> None:
-    """Raise ValueError with this message where the condition does not hold."""
+    """Raise ValueError with this message if the condition does not hold."""
     if not condition:
         raise ValueError(message)
 
 
 def shown(value: Any) -> str:
-    """Write the value for a message: a sentence is to stay one."""
+    """Return the value as text for an error message, cut to 100 characters."""
     try:
         text = repr(value)
     except ValueError:  # Python does not write numbers of more than 4,300 digits
@@ -99,12 +102,15 @@ def shown(value: Any) -> str:
 
 
 def _fits(value: Any, kind: Any) -> bool:
-    """Say whether the value is of this type: True is no number, nor are NaN and infinity, but an int is a float."""
+    """Say whether the value is of this type.
+
+    An int counts as a float. True, NaN and infinity do not count as numbers, nor do integers of more than 64 bits.
+    """
     origin, inner = get_origin(kind), get_args(kind)
     if origin is Annotated:
         return _fits(value, inner[0])
     if origin in (Union, UnionType):
-        return any(_fits(value, one) for one in inner)
+        return any(_fits(value, option) for option in inner)
     if origin is Literal:
         return any(_fits(value, type(option)) and value == option for option in inner)
     if origin is tuple:
@@ -118,21 +124,21 @@ def _fits(value: Any, kind: Any) -> bool:
 
 
 def _out_of_bounds(value: Any, kind: Any) -> Iterator[str]:
-    """Say which bounds a value of this type breaks."""
+    """Yield a message for each bound that a value of this type breaks."""
     origin, inner = get_origin(kind), get_args(kind)
     if origin is Annotated:
         yield from (f"must {bound.says}, got {value:,}" for bound in inner[1:] if not bound.holds(value))
     elif origin in (Union, UnionType):
-        for one in inner:
-            if _fits(value, one):
-                yield from _out_of_bounds(value, one)
+        for option in inner:
+            if _fits(value, option):
+                yield from _out_of_bounds(value, option)
     elif origin is tuple:
-        for one, of_one in zip(value, _of_each(value, inner), strict=True):
-            yield from _out_of_bounds(one, of_one)
+        for element, element_kind in zip(value, _of_each(value, inner), strict=True):
+            yield from _out_of_bounds(element, element_kind)
 
 
 def _of_each(value: tuple[Any, ...], inner: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Give the type of each element of a tuple[X, ...] or tuple[X, Y]."""
+    """Return the type of each element of a tuple[X, ...] or tuple[X, Y]."""
     return (inner[0],) * len(value) if inner[-1] is Ellipsis else inner
 
 
@@ -155,12 +161,12 @@ def _described(kind: Any) -> str:
 
 
 def names(kind: Any) -> tuple[str, ...]:
-    """Name the fields of a spec, or of a class of them, that its JSON can have."""
+    """Return the names of the fields that the JSON of this spec, or of this class of specs, can have."""
     return tuple(field.name for field in _written(kind))
 
 
 def to_dict(spec: Any) -> dict[str, Any]:
-    """Write a spec as plain JSON values, without the fields that are as their absence is read."""
+    """Write a spec as plain JSON values. An added field is left out while it has its `absent` value."""
     tree: dict[str, Any] = {}
     for field in _written(spec):
         value = getattr(spec, field.name)
@@ -174,35 +180,37 @@ def to_dict(spec: Any) -> dict[str, Any]:
 
 
 def from_dict(kind: type[T], tree: Any, path: str = "") -> T:
-    """Read what `to_dict` wrote, now or before a field was added; the tree is left as it is.
+    """Read what `to_dict` wrote, now or before a field was added. The tree is not changed.
 
-    TypeError: a field is missing. UnknownField: one is not known here. ValueError: a value does not fit its field.
+    TypeError: a field is missing. UnknownField: a field is not known here. ValueError: a value does not fit its field.
     """
     where = path or kind.__name__.lower()
     if not isinstance(tree, dict):
         raise TypeError(f"{where} must be an object with fields, got {shown(tree)}")
-    left, values = dict(tree), {}
+    unread, values = dict(tree), {}
     for field in _written(kind):
         spec: Any = field.type
         if field.metadata.get("inline"):
-            values[field.name] = from_dict(spec, {name: left.pop(name) for name in names(spec) if name in left}, path)
-        elif field.name not in left:
+            values[field.name] = from_dict(
+                spec, {name: unread.pop(name) for name in names(spec) if name in unread}, path
+            )
+        elif field.name not in unread:
             if "absent" not in field.metadata:
                 raise TypeError(f"{where} lacks {field.name}")
             values[field.name] = field.metadata["absent"]
         elif dataclasses.is_dataclass(field.type):
             inner = f"{path}.{field.name}" if path else field.name
-            values[field.name] = from_dict(spec, left.pop(field.name), inner)
+            values[field.name] = from_dict(spec, unread.pop(field.name), inner)
         else:
-            values[field.name] = frozen(left.pop(field.name))
-    if left:
-        raise UnknownField(f"{where} has the field {shown(min(left))}, which this distsim does not know")
+            values[field.name] = frozen(unread.pop(field.name))
+    if unread:
+        raise UnknownField(f"{where} has the field {shown(min(unread))}, which this distsim does not know")
     return kind(**values)
 
 
 def frozen(value: Any, levels: int = 2) -> Any:
-    """Make JSON's lists, and lists of lists, the tuples that they were."""
-    return tuple(frozen(one, levels - 1) for one in value) if levels and isinstance(value, list) else value
+    """Turn JSON's lists, and lists of lists, back into tuples."""
+    return tuple(frozen(element, levels - 1) for element in value) if levels and isinstance(value, list) else value
 
 
 def _written(kind: Any) -> list[dataclasses.Field[Any]]:

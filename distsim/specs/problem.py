@@ -1,4 +1,4 @@
-"""Describes what is trained and pruned: data, network, recipe, pruning."""
+"""Specifications of what is trained and pruned: data, network, recipe, pruning."""
 
 import dataclasses
 import re
@@ -28,12 +28,12 @@ Scope = Literal["global", "local", "mixed"]
 Rewind = Literal["WR", "LRR", "FT"]
 ProbeRule = Literal["uniform", "first"]  # uniform without replacement
 
-_OTHER_FOLDERS = ("figures", "tune", "lease")  # of a store
+_OTHER_FOLDERS = ("figures", "tune", "lease")  # folders of a store that are not problems
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How one network is trained, from a fresh optimizer to its last epoch.
+    """How one network is trained, from a new optimizer to the last epoch.
 
     Learning rate in epoch e (0-based) under each schedule:
         constant   lr
@@ -53,8 +53,8 @@ class Recipe:
     peak: NotNegative = 0.0
     lars: bool = False  # fast_sgd: scale each filter's step by ||w|| / (512 ||g|| + 1e-2)
     augment: tuple[Augmentation, ...] = ()
-    patience: Count | None = None  # epochs without a smaller validation loss before training stops; None: it does not
-    validation: Share = 0.1  # share of the training set held out, by class, where `patience` is set
+    patience: Count | None = None  # stop after this many epochs without a smaller validation loss; None: do not stop
+    validation: Share = 0.1  # share of each class held out for validation, if `patience` is set
     normalise: tuple[tuple[float, ...], tuple[float, ...]] | None = None  # per-channel (means, sds) of pixels in [0, 1]
     #                                                      None: computed from the training set
 
@@ -68,7 +68,7 @@ class Recipe:
             expect(all(sd > 0 for sd in sds), f"normalise: standard deviations must be positive, got {sds}")
 
     def shortened(self, epochs: int) -> "Recipe":
-        """Squeeze the recipe into (or stretch it to) another number of epochs: the schedule keeps its shape."""
+        """Return the recipe with another number of epochs. The schedule is scaled and keeps its shape."""
         require("epochs", epochs, Count)
         scale = epochs / self.epochs
         milestones = tuple(max(1, round(m * scale)) for m in self.milestones)  # the first epoch has the full rate
@@ -77,14 +77,14 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Pruning:
-    """One IMP iteration: which parameters compete with which, how many go, and where the survivors return to.
+    """One IMP iteration: which parameters are compared, how many are pruned, and what the survivors return to.
 
-    scope   global: one pool of everything prunable, at rate `rate`
+    scope   global: one pool of everything prunable, at one rate (conv_rate and fc_rate must be equal)
             local: one pool per layer, at the rate of its kind
             mixed: a pool "conv" (all convolutions) and a pool "fc" (all linear layers), each at its own rate
     rewind  WR: survivors, batch norm and its statistics return to the complete network's state after `rewind_epoch`
-            epochs, training covers the epochs after it. LRR: everything is kept, the whole schedule is replayed.
-            FT: everything is kept, `finetune_epochs` epochs at the schedule's last non-zero rate.
+            epochs, and the epochs after it are trained. LRR: all values are kept and the whole schedule is repeated.
+            FT: all values are kept and `finetune_epochs` epochs are trained at the schedule's last non-zero rate.
     """
 
     scope: Scope = "global"
@@ -103,7 +103,7 @@ class Pruning:
 
 
 def pruned_count(rate: float, survivors: int) -> int:
-    """Compute floor(rate * survivors), `rate` taken as the decimal it is written as: 0.29 of 100 is 29, not 28."""
+    """Return floor(rate * survivors), with `rate` read as the decimal that is written: 0.29 of 100 is 29, not 28."""
     return int(Fraction(repr(float(rate))) * survivors)
 
 
@@ -118,29 +118,37 @@ class Problem:
     channels: Literal[1, 3]  # 1 grey, 3 RGB
     recipe: Recipe
     pruning: Pruning
-    classes: tuple[str, ...] = ()  # by name, in this order; () means all of the source's
+    classes: tuple[str, ...] = ()  # names, in this order; (): all classes of the source
     probe: Count = 5000  # training images on which representations are compared
     probe_rule: ProbeRule = "uniform"
-    runs: Count = unwritten(20)  # runs and iterations are a sweep's extent: here they are what is asked for if not told
+    runs: Count = unwritten(20)  # runs and iterations belong to a sweep's extent; these are its defaults
     iterations: Count = unwritten(20)
-    train_limit: Count | None = None  # this many training images, by class; None: all
+    train_limit: Count | None = None  # number of training images, equally many of each class; None: all
     paper: str = unwritten("")
-    reduced: bool = False  # something was made smaller by a flag: claims are judged as tendencies only
-    layers: tuple[str, ...] = added((), absent=())  # patterns of what is compared; (): what the network says, or a rule
+    reduced: bool = False  # a flag changed the problem: claims are judged as tendencies only
+    layers: tuple[str, ...] = added((), absent=())  # patterns of compared layers; (): the network or a rule decides
 
     def __post_init__(self) -> None:
         if isinstance(self.layers, list):
             object.__setattr__(self, "layers", tuple(self.layers))
         check(self)
         expect(
-            "" not in self.layers, "layers: a pattern is empty; it is a name such as 'layer1.0.relu', with * for any"
+            "" not in self.layers,
+            "layers: a pattern is empty; write a name such as 'layer1.0.relu', with * for any text",
         )
         plain = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{,99}", self.name) and self.name not in _OTHER_FOLDERS
-        expect(bool(plain), f"a problem's name is a folder's: letters, digits, - _ . and not {shown(self.name)}")
+        expect(
+            bool(plain),
+            "a problem's name must be the name of a folder, of letters, digits, - _ and . (at most 100), and not "
+            f"{', '.join(_OTHER_FOLDERS)}; got {shown(self.name)}",
+        )
         expect(len(set(self.classes)) == len(self.classes), f"classes are repeated: {self.classes}")
         if self.recipe.normalise is not None:
-            given = len(self.recipe.normalise[0])
-            expect(given == self.channels, f"normalise has constants of {given} channels, images have {self.channels}")
+            constants = len(self.recipe.normalise[0])
+            expect(
+                constants == self.channels,
+                f"normalise has constants of {constants} channels, images have {self.channels}",
+            )
         if self.pruning.rewind == "WR":
             expect(
                 self.pruning.rewind_epoch < self.recipe.epochs,
@@ -150,7 +158,10 @@ class Problem:
     def reduced_to(
         self, epochs: int | None = None, probe: int | None = None, train_limit: int | None = None
     ) -> "Problem":
-        """Make the problem smaller (or larger) by flags. The late reset moves before the last epoch if it must."""
+        """Return the problem with another number of epochs, probe images or training images, marked as reduced.
+
+        If necessary, the rewind point moves before the last epoch. None, or the value it has, changes nothing.
+        """
         changes: dict[str, Any] = {}
         if epochs is not None and epochs != self.recipe.epochs:
             changes["recipe"] = self.recipe.shortened(epochs)

@@ -1,4 +1,4 @@
-"""Describes a sweep: what determines its numbers, how much of it is wanted, where it is done.
+"""The specification of a sweep: what determines its numbers, how much of it is wanted, and where it runs.
 
 The *identity* determines every number of the result and must agree with what a store already holds. The *extent* says
 how much of it is wanted and may grow.
@@ -23,24 +23,24 @@ ActivationsIn = Literal["store", "memory"]  # store: written once, read for each
 Device = Literal["cpu", "cuda"]
 DeviceChoice = Literal["auto", "cpu", "cuda"]
 
-PAPER_METRICS = ("mean_cca", "svcca", "pwcca", "cka", "nbs", "cosine")  # what is computed if not told otherwise
+PAPER_METRICS = ("mean_cca", "svcca", "pwcca", "cka", "nbs", "cosine")  # the default metrics
 CHANCE_ITERATIONS = (1, 10, 20)  # of run 0
-PERMUTATIONS = 5  # of the examples, for what similarity comes by chance
+PERMUTATIONS = 5  # of the examples, for the chance level
 
 MOST_THREADS = 1024
-MOST_NETWORKS = 100_000  # runs x iterations of a sweep: what is missing is listed in memory
+MOST_NETWORKS = 100_000  # runs x iterations of a sweep; the missing ones are listed in memory
 
 
 @dataclass(frozen=True)
 class Identity:
-    """Everything that determines the numbers of a sweep. Hashed; a store holds one per problem."""
+    """Everything that determines the numbers of a sweep. It is hashed, and a store holds one for each problem."""
 
     problem: Problem
     data_digest: str  # of the decoded training and test images, labels and class names
     seed: int = 0
     threads: Annotated[int, *count(MOST_THREADS)] = 1  # of one trial and one comparison: thread counts change bits
     precision: Precision = "float32"
-    deterministic: bool = False  # a GPU repeats itself bit by bit, slower; a CPU always does
+    deterministic: bool = False  # a GPU repeats its results bit by bit, more slowly; a CPU always does
     storage: StoredDtype = "auto"
     comparison: Exactness = "exact"
     format: int = FORMAT
@@ -49,14 +49,14 @@ class Identity:
         check(self)
 
     def as_dict(self) -> dict[str, Any]:
-        """Write plain JSON values. Runs, iterations and paper are `unwritten`: they are no part of the identity."""
+        """Write plain JSON values. Runs, iterations and paper are left out: they are not part of the identity."""
         return to_dict(self)
 
     @classmethod
     def from_dict(cls, tree: Any) -> "Identity":
-        """Read what `as_dict` wrote, runs and iterations at their defaults. ValueError: it is of another format.
+        """Read what `as_dict` wrote; runs and iterations get their defaults.
 
-        Other errors are those of `distsim.specs.fields.from_dict`.
+        ValueError: it has another format. Other errors are those of `distsim.specs.fields.from_dict`.
         """
         if isinstance(tree, dict) and tree.get("format") != FORMAT:
             raise ValueError(f"its format is {shown(tree.get('format'))}, this distsim reads {FORMAT}")
@@ -64,15 +64,15 @@ class Identity:
 
     @property
     def hash(self) -> str:
-        """SHA-256 of the canonical JSON, hexadecimal."""
+        """Return the SHA-256 of the canonical JSON, in hexadecimal."""
         return digest(self.as_dict())
 
 
 @dataclass(frozen=True)
 class Extent:
-    """How much of a sweep is wanted. May grow between calls; never changes a number.
+    """How much of a sweep is wanted. It may grow between calls and never changes a number.
 
-    A new field is a line here, with `added`, and a flag of the same name in distsim.cli.sweeps.
+    A new field needs a line here, with `added`, and a flag of the same name in distsim.cli.sweeps.
     """
 
     runs: Count
@@ -84,7 +84,7 @@ class Extent:
 
     def __post_init__(self) -> None:
         check(self)
-        # whether they are known here is asked by what computes them: status and tables need not know
+        # Only the code that computes a metric asks whether it is known; status and tables work without knowing it.
         odd = [name for name in self.metrics if not name.isidentifier() or len(name) > 100]
         expect(not odd, f"a metric's name must be an identifier, got {shown(odd)}")
         networks = self.runs * self.iterations
@@ -94,10 +94,13 @@ class Extent:
 
     @classmethod
     def of(cls, problem: Problem, **asked: Any) -> "Extent":
-        """Give what is asked for; runs and iterations that are not, or are None, are the problem's. Lists will do."""
-        own = {"runs": problem.runs, "iterations": problem.iterations}
-        given = {name: frozen(value) for name, value in asked.items() if name not in own or value is not None}
-        return cls(**(own | given))
+        """Return the extent with these fields. Runs and iterations that are left out or None are the problem's.
+
+        Lists are accepted in place of tuples.
+        """
+        defaults = {"runs": problem.runs, "iterations": problem.iterations}
+        fields = {name: frozen(value) for name, value in asked.items() if name not in defaults or value is not None}
+        return cls(**(defaults | fields))
 
     def as_dict(self) -> dict[str, Any]:
         """Write plain JSON values."""
@@ -110,23 +113,23 @@ class Extent:
 
     @property
     def networks(self) -> tuple[NetworkId, ...]:
-        """List the pruned networks that are wanted."""
+        """Return the pruned networks that are wanted."""
         return tuple(NetworkId(run, i) for run in range(self.runs) for i in range(1, self.iterations + 1))
 
     @property
     def chance_networks(self) -> tuple[NetworkId, ...]:
-        """List the networks whose similarity by chance is wanted."""
+        """Return the networks whose chance level is wanted."""
         return tuple(NetworkId(0, i) for i in CHANCE_ITERATIONS if i <= self.iterations) if self.chance else ()
 
 
 @dataclass(frozen=True)
 class Request:
-    """What was asked for last, as request.json holds it: the extent's fields, and where the data and the device are."""
+    """The last request, as request.json holds it: the extent's fields, where the data are, the device, the script."""
 
     extent: Extent = field(metadata=INLINE)
     data: str
     device: DeviceChoice
-    script: str = added("", absent="")  # that registered the sweep's own network or metrics; "": they are distsim's
+    script: str = added("", absent="")  # the script that registers the user's own network or metrics; "": there is none
     script_sha256: str = added("", absent="")
 
     def __post_init__(self) -> None:
@@ -134,10 +137,13 @@ class Request:
         plain = len(self.script) <= 4096 and self.script.isprintable()
         expect(plain, f"script must be a path, got {shown(self.script)}")
         digest_or_none = re.fullmatch("[0-9a-f]{64}" if self.script else "", self.script_sha256)
-        expect(digest_or_none is not None, f"script_sha256 must be the script's, got {shown(self.script_sha256)}")
+        expect(
+            digest_or_none is not None,
+            f"script_sha256 must be the script's SHA-256 in hexadecimal, got {shown(self.script_sha256)}",
+        )
 
     def as_dict(self) -> dict[str, Any]:
-        """Write plain JSON values, in one object."""
+        """Write plain JSON values, the extent's fields among the others."""
         return to_dict(self)
 
     @classmethod
@@ -148,14 +154,14 @@ class Request:
 
 @dataclass(frozen=True)
 class Sweep:
-    """One problem's sweep: its identity, its extent, and where the data lie (not part of either)."""
+    """One problem's sweep: its identity, its extent, and the place of the data and the work (part of neither)."""
 
     identity: Identity
     extent: Extent
     data: str = ""  # "folder:PATH", "files:PATH", or the folder torchvision keeps its data sets in
     device: Device = "cpu"
     resources: tuple[tuple[str, float], ...] = ()  # of one trial, for Ray
-    pack: Count = 1  # runs that one trial trains in turns, on one device
+    pack: Count = 1  # number of runs that one trial trains in turns, on one device
 
     def __post_init__(self) -> None:
         check(self)
@@ -172,5 +178,5 @@ class Sweep:
 
     @property
     def request(self) -> Request:
-        """What the store keeps of it, so that `distsim run` can ask for it again."""
+        """Return what the store keeps of the sweep, so that `distsim run` can ask for it again."""
         return Request(self.extent, self.data, self.device)

@@ -1,4 +1,4 @@
-"""The store: the single truth about what of a sweep is done."""
+"""The store: it alone says which parts of a sweep are done."""
 
 from distsim.specs import NetworkId
 from distsim.store.commits import DamagedStore, Mark

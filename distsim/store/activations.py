@@ -1,12 +1,12 @@
 """Activations of one network: a Zarr v3 group with one array per compared layer, channels last.
 
-Arrays are (n, h, w, c) or (n, p). Channels last makes both matrix views free: rows n·h·w of c columns for the CCA
-family, rows n of h·w·c columns for the kernels. Chunks cut examples and image rows, (n_b, h_b, w, c), because a
+Arrays are (n, h, w, c) or (n, p). With channels last both matrix views are free: n·h·w rows of c columns for the CCA
+family, n rows of h·w·c columns for the kernels. Chunks cut examples and image rows, (n_b, h_b, w, c), because a
 covariance can be built from any block but a Gram matrix needs all examples of some columns at once.
 
-In a local folder each chunk is a file. An object store gets shards: what the writer writes at once, the chunks of n_b
-examples and all image rows, is one object, written whole, and chunks are read out of it by byte ranges. The values are
-the same, and so is their digest (`Writer.layers`).
+In a local folder each chunk is a file. On an object store the chunks of n_b examples and all image rows form a shard:
+one object, which is written whole and of which chunks are read by byte ranges. The values are the same, and so is their
+digest (`Writer.layers`).
 """
 
 import hashlib
@@ -30,7 +30,7 @@ from distsim.store.storage import Storage, StorageError, first_line, storage_err
 
 
 class _Digesting(zarr.storage.WrapperStore[Any]):
-    """Passes writes on and notes size and digest of each object for the attempt's mark."""
+    """A Zarr store that passes writes on and records each object's size and digest for the attempt's mark."""
 
     def __init__(self, store: Any, attempt: Attempt) -> None:
         super().__init__(store)
@@ -39,29 +39,32 @@ class _Digesting(zarr.storage.WrapperStore[Any]):
     async def set(self, key: str, value: Buffer) -> None:
         content = value.as_buffer_like()
         try:
-            # in one request, which can be made again whatever became of it; an upload in parts cannot
+            # one request can be repeated safely; an upload in parts cannot
             await obstore.put_async(self._store.store, key, content, use_multipart=False)
         except (BaseError, OSError) as error:
             raise storage_error(f"cannot write {key} in {self._attempt.prefix}", error) from None
         self._attempt.wrote(key, content)  # type: ignore[arg-type]  # no copy: shards are large
 
     async def set_if_not_exists(self, key: str, value: Buffer) -> None:
-        """The group's metadata, each time that an array is made in it. Nobody else writes here."""
+        """Write the group's metadata once. Zarr asks for it with each new array. There is no other writer here."""
         if key not in self._attempt.objects:
             await self.set(key, value)
 
     async def get(self, key: str, prototype: Any = None, byte_range: Any = None) -> Buffer | None:
-        """Nothing where nothing was written: Zarr looks for a shard before it writes it, in case it is to add to it."""
+        """Return None for what this attempt has not written. Zarr reads a shard before it writes it, to add to it."""
         return await super().get(key, prototype, byte_range) if key in self._attempt.objects else None
 
 
 class _Vouched(zarr.storage.WrapperStore[Any]):
-    """Gives the objects that a mark names: a chunk that is gone would read as zeros, changed metadata as anything."""
+    """A Zarr store that checks what it reads against a mark.
+
+    Without the check a missing chunk would read as zeros, and changed metadata as anything.
+    """
 
     def __init__(self, store: Any, mark: Mark, where: str) -> None:
         super().__init__(store)
         self._mark, self._where = mark, where
-        self._indices: dict[str, Buffer] = {}  # of shards, which Zarr reads again for each panel
+        self._indices: dict[str, Buffer] = {}  # of shards; Zarr reads them again for each panel
 
     def _with_store(self, store: Any) -> "_Vouched":
         return _Vouched(store, self._mark, self._where)
@@ -69,8 +72,8 @@ class _Vouched(zarr.storage.WrapperStore[Any]):
     async def get(self, key: str, prototype: Any = None, byte_range: Any = None) -> Buffer | None:
         if key not in self._mark.objects:
             return None
-        of_index = isinstance(byte_range, SuffixByteRequest)
-        if of_index and key in self._indices:
+        is_index = isinstance(byte_range, SuffixByteRequest)
+        if is_index and key in self._indices:
             return self._indices[key]
         try:
             content = await super().get(key, prototype, byte_range)
@@ -78,16 +81,16 @@ class _Vouched(zarr.storage.WrapperStore[Any]):
             raise storage_error(f"cannot read {key} of {self._where}", error) from None
         if content is None:
             raise DamagedStore(f"activations: {key} of {self._where} is missing")
-        if len(content) != self._wanted(key, byte_range):  # Zarr takes nothing for zeros
-            raise DamagedStore(f"activations: {key} of {self._where} is shorter or longer than its mark says")
+        if len(content) != self._wanted(key, byte_range):  # Zarr would read an empty object as zeros
+            raise DamagedStore(f"activations: {key} of {self._where} does not have the size in its mark")
         if key.endswith("zarr.json") and _sha256(content.to_bytes()) != self._mark.objects[key][1]:
-            raise DamagedStore(f"activations: {key} of {self._where} is damaged: its digest is not its mark's")
-        if of_index:
+            raise DamagedStore(f"activations: {key} of {self._where} is damaged: its digest is not the one in its mark")
+        if is_index:
             self._indices[key] = content
         return content
 
     def _wanted(self, key: str, byte_range: ByteRequest | None) -> int:
-        """Bytes that an answer to this has."""
+        """Return how many bytes this request must return."""
         match byte_range:
             case RangeByteRequest(start, end):
                 return end - start
@@ -102,7 +105,7 @@ def _sha256(content: bytes) -> str:
 
 @dataclass
 class _Growing:
-    """An array that is being written, and what was written of it."""
+    """An array that is being written, and how much of it has been."""
 
     array: Any
     rows: int  # examples per chunk
@@ -111,9 +114,9 @@ class _Growing:
 
 
 class Writer:
-    """Creates the arrays of one attempt and fills them, a block of examples at a time, in their order.
+    """Writer of one attempt's arrays, a block of examples at a time, in their order.
 
-    sharded : one object for each block of examples, as an object store is best written; by default where it is one.
+    sharded : write one object for each block of examples. The default is to do so on an object store.
     """
 
     def __init__(self, attempt: Attempt, sharded: bool | None = None) -> None:
@@ -125,7 +128,7 @@ class Writer:
         self._layers: dict[str, _Growing] = {}
 
     def create(self, layer: str, shape: tuple[int, ...], dtype: str, attributes: dict[str, Any]) -> int:
-        """Make the layer's array, replacing an earlier one of this attempt; examples per chunk."""
+        """Create the layer's array, in place of an earlier one of this attempt. Return the examples per chunk."""
         if layer in self._layers:
             self._remove(layer)
         chunks = chunk_shape(shape)
@@ -136,26 +139,26 @@ class Writer:
             dtype=dtype,
             chunks=chunks,
             shards=_shard_shape(shape, chunks) if self._sharded else None,
-            # without shuffle: it costs time and gains nothing on half-empty ReLU activations
+            # no shuffle: it costs time and gains nothing on ReLU activations, half of which are zero
             compressors=[ZstdCodec(level=0), Crc32cCodec()],
             dimension_names=("example", "row", "column", "channel") if len(shape) == 4 else ("example", "feature"),
             attributes=attributes,
-            config={"write_empty_chunks": True},  # a chunk that is not there would read as zeros
+            config={"write_empty_chunks": True},  # a missing chunk would read as zeros
         )
         self._layers[layer] = _Growing(array, chunks[0])
         return chunks[0]
 
     def write(self, layer: str, start: int, block: NDArray[Any]) -> None:
-        """Store examples start ... start + len(block): the next ones, in whole chunks.
+        """Write examples start ... start + len(block), which must be the next ones and fill whole chunks.
 
-        ValueError: others than the next, or a part of a chunk, which would have to be read and written again.
+        ValueError: they are not the next ones, or end inside a chunk, which would have to be read and written again.
         """
         growing = self._layers[layer]
         end, n = start + len(block), growing.array.shape[0]
         if start != growing.examples or (end % growing.rows and end != n):
             raise ValueError(
-                f"activations: layer {layer}: examples {start} to {end} of {n} came, expected were those from "
-                f"{growing.examples} on in multiples of {growing.rows}"
+                f"activations: layer {layer}: expected examples from {growing.examples} on in multiples of "
+                f"{growing.rows}, got {start} to {end} of {n}"
             )
         block = np.ascontiguousarray(block, dtype=growing.array.dtype)
         growing.array[start:end] = block
@@ -164,9 +167,9 @@ class Writer:
 
     @property
     def layers(self) -> dict[str, dict[str, Any]]:
-        """Layer -> SHA-256 of its values as they are stored, in C order, and their dtype and shape.
+        """Return layer -> SHA-256 of its values as stored, in C order, with their dtype and shape, for the mark.
 
-        For the mark: it is the same however the values are cut into objects. ValueError: a layer is not written yet.
+        It does not depend on how the values are cut into objects. ValueError: a layer is not fully written.
         """
         for name, growing in self._layers.items():
             if growing.examples != growing.array.shape[0]:
@@ -190,47 +193,51 @@ class Writer:
 
 
 def _shard_shape(shape: tuple[int, ...], chunks: tuple[int, ...]) -> tuple[int, ...]:
-    """The examples of a chunk and all image rows, in whole chunks."""
+    """Return the shape of a shard: the examples of a chunk and all image rows, rounded up to whole chunks."""
     return (chunks[0], -(-shape[1] // chunks[1]) * chunks[1], *chunks[2:])
 
 
 class Reader:
-    """The committed activations of one network."""
+    """Reader of a network's committed activations. DamagedStore: an object is missing or has another size."""
 
     def __init__(self, storage: Storage, piece: str, mark: Mark) -> None:
         prefix = f"{piece}/attempt-{mark.attempt}"
         self._storage, self._mark, self._prefix = storage, mark, prefix
         self._where = f"{prefix} in {storage.url}"
-        there = {path.removeprefix(f"{prefix}/"): size for path, size in storage.sizes(prefix).items()}
+        sizes = {path.removeprefix(f"{prefix}/"): size for path, size in storage.sizes(prefix).items()}
         for name, (size, _) in mark.objects.items():
-            if there.get(name) != size:
-                state = "is missing" if name not in there else f"has {there[name]} bytes instead of {size}"
+            if sizes.get(name) != size:
+                state = "is missing" if name not in sizes else f"has {sizes[name]} bytes instead of {size}"
                 raise DamagedStore(f"activations: {name} of {self._where} {state}")
         backend = _object_store(storage, prefix, read_only=True)
-        # a group of format 2 may hold pickles, which are programs
+        # format 2 may hold pickles, which can run code
         self._group = zarr.open_group(_Vouched(backend, mark, self._where), mode="r", zarr_format=3)
 
     @property
     def layers(self) -> list[str]:
-        """Layer names from input to output."""
+        """Return the layers' names from input to output."""
         names = [name.removesuffix("/zarr.json") for name in self._mark.objects if name.endswith("/zarr.json")]
         return sorted(names, key=lambda name: int(self._group[name].attrs["position"]))  # type: ignore
 
     def layer(self, name: str) -> "LayerArray":
+        """Return one layer's array, whose values are read later."""
         return LayerArray(self._group[name], name, self._where, self._damaged)
 
     def _damaged(self, layer: str) -> list[str]:
-        """The layer's objects that are not what the mark says."""
-        found = []
+        """Return the names of the layer's objects that are missing or changed."""
+        damaged = []
         for name in (name for name in self._mark.objects if name.startswith(f"{layer}/")):
             content = self._storage.get(f"{self._prefix}/{name}")
             if content is None or _sha256(content) != self._mark.objects[name][1]:
-                found.append(name)
-        return found
+                damaged.append(name)
+        return damaged
 
 
 class LayerArray:
-    """One layer's activations on disk, read in panels."""
+    """One layer's stored activations, read in panels.
+
+    damaged : returns the names of a layer's damaged objects, for the message of a failed read
+    """
 
     def __init__(
         self, array: Any, name: str, where: str, damaged: Callable[[str], list[str]] = lambda name: []
@@ -249,28 +256,25 @@ class LayerArray:
 
     @property
     def panel_rows(self) -> int:
-        """Image rows in a chunk."""
+        """Return the number of image rows in a chunk."""
         return int(self._array.chunks[1]) if len(self.shape) == 4 else 1
 
     def panels(self, rows: int) -> Iterator[NDArray[Any]]:
-        """All examples of `rows` image rows at a time, (n, rows, w, c), or the whole of an (n, p) layer."""
+        """Yield all examples of `rows` image rows at a time, (n, rows, w, c), or an (n, p) layer as a whole."""
         if len(self.shape) == 2:
-            yield self._read(slice(None))
+            yield self.read()
             return
         for start in range(0, self.shape[1], rows):
-            yield self._read((slice(None), slice(start, start + rows)))
+            yield self.read((slice(None), slice(start, start + rows)))
 
     def read(self, selection: Any = slice(None)) -> NDArray[Any]:
-        """The whole array, or what a tuple of slices selects of it."""
-        return self._read(selection)
-
-    def _read(self, selection: Any) -> NDArray[Any]:
+        """Return the whole array, or the part that a tuple of slices selects. DamagedStore: it cannot be decoded."""
         try:
             return np.asarray(self._array[selection])
         except (ValueError, RuntimeError, OSError) as error:
             damaged = ", ".join(self._damaged(self.name))
             if isinstance(error, StorageError) and not damaged:
-                raise  # the way to it failed; what is there is as it was written
+                raise  # only the connection failed; the objects are whole
             raise DamagedStore(
                 f"activations: {self.label}: {damaged or 'no chunk is damaged'}: {first_line(error)}"
             ) from None

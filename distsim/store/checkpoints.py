@@ -1,7 +1,7 @@
-"""Trainings between two epochs: what an interrupted one goes on from. Nothing here is a result.
+"""Stored checkpoints, from which an interrupted training goes on. They are not results.
 
-A piece's `epoch/` holds one object, named by its own SHA-256, and goes when the piece is committed. An object that is
-damaged, or was written by another identity or in another environment, is as good as none: the training starts anew.
+The folder `epoch/` of a piece holds one object, named by its own SHA-256. It is deleted when the piece is committed. A
+checkpoint that is damaged, or comes from another identity or environment, is ignored, and the training starts again.
 """
 
 import hashlib
@@ -18,11 +18,11 @@ from distsim.store.storage import Storage, StorageError
 from distsim.store.sweep_store import EPOCHS
 from distsim.training.checkpoint import Checkpoint
 
-SHARE = 0.02  # of the time that training takes, that keeping it may cost
+SHARE = 0.02  # share of the training time that writing checkpoints may take
 
 
 class StoredCheckpoints:
-    """Keeps one piece's training after each epoch, or as often as that costs at most `SHARE` of the time."""
+    """Checkpoints of one piece's training, after each epoch or less often: they take at most `SHARE` of the time."""
 
     def __init__(self, storage: Storage, piece: str, identity: str, environment: dict[str, Any]) -> None:
         self._storage, self._folder = storage, f"{piece}/{EPOCHS}"
@@ -30,29 +30,27 @@ class StoredCheckpoints:
         self._last, self._cost = time.monotonic(), 0.0
 
     def load(self) -> Checkpoint | None:
-        """The training that went furthest, of this identity and environment; None if there is none."""
-        found: list[Checkpoint] = []
-        for path in self._storage.sizes(self._folder):
-            checkpoint = self._read(path)
-            if checkpoint is not None:
-                found.append(checkpoint)
+        """Return the checkpoint with the most epochs, of this identity and environment, or None."""
+        read = map(self._read, self._storage.sizes(self._folder))
+        checkpoints = [checkpoint for checkpoint in read if checkpoint is not None]
         self._last = time.monotonic()
-        return max(found, key=lambda checkpoint: len(checkpoint.values["losses"]), default=None)
+        return max(checkpoints, key=lambda checkpoint: len(checkpoint.values["losses"]), default=None)
 
     def offer(self, make: Callable[[], Checkpoint]) -> None:
+        """Make and write a checkpoint, unless it is too early for one. A failed write is ignored."""
         started = time.monotonic()
         if self._cost > SHARE * (started - self._last):
             return
         with trace.stage("checkpoint", self._folder):
-            taken = make()
-            about = canonical_json(self._about | {"values": taken.values})
-            content = safetensors.torch.save(taken.tensors, metadata={"about": about})
+            checkpoint = make()
+            about = canonical_json(self._about | {"values": checkpoint.values})
+            content = safetensors.torch.save(checkpoint.tensors, metadata={"about": about})
             path = f"{self._folder}/{hashlib.sha256(content).hexdigest()}.safetensors"
             try:
                 older = [other for other in self._storage.sizes(self._folder) if other != path]
                 self._storage.put(path, content)
                 self._storage.delete(older)
-            except StorageError:  # the commit will say so, if it cannot write either
+            except StorageError:  # if the store stays unwritable, the commit reports it
                 pass
         self._last = time.monotonic()
         self._cost = self._last - started
@@ -69,10 +67,10 @@ class StoredCheckpoints:
                 return None
             return Checkpoint(safetensors.torch.load(content), values)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError, safetensors.SafetensorError):
-            return None  # it has its own digest, but nobody here wrote it
+            return None  # the digest is right, but the content is not a checkpoint
 
 
 def _metadata(content: bytes) -> dict[str, str]:
-    """What a safetensors file says of itself: eight bytes of length, then JSON."""
+    """Return the metadata of a safetensors file, which begins with eight bytes of length and then JSON."""
     length = int.from_bytes(content[:8], "little")
     return dict(json.loads(content[8 : 8 + length])["__metadata__"])

@@ -1,13 +1,12 @@
 """Commits: a piece of a sweep is done when its mark exists, and the mark is created once.
 
-A writer puts its objects under a fresh `attempt-<id>/`, then creates `COMMIT.json`, which names the attempt and every
-object in it with size and SHA-256. The first mark wins; whatever it does not name is garbage and is removed only after
-a mark exists, so that no late writer can end up naming objects that are gone.
+A writer puts its objects under a fresh `attempt-<id>/`. Then it creates `COMMIT.json`, which names the attempt and
+every object in it with size and SHA-256. The first mark wins. Whatever it does not name is garbage. Garbage is removed
+only after a mark exists, so that no late writer can create a mark that names objects that are gone.
 
-What is dropped, because it has served or is damaged, is never made undone: `DROPPED.json` ends this generation of the
-piece, and whoever begins later writes `attempt-2-<id>/` and `COMMIT-2.json`. A writer of the first generation that
-comes to its end after that creates a mark that nobody believes, and nobody of the first generation touches an attempt
-of the second.
+A piece is dropped when it is no longer needed or is damaged. `DROPPED.json` ends its generation for good. Whoever
+begins later writes `attempt-2-<id>/` and `COMMIT-2.json`. If a writer of the first generation ends after that, its mark
+does not count, and it does not touch attempts of the second generation.
 """
 
 import contextlib
@@ -18,43 +17,44 @@ import uuid
 from dataclasses import dataclass, field
 from typing import Any
 
-from distsim.specs import canonical_json, shown
+from distsim.specs import canonical_json, digest, shown
 from distsim.store.storage import Storage, StorageError
 
 MARK = "COMMIT.json"
 
 
 class DamagedStore(Exception):
-    """Something a mark vouches for is missing or changed; the text names the object."""
+    """An object that a mark names is missing or changed. The text names the object."""
 
 
 class WrittenByAnother(DamagedStore):
-    """It has the right digest, and a newer distsim wrote it: this one does not understand it."""
+    """An object is whole, but a newer distsim wrote it and this one does not understand it."""
 
 
 @dataclass(frozen=True)
 class Mark:
-    """What a `COMMIT.json` says."""
+    """The content of a `COMMIT.json`."""
 
     attempt: str
     objects: dict[str, tuple[int, str]]  # name within the attempt -> (bytes, SHA-256)
     values: dict[str, Any] = field(default_factory=dict)  # results small enough to live in the mark itself
     identity: str = ""  # hash of the sweep's identity
     environment: dict[str, Any] = field(default_factory=dict)  # versions, threads, instruction set, device
-    provenance: dict[str, Any] = field(default_factory=dict)  # host, seconds: true, but not part of any result
+    provenance: dict[str, Any] = field(default_factory=dict)  # host, seconds and so on; not part of any result
 
     @property
     def digest(self) -> str:
-        """SHA-256 over objects and values: equal for equal results, whoever computed them."""
+        """Return the SHA-256 over objects and values. Equal results have equal digests, whoever computed them."""
         content = {"objects": {name: entry[1] for name, entry in self.objects.items()}, "values": self.values}
-        return _sha256(canonical_json(content))
+        return digest(content)
 
     def encode(self) -> bytes:
-        return canonical_json(self.__dict__ | {"sha256": _sha256(canonical_json(self.__dict__))}).encode()
+        """Return the mark as JSON, with its own SHA-256 in it. `decode_mark` reads it."""
+        return canonical_json(self.__dict__ | {"sha256": digest(self.__dict__)}).encode()
 
 
 class Attempt:
-    """One writer's objects for a piece, invisible until `commit`. As a context: an error removes them."""
+    """One writer's objects for a piece, invisible until `commit`. In a `with` block, an error removes them."""
 
     def __init__(self, storage: Storage, piece: str) -> None:
         self.storage, self.piece = storage, piece
@@ -69,7 +69,7 @@ class Attempt:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is not None and not self._may_be_marked:
-            with contextlib.suppress(StorageError):  # a full disk gets its room back, if it is there at all
+            with contextlib.suppress(StorageError):  # frees the room on a full disk, if it can be reached
                 self.storage.delete_prefix(self.prefix)
 
     @property
@@ -81,18 +81,20 @@ class Attempt:
         self.wrote(name, content)
 
     def wrote(self, name: str, content: bytes) -> None:
-        """Take note of an object that was written under the prefix by other means."""
+        """Record an object that was written under the prefix by other means."""
         self.objects[name] = (len(content), hashlib.sha256(content).hexdigest())
 
     def commit(self, **fields: Any) -> Mark:
-        """Create the mark; the piece's mark, which is another writer's if that one was first.
+        """Create the mark. Return the piece's mark, which is another writer's if that writer was first.
 
-        DamagedStore: the piece was dropped, or its objects removed, while this was being written.
+        fields : identity, environment, values and provenance of the Mark
+
+        DamagedStore: the piece was dropped, or its objects were removed, while it was being written.
         """
         fields["provenance"] = fields.get("provenance", {}) | {"piece": self.piece}
         mark = Mark(attempt=self.id, objects=dict(sorted(self.objects.items())), **fields)
         self.storage.settle([f"{self.prefix}/{name}" for name in self.objects])
-        self._may_be_marked = True  # from here on others may believe in these objects, whatever becomes of this call
+        self._may_be_marked = True  # from here on readers may rely on these objects, even if this call fails
         self.storage.create(mark_path(self.piece, self.generation), mark.encode())
         if generation(self.storage, self.piece) != self.generation:
             self.storage.delete_prefix(self.prefix)
@@ -112,7 +114,7 @@ class Attempt:
 
 
 def generation(storage: Storage, piece: str) -> int:
-    """The piece's generation now, from 1: how often it was dropped, and one more."""
+    """Return the piece's present generation: 1, and one more for each time it was dropped."""
     number = 1
     while storage.get(dropped_path(piece, number)) is not None:
         number += 1
@@ -128,15 +130,23 @@ def dropped_path(piece: str, generation: int = 1) -> str:
 
 
 def read_piece(storage: Storage, piece: str) -> Mark | None:
-    """The mark of a piece, None if it is not committed. DamagedStore: what is there is no mark, or another piece's."""
+    """Return the mark of a piece, or None if it is not committed.
+
+    DamagedStore: the object is not a mark, or the mark of another piece.
+    """
     mark = read_mark(storage, mark_path(piece, generation(storage, piece)))
-    if mark is not None and mark.provenance.get("piece", piece) != piece:  # older marks do not say
-        raise DamagedStore(f"{piece} in {storage.url} is damaged: it belongs to {shown(mark.provenance['piece'])}")
+    if mark is not None and mark.provenance.get("piece", piece) != piece:  # older marks do not name their piece
+        raise DamagedStore(
+            f"{piece} in {storage.url} is damaged: its mark belongs to {shown(mark.provenance['piece'])}"
+        )
     return mark
 
 
 def drop(storage: Storage, piece: str, number: int | None = None) -> None:
-    """End the piece's generation, or the given one: first in name, then its objects go. Safe beside any writer."""
+    """End the piece's present generation, or generation `number`. Safe beside any writer.
+
+    DROPPED.json is created first; then the mark and the objects are deleted.
+    """
     number = number or generation(storage, piece)
     storage.create(dropped_path(piece, number), canonical_json({"generation": number}).encode())
     storage.delete([mark_path(piece, number)])
@@ -144,7 +154,7 @@ def drop(storage: Storage, piece: str, number: int | None = None) -> None:
 
 
 def attempt_generation(folder: str) -> int | None:
-    """The generation of a folder `attempt-<id>`; None if it is another kind of folder."""
+    """Return the generation of a folder `attempt-<id>`, or None for any other folder."""
     match = _ATTEMPT.fullmatch(folder)
     return None if match is None else int(match["generation"] or 1)
 
@@ -153,7 +163,7 @@ _ATTEMPT = re.compile(r"attempt-(?:(?P<generation>[1-9]\d{0,8})-)?[0-9a-f]{12}")
 
 
 def read_mark(storage: Storage, path: str) -> Mark | None:
-    """The mark at this path, None if there is none. DamagedStore: it is not a mark."""
+    """Return the mark at this path, or None if nothing is there. DamagedStore: the object is not a mark."""
     content = storage.get(path)
     try:
         return None if content is None else decode_mark(content)
@@ -162,23 +172,23 @@ def read_mark(storage: Storage, path: str) -> Mark | None:
 
 
 def decode_mark(content: bytes) -> Mark:
-    """What `Mark.encode` made. ValueError: it is not a mark."""
+    """Return the mark that `Mark.encode` encoded. ValueError: the content is not a mark."""
     try:
         tree = json.loads(content)
-        if not isinstance(tree, dict) or tree.pop("sha256", None) != _sha256(canonical_json(tree)):
-            raise ValueError("it does not hash to the digest in it")
-        objects = {name: (int(size), str(digest)) for name, (size, digest) in tree.pop("objects").items()}
+        if not isinstance(tree, dict) or tree.pop("sha256", None) != digest(tree):
+            raise ValueError("its content does not match the digest in it")
+        objects = {name: (int(size), str(sha256)) for name, (size, sha256) in tree.pop("objects").items()}
         if not all(map(_inside, (*objects, str(tree["attempt"])))):
-            raise ValueError("a name in it leads elsewhere")
+            raise ValueError("a name in it leads out of its folder")
         if not all(isinstance(tree.get(part, {}), dict) for part in ("values", "environment", "provenance")):
-            raise ValueError("a part of it is no table of names")
+            raise ValueError("its values, environment and provenance must be JSON objects")
         return Mark(objects=objects, **tree)
     except (TypeError, KeyError, AttributeError, RecursionError) as error:
         raise ValueError(str(error)) from None
 
 
 def read_object(storage: Storage, piece: str, mark: Mark, name: str) -> bytes:
-    """An object that the mark names, checked against it. DamagedStore: missing or changed."""
+    """Return an object that the mark names, checked against the mark. DamagedStore: it is missing or changed."""
     path = f"{piece}/attempt-{mark.attempt}/{name}"
     content = storage.get(path)
     if content is None:
@@ -192,13 +202,9 @@ def _inside(name: str) -> bool:
     return not name.startswith("/") and ".." not in name.split("/")
 
 
-def _sha256(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
 def _sweep(storage: Storage, piece: str, generation: int, but: str | None = None) -> None:
-    """Remove the attempts of this generation and of earlier ones, but one."""
+    """Remove the attempts of this generation and of earlier ones, except the attempt `but`."""
     for folder in storage.folders(piece):
-        theirs = attempt_generation(folder)
-        if theirs is not None and theirs <= generation and folder != f"attempt-{but}":
+        written_in = attempt_generation(folder)
+        if written_in is not None and written_in <= generation and folder != f"attempt-{but}":
             storage.delete_prefix(f"{piece}/{folder}")

@@ -1,8 +1,8 @@
-"""What a sweep's layers and its own metrics are, in words: what can be read where the code that made them is not.
+"""Descriptions of a sweep's layers and of the user's own metrics, readable without the code that defines them.
 
-layers.json of a sweep says which layers are compared; metrics/<name>.json says what a metric is that does not come with
-distsim. Both are written when a sweep is started and are no results: whoever reads tables, draws figures or counts what
-is missing asks them instead of the model. They may come from a stranger, so that everything in them is checked.
+layers.json of a sweep lists the compared layers. metrics/<name>.json describes a metric that does not come with
+distsim. Both are written when a sweep is started, and neither is a result. Code that reads tables, draws figures or
+counts what is missing uses them instead of the model. They may come from a stranger, so everything in them is checked.
 """
 
 import json
@@ -21,7 +21,7 @@ LONGEST = 200  # characters of a name or a label
 
 
 class ComparedLayer(Protocol):
-    """What tables and plans need to know of a layer: `distsim.models.Layer` and `StoredLayer` are such."""
+    """What tables and plans need to know of a layer. `distsim.models.Layer` and `StoredLayer` have it."""
 
     @property
     def name(self) -> str: ...
@@ -32,7 +32,7 @@ class ComparedLayer(Protocol):
 
 @dataclass(frozen=True)
 class StoredLayer:
-    """A layer that is compared, as layers.json has it."""
+    """A compared layer, as layers.json describes it."""
 
     name: str
     kind: str
@@ -42,7 +42,7 @@ class StoredLayer:
 
 @dataclass(frozen=True)
 class StoredMetric:
-    """A metric that can be named and drawn; `distsim.metrics.registry.Metric` can also be computed."""
+    """A metric that can be named and drawn. `distsim.metrics.registry.Metric` can also be computed."""
 
     name: str
     view: str
@@ -54,7 +54,7 @@ class StoredMetric:
         return cls(metric.name, metric.view, label or metric.name)
 
     def applies_to(self, kind: str) -> bool:
-        """Return whether layers of this kind have it, as `Metric.applies_to` does."""
+        """Return whether layers of this kind are measured by it, as `Metric.applies_to` does."""
         return self.view != "output" or kind == "out"
 
 
@@ -63,32 +63,32 @@ def metric_path(name: str) -> str:
 
 
 def encode_layers(layers: Iterable[StoredLayer], identity: str) -> bytes:
-    """Write layers.json. identity : hash of the sweep's."""
+    """Return the content of layers.json. identity : hash of the sweep's identity."""
     return _signed({"layers": [asdict(layer) for layer in layers], "identity": identity})
 
 
 def decode_layers(content: bytes) -> tuple[tuple[StoredLayer, ...], str]:
-    """Read layers.json: the layers, and the hash of their sweep's identity. ValueError says what is wrong with it."""
+    """Return the layers in layers.json and the hash of the sweep's identity. ValueError says what is wrong with it."""
     tree = _checked(content, {"layers", "identity"})
     entries, identity = tree["layers"], tree["identity"]
     if not isinstance(identity, str) or not isinstance(entries, list) or not 1 <= len(entries) <= MOST_LAYERS:
         raise ValueError(f"it must hold an identity and 1 to {MOST_LAYERS:,} layers")
     layers = tuple(map(_layer, entries))
     if len({layer.name for layer in layers}) < len(layers):
-        raise ValueError("names of its layers are repeated")
+        raise ValueError("two of its layers have the same name")
     return layers, identity
 
 
 def encode_metric(metric: StoredMetric) -> bytes:
-    """Write metrics/<name>.json."""
+    """Return the content of metrics/<name>.json."""
     return _signed(asdict(metric))
 
 
 def decode_metric(content: bytes, name: str) -> StoredMetric:
-    """Read metrics/<name>.json. ValueError says what is wrong with it."""
+    """Return the metric in metrics/<name>.json. ValueError says what is wrong with it."""
     tree = _checked(content, {"name", "view", "label"})
     if tree["name"] != name:
-        raise ValueError(f"it is that of the metric {shown(tree['name'])}")
+        raise ValueError(f"it describes another metric, {shown(tree['name'])}")
     if tree["view"] not in VIEWS:
         raise ValueError(f"view must be one of {VIEWS}, got {shown(tree['view'])}")
     return StoredMetric(name, tree["view"], _text(tree["label"], "label"))
@@ -96,19 +96,19 @@ def decode_metric(content: bytes, name: str) -> StoredMetric:
 
 def _layer(entry: Any) -> StoredLayer:
     if not isinstance(entry, dict) or entry.keys() != {"name", "kind", "module", "shape"}:
-        raise ValueError(f"a layer has a name, a kind, a module and a shape, got {shown(entry)}")
+        raise ValueError(f"a layer must have a name, a kind, a module and a shape, got {shown(entry)}")
     name, shape = _text(entry["name"], "name"), entry["shape"]
     if "/" in name:
-        raise ValueError(f"a layer's name is part of paths and has no slash, got {shown(name)}")
-    sizes = isinstance(shape, list) and all(type(size) is int and 1 <= size <= MOST for size in shape)
-    if not sizes or not 1 <= len(shape) <= 8:
+        raise ValueError(f"a layer's name is part of paths and must not have a slash, got {shown(name)}")
+    are_sizes = isinstance(shape, list) and all(type(size) is int and 1 <= size <= MOST for size in shape)
+    if not are_sizes or not 1 <= len(shape) <= 8:
         raise ValueError(f"layer {name}: its shape must be 1 to 8 sizes, got {shown(shape)}")
     return StoredLayer(name, _text(entry["kind"], "kind"), _text(entry["module"], "module"), tuple(shape))
 
 
-def _text(value: Any, what: str) -> str:
+def _text(value: Any, field: str) -> str:
     if not isinstance(value, str) or not 1 <= len(value) <= LONGEST or not value.isprintable():
-        raise ValueError(f"{what} must be 1 to {LONGEST} characters of text, got {shown(value)}")
+        raise ValueError(f"{field} must be 1 to {LONGEST} characters of text, got {shown(value)}")
     return value
 
 
@@ -117,15 +117,18 @@ def _signed(tree: dict[str, Any]) -> bytes:
 
 
 def _checked(content: bytes, keys: set[str]) -> dict[str, Any]:
-    """The object without its digest. ValueError: it is too large, is none, or does not hash to the digest in it."""
+    """Return the object without its digest.
+
+    ValueError: it is too large, is not a JSON object with these keys, or does not match its digest.
+    """
     if len(content) > LARGEST:
         raise ValueError(f"it has {len(content):,} bytes, at most {LARGEST:,} are expected")
     try:
         tree = json.loads(content)
     except (ValueError, RecursionError):
-        raise ValueError("it is no JSON") from None
+        raise ValueError("it is not JSON") from None
     if not isinstance(tree, dict) or tree.keys() != keys | {"sha256"}:
         raise ValueError(f"it must have the fields {', '.join(sorted(keys))} and sha256")
     if tree.pop("sha256") != digest(tree):
-        raise ValueError("it does not hash to the digest in it")
+        raise ValueError("its content does not match the digest in it")
     return tree

@@ -1,4 +1,4 @@
-"""Writes and reads what a sweep's layers and its own metrics are, in its store (the objects: `store.described`)."""
+"""Read and write the descriptions of layers and metrics in a sweep's store. Their format: `store.described`."""
 
 import dataclasses
 from collections.abc import Iterable
@@ -20,10 +20,10 @@ from distsim.store.sweep_store import IdentityMismatch, SweepStore
 
 
 def layers_of(store: SweepStore) -> tuple[StoredLayer, ...]:
-    """Return what is compared, from input to output.
+    """Return the compared layers, from input to output.
 
-    Sweeps that were started before there was a layers.json have none: then the model says it, if it is known here.
-    DamagedStore: layers.json is not what was written. ValueError: there is none, and the model is not known here.
+    Sweeps of older versions have no layers.json. Then the layers come from the model, if it is registered here.
+    DamagedStore: layers.json is not what was written. ValueError: there is none, and the model is unknown.
     """
     content = store.storage.get(LAYERS)
     if content is not None:
@@ -31,8 +31,8 @@ def layers_of(store: SweepStore) -> tuple[StoredLayer, ...]:
             return decode_layers(content)[0]
         except ValueError as error:
             raise DamagedStore(
-                f"{LAYERS} of {store.storage.url} is damaged: {error}. distsim repair drops it, and the next start "
-                "writes it anew"
+                f"{LAYERS} of {store.storage.url} is damaged: {error}. distsim repair removes it, and the next start "
+                "writes it again"
             ) from None
     return _layers_of_model(store)
 
@@ -44,8 +44,8 @@ def _layers_of_model(store: SweepStore) -> tuple[StoredLayer, ...]:
     problem = store.identity().problem
     if problem.model not in MODELS:
         raise ValueError(
-            f"{store.storage.url} does not say what the layers of its model {problem.model!r} are, which does not "
-            f"come with distsim: start the sweep script once, it writes {LAYERS}"
+            f"{store.storage.url} does not say which layers its model {problem.model!r} has, and the model does not "
+            f"come with distsim: run the sweep script once, which writes {LAYERS}"
         )
     network = build(problem)
     shapes = layer_shapes(network, problem)
@@ -53,15 +53,15 @@ def _layers_of_model(store: SweepStore) -> tuple[StoredLayer, ...]:
 
 
 def metrics_of(store: SweepStore, names: Iterable[str]) -> dict[str, StoredMetric]:
-    """Return what these metrics are, by name, as the store or distsim says it; what neither knows is left out."""
-    found = {}
+    """Return name -> metric, from the store or from distsim. Metrics that neither knows are left out."""
+    metrics = {}
     for name in dict.fromkeys(names):
         stored = None if name in BUILT_IN or not name.isidentifier() else _metric(store, name)
         if stored is not None:
-            found[name] = stored
+            metrics[name] = stored
         elif name in METRICS:
-            found[name] = StoredMetric.of(METRICS[name])
-    return found
+            metrics[name] = StoredMetric.of(METRICS[name])
+    return metrics
 
 
 def _metric(store: SweepStore, name: str) -> StoredMetric | None:
@@ -70,35 +70,35 @@ def _metric(store: SweepStore, name: str) -> StoredMetric | None:
         return None if content is None else decode_metric(content, name)
     except ValueError as error:
         raise DamagedStore(
-            f"{metric_path(name)} of {store.storage.url} is damaged: {error}. distsim repair drops it, and the next "
-            "start writes it anew"
+            f"{metric_path(name)} of {store.storage.url} is damaged: {error}. distsim repair removes it, and the next "
+            "start writes it again"
         ) from None
 
 
 def describe_layers(store: SweepStore, layers: tuple[StoredLayer, ...], identity: Identity) -> None:
-    """Write layers.json, unless it is there. IdentityMismatch: what is committed is of other layers."""
+    """Write layers.json unless it exists. IdentityMismatch: the committed networks have other layers."""
     encoded = encode_layers(layers, identity.hash)
-    decode_layers(encoded)  # so that nothing is written that cannot be read
+    decode_layers(encoded)  # never write what could not be read
     if store.storage.create(LAYERS, encoded):
         return
     try:
         theirs, _ = decode_layers(store.storage.get(LAYERS) or b"")
     except ValueError:
-        theirs = layers  # damaged: what is derived is made again
+        theirs = layers  # damaged: write it again
     if theirs != layers and any(store.contents().__dict__.values()):
-        here, there = ({x.name: dataclasses.asdict(x) for x in found} for found in (layers, theirs))
+        here, there = ({x.name: dataclasses.asdict(x) for x in described} for described in (layers, theirs))
         differing = "; ".join(differences(here, there)) or "their order"
         raise IdentityMismatch(
             f"the store {store.root.url} holds networks of {store.problem} with other layers. The model "
-            f"{identity.problem.model!r} differs in {differing}. Use another --storage, or the model of before"
+            f"{identity.problem.model!r} differs in {differing}. Use another --storage, or the earlier model"
         )
     store.storage.put(LAYERS, encoded)
 
 
 def describe_metrics(store: SweepStore, names: Iterable[str]) -> None:
-    """Write what these metrics are that do not come with distsim, where the store does not say it yet.
+    """Write a description of each of these metrics that does not come with distsim, unless it exists.
 
-    IdentityMismatch: the store has another metric of this name, of another view.
+    IdentityMismatch: the store has a metric of this name with another view.
     """
     for name in names:
         if name in BUILT_IN:

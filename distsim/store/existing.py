@@ -1,4 +1,4 @@
-"""Finding the sweeps of a store that is there already. Nothing is created."""
+"""Open the sweeps of an existing store. Nothing is created."""
 
 from pathlib import Path
 
@@ -7,8 +7,8 @@ from distsim.store.sweep_store import SweepStore, problems_in
 
 
 def existing_root(where: str | Path) -> Storage:
-    """Return the storage of a folder or a URL. FileNotFoundError: there is no such folder."""
-    if "://" not in str(where) and not _is_folder(where):  # opening a folder as storage would make it
+    """Return the storage of a folder or a URL. FileNotFoundError: the folder does not exist."""
+    if "://" not in str(where) and not _is_folder(where):  # Storage would create the folder
         raise FileNotFoundError(f"no store in {where}")
     return Storage(where)
 
@@ -16,12 +16,12 @@ def existing_root(where: str | Path) -> Storage:
 def _is_folder(where: str | Path) -> bool:
     try:
         return Path(where).expanduser().is_dir()
-    except RuntimeError:  # of ~nobody
+    except RuntimeError:  # ~nobody
         return False
 
 
 def existing_stores(where: str | Path, problem: str | None = None) -> list[SweepStore]:
-    """Return the sweeps in a store, of one problem or of all. FileNotFoundError: there is none, or not that one."""
+    """Return the sweeps in a store, of one problem or of all. FileNotFoundError: there is no such sweep."""
     root = existing_root(where)
     names = problems_in(root)
     if not names:

@@ -1,11 +1,11 @@
-"""The lease: one driver at a time directs what is done in a store.
+"""The lease: one driver at a time works on a store.
 
-`lease/000007.json` is created exclusively, names its holder, and its number is the fencing number: who holds 7 is past
-when 8 exists. `lease/000007.beat` is written again and again while the holder lives. A holder on this machine is looked
-up by its process; of one elsewhere it is seen whether it still beats.
+`lease/000007.json` is created exclusively and names its holder. Its number is the fencing number: holder 7 has lost the
+lease once 8 exists. `lease/000007.beat` is rewritten all the time while the holder lives. Whether a holder on this
+machine lives is seen from its process, whether one elsewhere does from its beat.
 
 Commits need no lease: they are safe beside any writer. Dropping activations and replacing tables are not, so a driver
-asks `check` before these.
+calls `check` before these.
 """
 
 import contextlib
@@ -33,7 +33,13 @@ class StoreInUse(StorageError):
 
 
 class Lease:
-    """Held for the length of a `with` block. StoreInUse: another driver is at work, or took over in the meantime."""
+    """The lease of a store, held for the length of a `with` block.
+
+    say : gets a sentence if entering has to wait
+    beat, silence : see BEAT and SILENCE, in seconds
+
+    Entering the block raises StoreInUse if another driver is at work.
+    """
 
     def __init__(
         self, root: Storage, say: Callable[[str], None] = print, beat: float = BEAT, silence: float = SILENCE
@@ -50,7 +56,7 @@ class Lease:
                 self._require_over(last)
             if self._root.create(_path(last + 1), canonical_json(_holder()).encode()):
                 self.number = last + 1
-                if self._last() > self.number:  # two more have come and gone since, and cleared up
+                if self._last() > self.number:  # others took and released the lease meanwhile, and deleted older files
                     self._root.delete([_path(self.number)])
                     self.number = 0
         self._root.delete([path for path in self._root.sizes(FOLDER) if _number(path) < self.number])
@@ -60,34 +66,35 @@ class Lease:
     def __exit__(self, *exception: object) -> None:
         self._over.set()
         self._beating.join()
-        with contextlib.suppress(StorageError):  # a full disk, say: the next one finds this process gone
+        with contextlib.suppress(StorageError):  # e.g. a full disk; the next driver sees that this process is gone
             if self._last() == self.number:
                 self._root.put(_path(self.number, "beat"), b"over")
 
     def check(self) -> None:
-        """StoreInUse: another driver took over, because this one was not heard of for long."""
-        last = self._last()
-        if last != self.number:
-            raise StoreInUse(f"another driver took over {self._root.url} while this one could not be heard: it stops")
+        """Check that this driver still holds the lease. StoreInUse: another driver took over after a long silence."""
+        if self._last() != self.number:
+            raise StoreInUse(
+                f"another driver took over {self._root.url} because this one gave no sign of life: this one stops"
+            )
 
     def _last(self) -> int:
         return max(map(_number, self._root.sizes(FOLDER)), default=0)
 
     def _require_over(self, number: int) -> None:
-        """StoreInUse: the holder of this number is at work."""
+        """Check that holder `number` has ended, and wait for its beat if that cannot be seen. StoreInUse: it lives."""
         beat, holder = self._root.get(_path(number, "beat")), _read(self._root.get(_path(number)))
         if beat == b"over":
             return
         who = f"process {holder.get('pid', '?')} on {holder.get('host', '?')}, since {holder.get('since', '?')}"
         alive = _lives(holder)
         if alive is None:
-            self._say(f"{who} was at work in {self._root.url}: seeing for {self._silence:.0f} s whether it still is")
+            self._say(f"{who} was at work in {self._root.url}: waiting {self._silence:.0f} s for a sign of life")
             alive = self._heard(number, beat)
         if alive:
-            raise StoreInUse(f"another driver is at work in {self._root.url}: {who}. Wait for its end, or stop it")
+            raise StoreInUse(f"another driver is at work in {self._root.url}: {who}. Wait until it ends, or stop it")
 
     def _heard(self, number: int, beat: bytes | None) -> bool:
-        """Whether the holder gives a sign of life, by a clock of our own."""
+        """Return whether the holder gives a sign of life within the silence, by our own clock."""
         until = time.monotonic() + self._silence
         while time.monotonic() < until:
             time.sleep(min(self._beat, self._silence) / 4)
@@ -100,7 +107,7 @@ class Lease:
 
     def _go_on_beating(self) -> None:
         while True:
-            with contextlib.suppress(StorageError):  # if it lasts, `check` will say so
+            with contextlib.suppress(StorageError):  # if this lasts, another driver takes over and `check` says so
                 self._root.put(_path(self.number, "beat"), uuid.uuid4().hex.encode())
             if self._over.wait(self._beat):
                 return
@@ -116,7 +123,7 @@ def _number(path: str) -> int:
 
 
 def _holder() -> dict[str, Any]:
-    """This process, so that another one can see whether it lives."""
+    """Describe this process, so that another one can see whether it lives."""
     return {
         "id": uuid.uuid4().hex,
         "host": socket.gethostname(),
@@ -137,7 +144,7 @@ def _read(content: bytes | None) -> dict[str, Any]:
 
 
 def _lives(holder: dict[str, Any]) -> bool | None:
-    """Whether the process is there, None if it cannot be seen from here."""
+    """Return whether the holder's process lives, or None if it cannot be seen from here."""
     if _machine() is None or holder.get("machine") != _machine():
         return None
     started = _started(holder["pid"]) if isinstance(holder.get("pid"), int) else None
@@ -145,7 +152,10 @@ def _lives(holder: dict[str, Any]) -> bool | None:
 
 
 def _machine() -> str | None:
-    """Equal where process numbers mean the same: this boot of this machine, this namespace. None: unknown."""
+    """Return this boot of this machine and its process namespace, or None if unknown.
+
+    Process numbers mean the same thing only where this is equal.
+    """
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot} {os.readlink('/proc/self/ns/pid')}"
@@ -154,7 +164,7 @@ def _machine() -> str | None:
 
 
 def _started(pid: int) -> str | None:
-    """When the process began, in ticks since the boot; None if there is none, or only its remains."""
+    """Return when the process began, in ticks since the boot, or None if it does not exist or is a zombie."""
     try:
         state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:

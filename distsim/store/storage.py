@@ -1,8 +1,8 @@
-"""A place for objects, by URL: a local folder, or an object store (s3://, gs://, az://), through obstore.
+"""Storage for objects, named by a URL: a local folder or an object store (s3://, gs://, az://), through obstore.
 
-Three properties carry the whole design: an object is visible whole or not at all; `create` makes it exactly once
-however many writers try (locally by a hard link, on S3 by a conditional put); and what `create` has made, with all that
-was handed to `settle` before, outlasts a loss of power.
+The store relies on three properties. An object is visible whole or not at all. `create` makes it exactly once, however
+many writers try (locally by a hard link, on S3 by a conditional put). What `create` has made, and all objects that were
+given to `settle` before, survive a loss of power.
 """
 
 import contextlib
@@ -25,21 +25,25 @@ from obstore.store import LocalStore, from_url
 
 
 class StorageError(OSError):
-    """The storage cannot be reached or written; the text says what to look at."""
+    """The storage cannot be read or written. The text says what to look at."""
 
 
 class NoSpace(StorageError):
-    """There is no room for what is to be written: a full disk, or a quota that is used up."""
+    """There is no room to write: the disk is full or a quota is used up."""
 
 
 class Storage:
-    """Objects under one URL. Cheap to pickle: it travels as its URL, credentials stay in the environment."""
+    """Objects under one URL.
+
+    A pickle of it holds the URL only; credentials stay in the environment. StorageError: the URL names no storage, or
+    the storage cannot be opened.
+    """
 
     def __init__(self, url: str | Path) -> None:
         if not str(url):
             raise StorageError("storage needs a folder or a URL, got nothing")
         _require_a_place(str(url))
-        self.conditional = True  # until `exclusive` has found otherwise
+        self.conditional = True  # `exclusive` sets it to False if the store has no conditional puts
         self.url = str(url)
         try:
             if "://" not in self.url:
@@ -48,7 +52,7 @@ class Storage:
                 self._store: Any = from_url(self.url, retry_config=RETRIES)
             else:
                 self._store = LocalStore(self.url, mkdir=True, automatic_cleanup=True)
-        except (BaseError, OSError, ValueError, RuntimeError) as error:  # the last of ~nobody and of links in a loop
+        except (BaseError, OSError, ValueError, RuntimeError) as error:  # RuntimeError: ~nobody, or links in a loop
             raise storage_error(f"cannot use {self.url} as storage", error) from None
 
     def __reduce__(self) -> tuple[type["Storage"], tuple[str]]:
@@ -59,11 +63,11 @@ class Storage:
 
     @property
     def backend(self) -> Any:
-        """The obstore store, for Zarr."""
+        """Return the obstore store, for Zarr."""
         return self._store
 
     def within(self, prefix: str) -> "Storage":
-        """The storage of the objects under a prefix. StorageError: a symbolic link leads out of the folder."""
+        """Return the storage of the objects under a prefix. StorageError: a symbolic link leads out of the folder."""
         self._require_inside(prefix)
         inner = Storage(f"{self.url.rstrip('/')}/{prefix}")
         inner.conditional = self.conditional
@@ -71,11 +75,11 @@ class Storage:
 
     @property
     def folder(self) -> Path | None:
-        """The local folder, None for an object store."""
+        """Return the local folder, or None for an object store."""
         return None if "://" in self.url else Path(self.url)
 
     def get(self, path: str) -> bytes | None:
-        """The object's bytes, or None where there is none."""
+        """Return the object's bytes, or None if it does not exist. StorageError: it cannot be read."""
         self._require_inside(path)
         try:
             return bytes(_again(lambda: obstore.get(self._store, path).bytes()))
@@ -85,44 +89,50 @@ class Storage:
             raise storage_error(f"cannot read {path} in {self.url}", error) from None
 
     def put(self, path: str, content: bytes) -> None:
-        """Write the object, replacing what is there. NoSpace: there is no room for it."""
+        """Write the object and replace an existing one. NoSpace: there is no room for it."""
         self._put(path, content, "overwrite")
 
     def create(self, path: str, content: bytes) -> bool:
-        """Write the object only if there is none; False if there was another one, which is left as it is.
+        """Write the object only if it does not exist. Return False if another one exists, which is left as it is.
 
-        An object with this very content counts as made by this call: a store that made it and could not say so is asked
-        again, and then finds it there. Contents that are to exclude each other must therefore differ.
+        An existing object with the same content counts as written by this call: if an object store wrote it but its
+        answer was lost, the request is repeated and finds the object there. So two writers of which only one may
+        succeed must write different contents.
         """
         if not self.conditional:
-            if (there := self.get(path)) is None:
+            if (existing := self.get(path)) is None:
                 self.put(path, content)
-            return there is None or there == content
+            return existing is None or existing == content
         for last in (*[False] * len(DELAYS), True):
             try:
                 self._put(path, content, "create")
             except AlreadyExistsError:
-                there = self.get(path) if self.folder is None else b""
-                if there is not None or last:
-                    return self.folder is None and there == content
-                time.sleep(DELAYS[0])  # S3's 409: it crossed another put, and neither of them may have been made
+                if self.folder is not None:
+                    return False
+                existing = self.get(path)
+                if existing is not None or last:
+                    return existing == content
+                time.sleep(DELAYS[0])  # S3's 409: two puts collided, and perhaps neither was done
             else:
                 break
         return True
 
     def exclusive(self) -> bool:
-        """Whether `create` makes an object only once. Not every object store has conditional puts."""
+        """Return whether `create` makes an object only once, by trying it. Not every object store has conditional puts.
+
+        The answer is kept in `conditional`. StorageError: the store cannot be written.
+        """
         if self.folder is not None:
             return True
         path = f"probe-{uuid.uuid4().hex}"
-        quick = from_url(self.url, retry_config={"max_retries": 2})  # 501 counts as a failure that may pass
+        quick = from_url(self.url, retry_config={"max_retries": 2})  # obstore would retry a 501 for long
         try:
             try:
                 self.conditional = not _both_written(quick, path)
             except (BaseError, OSError, ValueError) as error:
                 if "501 Not Implemented" not in str(error) and not _BUSY.search(str(error)):
                     raise
-                # a server that is busy is given the time that it is given elsewhere
+                # a busy server gets the usual number of retries
                 self.conditional = bool(_BUSY.search(str(error))) and not _both_written(self._store, path)
         except (BaseError, OSError, ValueError) as error:
             raise storage_error(f"cannot write {path} in {self.url}", error) from None
@@ -131,7 +141,7 @@ class Storage:
         return self.conditional
 
     def settle(self, paths: Iterable[str]) -> None:
-        """See to it that these objects outlast a loss of power. An object store sees to it when they are put."""
+        """Make these objects survive a loss of power. An object store does so when they are put."""
         if self.folder is not None:
             files = [Path(path) for path in paths]
             try:
@@ -154,35 +164,36 @@ class Storage:
             raise storage_error(f"cannot write {path} in {self.url}", error) from None
 
     def sizes(self, prefix: str = "") -> dict[str, int]:
-        """Path -> bytes of every object under a prefix (whole path segments)."""
+        """Return path -> size in bytes of every object under a prefix, which must be whole path segments."""
         return {entry["path"]: entry["size"] for entry in self._list(prefix)}
 
     def folders(self, prefix: str = "") -> list[str]:
-        """Names of the folders directly under a prefix, sorted."""
+        """Return the names of the folders directly under a prefix, sorted."""
         self._require_inside(prefix)
         try:
-            found = _again(lambda: obstore.list_with_delimiter(self._store, prefix=prefix or None))
+            listing = _again(lambda: obstore.list_with_delimiter(self._store, prefix=prefix or None))
         except FileNotFoundError:
             return []
         except (BaseError, OSError, ValueError) as error:
             raise storage_error(f"cannot list {prefix or '/'} in {self.url}", error) from None
-        return sorted(path.rsplit("/", 1)[-1] for path in found["common_prefixes"])
+        return sorted(path.rsplit("/", 1)[-1] for path in listing["common_prefixes"])
 
     def delete(self, paths: list[str]) -> None:
-        """Delete objects; those already gone are no error."""
+        """Delete objects. An object that does not exist is not an error."""
         for path in paths:
-            self._require_inside(path.rpartition("/")[0])  # a link itself may go
-        # an object store takes a thousand in one request; a folder tells which one is gone already
-        for some in [paths] * bool(paths) if self.folder is None else [[path] for path in paths]:
+            self._require_inside(path.rpartition("/")[0])  # the object itself may be a link
+        # an object store takes a thousand in one request; a folder stops at the first one that is already gone
+        batches = [[path] for path in paths] if self.folder is not None else [paths] if paths else []
+        for batch in batches:
             try:
-                _again(partial(obstore.delete, self._store, some))
+                _again(partial(obstore.delete, self._store, batch))
             except FileNotFoundError:
                 pass
             except (BaseError, OSError, ValueError) as error:
-                raise storage_error(f"cannot delete {some[0]} in {self.url}", error) from None
+                raise storage_error(f"cannot delete {batch[0]} in {self.url}", error) from None
 
     def delete_prefix(self, prefix: str) -> None:
-        """Delete everything under a prefix, what a killed writer left half-written included."""
+        """Delete everything under a prefix, including files that a killed writer left half-written."""
         self.delete(list(self.sizes(prefix)))
         if self.folder is not None:
             shutil.rmtree(self.folder / prefix, ignore_errors=True)
@@ -206,13 +217,16 @@ class Storage:
             raise storage_error(f"cannot list {prefix or '/'} in {self.url}", error) from None
 
     def _require_inside(self, path: str) -> None:
-        """A store may come from somebody else: nothing is read, written or deleted through a link out of its folder."""
+        """Refuse a path that leads out of the store's folder, as through a symbolic link. StorageError: it does.
+
+        A store may come from somebody else, so nothing outside its folder is read, written or deleted.
+        """
         if self.folder is not None and path and not os.path.realpath(f"{self.url}/{path}").startswith(f"{self.url}/"):
             raise StorageError(f"{path} leads out of the store {self.url}")
 
 
 def _both_written(store: Any, path: str) -> bool:
-    """Create an object twice. Whether both went well: then the store has no conditional puts."""
+    """Create an object twice. Return whether both succeeded: then the store has no conditional puts."""
     try:
         for content in (b"1", b"2"):
             _again(partial(obstore.put, store, path, content, mode="create"))
@@ -222,7 +236,10 @@ def _both_written(store: Any, path: str) -> bool:
 
 
 def _again(work: Callable[[], Any]) -> Any:
-    """Do what obstore does not try again when its connection breaks: conditional puts, deletions, listings."""
+    """Do the work, and repeat it if the connection breaks.
+
+    obstore repeats most requests itself, but not conditional puts, deletions and listings.
+    """
     for delay in DELAYS:
         try:
             return work()
@@ -234,7 +251,10 @@ def _again(work: Callable[[], Any]) -> Any:
 
 
 def storage_error(what: str, error: BaseException) -> StorageError:
-    """A sentence of what could not be done and why, without the credentials that an answer may repeat."""
+    """Make an error that says what could not be done and why. NoSpace if there is no room.
+
+    Credentials that the server's answer may repeat are replaced by "...".
+    """
     reason = first_line(error)
     for name, value in os.environ.items():
         if _SECRET.search(name) and len(value) >= 8:
@@ -243,12 +263,12 @@ def storage_error(what: str, error: BaseException) -> StorageError:
 
 
 def no_space(text: str) -> bool:
-    """Whether an error's text says that there is no room: it may come from another process, as text."""
+    """Return whether an error's text says that there is no room. Errors of other processes arrive as text only."""
     return _NO_SPACE.search(text) is not None
 
 
 def first_line(error: BaseException) -> str:
-    """obstore's errors go on for many lines of their own internals; the first says what happened."""
+    """Return the first line of an error. It says what happened; obstore adds many lines about its internals."""
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
@@ -259,13 +279,16 @@ _NO_SPACE = re.compile(
 _BUSY = re.compile(r"status code: 5(?!01)")
 RETRIES: Any = {"max_retries": 12, "backoff": {"base": 3}}
 DELAYS = (0.1, 0.3, 1.0, 3.0, 10.0)
-# not "after 12 retries, ... - HTTP error": that was tried again
+# "after 12 retries, ... - HTTP error" does not match: obstore has repeated that already
 _BROKEN = re.compile(r" in [\d.]+[µm]?s - HTTP error: error sending|response body error|decoding response body")
 _SECRET = re.compile(r"SECRET|TOKEN|PASSWORD|ACCESS_KEY|ACCOUNT_KEY|SAS", re.IGNORECASE)
 
 
 def _require_a_place(url: str) -> None:
-    """StorageError where a URL carries more than a place, which the text does not repeat, or is of no store."""
+    """Refuse a URL that is not a store's. StorageError: it has another scheme, or more in it than a bucket and prefix.
+
+    The text does not repeat a URL that may hold credentials.
+    """
     if "://" in url:
         parts = urllib.parse.urlsplit(url)
         if "@" in parts.netloc or parts.query or parts.fragment:
@@ -276,22 +299,22 @@ def _require_a_place(url: str) -> None:
     match = re.match(r"([A-Za-z0-9]{2,}):/", url)
     if match and (match[1].lower() not in SCHEMES or "://" not in url):
         raise StorageError(
-            f"cannot use {url} as storage: it is no folder, and a URL begins with {SCHEMES[0]}://, {SCHEMES[1]}:// "
-            f"or {SCHEMES[2]}://"
+            f"cannot use {url} as storage: it is not a folder, and a URL must begin with {SCHEMES[0]}://, "
+            f"{SCHEMES[1]}:// or {SCHEMES[2]}://"
         )
 
 
 def _link(root: Path, path: str, content: bytes) -> None:
-    """Create a file that is whole and on disk before it has its name, or AlreadyExistsError."""
+    """Create a file that is whole and on disk before it gets its name. AlreadyExistsError: the name is taken."""
     target = root / path
-    # obstore takes a name that ends like this for a file being written, and does not list it
+    # obstore takes a name that ends in # and digits for an unfinished file, and does not list it
     staged = target.with_name(f"{target.name}#{random.SystemRandom().getrandbits(48)}")
     for last in (False, False, True):
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
             break
-        except FileNotFoundError:  # somebody deleted the last object of this folder, and the folder with it
+        except FileNotFoundError:  # another writer deleted the folder with its last object
             if last:
                 raise
     try:
@@ -308,7 +331,10 @@ def _link(root: Path, path: str, content: bytes) -> None:
 
 
 def _sync(path: Path) -> None:
-    """Nothing where another writer has removed it, or the file system has no such thing (folders of some)."""
+    """Bring a file or folder to the disk.
+
+    Nothing happens if another writer has removed it, or if the file system cannot do it (some cannot for folders).
+    """
     with contextlib.suppress(FileNotFoundError):
         descriptor = os.open(path, os.O_RDONLY)
         try:
@@ -321,6 +347,6 @@ def _sync(path: Path) -> None:
 
 
 def _sync_folders(root: Path, folders: set[Path]) -> None:
-    """The names in these folders, and the folders' own up to the root."""
+    """Bring the names in these folders to the disk, and the names of the folders themselves up to the root."""
     for inner in {parent for folder in folders for parent in (folder, *folder.parents)}:
         _sync(root / inner)

@@ -1,23 +1,23 @@
-"""What lies where in a store, and what of a sweep it holds.
+"""The layout of a store, and which parts of a sweep it holds.
 
 <root>/<problem>/spec.json                              identity, written once
                  request.json                           extent and where the data lie, as last asked for
-                 behaviour/                             what its network did at the first start (sweep.kept_behaviour)
-                 layers.json                            what is compared (distsim.store.described); no result
-                 metrics/<name>.json                    what a metric is that does not come with distsim; no result
+                 behaviour/                             what the network computed at first (sweep.kept_behaviour)
+                 layers.json                            the compared layers (distsim.store.described); not a result
+                 metrics/<name>.json                    a metric that does not come with distsim; not a result
                  complete/                              the network that every run starts from
                  runs/0003/iter_07/                     run 3 after its seventh pruning
                  <network>/COMMIT.json                  the mark; COMMIT-2.json once DROPPED.json is there, and so on
-                 <network>/attempt-<id>/*.safetensors   weights, masks, and of the complete network its rewind state
+                 <network>/attempt-<id>/*.safetensors   weights, masks; for the complete network also its rewind state
                  <network>/activations/                 a commit of its own: a Zarr group
                  <network>/comparison/<layer>/<metrics>.json     a mark that holds its values
                  <network>/chance/<layer>/<metrics>.json         the same with permuted examples
                  pairs/<layer>/<digest>.json            networks compared with each other, a tile at a time
-                 pair_results/                          tables and figures of these
+                 pair_results/                          tables and figures of pairs
                  results/                               tables
 <root>/figures/                                         drawn from all problems of the store
 <root>/lease/                                           which driver is at work here (distsim.store.lease)
-<root>/tune/                                            Ray Tune's own files, which nothing here reads
+<root>/tune/                                            Ray Tune's own files, never read
 """
 
 import dataclasses
@@ -51,10 +51,10 @@ Pair = tuple[NetworkId, NetworkId]
 
 
 class IdentityMismatch(ValueError):
-    """The store holds a sweep whose numbers are determined by other values than those asked for."""
+    """The store holds another sweep than the one asked for: the values that determine its numbers differ."""
 
 
-EPOCHS = "epoch"  # folder of a training between two epochs, in its network's
+EPOCHS = "epoch"  # folder of checkpoints, in the network's folder
 _PIECE = re.compile(
     rf"{PATTERN}(?P<activations>/activations)?/(?P<kind>COMMIT|DROPPED)(?:-(?P<generation>[1-9]\d{{0,8}}))?\.json"
 )
@@ -63,7 +63,7 @@ _COMPARISON = re.compile(rf"{PATTERN}/(?P<what>comparison|chance)/(?P<layer>[^/]
 
 @dataclass(frozen=True)
 class Contents:
-    """What of a sweep is committed."""
+    """The committed parts of a sweep."""
 
     networks: frozenset[NetworkId]
     activations: frozenset[NetworkId]
@@ -83,9 +83,10 @@ class SweepStore:
     # --- identity and extent -----------------------------------------------------------------------------------------
 
     def claim(self, identity: Identity) -> bool:
-        """Write the identity if the store holds nothing of another one (True), else check that it is the same (False).
+        """Write the identity into the store. Return False if the store already has this identity.
 
-        IdentityMismatch names each field that differs. A spec under which nothing was ever committed is replaced.
+        A spec.json under which nothing was ever committed is replaced. IdentityMismatch: the store holds another
+        identity; the text names each field that differs.
         """
         content = {"identity": identity.as_dict(), "hash": identity.hash, "distsim": distsim.__version__}
         encoded = canonical_json(content).encode()
@@ -106,30 +107,33 @@ class SweepStore:
         )
 
     def _require_own_pieces(self, identity: Identity) -> None:
-        """IdentityMismatch: there are networks of another identity, though nothing says any more of which."""
+        """Check the networks of a store without spec.json. IdentityMismatch: one of them has another identity."""
         for network in sorted(self.contents().networks):
             mark = self.mark(network)
             if mark is not None and mark.identity != identity.hash:
                 raise IdentityMismatch(
                     f"the store {self.root.url} holds {network.label} of another sweep of {self.problem}, "
-                    "whose spec.json is gone: use another --storage"
+                    "and its spec.json is gone: use another --storage"
                 )
 
     def identity(self) -> Identity:
-        """The identity in the store. FileNotFoundError: there is none. DamagedStore: it does not hash to its hash."""
+        """Return the identity in the store.
+
+        FileNotFoundError: there is none. DamagedStore: spec.json is damaged, or another distsim wrote it.
+        """
         spec = self._spec()
         try:
             identity = Identity.from_dict(spec["identity"])
         except (TypeError, ValueError, KeyError, AttributeError) as error:
-            by = spec.get("distsim", "another one")
+            version = spec.get("distsim", "unknown version")
             raise DamagedStore(
-                f"spec.json of {self.storage.url} was written by another distsim ({by}; this is "
+                f"spec.json of {self.storage.url} was written by another distsim ({version}; this is "
                 f"{distsim.__version__}): {error}"
             ) from None
         if identity.problem.name != self.problem:
-            raise DamagedStore(f"spec.json of {self.storage.url} is that of {identity.problem.name}")
+            raise DamagedStore(f"spec.json of {self.storage.url} belongs to {identity.problem.name}")
         if identity.hash != spec["hash"]:
-            raise DamagedStore(f"spec.json of {self.storage.url} is damaged: its identity does not hash to its hash")
+            raise DamagedStore(f"spec.json of {self.storage.url} is damaged: its identity does not match its hash")
         return identity
 
     def _spec(self) -> dict[str, Any]:
@@ -144,37 +148,40 @@ class SweepStore:
         return dict(spec)
 
     def write_request(self, request: Request) -> None:
+        """Write request.json in place of an earlier one."""
         tree = request.as_dict()
         self.storage.put("request.json", canonical_json(tree | {"sha256": digest(tree)}).encode())
 
     def request(self) -> Request:
-        """What was asked for last. FileNotFoundError: nothing was yet. DamagedStore: it cannot be read, or not here."""
+        """Return what was asked for last.
+
+        FileNotFoundError: nothing was yet. DamagedStore: request.json is damaged. WrittenByAnother: a newer distsim
+        wrote it.
+        """
         content = self.storage.get("request.json")
         if content is None:
             raise FileNotFoundError(f"no request.json in {self.storage.url}: run its sweep script, which writes it")
         try:
             tree = json.loads(content)
-            sha256 = tree.pop("sha256", None)  # older ones have none
+            sha256 = tree.pop("sha256", None)  # older versions wrote none
             if sha256 not in (None, digest(tree)):
-                raise ValueError("it does not hash to the digest in it")
+                raise ValueError("its content does not match the digest in it")
             return Request.from_dict(tree)
         except UnknownField as error:
-            written = DamagedStore if sha256 is None else WrittenByAnother
-            raise written(
+            problem = DamagedStore if sha256 is None else WrittenByAnother
+            raise problem(
                 f"request.json of {self.storage.url} was written by another distsim (this is {distsim.__version__}): "
-                f"{error}. Use that one, or run the sweep script, which asks for what this one knows"
+                f"{error}. Use that one, or run the sweep script, which writes it again"
             ) from None
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             raise DamagedStore(
-                f"request.json of {self.storage.url} is damaged: run its sweep script, which writes it anew"
+                f"request.json of {self.storage.url} is damaged: run its sweep script, which writes it again"
             ) from None
 
-    # --- what it is about: layers and metrics, in words --------------------------------------------------------------
-
-    # --- what there is -----------------------------------------------------------------------------------------------
+    # --- contents ----------------------------------------------------------------------------------------------------
 
     def contents(self) -> Contents:
-        """Everything committed, from one listing."""
+        """Return everything that is committed, from one listing of the store."""
         marks: dict[str, set[tuple[NetworkId, bool, int]]] = {"COMMIT": set(), "DROPPED": set()}
         compared: dict[str, dict[tuple[NetworkId, str], set[str]]] = {"comparison": {}, "chance": {}}
         for path in self.storage.sizes():
@@ -184,10 +191,10 @@ class SweepStore:
             elif match := _COMPARISON.fullmatch(path):
                 key = (NetworkId.of_match(match), match["layer"])
                 compared[match["what"]].setdefault(key, set()).update(match["metrics"].split("+"))
-        standing = {mark[:2] for mark in marks["COMMIT"] if _current(mark, marks["DROPPED"])}
-        networks = {network for network, of_activations in standing if not of_activations}
-        activations = {network for network, of_activations in standing if of_activations}
-        # what is derived from a network counts only while that network is there
+        committed = {mark[:2] for mark in marks["COMMIT"] if _current(mark, marks["DROPPED"])}
+        networks = {network for network, of_activations in committed if not of_activations}
+        activations = {network for network, of_activations in committed if of_activations}
+        # what is derived from a network counts only while the network is committed
         return Contents(
             frozenset(networks),
             frozenset(activations & networks),
@@ -199,16 +206,18 @@ class SweepStore:
 
     # --- networks ----------------------------------------------------------------------------------------------------
 
-    def has_network(self, network: NetworkId) -> bool:
-        return self.mark(network) is not None
-
     def mark(self, network: NetworkId) -> Mark | None:
+        """Return a network's mark, or None if it is not committed. DamagedStore: the mark is damaged."""
         return read_piece(self.storage, network.path)
 
     def commit_network(
         self, network: NetworkId, step: "TrainedNetwork", files: dict[str, bytes] | None = None, **fields: Any
     ) -> Mark:
-        """Commit a finished network; the mark that stands afterwards (an earlier writer's, if there was one)."""
+        """Commit a trained network, delete its checkpoints and return its mark: an earlier writer's if there is one.
+
+        files : further objects of the commit, by name
+        fields : identity, environment and provenance of the Mark
+        """
         import safetensors.torch
 
         where = "commit", self.problem, network.label
@@ -220,18 +229,18 @@ class SweepStore:
             for name, content in (files or {}).items():
                 attempt.put(name, content)
             mark = attempt.commit(values=step.record, **fields)
-        self.storage.delete_prefix(f"{network.path}/{EPOCHS}")  # what a shorter stop would have gone on from
+        self.storage.delete_prefix(f"{network.path}/{EPOCHS}")
         return mark
 
     def load_masks(self, network: NetworkId) -> dict[str, Any]:
-        """A committed network's masks by parameter. Errors as in `load_network`."""
+        """Return a committed network's masks by parameter. Errors: see `load_network`."""
         mark = self.mark(network)
         if mark is None:
             raise FileNotFoundError(f"{network.label} of {self.problem} is not in {self.root.url}")
         return self._tensors(network, mark, "masks.safetensors")
 
     def load_network(self, network: NetworkId) -> "TrainedNetwork":
-        """A committed network. DamagedStore: an object is missing or changed. FileNotFoundError: not committed."""
+        """Return a committed network. DamagedStore: an object is missing or changed. FileNotFoundError: no mark."""
         from distsim.training.chain import TrainedNetwork
 
         mark = self.mark(network)
@@ -264,7 +273,7 @@ class SweepStore:
         return read_piece(self.storage, self.activations_path(network))
 
     def drop_activations(self, network: NetworkId) -> None:
-        """Remove a network's activations, in name first, so that nothing half-removed is ever believed."""
+        """Remove a network's activations. They stop counting before the first object is deleted."""
         drop(self.storage, self.activations_path(network))
 
     # --- comparisons -------------------------------------------------------------------------------------------------
@@ -275,69 +284,74 @@ class SweepStore:
     def commit_comparison(
         self, network: NetworkId, layer: str, values: dict[str, Any], what: str = "comparison", **fields: Any
     ) -> None:
-        """Commit one layer's values of one network, compared as it is or by `chance`; an earlier writer's stay."""
+        """Commit one layer's values of one network. Values of an earlier writer stay.
+
+        what : "comparison", or "chance" for permuted examples
+        fields : identity, environment and provenance of the Mark
+        """
         path = self.comparison_path(network, layer, values, what)
         fields["provenance"] = fields.get("provenance", {}) | {"piece": path}
         self.storage.create(path, Mark(attempt="", objects={}, values=values, **fields).encode())
 
     def comparisons(self, what: str = "comparison") -> dict[tuple[NetworkId, str], list[Mark]]:
-        """(network, layer) -> the marks that hold its values, in a fixed order. DamagedStore: one is out of place."""
-        found: dict[tuple[NetworkId, str], list[Mark]] = {}
+        """Return (network, layer) -> the marks that hold its values, in a fixed order. DamagedStore: one is damaged."""
+        marks: dict[tuple[NetworkId, str], list[Mark]] = {}
         for path in sorted(self.storage.sizes()):
             if (match := _COMPARISON.fullmatch(path)) and match["what"] == what:
                 mark = read_mark(self.storage, path)
-                if mark is not None and mark.provenance.get("piece", path) != path:
+                if mark is None:
+                    continue
+                if mark.provenance.get("piece", path) != path:
                     raise DamagedStore(
                         f"{path} in {self.storage.url} is damaged: it belongs to {mark.provenance['piece']}"
                     )
-                if mark is not None:
-                    found.setdefault((NetworkId.of_match(match), match["layer"]), []).append(mark)
-        return found
+                marks.setdefault((NetworkId.of_match(match), match["layer"]), []).append(mark)
+        return marks
 
     def commit_pairs(self, layer: str, results: dict[Pair, Any], **fields: Any) -> None:
-        """Commit one layer's values of pairs of networks; an earlier writer's stay."""
+        """Commit one layer's values of pairs of networks. Values of an earlier writer stay."""
         metrics = sorted({metric for values in results.values() for metric in values})
         values = {"layer": layer, "pairs": [[a.as_json(), b.as_json(), values] for (a, b), values in results.items()]}
         mark = Mark(attempt="", objects={}, values=values, **fields)
         self.storage.create(f"pairs/{layer}/{pairs_key(results, metrics)}.json", mark.encode())
 
     def pair_marks(self) -> dict[str, Mark]:
-        """Path -> the mark that holds values of pairs of networks, by path. DamagedStore: it holds something else."""
+        """Return path -> mark that holds values of pairs, sorted by path. DamagedStore: a mark holds something else."""
         paths = sorted(path for path in self.storage.sizes("pairs") if path.endswith(".json"))
         marks = {path: mark for path in paths if (mark := read_mark(self.storage, path)) is not None}
         for path, mark in marks.items():
             if mark.values.keys() != {"layer", "pairs"}:
-                raise DamagedStore(f"{path} in {self.storage.url} is damaged: it holds no values of pairs")
+                raise DamagedStore(f"{path} in {self.storage.url} is damaged: it does not hold values of pairs")
         return marks
 
     def digests(self) -> dict[str, str]:
-        """Piece -> SHA-256 of its contents, read and checked: networks, activations, comparisons and tables.
+        """Read and check everything. Return piece -> SHA-256 of its contents: networks, activations, values, tables.
 
-        Equal sweeps have equal digests, wherever, whenever and after however many interruptions they were computed.
+        Equal sweeps have equal digests, no matter where and when they were computed and how often interrupted.
         DamagedStore: an object is missing or changed.
         """
         contents = self.contents()
         pieces = [network.path for network in contents.networks]
         pieces += [self.activations_path(network) for network in contents.activations]
-        found = {}
+        digests = {}
         for piece in pieces:
             mark = read_piece(self.storage, piece)
             if mark is not None:
                 for name in mark.objects:
                     read_object(self.storage, piece, mark, name)
-                found[piece] = mark.digest
-                if "layers" in mark.values:  # activations: the same values are other objects on an object store
-                    found[piece] = dataclasses.replace(mark, objects={}).digest
+                digests[piece] = mark.digest
+                if "layers" in mark.values:  # activations: an object store holds the same values in other objects
+                    digests[piece] = dataclasses.replace(mark, objects={}).digest
         for what in ("comparison", "chance"):
             for (network, layer), marks in self.comparisons(what).items():
                 for mark in marks:
-                    found[self.comparison_path(network, layer, mark.values, what)] = mark.digest
-        found |= {path: mark.digest for path, mark in self.pair_marks().items()}
+                    digests[self.comparison_path(network, layer, mark.values, what)] = mark.digest
+        digests |= {path: mark.digest for path, mark in self.pair_marks().items()}
         results = self.results_mark()
         for name in results.objects if results is not None else ():
             if not name.startswith("provenance"):
-                found[f"results/{name}"] = hashlib.sha256(self.read_result(name)).hexdigest()
-        return dict(sorted(found.items()))
+                digests[f"results/{name}"] = hashlib.sha256(self.read_result(name)).hexdigest()
+        return dict(sorted(digests.items()))
 
     # --- results -----------------------------------------------------------------------------------------------------
 
@@ -345,7 +359,7 @@ class SweepStore:
         return read_mark(self.storage, f"results/{MARK}")
 
     def replace_results(self, files: dict[str, bytes], **fields: Any) -> Mark:
-        """Put new tables in place of the old ones; while the mark is away they count as missing."""
+        """Write new tables in place of the old ones. They count as missing until the new mark is written."""
         self.storage.delete([f"results/{MARK}"])
         for name, content in files.items():
             self.storage.put(f"results/{name}", content)
@@ -355,31 +369,29 @@ class SweepStore:
         return mark
 
     def read_result(self, name: str) -> bytes:
-        """A table as it was reduced last. FileNotFoundError: nothing was reduced yet. DamagedStore: it was changed."""
+        """Return a table's bytes. FileNotFoundError: there are no tables yet. DamagedStore: the table was changed."""
         mark = self.results_mark()
         if mark is None or name not in mark.objects:
-            raise FileNotFoundError(f"no results of {self.problem} in {self.root.url} yet; run or report first")
+            raise FileNotFoundError(f"no results of {self.problem} in {self.root.url} yet: distsim report writes them")
         content = self.storage.get(f"results/{name}") or b""
         if hashlib.sha256(content).hexdigest() != mark.objects[name][1]:
             raise DamagedStore(
-                f"results/{name} in {self.storage.url} is not what was written; distsim report redoes it"
+                f"results/{name} in {self.storage.url} is not what was written: distsim report writes it again"
             )
         return content
 
 
 def pairs_key(pairs: Iterable[Pair], metrics: Iterable[str]) -> str:
-    """Return what the file that holds these pairs' values is named by."""
-    return hashlib.sha256(
-        canonical_json([sorted(f"({a.key}, {b.key})" for a, b in pairs), sorted(metrics)]).encode()
-    ).hexdigest()[:16]
+    """Return the name, without .json, of the file that holds these pairs' values."""
+    return digest([sorted(f"({a.key}, {b.key})" for a, b in pairs), sorted(metrics)])[:16]
 
 
 def problems_in(root: Storage) -> list[str]:
-    """Names of the problems whose sweeps the store holds, sorted."""
+    """Return the names of the problems that have a sweep in the store, sorted."""
     return [name for name in root.folders() if root.get(f"{name}/spec.json") is not None]
 
 
 def _current(mark: tuple[NetworkId, bool, int], dropped: set[tuple[NetworkId, bool, int]]) -> bool:
-    """Whether the mark's generation is its piece's last: all before it were dropped, and it was not."""
+    """Return whether the mark counts: all earlier generations of its piece were dropped, and its own was not."""
     *piece, generation = mark
     return mark not in dropped and all((*piece, number) in dropped for number in range(1, generation))

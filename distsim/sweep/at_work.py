@@ -1,4 +1,4 @@
-"""Work on a store by one driver at a time: the lease, and prepared sweeps brought to their end under it."""
+"""Run prepared sweeps on a store while holding its lease, so that only one driver works on it."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from distsim.store import Lease, Storage, StorageError
 
-if TYPE_CHECKING:  # PyTorch takes seconds to import, and who only writes tables needs the lease alone
+if TYPE_CHECKING:  # PyTorch takes seconds to import; writing tables needs the lease only
     from distsim.sweep.order import Prepared
     from distsim.sweep.training_worker import Event
 
@@ -23,11 +23,13 @@ def carry_out(
     say: Say = print,
     tell: "Callable[[Event], None] | None" = None,
 ) -> bool:
-    """Do what a store lacks of these sweeps, in this process or by Ray; False where nothing was missing.
+    """Do what the store lacks of these sweeps. Return False if nothing was missing.
 
-    say : gets sentences of what is about to be done. tell : gets an event for each network that is finished.
-    StoreInUse: another driver is at work. Other errors are those of `distsim.sweep.order.take` and of
-    `distsim.sweep.run.run`.
+    local : work in this process; otherwise on Ray, on the cluster at `address` or on this machine if it is None
+    say : gets sentences about what comes next
+    tell : gets an event for each finished network
+
+    StoreInUse: another driver is at work. Other errors: see `distsim.sweep.order.take` and `distsim.sweep.run.run`.
     """
     from distsim.sweep.engine import LocalEngine
     from distsim.sweep.order import take
@@ -45,15 +47,17 @@ def carry_out(
 
 @contextlib.contextmanager
 def at_work(root: Storage, one_writer: bool = False, say: Say = print) -> Iterator[Callable[[], None]]:
-    """Hold the store's lease; what is yielded raises where another driver has taken over.
+    """Hold the store's lease in a `with` block. Yield a function that raises if another driver has taken over.
 
-    StorageError: the store has no conditional puts. With `one_writer` it will do, but nothing keeps others away.
+    one_writer : accept a store without conditional puts, on which nothing keeps a second driver away
+
+    StorageError: the store has no conditional puts, and `one_writer` is False. StoreInUse: another driver is at work.
     """
     if root.exclusive():
         with Lease(root, say) as lease:
             yield lease.check
     elif one_writer:
-        say(f"{root.url} has no conditional puts: nothing keeps a second driver away, so start none")
+        say(f"{root.url} has no conditional puts: nothing keeps a second driver away, so do not start one")
         yield lambda: None
     else:
         raise StorageError(

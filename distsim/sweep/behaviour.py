@@ -1,11 +1,11 @@
-"""What a network or a metric does with fixed numbers, to be compared with what it did when a sweep was begun.
+"""Records of what a network or a metric computes from fixed numbers, to notice edits after a sweep was started.
 
-A network is filled with exact numbers, given a small batch of exact images and run once in evaluation mode, once
-forward and backward in training mode, in float64. Of everything that it puts out 16 projections are kept. So a comment,
-a name or another processor changes nothing, and another activation, padding or dropout rate does (docs/behaviour.md).
+A network is filled with exact numbers and gets a small batch of exact images. It runs once in evaluation mode and once
+forward and backward in training mode, in float64. Of everything that it puts out 16 projections are kept. A comment, a
+name or another processor changes nothing; another activation, padding or dropout rate does (docs/behaviour.md).
 
-What decides: compared layers, the output, the loss, gradients and buffers. What modules put out (a ReLU may as well be
-a function) only helps to name the first place that differs.
+Compared layers, the output, the loss, gradients and buffers decide. The outputs of modules (a ReLU may as well be a
+function) only help to name the first place that differs.
 """
 
 import contextlib
@@ -25,13 +25,13 @@ from distsim.seeds import torch_stream
 from distsim.specs import Problem
 from distsim.sweep.exact import ExactDraws, projections, uniform
 
-SCHEME = 1  # of what is evaluated: records of other schemes cannot be compared
+SCHEME = 1  # version of what is evaluated; records of other versions cannot be compared
 IMAGES = 4  # batch norm needs several; each costs VGG-16 0.15 s
 TOLERANCE = {"float64": 1e-9, "float32": 1e-3}  # of a layer's largest value
-OF_ALL = 1e-3  # of the largest value of all layers, or gradients, a layer's counts as at least: what is zero but for
-#                rounding (the gradient of a bias before batch norm) has no scale of its own
+OF_ALL = 1e-3  # a layer's largest value counts as at least this share of the largest of all layers (or gradients): a
+#                value that is zero but for rounding (the gradient of a bias before batch norm) has no scale of its own
 NUDGE = {"float64": 2.0**-40, "float32": 2.0**-16}  # far above rounding
-INITIAL = 1e-3  # of a parameter's initial mean and sd: processors draw normal numbers differently
+INITIAL = 1e-3  # tolerance of a parameter's initial mean and sd: processors draw normal numbers differently
 
 DECIDE = ("layer", "outcome", "gradient", "buffer")
 NAME = ("evaluation", "training")  # outputs of modules in these modes
@@ -40,15 +40,15 @@ Record = dict[str, Any]  # JSON values
 
 
 def network_behaviour(problem: Problem, seed: int = 0, nudged: bool = False) -> Record:
-    """Return what the problem's network computes from fixed numbers, and how its parameters begin, as JSON values.
+    """Return what the problem's network computes from fixed numbers, and its initial parameters, as JSON values.
 
     seed : of the sweep, from which the network is initialised
-    nudged : all numbers moved by a relative 1e-12, to see what the network makes of rounding
+    nudged : move all numbers by a relative 1e-12, to see how rounding changes the result
     """
     drawn, other = build(problem, generator=torch_stream(seed, "initialisation")), build(problem)
-    there = dict(other.named_buffers())
-    random = {name for name, value in drawn.named_buffers() if not torch.equal(value, there[name])}
-    found: Record = {
+    other_buffers = dict(other.named_buffers())
+    random = {name for name, value in drawn.named_buffers() if not torch.equal(value, other_buffers[name])}
+    record: Record = {
         "scheme": SCHEME,
         "problem": problem.name,
         "model": problem.model,
@@ -56,8 +56,8 @@ def network_behaviour(problem: Problem, seed: int = 0, nudged: bool = False) -> 
         "reason": "",
         "computed": [],
     }
-    found["parameters"] = {name: list(value.shape) for name, value in drawn.state_dict().items()}
-    found["initial"] = {
+    record["parameters"] = {name: list(value.shape) for name, value in drawn.state_dict().items()}
+    record["initial"] = {
         name: _mean_and_sd(value) for name, value in drawn.state_dict().items() if value.is_floating_point()
     }
     for dtype in (torch.float64, torch.float32):
@@ -65,37 +65,38 @@ def network_behaviour(problem: Problem, seed: int = 0, nudged: bool = False) -> 
             try:
                 network = _filled(build(problem), random, nudged).to(dtype)
                 computed = _computed(network, problem, nudged)
-            except Exception as error:  # a user's code: it may not take float64, or not run on a batch of 4 at all
-                found["reason"] = f"{type(error).__name__}: {error}"[:300]
+            except Exception as error:  # a user's code may not take float64, or not run on a batch of 4 at all
+                record["reason"] = f"{type(error).__name__}: {error}"[:300]
             else:
-                return found | {"dtype": str(dtype).removeprefix("torch."), "reason": "", "computed": computed}
-    return found
+                return record | {"dtype": str(dtype).removeprefix("torch."), "reason": "", "computed": computed}
+    return record
 
 
 def differences(old: Record, new: Record, nudged: Record | None = None) -> list[str]:
-    """Return where the network does something else than the stored record says, the first place first; [] if nowhere.
+    """Return the places where the network differs from the stored record, in the order they are reached.
 
-    nudged : the new network's record with all numbers nudged. What the nudge moves, rounding may have moved.
+    nudged : the new network's record with all numbers nudged. Differences that the nudge also causes may be rounding.
     """
     theirs, ours = _by_place(old), _by_place(new)
     if theirs and not ours:
         return [*_of_parameters(old, new), f"its run on a fixed input ({new['reason']})"]
     tolerance = max(TOLERANCE[record["dtype"]] for record in (old, new)) if theirs and ours else 0.0
     floors, moved = _floors(old["computed"]), _by_place(nudged) if nudged is not None else {}
-    found: list[tuple[str, str]] = []
+    differing: list[tuple[str, str]] = []
     for (of, name), entry in theirs.items() if ours else ():
         within = tolerance * max(entry["largest"] or 0.0, floors[of])
-        said = _difference(entry, ours.get((of, name)), within, moved.get((of, name)))
-        if said and (of in DECIDE or (of, name) in ours):
-            found.append((of, f"{_label(of, name)} ({said})"))
-    decided = any(of in DECIDE for of, _ in found)
-    return [*_of_parameters(old, new), *(said for _, said in found if decided), *_of_initial_values(old, new)]
+        difference = _difference(entry, ours.get((of, name)), within, moved.get((of, name)))
+        if difference and (of in DECIDE or (of, name) in ours):
+            differing.append((of, f"{_label(of, name)} ({difference})"))
+    decided = any(of in DECIDE for of, _ in differing)
+    places = [place for _, place in differing if decided]
+    return [*_of_parameters(old, new), *places, *_of_initial_values(old, new)]
 
 
 def metric_behaviour(name: str) -> Record:
     """Return the values of a registered metric on fixed pairs of matrices, as JSON values.
 
-    A value is None where the metric is undefined, or where it gives two values for the same matrices.
+    A value is None if the metric is undefined, or if it gives different values for the same matrices.
     """
     metric = METRICS[name]
     values: list[float | None] = []
@@ -114,7 +115,7 @@ def metric_behaviour(name: str) -> Record:
 
 
 def metric_differences(old: Record, new: Record) -> list[str]:
-    """Return how a metric's values differ from the stored record's; [] if they do not."""
+    """Return how a metric's values differ from those of the stored record; [] if they do not."""
     if old["view"] != new["view"]:
         return [f"it is given {new['view']} here, {old['view']} in the store"]
     pairs = zip(old["values"], new["values"], strict=True)
@@ -130,7 +131,7 @@ def metric_differences(old: Record, new: Record) -> list[str]:
 
 @contextlib.contextmanager
 def _undisturbed(dtype: torch.dtype) -> Iterator[None]:
-    """What a network makes in its forward pass is of this dtype; the global generator stays as it was."""
+    """Make this the default dtype, and restore it and the global generator at the end of the block."""
     before = torch.get_default_dtype()
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
         torch.manual_seed(0)
@@ -143,7 +144,7 @@ def _undisturbed(dtype: torch.dtype) -> Iterator[None]:
 
 @torch.no_grad()
 def _filled(network: Network, random: set[str], nudged: bool) -> Network:
-    """Fill parameters, running statistics and buffers that the constructor draws; other buffers are what they are."""
+    """Fill parameters, running statistics and buffers that the constructor draws. Other buffers stay as they are."""
     network.double()
     for name, parameter in network.named_parameters():
         parameter.copy_(_fill(name, parameter.shape, nudged))
@@ -154,7 +155,11 @@ def _filled(network: Network, random: set[str], nudged: bool) -> Network:
 
 
 def _fill(name: str, shape: torch.Size, nudged: bool) -> Tensor:
-    """Weights keep the size of what ReLUs let through (He et al. 2015), factors are near 1, biases near 0."""
+    """Return exact values for a parameter or buffer.
+
+    Weights are scaled so that the size of values after ReLUs is kept (He et al. 2015). Factors are near 1, biases near
+    0.
+    """
     values = 2 * uniform(name, shape) - 1
     last = name.rpartition(".")[2]
     if len(shape) > 1:
@@ -174,31 +179,31 @@ def _nudge(name: str, values: Tensor, nudged: bool) -> Tensor:
 
 
 def _computed(network: Network, problem: Problem, nudged: bool) -> list[Record]:
-    """One entry for each place, in the order in which they are reached."""
+    """Run the network and return one entry for each place, in the order in which they are reached."""
     shape = (IMAGES, problem.channels, problem.size, problem.size)
     images = math.sqrt(3) * (2 * torch.from_numpy(uniform("images", shape)) - 1)  # of variance 1
     images = _nudge("images", images, nudged).to(torch.get_default_dtype())
     labels = torch.arange(IMAGES) % len(problem.classes)
     for module in network.modules():
         if isinstance(module, Dropout):
-            module.reseed(0, images.device)  # it refuses to run without; ExactDraws draws instead
-    found: list[Record] = []
-    with torch.no_grad(), ExactDraws(), _watched(network, "evaluation", found):
-        found.append(_entry("outcome", "output in evaluation mode", network.eval()(images)))
-    with ExactDraws(), _watched(network, "training", found):
+            module.reseed(0, images.device)  # without a seed it refuses to run; ExactDraws replaces the draws
+    entries: list[Record] = []
+    with torch.no_grad(), ExactDraws(), _watched(network, "evaluation", entries):
+        entries.append(_entry("outcome", "output in evaluation mode", network.eval()(images)))
+    with ExactDraws(), _watched(network, "training", entries):
         output = network.train()(images)
         loss = nn.functional.cross_entropy(output, labels)
         loss.backward()
-    found += [_entry("outcome", "output in training mode", output), _entry("outcome", "loss", loss)]
+    entries += [_entry("outcome", "output in training mode", output), _entry("outcome", "loss", loss)]
     nothing = torch.zeros(0)
     for name, parameter in network.named_parameters():
-        found.append(_entry("gradient", name, nothing if parameter.grad is None else parameter.grad))
-    return found + [_entry("buffer", name, value) for name, value in network.named_buffers()]
+        entries.append(_entry("gradient", name, nothing if parameter.grad is None else parameter.grad))
+    return entries + [_entry("buffer", name, value) for name, value in network.named_buffers()]
 
 
 @contextlib.contextmanager
-def _watched(network: Network, mode: str, found: list[Record]) -> Iterator[None]:
-    """Inside the block, what modules put out is added to `found` as they put it out."""
+def _watched(network: Network, mode: str, entries: list[Record]) -> Iterator[None]:
+    """Add an entry for each output of a module, in the order of the calls inside the block."""
     compared = {layer.module: layer.name for layer in network.layers} if mode == "evaluation" else {}
     calls: dict[str, int] = {}
 
@@ -206,12 +211,12 @@ def _watched(network: Network, mode: str, found: list[Record]) -> Iterator[None]
         calls[name] = call = calls.get(name, 0) + 1
         for place, value in enumerate(_tensors(output), start=1):
             label = name + f", call {call}" * (call > 1) + f", output {place}" * (place > 1)
-            found.append(_entry(mode, label, value))
-            if name in compared and place == 1:  # of several calls the last counts, as where activations are taken
+            entries.append(_entry(mode, label, value))
+            if name in compared and place == 1:  # the last of several calls counts, as for activations
                 layer = {"of": "layer", "name": compared[name]}
                 if call > 1:
-                    found[:] = [entry for entry in found if not layer.items() <= entry.items()]
-                found.append(found[-1] | layer)
+                    entries[:] = [entry for entry in entries if not layer.items() <= entry.items()]
+                entries.append(entries[-1] | layer)
 
     handles = []
     for name, module in network.named_modules():
@@ -227,7 +232,7 @@ def _watched(network: Network, mode: str, found: list[Record]) -> Iterator[None]
 
 
 def _tensors(output: Any) -> Iterator[Tensor]:
-    """Every tensor in what a module returns."""
+    """Yield every tensor in what a module returns."""
     if isinstance(output, Tensor):
         yield output
     elif isinstance(output, dict):
@@ -262,7 +267,7 @@ def _mean_and_sd(value: Tensor) -> list[float] | None:
 def _value(measure: Any, sides: tuple[Any, ...]) -> float | None:
     try:
         value = float(measure(*sides))
-    except Exception:  # Undefined, or a user's code: it may want more examples than these
+    except Exception:  # Undefined; or a user's code, which may need more examples
         return None
     return value if math.isfinite(value) else None
 
@@ -275,7 +280,7 @@ def _by_place(record: Record) -> dict[tuple[str, str], Record]:
 
 
 def _floors(entries: list[Record]) -> dict[str, float]:
-    """By kind of place, the scale below which a difference is taken for rounding."""
+    """Return kind of place -> scale below which a difference counts as rounding."""
     largest: dict[str, float] = {}
     for entry in entries:
         largest[entry["of"]] = max(largest.get(entry["of"], 0.0), entry["largest"] or 0.0)
@@ -289,12 +294,12 @@ def _difference(theirs: Record, ours: Record | None, tolerance: float, moved: Re
         return f"shape {_shape(ours)} here, {_shape(theirs)} in the store"
     if (theirs["largest"] is None) != (ours["largest"] is None):
         return "finite " + ("in the store only" if ours["largest"] is None else "here only")
-    by = _apart(theirs, ours)
+    apart = _apart(theirs, ours)
     if moved is not None and moved["shape"] == ours["shape"]:
         tolerance = max(tolerance, 100 * _apart(moved, ours))
-    if by <= tolerance:
+    if apart <= tolerance:
         return ""
-    return f"its projections are {by:.2g} apart, its largest value is {theirs['largest']:.3g}"
+    return f"its projections are {apart:.2g} apart, its largest value is {theirs['largest']:.3g}"
 
 
 def _apart(a: Record, b: Record) -> float:
@@ -316,7 +321,7 @@ def _label(of: str, name: str) -> str:
 
 
 def _of_parameters(old: Record, new: Record) -> Iterator[str]:
-    """Parameters and buffers that are called otherwise or have other shapes: no weights of the store would fit."""
+    """Yield parameters and buffers with other names or shapes: the store's weights would not fit."""
     for name in dict.fromkeys((*new["parameters"], *old["parameters"])):
         theirs, ours = old["parameters"].get(name), new["parameters"].get(name)
         if ours is None or theirs is None:

@@ -1,4 +1,4 @@
-"""What a worker does that compares networks."""
+"""The worker that compares networks."""
 
 import time
 from collections.abc import Iterator
@@ -23,9 +23,10 @@ from distsim.sweep.jobs import Comparison, PairJob
 
 
 class ComparisonWorker:
-    """Compares networks with the complete one, holding the complete network's side of one layer at a time.
+    """A worker that compares networks with the complete one. It holds one layer of the complete network at a time.
 
-    dataset : for activations that are not stored but recomputed (`Extent.activations` is memory)
+    dataset : needed only if activations are recomputed and not stored (`Extent.activations` is "memory")
+    allow_drift : compare also in another environment than the one in which the complete network was trained
     """
 
     def __init__(
@@ -39,7 +40,7 @@ class ComparisonWorker:
         self._checked = allow_drift
 
     def compare(self, job: Comparison | PairJob) -> list[str]:
-        """Compute and commit what the job asks for; a sentence for each network that cannot be compared."""
+        """Compute and commit what the job asks for. Return a sentence for each network that cannot be compared."""
         if isinstance(job, PairJob):
             with threads(self.sweep.identity.threads):
                 return attempt(f"{job.problem}, layer {job.layer}", self._compare_pairs, job)
@@ -73,10 +74,10 @@ class ComparisonWorker:
     def _compare_pairs(self, job: PairJob) -> None:
         started = time.time()
         self._check_environment()
-        self._reference = None  # its memory is needed
+        self._reference = None  # frees its memory
         with trace.stage("comparison", self.sweep.name, f"{len(job.pairs)} pairs", job.layer):
             places = {network: place for place, network in enumerate(job.networks)}
-            found = compare_pairs(
+            values = compare_pairs(
                 [self._kept_or_forwarded(network, job.layer) for network in job.networks],
                 [(places[a], places[b]) for a, b in job.pairs],
                 job.metrics,
@@ -85,14 +86,14 @@ class ComparisonWorker:
             )
             self.store.commit_pairs(
                 job.layer,
-                {(a, b): found[places[a], places[b]] for a, b in job.pairs},
+                {(a, b): values[places[a], places[b]] for a, b in job.pairs},
                 identity=self.sweep.identity.hash,
                 environment=environment(self.sweep),
                 provenance=provenance(started, time.time()),
             )
 
     def _kept_or_forwarded(self, network: NetworkId, layer: str) -> LayerSource:
-        """A layer's activations, from the store if they are kept there, else by a forward pass: the same bits."""
+        """Return a layer's activations, from the store if it has them, else by a forward pass. The bits are equal."""
         mark = self.store.activations_mark(network)
         if mark is None:
             return self._forwarded(network, layer)
@@ -106,19 +107,22 @@ class ComparisonWorker:
             self._checked = True
 
     def _by_chance(self, reference: Reference, source: LayerSource) -> dict[str, dict[str, Any]]:
-        """Metric -> the values for examples in another order, which is the same for all networks."""
-        found = []
+        """Return metric -> its values with permuted examples. The permutations are the same for all networks."""
+        permuted = []
         for number in range(PERMUTATIONS):
             stream = numpy_stream(self.sweep.identity.seed, "chance", source.name, number)
-            found.append(reference.compare(Permuted(source, stream.permutation(source.shape[0]))))
+            permuted.append(reference.compare(Permuted(source, stream.permutation(source.shape[0]))))
         return {
-            name: {"values": [one[name]["value"] for one in found], "reasons": [one[name]["reason"] for one in found]}
-            for name in found[0]
+            name: {
+                "values": [values[name]["value"] for values in permuted],
+                "reasons": [values[name]["reason"] for values in permuted],
+            }
+            for name in permuted[0]
         }
 
     def _reference_for(self, layer: str, metrics: tuple[str, ...]) -> Reference:
         if self._held != (layer, metrics) or self._reference is None:
-            self._reference = None  # let go of the old side before the new one is made
+            self._reference = None  # frees the old side before the new one is made
             self._check_environment()
             source = self._source(COMPLETE, layer)
             self._reference = Reference(source, metrics, self.sweep.device, self.sweep.identity.comparison)
@@ -126,13 +130,13 @@ class ComparisonWorker:
         return self._reference
 
     def _source(self, network: NetworkId, layer: str) -> LayerSource:
-        """A layer's activations, from the store or by a forward pass."""
+        """Return a layer's activations, from the store or by a forward pass. FileNotFoundError: not in the store."""
         if self.sweep.extent.activations == "memory":
             return self._forwarded(network, layer)
         if not network.is_complete or network not in self._readers:
             mark = self.store.activations_mark(network)
             if mark is None:
-                raise FileNotFoundError(f"{self.sweep.name}: no activations of {network.label}")
+                raise FileNotFoundError(f"{self.sweep.name}: the store has no activations of {network.label}")
             self._readers = {of: reader for of, reader in self._readers.items() if of.is_complete}
             self._readers[network] = Reader(self.store.storage, self.store.activations_path(network), mark)
         return self._readers[network].layer(layer)
@@ -153,7 +157,7 @@ class ComparisonWorker:
     @cached_property
     def _probe(self) -> Probe:
         if self.dataset is None:
-            raise ValueError(f"{self.sweep.name}: activations in memory need the data set")
+            raise ValueError(f"{self.sweep.name}: activations in memory need a data set, got none")
         return make_probe(self.sweep.identity, self.dataset, self.sweep.device)
 
 

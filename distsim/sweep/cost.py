@@ -1,4 +1,4 @@
-"""What training and comparisons cost, before they are done: images, bytes, multiplications, and about how long."""
+"""Forecast what training and comparisons cost: images, bytes, floating point operations and time."""
 
 import math
 import time
@@ -16,31 +16,34 @@ from distsim.seeds import torch_stream
 from distsim.specs import Problem
 from distsim.training.stepper import Arithmetic, Stepper, settle
 
-READING = 0.5e9  # bytes a second that one process reads and decodes, or puts out by a forward pass
+READING = 0.5e9  # bytes a second that one process reads and decodes, or computes in a forward pass
 EIGENVALUES = 4  # times as long as a product of as many FLOPs
 SIZE = 1500  # of the products that are timed
 
 
 @dataclass(frozen=True)
 class Cost:
+    """What comparisons cost. Costs can be added."""
+
     bytes: float = 0.0  # of activations, decoded
     flops: float = 0.0  # of float64 and float32 products
-    of_eigenvalues: float = 0.0  # FLOPs of eigenproblems, which run slower
+    of_eigenvalues: float = 0.0  # FLOP of eigenproblems, which run slower
 
     def __add__(self, other: "Cost") -> "Cost":
         return Cost(self.bytes + other.bytes, self.flops + other.flops, self.of_eigenvalues + other.of_eigenvalues)
 
     def seconds(self, rate: float, at_once: int = 1) -> float:
-        """At `rate` FLOP/s, so many comparisons at once: a guess, good to a factor of two or three."""
+        """Return about how long it takes at `rate` FLOP/s with `at_once` comparisons, to a factor of two or three."""
         return (self.bytes / READING + (self.flops + EIGENVALUES * self.of_eigenvalues) / rate) / at_once
 
     def sentence(self, rate: float, at_once: int = 1) -> str:
+        """Return the cost in words. Arguments: see `seconds`."""
         flops = (self.flops + self.of_eigenvalues) / 1e12
         return f"{readable(self.bytes)} to read, {flops:.3g} TFLOP, about {duration(self.seconds(rate, at_once))}"
 
 
 def layer_cost(shape: tuple[int, ...], itemsize: int, networks: int, pairs: int, metrics: Iterable[str]) -> Cost:
-    """Of one layer: so many networks are read, each once, and so many pairs of them compared.
+    """Return the cost of one layer: `networks` networks are read once each, `pairs` pairs of them are compared.
 
     shape : (n, h, w, c) or (n, p)
     """
@@ -59,7 +62,7 @@ def layer_cost(shape: tuple[int, ...], itemsize: int, networks: int, pairs: int,
 
 
 def product_rate() -> float:
-    """FLOP/s of float64 products here and now, with the threads as they are set."""
+    """Measure FLOP/s of float64 matrix products, with the threads as they are set."""
     A = np.random.default_rng(0).standard_normal((SIZE, SIZE))
     A @ A
     started = time.perf_counter()
@@ -68,10 +71,10 @@ def product_rate() -> float:
 
 
 def comparison_memory(shape: tuple[int, ...], panel_rows: int) -> float:
-    """Bytes that comparing one layer, (n, h, w, c) or (n, p), takes at most, beside what a process takes anyway.
+    """Return the most bytes that comparing one layer, (n, h, w, c) or (n, p), adds to a process.
 
-    Gram matrices and what is made of them, a panel of each network as it is stored, and a few of its columns centred;
-    measured by bench/metrics.py, section 3.
+    These are Gram matrices and what is made of them, a panel of each network as it is stored, and a few of its columns
+    centred. Measured by bench/metrics.py, section 3.
     """
     n, p = shape[0], math.prod(shape[1:])
     smaller = min(n, p)
@@ -80,7 +83,13 @@ def comparison_memory(shape: tuple[int, ...], panel_rows: int) -> float:
 
 
 def images_to_train(problem: Problem, training_images: int, complete: bool, pruned: int) -> int:
-    """That pass through the network forwards and backwards, for so many pruned networks; at most, with patience."""
+    """Return how many images pass forward and backward through networks in training.
+
+    complete : train the complete network too
+    pruned : number of pruned networks
+
+    With early stopping it is the most that they can be.
+    """
     recipe, pruning = problem.recipe, problem.pruning
     batch = min(recipe.batch_size, training_images)
     if recipe.patience is not None:
@@ -92,17 +101,18 @@ def images_to_train(problem: Problem, training_images: int, complete: bool, prun
 def training_rate(
     problem: Problem, classes: int, device: str, precision: str = "float32", enough: float = 1.0, pack: int = 1
 ) -> float:
-    """Images a second of this problem's training here and now, with the threads as they are set.
+    """Measure images per second of this problem's training, with the threads as they are set.
 
-    pack : trainings that take turns, on a GPU each on a stream of its own
+    enough : seconds to measure
+    pack : number of trainings that take turns, on a GPU each on a stream of its own
     """
     lanes = [_Lane(problem, classes, torch.device(device), precision) for _ in range(pack)]
-    for lane in lanes * 2:  # the first steps choose kernels and get memory
+    for lane in lanes * 2:  # the first steps choose kernels and allocate memory
         lane.step()
     lanes[0].wait()
     steps, started = 0, time.perf_counter()
     while time.perf_counter() - started < enough:
-        for _ in range(1 if device == "cpu" else 50):  # waiting costs a GPU
+        for _ in range(1 if device == "cpu" else 50):  # a GPU loses time when it is waited for
             for lane in lanes:
                 lane.step()
             steps += 1
@@ -111,7 +121,7 @@ def training_rate(
 
 
 class _Lane:
-    """A network in training, on noise."""
+    """A network that is trained on noise."""
 
     def __init__(self, problem: Problem, classes: int, device: torch.device, precision: str) -> None:
         settle(device, False)
@@ -140,7 +150,7 @@ class _Lane:
 
 
 def duration(seconds: float) -> str:
-    """As a person says it."""
+    """Return a duration in words, such as "12 min"."""
     if seconds < 90:
         return f"{max(1, round(seconds))} s"
     if seconds < 5400:
@@ -149,10 +159,9 @@ def duration(seconds: float) -> str:
 
 
 def readable(size: float) -> str:
-    """Bytes as a person reads them."""
-    total = float(size)
+    """Return a number of bytes in words, such as "3.4 GB"."""
     for unit in ("B", "kB", "MB", "GB"):
-        if total < 1000:
-            return f"{total:.3g} {unit}"
-        total /= 1000
-    return f"{total:.3g} TB"
+        if size < 1000:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:.3g} TB"

@@ -1,4 +1,4 @@
-"""Where the work is done: the protocol of engines, and the one that works in this process."""
+"""Engines, which do the work: their protocol, and the engine that works in this process."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -14,30 +14,32 @@ from distsim.sweep.training_worker import Event, TrainingWorker
 
 
 class Engine(Protocol):
-    """Where the work is done: in this process, or by Ray. Each method returns what failed for good, a sentence each."""
+    """What does the work: this process, or Ray. `train` and `compare` return one sentence for each lasting failure."""
 
     @property
     def here(self) -> bool:
-        """Whether the work is done on this machine."""
+        """Return whether the work is done on this machine."""
         ...
 
     def slots(self, orders: list[Prepared]) -> int:
-        """Comparisons of these sweeps at once."""
+        """Return how many comparisons of these sweeps run at once."""
         ...
 
-    def trials(self, orders: list[Prepared], one: Prepared) -> int:
-        """Trials of this one of the sweeps at once."""
+    def trials(self, orders: list[Prepared], order: Prepared) -> int:
+        """Return how many trials of `order`, one of these sweeps, run at once."""
         ...
 
     def train(self, orders: list[Prepared], chains: dict[str, list[Chain]], complete: set[str]) -> list[str]:
-        """Train the complete networks named and extract their activations, then run the chains that need them."""
+        """Train the complete networks of the problems in `complete`, extract their activations, then run the chains."""
         ...
 
-    def compare(self, orders: list[Prepared], jobs: Sequence[Comparison | PairJob]) -> list[str]: ...
+    def compare(self, orders: list[Prepared], jobs: Sequence[Comparison | PairJob]) -> list[str]:
+        """Do the jobs and commit their values."""
+        ...
 
 
 class LocalEngine:
-    """Everything in this process, in order: breakpoints work, and the bytes are those that Ray's workers write."""
+    """The engine that works in this process, in order. Breakpoints work, and the bytes are those that Ray writes."""
 
     here = True
 
@@ -48,40 +50,43 @@ class LocalEngine:
     def slots(self, orders: list[Prepared]) -> int:
         return 1
 
-    def trials(self, orders: list[Prepared], one: Prepared) -> int:
+    def trials(self, orders: list[Prepared], order: Prepared) -> int:
         return 1
 
     def train(self, orders: list[Prepared], chains: dict[str, list[Chain]], complete: set[str]) -> list[str]:
         failures = []
-        for one in orders:
-            bench = TrainingWorker(SweepStore(self.root, one.name), one.sweep, one.dataset, self.allow_drift)
-            failed = attempt(f"{one.name}, complete network", self._complete, bench) if one.name in complete else []
+        for order in orders:
+            name = order.name
+            worker = TrainingWorker(SweepStore(self.root, name), order.sweep, order.dataset, self.allow_drift)
+            failed = attempt(f"{name}, complete network", self._complete, worker) if name in complete else []
             if not failed:
-                for pack in packed(chains[one.name], one.sweep.pack):
-                    failed += attempt(f"{one.name}, {runs_of(pack)}", self._chains, bench, pack, failed.append)
+                for pack in packed(chains[name], order.sweep.pack):
+                    failed += attempt(f"{name}, {runs_of(pack)}", self._chains, worker, pack, failed.append)
             failures += failed
         return failures
 
-    def _complete(self, bench: TrainingWorker) -> None:
-        self.tell(bench.complete())
+    def _complete(self, worker: TrainingWorker) -> None:
+        self.tell(worker.complete())
 
-    def _chains(self, bench: TrainingWorker, pack: Sequence[Chain], failed: Callable[[str], None]) -> None:
-        for event in bench.chains(pack, failed):
+    def _chains(self, worker: TrainingWorker, pack: Sequence[Chain], failed: Callable[[str], None]) -> None:
+        for event in worker.chains(pack, failed):
             self.tell(event)
 
     def compare(self, orders: list[Prepared], jobs: Sequence[Comparison | PairJob]) -> list[str]:
-        comparers = {
-            one.name: ComparisonWorker(SweepStore(self.root, one.name), one.sweep, one.dataset, self.allow_drift)
-            for one in orders
+        workers = {
+            order.name: ComparisonWorker(
+                SweepStore(self.root, order.name), order.sweep, order.dataset, self.allow_drift
+            )
+            for order in orders
         }
         failures = []
         for job in jobs:
-            failures += comparers[job.problem].compare(job)
+            failures += workers[job.problem].compare(job)
         return failures
 
 
 def describe(event: Event) -> str:
-    """An event as a line of a log."""
+    """Return an event as a line of a log."""
     if "died" in event:
         return f"{time.strftime('%H:%M:%S')} {event['problem']} {event['piece']}: its worker died"
     which = "complete network" if event["run"] is None else f"run {event['run']} iteration {event['iteration']}"

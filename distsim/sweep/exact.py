@@ -1,7 +1,7 @@
-"""Numbers that are the same on every processor: made from a counter by integer arithmetic, exact in float32 already.
+"""Numbers that are the same on every processor: made from a counter by integer arithmetic, and exact in float32.
 
-`torch.Generator` and NumPy's do not promise that: normal numbers and masks are drawn in another way where a processor
-has other instructions, and a new version may draw them differently.
+The generators of PyTorch and NumPy do not promise that. They draw normal numbers and masks differently on processors
+with other instructions, and a new version may change them.
 """
 
 import hashlib
@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.utils._python_dispatch import TorchDispatchMode  # the way in that torch's own notes on extending it name
+from torch.utils._python_dispatch import TorchDispatchMode  # named in torch's notes on extending it
 
 PROJECTIONS = 16
-_ROWS = 4096  # entries that one matrix of signs covers; 512 KiB stay in the cache
+_ROWS = 4096  # entries per matrix of signs; its 512 KiB stay in the cache
 
 
 def words(name: str, count: int) -> NDArray[np.uint64]:
@@ -24,7 +24,8 @@ def words(name: str, count: int) -> NDArray[np.uint64]:
 
 
 def split_mix(start: int, count: int) -> NDArray[np.uint64]:
-    z = np.arange(1, count + 1, dtype=np.uint64)  # sums and products of arrays are taken modulo 2^64
+    """Return the first (count,) words of SplitMix64 from this start."""
+    z = np.arange(1, count + 1, dtype=np.uint64)  # array sums and products are modulo 2^64
     z *= np.uint64(0x9E3779B97F4A7C15)
     z += np.uint64(start)
     z ^= z >> np.uint64(30)
@@ -36,14 +37,14 @@ def split_mix(start: int, count: int) -> NDArray[np.uint64]:
 
 
 def uniform(name: str, shape: Sequence[int]) -> NDArray[np.float64]:
-    """Return numbers (2k + 1) / 2^17 in (0, 1) from the stream of this name, k of 16 bits."""
+    """Return numbers (2k + 1) / 2^17 in (0, 1) from the stream of this name, where k has 16 bits."""
     count = math.prod(shape)
     k = words(name, -(-count // 4)).astype("<u8", copy=False).view("<u2")[:count].astype(np.float64)
     return ((2 * k + 1) / 2**17).reshape(tuple(shape))
 
 
 def _signs(name: str, rows: int) -> NDArray[np.float64]:
-    """Return (rows, 16) of +1 and -1: the bits of the stream's numbers."""
+    """Return a (rows, 16) matrix of +1 and -1, from the bits of the stream."""
     bits = words(name, -(-rows // 4)).astype("<u8", copy=False).view(np.uint8)
     signs = np.unpackbits(bits, bitorder="little").reshape(-1, PROJECTIONS)[:rows].astype(np.float64)
     return 2 * signs - 1
@@ -53,24 +54,24 @@ _SIGNS = _signs("signs", _ROWS)
 
 
 def projections(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the products of all n values with 16 fixed vectors of ±1/√n; zeros where there are no values.
+    """Return the products of all n values with 16 fixed vectors of ±1/√n, or zeros if n = 0.
 
-    Rounding of each value by at most e moves a projection by about e. The signs of entry i are those of i mod 4096
-    times those of i div 4096.
+    Rounding each value by at most e moves a projection by about e. The signs of entry i are those of i mod 4096 times
+    those of i div 4096.
     """
     flat = values.reshape(-1)
     whole = len(flat) - len(flat) % _ROWS
-    found = (flat[:whole].reshape(-1, _ROWS) @ _SIGNS) * _signs("blocks", whole // _ROWS)
+    blocks = (flat[:whole].reshape(-1, _ROWS) @ _SIGNS) * _signs("blocks", whole // _ROWS)
     rest = flat[whole:] @ _SIGNS[: len(flat) - whole]
-    total: NDArray[np.float64] = (found.sum(axis=0) + rest) / math.sqrt(max(len(flat), 1))
+    total: NDArray[np.float64] = (blocks.sum(axis=0) + rest) / math.sqrt(max(len(flat), 1))
     return total
 
 
 class ExactDraws(TorchDispatchMode):
-    """Inside the block, what torch draws comes from numbered streams instead of a generator, whoever's that is.
+    """A `with` block in which torch draws from numbered streams, whichever generator is asked for.
 
-    Dropout of every kind is a uniform or Bernoulli draw by the time it arrives here, so that its rate can be seen in
-    what it lets through. Draws of kinds that are not known here stay torch's.
+    Dropout of every kind arrives here as a uniform or Bernoulli draw, so its rate shows in what it lets through. Kinds
+    of draws that are not listed here stay torch's.
     """
 
     def __init__(self) -> None:
@@ -79,7 +80,7 @@ class ExactDraws(TorchDispatchMode):
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        return False  # else the first operation imports torch's compiler: 887 modules, seconds
+        return False  # otherwise the first operation imports torch's compiler, 887 modules, which takes seconds
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -90,26 +91,26 @@ class ExactDraws(TorchDispatchMode):
         self._drawn += 1
         match func._schema.name.removeprefix("aten::"):
             case "rand" | "rand_like":
-                made = func(*args, **kwargs)
-                return made.copy_(self._uniform(made))
+                drawn = func(*args, **kwargs)
+                return drawn.copy_(self._uniform(drawn))
             case "randn" | "randn_like":
-                made = func(*args, **kwargs)
-                return made.copy_(self._normal(made))
+                drawn = func(*args, **kwargs)
+                return drawn.copy_(self._normal(drawn))
             case "uniform_":
-                low, high = _given(args, kwargs, ("from", 0.0), ("to", 1.0))
+                low, high = _parameters(args, kwargs, ("from", 0.0), ("to", 1.0))
                 return args[0].copy_(low + (high - low) * self._uniform(args[0]))
             case "normal_":
-                mean, sd = _given(args, kwargs, ("mean", 0.0), ("std", 1.0))
+                mean, sd = _parameters(args, kwargs, ("mean", 0.0), ("std", 1.0))
                 return args[0].copy_(mean + sd * self._normal(args[0]))
             case "bernoulli_":
-                (p,) = _given(args, kwargs, ("p", 0.5))
+                (p,) = _parameters(args, kwargs, ("p", 0.5))
                 return args[0].copy_(self._uniform(args[0]) >= 1 - p)
             case "bernoulli":
-                (p,) = _given(args, kwargs, ("p", args[0]))
+                (p,) = _parameters(args, kwargs, ("p", args[0]))
                 return (self._uniform(args[0]) >= 1 - p).to(args[0].dtype)
             case "native_dropout" if args[2] in (True, None):
-                kept = self._uniform(args[0]) >= args[1]
-                return args[0] * kept / (1 - args[1]), kept
+                mask = self._uniform(args[0]) >= args[1]
+                return args[0] * mask / (1 - args[1]), mask
             case _:
                 return func(*args, **kwargs)
 
@@ -117,15 +118,15 @@ class ExactDraws(TorchDispatchMode):
         return torch.from_numpy(uniform(f"draw {self._drawn}", like.shape)).to(like.device)
 
     def _normal(self, like: torch.Tensor) -> torch.Tensor:
-        """Near enough to normal, mean 0 and variance 1: four uniform numbers added, without a logarithm."""
+        """Return nearly normal numbers of mean 0 and variance 1: sums of four uniform numbers, without a logarithm."""
         drawn = uniform(f"draw {self._drawn}", (4, *like.shape))
         return torch.from_numpy((drawn.sum(axis=0) - 2.0) * math.sqrt(3.0)).to(like.device)
 
 
-def _given(args: tuple[Any, ...], kwargs: dict[str, Any], *parameters: tuple[str, Any]) -> list[Any]:
-    """Return the operation's parameters after its tensor, by place or by name, or their defaults."""
+def _parameters(args: tuple[Any, ...], kwargs: dict[str, Any], *defaults: tuple[str, Any]) -> list[Any]:
+    """Return the parameters after the tensor, given by position or by name, or their defaults."""
     rest = args[1:]
     return [
         rest[place] if place < len(rest) else kwargs.get(name, default)
-        for place, (name, default) in enumerate(parameters)
+        for place, (name, default) in enumerate(defaults)
     ]

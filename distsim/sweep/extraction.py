@@ -1,4 +1,4 @@
-"""From a network to its activations in a store."""
+"""Extraction: write a network's activations to a store."""
 
 import time
 from collections.abc import Sequence
@@ -25,7 +25,11 @@ def extract(
     """Write and commit the activations of every compared layer of a network.
 
     A layer that float16 cannot hold (activations.layout.Float16Check) is written again in float32, from a second
-    forward pass. FloatingPointError: an activation is not finite.
+    forward pass.
+
+    which, step : the network's name, and its weights
+
+    FloatingPointError: an activation is not finite.
     """
     started = time.time()
     network = build(sweep.problem, classes)
@@ -56,7 +60,7 @@ def _write(
     dtypes: dict[str, str],
     label: str,
 ) -> list[Layer]:
-    """One pass over the probe; the layers that turn out not to be safe in float16."""
+    """Write layers from one pass over the probe. Return those that float16 cannot hold."""
     n, device = len(probe.images), probe.images.device
     positions = {layer.name: position for position, layer in enumerate(network.layers)}
     rows, waiting, checks = {}, {}, {}
@@ -77,7 +81,7 @@ def _write(
 
 
 class _Waiting:
-    """Collects blocks of a layer until they fill a row of chunks, so that chunks are always written whole."""
+    """Blocks of a layer that wait until they fill a row of chunks, so that chunks are always written whole."""
 
     def __init__(self, writer: Writer, layer: str) -> None:
         self._writer, self._layer = writer, layer

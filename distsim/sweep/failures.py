@@ -1,4 +1,4 @@
-"""What fails for good, and how it is said."""
+"""Lasting failures, and how they are reported."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,7 +8,7 @@ from distsim.store.storage import no_space
 
 
 class SweepFailed(RuntimeError):
-    """Some pieces failed for good; the rest is committed. `failures` has one sentence for each."""
+    """Some pieces failed and would fail again. The rest is committed. `failures` has one sentence for each."""
 
     def __init__(self, failures: list[str]) -> None:
         super().__init__("\n".join(failures))
@@ -16,19 +16,19 @@ class SweepFailed(RuntimeError):
 
 
 def unless_full(failures: list[str]) -> list[str]:
-    """The failures. NoSpace: one of them is that the disk is full, so that everything else would fail as well."""
+    """Return the failures. NoSpace: the disk is full, so everything else would fail too."""
     for failure in failures:
         if no_space(failure):
             raise NoSpace(failure)
     return failures
 
 
-# What a person can act on, and what trying again would not change: reported, never retried.
+# A person can act on these, and repeating the work would not change them: reported, never retried.
 EXPECTED = (FloatingPointError, ValueError, FileNotFoundError, DamagedStore, NoSpace)
 
 
 def attempt(label: str, work: Callable[..., Any], *args: Any) -> list[str]:
-    """Do the work; empty, or one sentence where it failed for a reason that trying again would not change."""
+    """Call work(*args). Return [], or one sentence if it failed with one of EXPECTED."""
     try:
         work(*args)
     except EXPECTED as error:
@@ -37,4 +37,5 @@ def attempt(label: str, work: Callable[..., Any], *args: Any) -> list[str]:
 
 
 def sentence(label: str, error: BaseException) -> str:
+    """Return the error's text, with the label before it unless it is in the text."""
     return f"{label}: {error}" if label not in str(error) else str(error)

@@ -1,4 +1,4 @@
-"""What a sweep is going to do, said before it starts."""
+"""Sentences about what a sweep is going to do and how long it takes, printed before it starts."""
 
 from collections.abc import Sequence
 
@@ -12,16 +12,16 @@ from distsim.sweep.jobs import Comparison
 from distsim.sweep.order import Prepared
 from distsim.sweep.plan import Missing
 
-WORTH_MEASURING = 200_000  # images to train, from which on a sweep says how long that takes
+WORTH_MEASURING = 200_000  # images to train; below this the time is not forecast
 
 
 def comparison_forecast(busy: list[Prepared], jobs: Sequence[Comparison], engine: Engine) -> str:
-    """Bytes, FLOPs and about how long."""
+    """Return what the jobs cost, in words: bytes, floating point operations and about how long."""
     shapes: dict[tuple[str, str], tuple[int, ...]] = {}
-    for one in busy:
-        problem = one.sweep.problem
-        of_layer = layer_shapes(build(problem), problem)
-        shapes |= {(one.name, name): (problem.probe, *shape) for name, shape in of_layer.items()}
+    for order in busy:
+        problem = order.sweep.problem
+        for name, shape in layer_shapes(build(problem), problem).items():
+            shapes[order.name, name] = (problem.probe, *shape)
     total = Cost()
     for job in jobs:
         metrics = {name for _, wanted in job.networks for name in wanted}
@@ -32,32 +32,34 @@ def comparison_forecast(busy: list[Prepared], jobs: Sequence[Comparison], engine
         return total.sentence(product_rate(), engine.slots(busy))
 
 
-def training_forecast(busy: list[Prepared], one: Prepared, lack: Missing, engine: Engine) -> str:
-    """Images, and about how long, if that is worth measuring and can be measured here."""
-    identity, problem = one.sweep.identity, one.sweep.problem
+def training_forecast(busy: list[Prepared], order: Prepared, lack: Missing, engine: Engine) -> str:
+    """Return what training a sweep's missing networks costs, in words: images and about how long.
+
+    The time is left out if there is little to train, or if the work is done on other machines.
+    """
+    sweep, dataset = order.sweep, order.dataset
+    identity, problem = sweep.identity, sweep.problem
     pruned = sum(map(len, lack.chains.values()))
-    images = images_to_train(problem, len(one.dataset.train_labels), lack.complete, pruned)
+    images = images_to_train(problem, len(dataset.train_labels), lack.complete, pruned)
     most = "at most " if problem.recipe.patience is not None else ""
-    text = f"{one.name}: training on {most}{images:,} images"
+    text = f"{order.name}: training on {most}{images:,} images"
     if not engine.here or images < WORTH_MEASURING:
         return text
-    at_once = max(1, min(engine.trials(busy, one), -(-len(lack.chains) // one.sweep.pack)))
+    at_once = max(1, min(engine.trials(busy, order), -(-len(lack.chains) // sweep.pack)))
     with threads(identity.threads):
-        rate = training_rate(
-            problem, len(one.dataset.classes), one.sweep.device, identity.precision, pack=one.sweep.pack
-        )
+        rate = training_rate(problem, len(dataset.classes), sweep.device, identity.precision, pack=sweep.pack)
     return f"{text}, about {duration(images / (rate * at_once))} with {at_once} trial{'s' * (at_once > 1)} at once"
 
 
-def work_sentence(one: Prepared, lacking: Missing) -> str:
+def work_sentence(order: Prepared, lacking: Missing) -> str:
+    """Return what a sweep still lacks, in words."""
     parts = []
     if lacking.networks:
-        parts.append(
-            f"{lacking.networks} of {one.sweep.extent.runs * one.sweep.extent.iterations + 1} networks to train"
-        )
+        extent = order.sweep.extent
+        parts.append(f"{lacking.networks} of {extent.runs * extent.iterations + 1} networks to train")
     if lacking.activations:
-        size = readable(one.per_network * len(lacking.activations))
+        size = readable(order.per_network * len(lacking.activations))
         parts.append(f"activations of {len(lacking.activations)} to write (up to {size})")
     if lacking.values:
         parts.append(f"{lacking.values} similarities to compute")
-    return f"{one.name}: {', '.join(parts)}"
+    return f"{order.name}: {', '.join(parts)}"

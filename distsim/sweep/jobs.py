@@ -14,12 +14,12 @@ class Comparison:
     problem: str
     layer: str
     networks: tuple[tuple[NetworkId, tuple[str, ...]], ...]
-    chance: bool = False  # with the networks' examples permuted
+    chance: bool = False  # compare with permuted examples
 
 
 @dataclass(frozen=True)
 class PairJob:
-    """One layer of a tile of networks, and the pairs of them that are to be compared."""
+    """One layer of a tile of networks, and the pairs of these networks to compare."""
 
     problem: str
     layer: str
@@ -28,13 +28,18 @@ class PairJob:
 
     @property
     def networks(self) -> tuple[NetworkId, ...]:
+        """Return the networks of all pairs, each once."""
         return tuple(dict.fromkeys(itertools.chain.from_iterable(self.pairs)))
 
 
 def comparisons(
     lacking: dict[NetworkId, dict[str, tuple[str, ...]]], sweep: Sweep, slots: int, chance: bool = False
 ) -> list[Comparison]:
-    """The missing comparisons as jobs, layer by layer; a layer's networks are divided where slots would idle."""
+    """Return the missing comparisons as jobs, layer by layer.
+
+    slots : comparisons at once; a layer's networks are divided among jobs if slots would idle
+    chance : compare with permuted examples
+    """
     by_layer: dict[str, list[tuple[NetworkId, tuple[str, ...]]]] = {}
     for network in sorted(lacking):
         for layer, metrics in lacking[network].items():

@@ -1,11 +1,10 @@
-"""The behaviour that a sweep was begun with, as its store keeps it.
+"""Records of how a sweep's network and metrics behaved at its first start, in its store.
 
 <problem>/behaviour/network.json            what the network computed from fixed numbers (distsim.sweep.behaviour)
                     metric-<name>.json      the values of a metric that does not come with distsim
-Each is written once, at the first start that lacks it, and compared at every later one.
+Each is written once, at the first start that lacks it, and compared at every later start.
 """
 
-import hashlib
 import json
 import math
 import re
@@ -13,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from distsim.metrics.registry import BUILT_IN, METRICS
-from distsim.specs import Sweep, canonical_json
+from distsim.specs import Sweep, canonical_json, digest
 from distsim.store import DamagedStore, Storage, SweepStore
 from distsim.sweep.behaviour import (
     DECIDE,
@@ -35,14 +34,15 @@ LARGEST = 64 * 2**20  # bytes; a network of 350 modules has 0.2 MB
 
 
 class BehaviourChanged(ValueError):
-    """The network or a metric does something else than when the store was begun, under the same name."""
+    """A network or metric behaves differently from the one of the same name at the sweep's first start."""
 
 
 def require_same_behaviour(store: SweepStore, sweep: Sweep, say: Callable[[str], None] = print) -> None:
-    """Compare the network, and metrics of one's own, with what the store was begun with; write what it lacks.
+    """Compare the network, and the user's own metrics, with the records in the store. Write missing records.
 
-    BehaviourChanged names the first place that differs. DamagedStore: what the store has cannot be read. A record that
-    a store of finished work did not have is announced by `say`.
+    say : gets a sentence if a store that has networks lacked a record
+
+    BehaviourChanged names the first place that differs. DamagedStore: a record cannot be read.
     """
     _network(store, sweep, say)
     for name in sweep.extent.metrics:
@@ -51,25 +51,26 @@ def require_same_behaviour(store: SweepStore, sweep: Sweep, say: Callable[[str],
 
 
 def read_behaviour(storage: Storage, path: str, problem: str) -> Record | None:
-    """Return the record at a path that PATH matches; None where there is none. DamagedStore: it is not as written."""
+    """Return the record at a path that matches PATH, or None if it does not exist. DamagedStore: it was changed."""
     size = storage.sizes(FOLDER).get(path, 0)
     content = storage.get(path) if size <= LARGEST else b""
     if content is None:
         return None
     try:
-        _require(size <= LARGEST, "its size")
+        _require(size <= LARGEST, "the size")
         tree = json.loads(content)
-        _require(isinstance(tree, dict), "it")
-        _require(tree.pop("sha256", None) == _digest(tree), "its digest")
+        _require(isinstance(tree, dict), "the content")
+        _require(tree.pop("sha256", None) == digest(tree), "the digest")
         match = PATH.fullmatch(path)
-        _require(match is not None, "its name")
-        _require(tree.get("scheme") == SCHEME, "its scheme")
+        _require(match is not None, "the name")
+        _require(tree.get("scheme") == SCHEME, "the field scheme")
         if match is not None and match["metric"] is not None:
             return _metric_record(tree, match["metric"])
         return _network_record(tree, problem)
     except (ValueError, TypeError, RecursionError) as error:
         raise DamagedStore(
-            f"{path} of {storage.url} is damaged: {error}; distsim repair removes it, the next start writes it anew"
+            f"{path} of {storage.url} is damaged: {error}. distsim repair removes it, and the next start "
+            "writes it again"
         ) from None
 
 
@@ -79,24 +80,25 @@ def _network(store: SweepStore, sweep: Sweep, say: Callable[[str], None]) -> Non
     ours = network_behaviour(sweep.problem, identity.seed)
     if ours["dtype"] is None:
         say(
-            f"{sweep.name}: edits of the network {model} cannot be noticed: on a fixed input it fails: {ours['reason']}"
+            f"{sweep.name}: edits of the network {model} cannot be noticed, because it fails on a fixed input: "
+            f"{ours['reason']}"
         )
     theirs = _written(store, NETWORK, theirs, ours)
     if theirs is None:
         if _begun(store):
-            say(f"{sweep.name}: the store did not say how its network {model} behaves; from now on it does")
+            say(f"{sweep.name}: the store had no record of the behaviour of its network {model}: now it has one")
         return
-    found = differences(theirs, ours)
-    if found:  # what a nudge of all numbers brings about as well, rounding may have
-        found = differences(theirs, ours, network_behaviour(sweep.problem, identity.seed, nudged=True))
-    if not found:
+    differing = differences(theirs, ours)
+    if differing:  # leave out what nudging all numbers causes as well: it may be rounding
+        differing = differences(theirs, ours, network_behaviour(sweep.problem, identity.seed, nudged=True))
+    if not differing:
         return
     if not _begun(store):
         store.storage.put(NETWORK, _encoded(ours))
         return
     raise BehaviourChanged(
         f"{sweep.name}: the network {model} behaves differently from the one this store was begun with: first at "
-        f"{found[0]}. Undo the edit, or use another --storage"
+        f"{differing[0]}. Undo the edit, or use another --storage"
     )
 
 
@@ -105,45 +107,41 @@ def _metric(store: SweepStore, name: str, say: Callable[[str], None]) -> None:
     theirs = _written(store, path, read_behaviour(store.storage, path, store.problem), ours)
     if theirs is None:
         if _measured(store, name):
-            say(f"{store.problem}: the store did not say what its metric {name} gives; from now on it does")
+            say(f"{store.problem}: the store had no record of what the metric {name} gives: now it has one")
         return
-    found = metric_differences(theirs, ours)
-    if found and not _measured(store, name):
+    differing = metric_differences(theirs, ours)
+    if differing and not _measured(store, name):
         store.storage.put(path, _encoded(ours))
-    elif found:
+    elif differing:
         raise BehaviourChanged(
-            f"{store.problem}: the metric {name} is not the one this store was begun with: {found[0]}. Undo the edit, "
-            "give it another name, or use another --storage"
+            f"{store.problem}: the metric {name} is not the one this store was begun with: {differing[0]}. "
+            "Undo the edit, give it another name, or use another --storage"
         )
 
 
 def _written(store: SweepStore, path: str, theirs: Record | None, ours: Record) -> Record | None:
-    """Write ours where there is none. None: it was written; else what is there, maybe another driver's by now."""
+    """Write our record if there is none. Return None if it was written, else the record in the store."""
     if theirs is None and not store.storage.create(path, _encoded(ours)):
         theirs = read_behaviour(store.storage, path, store.problem)
     return theirs
 
 
 def _begun(store: SweepStore) -> bool:
-    """Whether anything of a network is there, of one that is half trained too."""
+    """Return whether the store holds anything of a network, even of a half-trained one."""
     return any(path.startswith(("complete/", "runs/", "pairs/")) for path in store.storage.sizes())
 
 
 def _measured(store: SweepStore, metric: str) -> bool:
     contents = store.contents()
-    there = (*contents.comparisons.values(), *contents.chance.values())
-    return any(metric in names for names in there) or bool(store.storage.sizes("pairs"))
+    compared = (*contents.comparisons.values(), *contents.chance.values())
+    return any(metric in names for names in compared) or bool(store.storage.sizes("pairs"))
 
 
 def _encoded(record: Record) -> bytes:
-    return canonical_json(record | {"sha256": _digest(record)}).encode()
+    return canonical_json(record | {"sha256": digest(record)}).encode()
 
 
-def _digest(record: Record) -> str:
-    return hashlib.sha256(canonical_json(record).encode()).hexdigest()
-
-
-# --- what a record is ------------------------------------------------------------------------------------------------
+# --- checking a record -----------------------------------------------------------------------------------------------
 
 _FIELDS = {"scheme", "problem", "model", "dtype", "reason", "computed", "parameters", "initial"}
 _TYPES: dict[str, Any] = {
@@ -156,37 +154,40 @@ _TYPES: dict[str, Any] = {
 
 
 def _network_record(tree: dict[str, Any], problem: str) -> Record:
-    _require(tree.keys() == _FIELDS, "the names of its fields")
-    _require(all(isinstance(tree[name], str) for name in ("problem", "model", "reason")), "its texts")
-    _require(tree["problem"] == problem, "its problem")
-    _require(tree["dtype"] in (*TOLERANCE, None), "its dtype")
+    _require(tree.keys() == _FIELDS, "the list of fields")
+    texts = all(isinstance(tree[name], str) for name in ("problem", "model", "reason"))
+    _require(texts, "the problem, model or reason")
+    _require(tree["problem"] == problem, "the problem")
+    _require(tree["dtype"] in (*TOLERANCE, None), "the dtype")
     computed = tree["computed"]
-    _require(isinstance(computed, list) and bool(computed) == (tree["dtype"] is not None), "what was computed")
+    _require(
+        isinstance(computed, list) and bool(computed) == (tree["dtype"] is not None), "the list of computed entries"
+    )
     for entry in computed:
         _require(isinstance(entry, dict) and entry.keys() == _TYPES.keys(), "an entry")
-        _require(all(isinstance(entry[name], of) for name, of in _TYPES.items()), "an entry's type")
+        _require(all(isinstance(entry[name], of) for name, of in _TYPES.items()), "a value's type in an entry")
         _require(entry["of"] in (*DECIDE, *NAME), "an entry's kind")
         _require(_is_shape(entry["shape"]), "a shape")
         _require(_are_numbers(entry["projections"], 0 if entry["largest"] is None else PROJECTIONS), "a projection")
     _require(isinstance(tree["parameters"], dict) and all(map(_is_shape, tree["parameters"].values())), "a parameter")
     initial = tree["initial"]
-    _require(isinstance(initial, dict), "its initial values")
+    _require(isinstance(initial, dict), "the table of initial values")
     _require(all(value is None or _are_numbers(value, 2) for value in initial.values()), "an initial value")
     return tree
 
 
 def _metric_record(tree: dict[str, Any], name: str) -> Record:
-    _require(tree.keys() == {"scheme", "metric", "view", "values"}, "the names of its fields")
-    _require(tree["metric"] == name and isinstance(tree["view"], str), "its metric")
+    _require(tree.keys() == {"scheme", "metric", "view", "values"}, "the list of fields")
+    _require(tree["metric"] == name and isinstance(tree["view"], str), "the metric or its view")
     values = tree["values"]
-    _require(isinstance(values, list) and len(values) == 2, "its values")
+    _require(isinstance(values, list) and len(values) == 2, "the list of values")
     _require(all(value is None or _are_numbers([value], 1) for value in values), "a value")
     return tree
 
 
-def _require(holds: bool, what: str) -> None:
+def _require(holds: bool, part: str) -> None:
     if not holds:
-        raise ValueError(f"{what} is not as it is written")
+        raise ValueError(f"{part} is not as distsim writes it")
 
 
 def _is_shape(value: Any) -> bool:

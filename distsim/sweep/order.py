@@ -1,4 +1,4 @@
-"""From a problem and flags to a spec with its data in memory."""
+"""Orders: from a problem and flags to a sweep with its data in memory."""
 
 import dataclasses
 from collections.abc import Callable, Iterable
@@ -18,33 +18,35 @@ from distsim.store import Storage, SweepStore
 from distsim.store.described import StoredLayer
 from distsim.store.descriptions import describe_layers, describe_metrics
 from distsim.sweep import own_code
-from distsim.sweep.cost import (
-    comparison_memory,
-    readable,
-)
+from distsim.sweep.cost import comparison_memory, readable
 from distsim.sweep.kept_behaviour import require_same_behaviour
 from distsim.training.stepper import require_streams
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A sweep with its data in memory: what an engine needs to do the work."""
+    """A sweep with its data in memory, as an engine needs it."""
 
     sweep: Sweep
     dataset: Dataset
     layers: tuple[Layer, ...] = field(default=())
     per_network: int = 0  # bytes of one network's activations
-    described: tuple[StoredLayer, ...] = ()  # the layers as the store is to say what they are
+    described: tuple[StoredLayer, ...] = ()  # the layers as the store describes them
 
     @property
     def name(self) -> str:
+        """Return the problem's name."""
         return self.sweep.name
 
 
 def identify(problem: Problem, dataset: Dataset, **choices: Any) -> Identity:
-    """The identity of a problem on these data; `choices` are further fields of Identity (seed, threads, ...).
+    """Return the identity of a problem on these data.
 
-    A recipe without a normalisation of its own gets the training set's. ValueError: the probe is larger than the data.
+    A recipe without a normalisation gets that of the training set.
+
+    choices : further fields of Identity (seed, threads, ...)
+
+    ValueError: the probe is larger than the data.
     """
     if problem.recipe.normalise is None:
         recipe = dataclasses.replace(problem.recipe, normalise=pixel_statistics(dataset.train_images))
@@ -54,7 +56,7 @@ def identify(problem: Problem, dataset: Dataset, **choices: Any) -> Identity:
     # the papers' claims are not about these images
     problem = dataclasses.replace(problem, classes=dataset.classes, reduced=problem.reduced or foreign)
     identity = Identity(problem=problem, data_digest=dataset.digest, **choices)
-    probe_indices(dataset, problem.probe, problem.probe_rule, identity.seed)  # refuses a probe that is too large
+    probe_indices(dataset, problem.probe, problem.probe_rule, identity.seed)  # raises if the probe is too large
     return identity
 
 
@@ -67,15 +69,18 @@ def adapted(
     probe: int | None = None,
     train_limit: int | None = None,
 ) -> Problem:
-    """Return the problem as another location of its data, other classes and smaller numbers change it."""
+    """Return the problem with changes for other data, other classes or smaller numbers.
+
+    data : location; a "folder:" of images changes normalisation, channels and the choice of the probe
+    """
     folder = data.startswith("folder:")
     if classes and classes != problem.classes:
         recipe = dataclasses.replace(problem.recipe, normalise=None) if folder else problem.recipe
         problem = dataclasses.replace(problem, classes=classes, recipe=recipe, reduced=True)
-    if folder and problem.channels == 1:  # one's own images are RGB; grey data's constants do not fit them
+    if folder and problem.channels == 1:  # a folder's images are RGB; constants of grey images do not fit them
         recipe = dataclasses.replace(problem.recipe, normalise=None)
         problem = dataclasses.replace(problem, channels=3, recipe=recipe)
-    if folder:  # its images are in the order of the classes, so the first ones are no sample
+    if folder:  # its images are sorted by class, so the first ones are not a sample
         problem = dataclasses.replace(problem, probe_rule="uniform")
     return problem.reduced_to(epochs=epochs, probe=probe, train_limit=train_limit)
 
@@ -83,7 +88,7 @@ def adapted(
 def trial_resources(
     device: str, threads: int, cpus: float | None = None, gpus: float | None = None
 ) -> tuple[tuple[str, float], ...]:
-    """Return what one trial takes, as Ray wants it: as many CPUs as threads, and a GPU where it trains on one."""
+    """Return what one trial takes, in Ray's terms: as many CPUs as threads, and a GPU if it trains on one."""
     wanted = {"cpu": cpus or float(threads)}
     if device == "cuda":
         wanted["gpu"] = gpus or 1.0
@@ -101,10 +106,10 @@ def prepare(
     pack: int = 1,
     **choices: Any,
 ) -> Prepared:
-    """Load the data and settle the spec. Errors are those of loading and of the specs' fields.
+    """Load the data and make the sweep. Errors are those of loading and of the specs' fields.
 
-    choices : fields of Extent (runs, metrics, ...), where None are the problem's runs, and of Identity (seed, ...)
-    dataset : taken instead of what lies at `data`, as the problem wants it (its classes, its size)
+    choices : fields of Extent (runs, metrics, ...) and of Identity (seed, ...); runs=None takes the problem's number
+    dataset : used instead of the data at `data`; it must have the problem's classes and image size
     """
     own_code.refuse_while_importing()
     known(choices.get("metrics", ()))
@@ -122,7 +127,7 @@ def prepare(
 
 
 def _absolute(data: str) -> str:
-    """The location as another process, started in another folder, finds it."""
+    """Return the location with an absolute path, for processes that start in another folder."""
     scheme, colon, path = data.partition(":")
     if colon and scheme in ("folder", "files"):
         return f"{scheme}:{Path(path).expanduser().resolve()}"
@@ -130,40 +135,42 @@ def _absolute(data: str) -> str:
 
 
 def take(orders: Iterable[Prepared], root: Storage, here: bool = True, say: Callable[[str], None] = print) -> None:
-    """Write what is asked for into the store. IdentityMismatch: it holds other sweeps of these problems.
+    """Write what is asked for into the store.
 
-    BehaviourChanged: under the same names a network or a metric does something else than when the store was begun.
+    here : the work is done on this machine, which must have the device; a cluster's head need not
+    say : gets a sentence if the store had no record of how the network behaves
 
-    here : the work is done on this machine, which must have the device; a cluster's head need not.
-    say : is told that a store of before now keeps how its network behaves
+    IdentityMismatch: the store holds another sweep of one of these problems. BehaviourChanged: a network or a metric
+    behaves differently from the one of the same name at the sweep's first start.
     """
     orders = list(orders)
     check_workplace(orders, here)
-    for one in orders:
-        store = SweepStore(root, one.name)
-        store.claim(one.sweep.identity)
-        if one.described:
-            describe_layers(store, one.described, one.sweep.identity)
-        describe_metrics(store, one.sweep.extent.metrics)
-        require_same_behaviour(store, one.sweep, say)
-        store.write_request(own_code.recorded_in(one.sweep.request, one.sweep.problem, store))
+    for order in orders:
+        sweep, store = order.sweep, SweepStore(root, order.name)
+        store.claim(sweep.identity)
+        if order.described:
+            describe_layers(store, order.described, sweep.identity)
+        describe_metrics(store, sweep.extent.metrics)
+        require_same_behaviour(store, sweep, say)
+        store.write_request(own_code.recorded_in(sweep.request, sweep.problem, store))
 
 
 def check_workplace(orders: Iterable[Prepared], here: bool) -> None:
-    """ValueError: the work is done here, and the device asked for, or a library that a metric needs, is not.
+    """Check that this machine can do the work, if it is done here.
 
-    ValueError too where a single comparison needs more memory than there is.
+    ValueError: the device, or a library that a metric needs, is missing, or one comparison needs more memory than there
+    is.
     """
-    for one in orders if here else ():
-        require_device(one.sweep.device)
-        require_cupy(one.sweep.device)
-        require_libraries(one.sweep.extent.metrics)
-        _require_memory(one)
+    for order in orders if here else ():
+        require_device(order.sweep.device)
+        require_cupy(order.sweep.device)
+        require_libraries(order.sweep.extent.metrics)
+        _require_memory(order)
 
 
-def _require_memory(one: Prepared) -> None:
-    problem, free = one.sweep.problem, free_memory()
-    if free is None or one.sweep.device != "cpu":
+def _require_memory(order: Prepared) -> None:
+    problem, free = order.sweep.problem, free_memory()
+    if free is None or order.sweep.device != "cpu":
         return
     shapes = layer_shapes(build(problem), problem)
     for name, shape in shapes.items():
@@ -171,22 +178,26 @@ def _require_memory(one: Prepared) -> None:
         needed = comparison_memory(whole, chunk_shape(whole)[1])
         if needed > free:
             raise ValueError(
-                f"{one.name}: comparing layer {name} on {problem.probe:,} images takes {readable(needed)} of memory, "
-                f"and {readable(free)} are free: use a smaller --probe"
+                f"{order.name}: comparing layer {name} on {problem.probe:,} images takes {readable(needed)} of memory, "
+                f"but only {readable(free)} are free: use a smaller --probe"
             )
 
 
-def compare_only(one: Prepared, store: SweepStore) -> Prepared | None:
-    """The order cut down to what needs no training: complete runs of iterations that every run has. None: nothing."""
-    have = store.contents().networks
+def compare_only(order: Prepared, store: SweepStore) -> Prepared | None:
+    """Return the order cut down to networks that are committed, so that nothing is trained. None: there are none.
+
+    It has the first runs, and the iterations that all of them have.
+    """
+    sweep, networks = order.sweep, store.contents().networks
     runs = 0
-    while runs < one.sweep.extent.runs and NetworkId(runs, 1) in have:
+    while runs < sweep.extent.runs and NetworkId(runs, 1) in networks:
         runs += 1
-    iterations = 0
-    wanted = one.sweep.extent.iterations
-    while iterations < wanted and all(NetworkId(run, iterations + 1) in have for run in range(runs)):
-        iterations += 1
-    if not runs or not iterations:
+    if not runs:
         return None
-    extent = dataclasses.replace(one.sweep.extent, runs=runs, iterations=iterations)
-    return dataclasses.replace(one, sweep=dataclasses.replace(one.sweep, extent=extent))
+    iterations = 1
+    while iterations < sweep.extent.iterations and all(
+        NetworkId(run, iterations + 1) in networks for run in range(runs)
+    ):
+        iterations += 1
+    extent = dataclasses.replace(sweep.extent, runs=runs, iterations=iterations)
+    return dataclasses.replace(order, sweep=dataclasses.replace(sweep, extent=extent))

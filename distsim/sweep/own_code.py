@@ -1,8 +1,8 @@
-"""One's own networks and metrics: which script made them known, and making them known again.
+"""The user's own networks and metrics: which script registered them, and how to register them again.
 
-A script is a program of its user's. It is imported, where a command needs what it registers, only if the user says so
-(`--import FILE`), or if a store in a local folder records it, it lies outside that store, and it is still what it was
-when it started the sweep. Nothing that only reads a store imports anything.
+A script is the user's program. A command that needs what it registers imports it only in two cases: the user says so
+(`--import FILE`); or a store in a local folder records it, it lies outside that store, and it has not changed since it
+started the sweep. Commands that only read a store import nothing.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ from distsim.models import MODELS
 from distsim.specs import Problem, Request, shown
 from distsim.store import Storage, SweepStore
 
-SCRIPT = "distsim_script_"  # what names of modules begin with that are imported here
+SCRIPT = "distsim_script_"  # prefix of the names of modules that are imported here
 
 
 @dataclass(frozen=True)
@@ -35,26 +35,21 @@ class Script:
 
     @classmethod
     def of(cls, path: Path) -> "Script":
-        """OSError: it cannot be read."""
+        """Return the script at this path. OSError: it cannot be read."""
         return cls(str(path.resolve()), hashlib.sha256(path.read_bytes()).hexdigest())
 
 
-_registered_by: dict[str, Script] = {}  # own model or metric -> the file that was imported for it
+_registered_by: dict[str, Script] = {}  # model or metric -> the imported file that registered it
 _importing: list[str] = []
 
 
-def own_names(model: str, metrics: Iterable[str]) -> list[str]:
-    """Return the names among these of what does not come with distsim, the model's first."""
-    own = [] if model in MODELS_OF_DISTSIM else [model]
-    return own + [name for name in metrics if name not in METRICS_OF_DISTSIM]
-
-
 def recorded_in(request: Request, problem: Problem, store: SweepStore) -> Request:
-    """Return the request with the script that this sweep's own model or metrics come from, if it has any.
+    """Return the request with the script that registered the sweep's own model or metrics, if it has any.
 
-    It is the file that was imported for them; else the program that runs; else what the last request says.
+    It is the file that was imported for them; else the running program; else the script in the last request.
     """
-    own = own_names(problem.model, request.extent.metrics)
+    own = [] if problem.model in MODELS_OF_DISTSIM else [problem.model]
+    own += [name for name in request.extent.metrics if name not in METRICS_OF_DISTSIM]
     if not own:
         return request
     script = next((_registered_by[name] for name in own if name in _registered_by), None)
@@ -63,7 +58,7 @@ def recorded_in(request: Request, problem: Problem, store: SweepStore) -> Reques
 
 
 def _program() -> Script | None:
-    """The script that Python was started with; None: it was another program, or none."""
+    """Return the script that Python was started with, or None if it is distsim itself or no script."""
     main = sys.modules.get("__main__")
     file, spec = getattr(main, "__file__", None), getattr(main, "__spec__", None)
     if not isinstance(file, str) or not file.endswith(".py") or (spec is not None and spec.name.startswith("distsim.")):
@@ -83,7 +78,7 @@ def _recorded(store: SweepStore) -> Script | None:
 
 
 def make_known(store: SweepStore, metrics: Iterable[str]) -> None:
-    """Import what the store's model and these metrics need, if it must be and may be.
+    """Import the script that registers the store's model or these metrics, if one is unknown and it may be imported.
 
     ValueError names the model or metric, the script that is recorded, and why it was not imported.
     """
@@ -92,16 +87,16 @@ def make_known(store: SweepStore, metrics: Iterable[str]) -> None:
         return
     recorded = _recorded(store)
     if recorded is None:
-        why = "no script of one's own is recorded in the store"
+        why = "the store records no script"
     else:
-        refused = _refusal(recorded.path, store.root) or _import(Path(recorded.path), recorded.sha256)
-        why = refused or f"{recorded.path} does not register it"
+        failure = _refusal(recorded.path, store.root) or _import(Path(recorded.path), recorded.sha256)
+        why = failure or f"{recorded.path} does not register it"
     if unknown := _unknown(model, asked):
-        raise ValueError(f"{unknown}: {why}; name the script that registers it with --import FILE")
+        raise ValueError(f"{unknown}: {why}. Name the script that registers it with --import FILE")
 
 
 def _unknown(model: str, metrics: list[str]) -> str:
-    """What is not known here, for a sentence."""
+    """Return which of these names are not registered, for a sentence; "" if all are."""
     if model not in MODELS:
         return f"unknown model {shown(model)}"
     lacking = [name for name in metrics if name not in METRICS]
@@ -109,51 +104,54 @@ def _unknown(model: str, metrics: list[str]) -> str:
 
 
 def _refusal(script: str, root: Storage) -> str | None:
-    """Why the recorded script is not to be imported; None: it may be, if it is what it was."""
+    """Return why the recorded script must not be imported, or None if it may be (unless it has changed)."""
     path = Path(script)
     if root.folder is None:
-        return f"the script {path} is not imported, for the store that names it is no local folder"
+        return f"the script {path} is not imported, because the store that names it is not a local folder"
     if not path.is_absolute():
-        return f"the script {shown(str(path))} is not imported, for its path is not absolute"
+        return f"the script {shown(str(path))} is not imported, because its path is not absolute"
     if path.resolve().is_relative_to(Path(root.folder).resolve()):
-        return f"the script {path} is not imported, for it lies in the store that names it"
+        return f"the script {path} is not imported, because it lies in the store that names it"
     try:
         owner = path.stat().st_uid
     except (OSError, ValueError):
-        return f"the script {path} is not there"
-    if owner not in (os.geteuid(), 0):  # who can write the store of another could name any program of theirs
-        return f"the script {path} is not imported, for it belongs to another user"
+        return f"the script {path} does not exist"
+    if owner not in (os.geteuid(), 0):  # a store that others can write could name any program of theirs
+        return f"the script {path} is not imported, because it belongs to another user"
     return None
 
 
 def import_file(file: str) -> None:
-    """Import a script because the user says so. ValueError: it cannot be, or fails."""
+    """Import a script that the user named. ValueError: it cannot be read, or fails."""
     if failed := _import(Path(file).expanduser(), None):
         raise ValueError(f"--import {file}: {failed}")
 
 
 class StartedByImport(RuntimeError):
-    """A script that is imported starts its sweep."""
+    """A script starts its sweep while it is being imported."""
 
 
 def refuse_while_importing() -> None:
-    """Raise StartedByImport while a script is being imported: what it registers is wanted, not its sweep."""
+    """Raise StartedByImport while a script is being imported: only what it registers is wanted."""
     if _importing:
-        raise StartedByImport("it starts its sweep, which belongs under if __name__ == '__main__'")
+        raise StartedByImport("it starts its sweep on import: put that under if __name__ == '__main__'")
 
 
 def _import(path: Path, expected: str | None) -> str | None:
-    """Run the file as a module of its own, not as `__main__`; what failed, None if nothing did."""
+    """Run the file as a module, not as `__main__`. Return what failed, or None.
+
+    expected : SHA-256 that the file must have, or None
+    """
     try:
         content = path.read_bytes()
         code = compile(content, str(path.resolve()), "exec", dont_inherit=True)
     except OSError as error:
         return f"{path} cannot be read: {error.strerror}"
     except (SyntaxError, ValueError) as error:
-        return f"{path} is no Python: {error}"
+        return f"{path} is not Python: {error}"
     script = Script(str(path.resolve()), hashlib.sha256(content).hexdigest())
     if expected not in (None, script.sha256):
-        return f"the script {path} is not imported, for it has changed since it started the sweep"
+        return f"the script {path} is not imported, because it has changed since it started the sweep"
     name = SCRIPT + script.sha256[:16]
     if name in sys.modules:
         return None
@@ -161,7 +159,7 @@ def _import(path: Path, expected: str | None) -> str | None:
     module.__file__ = script.path
     before, arguments = MODELS.keys() | METRICS.keys(), sys.argv
     sys.modules[name] = module
-    sys.path.insert(0, os.path.dirname(script.path))  # as when the script is run, for modules that lie beside it
+    sys.path.insert(0, os.path.dirname(script.path))  # for modules beside the script, as when it is run
     sys.argv = [script.path]
     _importing.append(script.path)
     try:
@@ -172,21 +170,21 @@ def _import(path: Path, expected: str | None) -> str | None:
     finally:
         _importing.pop()
         sys.argv = arguments
-        sys.path.append(sys.path.pop(0))  # for what it imports later; the libraries' own modules come first again
+        sys.path.append(sys.path.pop(0))  # for later imports; from here on the libraries come first again
     for registered in (MODELS.keys() | METRICS.keys()) - before:
         _registered_by[registered] = script
     return None
 
 
 def imported_modules() -> list[ModuleType]:
-    """Return the modules of scripts that were imported here: a worker has not got them."""
+    """Return the modules of the scripts that were imported here. Ray's workers do not have them."""
     return [module for name, module in sys.modules.items() if name.startswith(SCRIPT)]
 
 
 def module_of(made: object) -> ModuleType | None:
-    """Return the module that a class or a function was defined in, if it is a file of the user's own; else None.
+    """Return the module that defines a class or function if it is the user's own file, else None.
 
-    No worker could import it by its name. What is installed, on every machine then, is no file of one's own.
+    Ray's workers cannot import such a module by its name. An installed module is on every machine and does not count.
     """
     while isinstance(made, functools.partial):
         made = made.func

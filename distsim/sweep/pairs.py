@@ -1,8 +1,8 @@
-"""A store's networks against each other: which pairs, in which portions, at what cost, and the table of what came out.
+"""Comparison of a store's networks with each other: which pairs, in which tiles, and at what cost.
 
-A plan is a list of pairs of networks; each pair is compared layer by layer. Pairs are done in tiles of a few networks
-that are read together, each once, so that reading grows with networks and not with pairs. Masks are compared by their
-Jaccard similarity, |A ∩ B| / |A ∪ B| of the parameters that are alive.
+A plan is a list of pairs of networks. Each pair is compared layer by layer. The pairs are divided into tiles of a few
+networks that are read together, each once, so that reading grows with the networks and not with the pairs. Masks are
+compared by their Jaccard similarity, |A ∩ B| / |A ∪ B| of the alive parameters.
 """
 
 import dataclasses
@@ -16,10 +16,7 @@ from distsim.comparison.layer import applicable
 from distsim.comparison.sides import COLUMNS
 from distsim.environment import free_memory, threads
 from distsim.models import Layer, build
-from distsim.results.pairs import (
-    Found,
-    found_in,
-)
+from distsim.results.pairs import Found, found_in
 from distsim.specs import NetworkId
 from distsim.store import Pair, SweepStore
 from distsim.sweep.cost import Cost, layer_cost, product_rate
@@ -36,7 +33,10 @@ PLANS = {
 
 
 def planned(plan: str, networks: Iterable[NetworkId]) -> list[Pair]:
-    """The plan's pairs (a, b) of these networks, a before b: the complete one first, then by run and iteration."""
+    """Return the plan's pairs (a, b) of these networks, where a comes before b.
+
+    The order is: the complete network, then by run and iteration. ValueError: the plan is unknown.
+    """
     if plan not in PLANS:
         raise ValueError(f"there is no plan {plan!r}; there are {', '.join(PLANS)}")
     ordered = sorted(networks)
@@ -51,10 +51,11 @@ def planned(plan: str, networks: Iterable[NetworkId]) -> list[Pair]:
 
 
 def tiles(pairs: Sequence[Pair], limit: int) -> Iterator[list[Pair]]:
-    """The pairs in portions that name at most `limit` networks, at least 2; all of a plan's together where they can be.
+    """Yield the pairs in tiles that name at most `limit` networks (at least 2).
 
-    What hangs together, as the runs at one iteration do, is one tile or, if it is too large, cut into groups of half
-    the limit, of which each two are a tile: N networks are then read about N / (limit / 2) times each.
+    Networks that are connected by pairs, such as all runs at one iteration, form one tile. If they are too many, they
+    are cut into groups of half the limit, and every two groups form a tile. N networks are then read about
+    N / (limit / 2) times each.
     """
     half = max(1, limit // 2)
     for part in _components(pairs):
@@ -64,21 +65,25 @@ def tiles(pairs: Sequence[Pair], limit: int) -> Iterator[list[Pair]]:
             continue
         group = {network: place // half for place, network in enumerate(members)}
         last = max(group.values())
-        portions: dict[tuple[int, int], list[Pair]] = {}
+        by_groups: dict[tuple[int, int], list[Pair]] = {}
         for a, b in part:
             first, second = sorted((group[a], group[b]))
-            # pairs within a group are done where it meets its neighbour
+            # pairs within a group go into the tile of the group and its neighbour
             key = (first, second) if first != second else (first, first + 1) if first < last else (first - 1, first)
-            portions.setdefault(key, []).append((a, b))
-        yield from (portions[key] for key in sorted(portions))
+            by_groups.setdefault(key, []).append((a, b))
+        yield from (by_groups[key] for key in sorted(by_groups))
 
 
 def tile_limit(shape: tuple[int, ...], memory: float) -> int:
-    """How many networks' statistics of a layer fit into so many bytes, with what is needed beside them; at least 2."""
+    """Return of how many networks a layer's statistics fit into memory together, at least 2.
+
+    shape : of the layer, (n, ...)
+    memory : in bytes; what a comparison needs besides is counted too
+    """
     n, p = shape[0], int(np.prod(shape[1:]))
     wide = p >= n
     shared = 5 * 8 * n**2 if wide else 3 * 8 * p**2
-    # the Gram matrix and its factor, or the features; a panel as stored and a slab of it centred
+    # Gram matrix and its factor, or the features; a panel as stored and some of its columns centred
     each = (2 * 8 * n**2 if wide else 8 * n * p) + 8 * n * min(p, 2 * COLUMNS)
     return max(2, int((memory - shared) / each))
 
@@ -88,22 +93,27 @@ def jobs(
     pairs: Sequence[Pair],
     layers: Mapping[Layer, tuple[int, ...]],
     metrics: tuple[str, ...],
-    there: Found,
+    committed: Found,
     memory: float,
 ) -> list[PairJob]:
-    """What of the plan is not there yet. layers : with their shapes (n, ...); memory : bytes of one job."""
-    found = []
+    """Return jobs for the pairs that are not committed yet.
+
+    layers : layer -> its shape (n, ...)
+    memory : bytes that one job may take
+    """
+    todo = []
     for layer, shape in layers.items():
         wanted = applicable(metrics, layer.kind)
         if not wanted:
             continue
-        missing = [pair for pair in pairs if not set(wanted) <= there.get((*pair, layer.name), {}).keys()]
+        missing = [pair for pair in pairs if not set(wanted) <= committed.get((*pair, layer.name), {}).keys()]
         for tile in tiles(missing, tile_limit(shape, memory)):
-            found.append(PairJob(problem, layer.name, tuple(tile), wanted))
-    return found
+            todo.append(PairJob(problem, layer.name, tuple(tile), wanted))
+    return todo
 
 
 def cost(todo: Iterable[PairJob], layers: Mapping[Layer, tuple[int, ...]], itemsize: int = 2) -> Cost:
+    """Return what the jobs cost. itemsize : bytes of an activation."""
     shapes = {layer.name: shape for layer, shape in layers.items()}
     total = Cost()
     for job in todo:
@@ -112,7 +122,7 @@ def cost(todo: Iterable[PairJob], layers: Mapping[Layer, tuple[int, ...]], items
 
 
 def compare(
-    one: Prepared,
+    order: Prepared,
     store: SweepStore,
     engine: Engine,
     pairs: Sequence[Pair],
@@ -122,46 +132,44 @@ def compare(
     forecast: bool = False,
     say: Callable[[str], None] = print,
 ) -> list[str]:
-    """Compare what of these pairs is not compared yet and commit it; a sentence for each tile that failed.
+    """Compare those of these pairs that are not compared yet, and commit the values.
 
-    names     of layers; None: all
-    memory    bytes for all comparisons at once; None: half of what this machine has free, 4 GiB if it does not say
-    forecast  only say what it would cost
+    Activations that the store holds (`--retention all`) are read. Other networks run over the probe again. Return a
+    sentence for each tile that failed.
 
-    Activations that the store keeps (`--retention all`) are read; the others' networks run over the probe again.
-    FileNotFoundError: a network is not committed. ValueError: unknown layers.
+    names : of layers; None: all
+    memory : bytes for all comparisons at once; None: half of this machine's free memory, 4 GiB if that is unknown
+    forecast : only say what it would cost
+
+    FileNotFoundError: a network is not committed. ValueError: a layer is unknown.
     """
-    problem = one.sweep.problem
-    kept = store.contents()
-    if absent := {network for pair in pairs for network in pair} - kept.networks:
-        raise FileNotFoundError(f"{one.name}: {min(absent).label} is not in {store.root.url}")
-    layers = [layer for layer in one.layers if names is None or layer.name in names]
-    if unknown := set(names or ()) - {layer.name for layer in one.layers}:
-        raise ValueError(f"{one.name} has no layers {sorted(unknown)}; it has {[layer.name for layer in one.layers]}")
-    network = build(problem)
-    shapes = layer_shapes(network, problem)
+    problem, name = order.sweep.problem, order.name
+    contents, wanted = store.contents(), {network for pair in pairs for network in pair}
+    if absent := wanted - contents.networks:
+        raise FileNotFoundError(f"{name}: {min(absent).label} is not in {store.root.url}")
+    known = [layer.name for layer in order.layers]
+    if unknown := set(names or ()) - set(known):
+        raise ValueError(f"{name} has no layers {sorted(unknown)}; it has {known}")
+    shapes = layer_shapes(build(problem), problem)
+    layers = [layer for layer in order.layers if names is None or layer.name in names]
     sized = {layer: (problem.probe, *shapes[layer.name]) for layer in layers}
-    if not {network for pair in pairs for network in pair} <= kept.activations:  # then workers need the images
-        extent = dataclasses.replace(one.sweep.extent, activations="memory")
-        one = dataclasses.replace(one, sweep=dataclasses.replace(one.sweep, extent=extent))
-    slots = 1 if forecast else engine.slots([one])
-    todo = jobs(
-        one.name, pairs, sized, metrics, found_in(store), (memory or (free_memory() or 8 * 2.0**30) / 2) / slots
-    )
+    if not wanted <= contents.activations:  # then workers need the images
+        extent = dataclasses.replace(order.sweep.extent, activations="memory")
+        order = dataclasses.replace(order, sweep=dataclasses.replace(order.sweep, extent=extent))
+    slots = 1 if forecast else engine.slots([order])
+    memory = memory or (free_memory() or 8 * 2.0**30) / 2
+    todo = jobs(name, pairs, sized, metrics, found_in(store), memory / slots)
     if not todo:
-        say(f"{one.name}: nothing is missing")
+        say(f"{name}: nothing is missing")
         return []
-    with threads(one.sweep.identity.threads):
-        total, rate = cost(todo, sized), product_rate()
-    say(
-        f"{one.name}: {sum(len(job.pairs) for job in todo)} pairs of layers in {len(todo)} tiles: "
-        + total.sentence(rate, slots)
-    )
-    return [] if forecast else engine.compare([one], todo)
+    with threads(order.sweep.identity.threads):
+        sentence = cost(todo, sized).sentence(product_rate(), slots)
+    say(f"{name}: {sum(len(job.pairs) for job in todo)} pairs of layers in {len(todo)} tiles: {sentence}")
+    return [] if forecast else engine.compare([order], todo)
 
 
 def _components(pairs: Sequence[Pair]) -> list[list[Pair]]:
-    """The pairs by what hangs together."""
+    """Return the pairs in parts: networks in different parts have no pair between them, even through others."""
     parent: dict[NetworkId, NetworkId] = {}
 
     def root(network: NetworkId) -> NetworkId:

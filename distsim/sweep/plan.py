@@ -1,4 +1,4 @@
-"""What a sweep still lacks: the difference between what is asked for and what the store holds."""
+"""The plan: what a sweep still lacks, which is the difference between what is asked for and what the store holds."""
 
 import shutil
 from collections.abc import Iterable, Mapping, Sequence, Set
@@ -9,16 +9,16 @@ from distsim.specs import COMPLETE, PERMUTATIONS, NetworkId, Sweep
 from distsim.store import Contents, NoSpace, SweepStore
 from distsim.store.described import ComparedLayer, StoredMetric
 
-DISK_SHARE = 0.8  # of the free space, that activations may take
+DISK_SHARE = 0.8  # share of the free space that activations may use
 
 
 @dataclass(frozen=True)
 class Missing:
-    """What is not in the store yet. Comparisons also say which activations are wanted."""
+    """What is not in the store yet."""
 
     complete: bool
     chains: dict[int, tuple[int, ...]]  # run -> iterations whose networks are not committed
-    activations: tuple[NetworkId, ...]  # wanted and absent, the complete network's first
+    activations: tuple[NetworkId, ...]  # networks whose activations are needed and missing, the complete one first
     comparisons: dict[NetworkId, dict[str, tuple[str, ...]]]  # network -> layer -> metrics
     chance: dict[NetworkId, dict[str, tuple[str, ...]]] = field(default_factory=dict)  # the same, examples permuted
 
@@ -27,31 +27,36 @@ class Missing:
 
     @property
     def to_compare(self) -> set[NetworkId]:
+        """Return the networks that lack similarities or chance levels."""
         return self.comparisons.keys() | self.chance.keys()
 
     @property
     def reference(self) -> bool:
-        """Whether the complete network or its activations are missing."""
+        """Return whether the complete network or its activations are missing."""
         return self.complete or COMPLETE in self.activations
 
     @property
     def networks(self) -> int:
+        """Return the number of networks to train."""
         return self.complete + sum(map(len, self.chains.values()))
 
     @property
     def values(self) -> int:
-        """Similarities to compute."""
-        whole = sum(len(metrics) for layers in self.comparisons.values() for metrics in layers.values())
-        return whole + PERMUTATIONS * sum(len(m) for layers in self.chance.values() for m in layers.values())
+        """Return the number of similarities to compute, each permutation of a chance level counted."""
+        similarities, chance = (
+            sum(len(metrics) for layers in lacking.values() for metrics in layers.values())
+            for lacking in (self.comparisons, self.chance)
+        )
+        return similarities + PERMUTATIONS * chance
 
     def without(self, given_up: Set[NetworkId]) -> "Missing":
-        """What is left to try when these networks have failed; nothing without the complete one."""
+        """Return what is left to try when these networks have failed: nothing if the complete network has."""
         if COMPLETE in given_up:
             return Missing(False, {}, (), {})
-        left = {run: tuple(i for i in all_ if NetworkId(run, i) not in given_up) for run, all_ in self.chains.items()}
+        chains = _by_run({NetworkId(run, i) for run, iterations in self.chains.items() for i in iterations} - given_up)
         return Missing(
             self.complete,
-            {run: iterations for run, iterations in left.items() if iterations},
+            chains,
             tuple(network for network in self.activations if network not in given_up),
             {network: layers for network, layers in self.comparisons.items() if network not in given_up},
             {network: layers for network, layers in self.chance.items() if network not in given_up},
@@ -64,12 +69,15 @@ def missing(
     layers: Sequence[ComparedLayer],
     metrics: Mapping[str, Metric | StoredMetric] = METRICS,
 ) -> Missing:
-    """What of `sweep` the store with these contents lacks. metrics : what those asked for are, by name."""
+    """Return what a store with these contents lacks of the sweep.
+
+    metrics : name -> metric, for those asked for
+    """
     extent = sweep.extent
     wanted = extent.networks
-    asked = [metrics[name] for name in extent.metrics]
-    comparisons = _lacking(wanted, contents.comparisons, asked, layers)
-    chance = _lacking(extent.chance_networks, contents.chance, asked, layers)
+    asked_for = [metrics[name] for name in extent.metrics]
+    comparisons = _lacking(wanted, contents.comparisons, asked_for, layers)
+    chance = _lacking(extent.chance_networks, contents.chance, asked_for, layers)
     activations: list[NetworkId] = []
     if extent.activations == "store":
         keep_all = extent.retention == "all"
@@ -86,24 +94,24 @@ def missing(
 
 def _lacking(
     wanted: Iterable[NetworkId],
-    there: Mapping[tuple[NetworkId, str], frozenset[str]],
+    committed: Mapping[tuple[NetworkId, str], frozenset[str]],
     metrics: Sequence[Metric | StoredMetric],
     layers: Sequence[ComparedLayer],
 ) -> dict[NetworkId, dict[str, tuple[str, ...]]]:
-    """Network -> layer -> the metrics that apply to it and are not there."""
+    """Return network -> layer -> the metrics that apply to it and are not committed."""
     lacking: dict[NetworkId, dict[str, tuple[str, ...]]] = {}
     for network in wanted:
         for layer in layers:
-            held = there.get((network, layer.name), frozenset())
+            done = committed.get((network, layer.name), frozenset())
             applicable = (metric.name for metric in metrics if metric.applies_to(layer.kind))
-            if names := tuple(name for name in applicable if name not in held):
+            if names := tuple(name for name in applicable if name not in done):
                 lacking.setdefault(network, {})[layer.name] = names
     return lacking
 
 
 @dataclass(frozen=True)
 class Chain:
-    """What one trial does: train these iterations of a run, write these iterations' activations."""
+    """What one trial does: train some iterations of a run, and extract activations of some."""
 
     run: int
     train: tuple[int, ...]
@@ -111,11 +119,16 @@ class Chain:
 
 
 def wave(sweep: Sweep, lacking: Missing, room: int | None, per_network: int, promised: int = 0) -> list[Chain]:
-    """The chains to run before the next comparisons: all training, and as many activations as there is room for.
+    """Return the chains to run before the next comparisons: all training, and as many activations as fit.
 
-    room : bytes that activations may take, None without limit. promised : of these, to other problems in this wave.
-    Where they do not all fit, a wave extracts what does, its comparisons make room (retention `reference`), and the
-    next wave extracts more. NoSpace: not even one fits, or all are to be kept.
+    If they do not all fit, a wave extracts some. Its comparisons make room (retention `reference`), and the next wave
+    extracts more.
+
+    room : bytes that activations may take; None: no limit
+    per_network : bytes of one network's activations
+    promised : bytes of `room` that other problems take in this wave
+
+    NoSpace: not even one network's activations fit, or all are to be kept and do not fit.
     """
     networks = [network for network in lacking.activations if not network.is_complete]
     fits = len(networks)
@@ -132,33 +145,33 @@ def wave(sweep: Sweep, lacking: Missing, room: int | None, per_network: int, pro
 
 
 def _by_run(networks: Iterable[NetworkId]) -> dict[int, tuple[int, ...]]:
-    """Run -> its iterations among these networks, both in order; a complete network is of no run."""
-    found: dict[int, list[int]] = {}
+    """Return run -> its iterations among these networks, both in order. The complete network has no run."""
+    runs: dict[int, list[int]] = {}
     for network in sorted(networks):
         if network.run is not None:
-            found.setdefault(network.run, []).append(network.iteration)
-    return {run: tuple(iterations) for run, iterations in found.items()}
+            runs.setdefault(network.run, []).append(network.iteration)
+    return {run: tuple(iterations) for run, iterations in runs.items()}
 
 
 def packed(chains: Sequence[Chain], size: int) -> list[tuple[Chain, ...]]:
-    """The chains, `size` to a trial; the last trial may have fewer."""
+    """Return the chains of each trial: `size` of them; the last trial may have fewer."""
     return [tuple(chains[start : start + size]) for start in range(0, len(chains), size)]
 
 
 def runs_of(pack: Sequence[Chain]) -> str:
-    """The runs of a trial, for people."""
+    """Return the runs of a trial in words, such as "runs 0, 1"."""
     runs = [chain.run for chain in pack]
     return f"run {runs[0]}" if len(runs) == 1 else f"runs {', '.join(map(str, runs))}"
 
 
 def room_for_activations(store: SweepStore) -> int | None:
-    """Bytes that activations may still take in the store; None for an object store."""
+    """Return the bytes that activations may still take in the store; None for an object store."""
     folder = store.root.folder
     return None if folder is None else int(shutil.disk_usage(folder).free * DISK_SHARE)
 
 
 def finished_with(sweep: Sweep, contents: Contents, lacking: Missing) -> list[NetworkId]:
-    """Networks whose activations have served: to be dropped under retention `reference`."""
+    """Return the networks whose activations are no longer needed and may be dropped."""
     if sweep.extent.retention == "all":
         return []
     return sorted((contents.activations & set(sweep.extent.networks)) - lacking.to_compare)

@@ -1,4 +1,4 @@
-"""A sweep from start to end: what the store lacks is done, until nothing is lacking."""
+"""Run a sweep from start to end: do what the store lacks until nothing is missing."""
 
 from collections.abc import Callable, Iterable, Set
 from functools import partial
@@ -23,27 +23,32 @@ def run(
     say: Say = print,
     check: Callable[[], None] = lambda: None,
 ) -> bool:
-    """Bring the store to what is asked for; False where nothing was missing.
+    """Do everything that the store lacks of what is asked for. Return False if nothing was missing.
 
-    Running, resuming and extending are this one function: the store says what is done, what is missing is done. Each
-    wave trains, extracts as many activations as the disk holds, compares, and drops what has served. SweepFailed lists
-    what failed for good, after everything else is finished. NoSpace: the disk is full; what is committed stays.
+    Running, resuming and extending are this one function: the store says what is done, and the rest is done now. Each
+    wave trains, extracts as many activations as the disk holds, compares, and drops activations that are no longer
+    needed.
 
-    check : asked before each wave and before anything is dropped or replaced, it raises where another driver has taken
-        over (`distsim.store.Lease.check`)
+    check : raises if another driver has taken over (`distsim.store.Lease.check`); it is called before each wave and
+        before anything is dropped or replaced
+
+    SweepFailed lists lasting failures, after everything else is finished. NoSpace: the disk is full; what is committed
+    stays.
     """
     orders = list(orders)
-    stores = {one.name: SweepStore(root, one.name) for one in orders}
+    stores = {order.name: SweepStore(root, order.name) for order in orders}
     failures: list[str] = []
-    given_up: dict[str, set[NetworkId]] = {one.name: set() for one in orders}
+    given_up: dict[str, set[NetworkId]] = {order.name: set() for order in orders}
     worked = False
-    while lacking := {one.name: lack for one in orders if (lack := _left(one, stores[one.name], given_up[one.name]))}:
-        busy = [one for one in orders if one.name in lacking]
+    while lacking := {
+        order.name: lack for order in orders if (lack := _left(order, stores[order.name], given_up[order.name]))
+    }:
+        busy = [order for order in orders if order.name in lacking]
         if not worked:
-            for one in busy:
-                say(work_sentence(one, lacking[one.name]))
-                if lacking[one.name].networks:
-                    say(training_forecast(busy, one, lacking[one.name], engine))
+            for order in busy:
+                say(work_sentence(order, lacking[order.name]))
+                if lacking[order.name].networks:
+                    say(training_forecast(busy, order, lacking[order.name], engine))
         worked = True
         check()
         chains = _chains(busy, stores, lacking)
@@ -51,9 +56,9 @@ def run(
         failures += unless_full(engine.train(busy, chains, complete))
         failures += unless_full(_compare(busy, stores, given_up, engine, say))
         check()
-        _drop_what_has_served(busy, stores)
-        for one in busy:
-            given_up[one.name] |= _failed(one, stores[one.name], chains[one.name])
+        _drop_activations(busy, stores)
+        for order in busy:
+            given_up[order.name] |= _failed(order, stores[order.name], chains[order.name])
     check()
     written, unwritten = _results(orders, stores, root)
     if failures or unless_full(unwritten):
@@ -64,16 +69,16 @@ def run(
 def _compare(
     busy: list[Prepared], stores: dict[str, SweepStore], given_up: dict[str, set[NetworkId]], engine: Engine, say: Say
 ) -> list[str]:
-    """Compare every network whose activations are there."""
+    """Compare every network whose activations are available. Return the lasting failures."""
     jobs = []
-    for one in busy:
-        contents = stores[one.name].contents()
-        there = contents.networks if one.sweep.extent.activations == "memory" else contents.activations
-        if COMPLETE in there:
-            left = _left(one, stores[one.name], given_up[one.name])
+    for order in busy:
+        contents = stores[order.name].contents()
+        ready = contents.networks if order.sweep.extent.activations == "memory" else contents.activations
+        if COMPLETE in ready:
+            left = _left(order, stores[order.name], given_up[order.name])
             for wanted, chance in ((left.comparisons, False), (left.chance, True)):
-                ready = {network: layers for network, layers in wanted.items() if network in there}
-                jobs += comparisons(ready, one.sweep, engine.slots(busy), chance)
+                comparable = {network: layers for network, layers in wanted.items() if network in ready}
+                jobs += comparisons(comparable, order.sweep, engine.slots(busy), chance)
     if not jobs:
         return []
     say(
@@ -82,44 +87,44 @@ def _compare(
     return engine.compare(busy, jobs)
 
 
-def _drop_what_has_served(busy: list[Prepared], stores: dict[str, SweepStore]) -> None:
-    for one in busy:
-        contents = stores[one.name].contents()
-        for network in finished_with(one.sweep, contents, missing(one.sweep, contents, one.layers)):
-            stores[one.name].drop_activations(network)
+def _drop_activations(busy: list[Prepared], stores: dict[str, SweepStore]) -> None:
+    for order in busy:
+        contents = stores[order.name].contents()
+        for network in finished_with(order.sweep, contents, missing(order.sweep, contents, order.layers)):
+            stores[order.name].drop_activations(network)
 
 
 def _results(orders: list[Prepared], stores: dict[str, SweepStore], root: Storage) -> tuple[bool, list[str]]:
-    """Tables and figures of what is committed: whether anything was written, and what failed."""
+    """Make tables and figures of what is committed. Return whether anything was written, and what failed."""
     written, failures = [], []
-    for one in orders:
-        work = partial(reduce.reduce, stores[one.name], one.layers, one.sweep.identity.seed)
-        failures += attempt(f"{one.name}, tables", lambda work=work: written.append(work()))
+    for order in orders:
+        work = partial(reduce.reduce, stores[order.name], order.layers, order.sweep.identity.seed)
+        failures += attempt(f"{order.name}, tables", lambda work=work: written.append(work()))
     failures += attempt("figures", lambda: written.append(bool(reduce.draw(root))))
     return any(written), failures
 
 
-def _left(one: Prepared, store: SweepStore, given_up: Set[NetworkId]) -> Missing:
-    return missing(one.sweep, store.contents(), one.layers).without(given_up)
+def _left(order: Prepared, store: SweepStore, given_up: Set[NetworkId]) -> Missing:
+    return missing(order.sweep, store.contents(), order.layers).without(given_up)
 
 
 def _chains(busy: list[Prepared], stores: dict[str, SweepStore], lacking: dict[str, Missing]) -> dict[str, list[Chain]]:
     chains, promised = {}, 0
-    for one in busy:
-        lack = lacking[one.name]
-        room = room_for_activations(stores[one.name])
-        chains[one.name] = wave(one.sweep, lack, room, one.per_network, promised)
-        promised += one.per_network * (lack.reference + sum(len(chain.extract) for chain in chains[one.name]))
+    for order in busy:
+        lack = lacking[order.name]
+        room = room_for_activations(stores[order.name])
+        chains[order.name] = wave(order.sweep, lack, room, order.per_network, promised)
+        promised += order.per_network * (lack.reference + sum(len(chain.extract) for chain in chains[order.name]))
     return chains
 
 
-def _failed(one: Prepared, store: SweepStore, chains: list[Chain]) -> set[NetworkId]:
-    """Networks that a wave was to finish and has not."""
+def _failed(order: Prepared, store: SweepStore, chains: list[Chain]) -> set[NetworkId]:
+    """Return the networks that a wave was to finish and did not."""
     contents = store.contents()
-    lack = missing(one.sweep, contents, one.layers)
+    lack = missing(order.sweep, contents, order.layers)
     trained = {NetworkId(chain.run, i) for chain in chains for i in chain.train}
     extracted = {NetworkId(chain.run, i) for chain in chains for i in chain.extract}
     failed = trained - contents.networks
-    compared = contents.networks if one.sweep.extent.activations == "memory" else extracted | contents.activations
+    compared = contents.networks if order.sweep.extent.activations == "memory" else extracted | contents.activations
     failed |= (compared - {COMPLETE}) & (lack.to_compare | set(lack.activations))
     return failed | {COMPLETE} if lack.reference else failed

@@ -1,4 +1,4 @@
-"""How far a sweep is: what was asked for, what of it is in the store, what is missing."""
+"""How far a sweep is: what was asked for, what is in the store, and what is missing."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -11,21 +11,21 @@ from distsim.sweep.plan import missing
 
 @dataclass(frozen=True)
 class Status:
-    """How far one problem's sweep is. As text it is what `distsim status` prints."""
+    """How far one problem's sweep is. Its text is what `distsim status` prints."""
 
     problem: str
     runs: int  # as last asked for
     iterations: int
-    complete: bool  # the complete network is there
-    pruned: int  # networks that were asked for and are there
-    in_store: int  # pruned networks, those beyond what was asked for included
+    complete: bool  # whether the complete network is committed
+    pruned: int  # pruned networks that were asked for and are committed
+    in_store: int  # all pruned networks in the store, asked for or not
     missing_networks: dict[int, tuple[int, ...]]  # run -> iterations
     missing_similarities: int
-    unknown_metrics: tuple[str, ...] = ()  # asked for, and known neither to distsim nor to the store: not counted
+    unknown_metrics: tuple[str, ...] = ()  # asked for, but known neither to distsim nor to the store; not counted
 
     @property
     def done(self) -> bool:
-        """Whether every network and every similarity that was asked for is there."""
+        """Return whether every network and every similarity that was asked for is committed."""
         return self.complete and not self.missing_networks and not self.missing_similarities
 
     def __str__(self) -> str:
@@ -37,7 +37,7 @@ class Status:
         ]
         if self.unknown_metrics:
             names = ", ".join(self.unknown_metrics)
-            lines.append(f"  not counted       {names}: neither distsim nor the store knows, start the sweep script")
+            lines.append(f"  not counted       {names}: unknown to distsim and to the store, run the sweep script")
         for run, iterations in self.missing_networks.items():
             lines.append(f"  run {run}: iterations {_ranges(iterations)} missing")
         return "\n".join(lines)
@@ -46,7 +46,9 @@ class Status:
 def status(store: SweepStore) -> Status:
     """Return how far a problem's sweep is, from what was last asked for and one listing of the store.
 
-    Neither PyTorch nor the user's own code is imported: the store says what its layers and metrics are."""
+    Neither PyTorch nor the user's own code is imported: the store describes its layers and metrics. FileNotFoundError:
+    the store has no sweep of this problem.
+    """
     extent = store.request().extent
     metrics = metrics_of(store, extent.metrics)
     sweep = Sweep(store.identity(), dataclasses.replace(extent, metrics=tuple(metrics)))
@@ -66,7 +68,7 @@ def status(store: SweepStore) -> Status:
 
 
 def _ranges(numbers: tuple[int, ...]) -> str:
-    """1, 2, 3, 7 -> 1-3, 7."""
+    """Return numbers in words: 1, 2, 3, 7 -> "1-3, 7"."""
     parts: list[list[int]] = []
     for number in numbers:
         if parts and number == parts[-1][-1] + 1:

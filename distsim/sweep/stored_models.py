@@ -1,6 +1,7 @@
-"""Networks of two stores, or of one, on the same images: every layer of one against every layer of the other.
+"""Comparison of two stored networks on the same images: every layer of one with every layer of the other.
 
-Models may differ, and so may what their layers put out: `distsim.compare` pools positions to the smaller size.
+The networks may be of two stores and two models. If their layers have different sizes, `distsim.compare` pools
+positions to the smaller one.
 """
 
 import dataclasses
@@ -22,14 +23,14 @@ from distsim.store import SweepStore
 
 @dataclass(frozen=True)
 class Stored:
-    """A network of a store."""
+    """A network in a store."""
 
     store: SweepStore
     network: NetworkId
 
     @property
     def label(self) -> str:
-        """As part of a file's name."""
+        """Return the network's name as part of a file name."""
         which = "complete" if self.network.is_complete else f"run{self.network.run}-iteration{self.network.iteration}"
         return f"{self.store.problem}-{which}"
 
@@ -37,31 +38,38 @@ class Stored:
 def layer_by_layer(
     a: Stored, b: Stored, metrics: Sequence[str], data: str | None = None, device: str = "cpu"
 ) -> Similarities:
-    """The similarity of every compared layer of `a` to every one of `b`, on the probe of a's store.
+    """Return the similarity of every compared layer of `a` to every one of `b`, on the probe of a's store.
 
-    Each network sees the images under its own normalisation. data : where a's data lie; None: where they were last.
-    ValueError: the networks take images of different shapes. FileNotFoundError: a network is not committed.
+    Each network gets the images with its own normalisation.
+
+    data : location of a's data; None: the one in the store's last request
+
+    ValueError: the networks take images of different shapes, or the data are not those of a's sweep.
+    FileNotFoundError: a network is not committed.
     """
-    identity, theirs = a.store.identity(), b.store.identity()
-    sizes = [(one.problem.channels, one.problem.size, one.problem.size) for one in (identity, theirs)]
-    if sizes[0] != sizes[1]:
-        raise ValueError(f"{a.label} takes images of {sizes[0]}, {b.label} of {sizes[1]}: they must be the same")
+    identities = identity, _ = a.store.identity(), b.store.identity()
+    shapes = [(x.problem.channels, x.problem.size, x.problem.size) for x in identities]
+    if shapes[0] != shapes[1]:
+        raise ValueError(f"{a.label} takes images of {shapes[0]}, {b.label} of {shapes[1]}: they must be the same")
     require_cupy(device)
     dataset = load(identity.problem, a.store.request().data if data is None else data)
     if dataset.digest != identity.data_digest:
-        raise ValueError(f"the data are not those that {a.store.problem} was trained on: see --data")
+        raise ValueError(
+            f"the data are not those that {a.store.problem} was trained on: give their location with --data"
+        )
     probe = make_probe(identity, dataset)
-    models = [_Seeing(one, spec, device) for one, spec in ((a, identity), (b, theirs))]
+    models = [_BytesToLayers(stored, x, device) for stored, x in zip((a, b), identities, strict=True)]
     names = [list(model.names) for model in models]
     with threads(identity.threads):
-        found = compare(models[0], models[1], probe.images, layers=names, metrics=metrics, device=device)
-    return _renamed(found, models[0].names, models[1].names)
+        similarities = compare(models[0], models[1], probe.images, layers=names, metrics=metrics, device=device)
+    return _renamed(similarities, models[0].names, models[1].names)
 
 
-class _Seeing(nn.Module):
-    """A stored network that takes images as bytes, and puts what each compared layer gives through a module of its own.
+class _BytesToLayers(nn.Module):
+    """A stored network that takes images as bytes and has one module for each compared layer.
 
-    A layer is one call of a module, with its channels where `build` found them; `compare` knows modules only.
+    `compare` knows modules only, but a layer is one call of a module, whose channels may not be in the second place. So
+    each layer's output is passed through an identity module.
     """
 
     def __init__(self, stored: Stored, identity: Identity, device: str) -> None:
@@ -70,7 +78,9 @@ class _Seeing(nn.Module):
         self.network: Network = build(problem)
         self.network.load_state_dict(stored.store.load_network(stored.network).weights)
         if problem.recipe.normalise is None:
-            raise ValueError(f"{stored.store.problem}: the recipe has no normalisation")
+            raise ValueError(
+                f"{stored.store.problem}: its recipe has no normalisation, so its images cannot be prepared"
+            )
         mean, sd = (torch.tensor(values, dtype=torch.float32) for values in problem.recipe.normalise)
         self.register_buffer("mean", mean)
         self.register_buffer("sd", sd)
@@ -87,14 +97,15 @@ class _Seeing(nn.Module):
         return out
 
 
-def _renamed(found: Similarities, names_x: dict[str, str], names_y: dict[str, str]) -> Similarities:
-    """With the layers' own names for those of their modules."""
+def _renamed(similarities: Similarities, names_x: dict[str, str], names_y: dict[str, str]) -> Similarities:
+    """Return the similarities with the layers' names in place of those of their modules."""
     rows = tuple(
-        Row(**{**row, "layer_x": names_x[row["layer_x"]], "layer_y": names_y[row["layer_y"]]}) for row in found.rows
+        Row(**{**row, "layer_x": names_x[row["layer_x"]], "layer_y": names_y[row["layer_y"]]})
+        for row in similarities.rows
     )
     return dataclasses.replace(
-        found,
-        layers_x=tuple(names_x[name] for name in found.layers_x),
-        layers_y=tuple(names_y[name] for name in found.layers_y),
+        similarities,
+        layers_x=tuple(names_x[name] for name in similarities.layers_x),
+        layers_y=tuple(names_y[name] for name in similarities.layers_y),
         rows=rows,
     )

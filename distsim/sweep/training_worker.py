@@ -1,6 +1,6 @@
-"""What one worker does: train the complete network, run a chain, compare. The same functions, with and without Ray.
+"""The worker that trains networks and extracts their activations, with and without Ray.
 
-Each takes the store, asks it what is already there, and commits what it makes; each can be called again at any time.
+Each of its methods asks the store what is committed, and commits what it makes. Each can be called again at any time.
 """
 
 import math
@@ -16,7 +16,7 @@ from distsim.activations.probe import Probe, blocks, make_probe
 from distsim.data import Dataset
 from distsim.environment import check_environment, environment, provenance, require_device, threads
 from distsim.models import Network, build
-from distsim.specs import COMPLETE, NetworkId, Sweep
+from distsim.specs import COMPLETE, NetworkId, Sweep, canonical_json
 from distsim.store import SweepStore
 from distsim.store.checkpoints import StoredCheckpoints
 from distsim.sweep.extraction import extract
@@ -28,12 +28,18 @@ Event = dict[str, Any]
 
 
 class TrainingWorker:
-    """A worker's own copy of a problem: its data on the device, ready to train and to extract."""
+    """A worker for one problem, with the data on its device."""
 
     def __init__(
         self, store: SweepStore, sweep: Sweep, dataset: Dataset, allow_drift: bool = False, beside: bool = False
     ) -> None:
-        """beside : write activations in a thread of its own, while the next network is trained."""
+        """Make a worker that loads the data on first use.
+
+        allow_drift : go on in another environment than the one in which the complete network was trained
+        beside : write activations in a thread while the next network is trained
+
+        ValueError: the device is not available.
+        """
         self.store, self.sweep, self.dataset, self.allow_drift = store, sweep, dataset, allow_drift
         self.beside = beside
         require_device(sweep.device)
@@ -44,59 +50,65 @@ class TrainingWorker:
 
     @property
     def trainer(self) -> Trainer:
+        """Return the trainer, made on first use."""
         if self._trainer is None:
             self._trainer = Trainer(self.sweep.identity, self.dataset, self.device, after_epoch=[_announce_epoch])
         return self._trainer
 
     @property
     def probe(self) -> Probe:
+        """Return the probe, made on first use."""
         if self._probe is None:
             self._probe = make_probe(self.sweep.identity, self.dataset, self.device)
         return self._probe
 
     def complete(self) -> Event:
-        """Train and commit the complete network, unless it is there; then its activations."""
+        """Train and commit the complete network unless it is committed, and its activations. Return its event."""
         started = time.time()
         with threads(self.sweep.identity.threads):
             if self.store.mark(COMPLETE) is None:
-                self._check_what_is_left()
+                self._check_pruned_networks()
                 with trace.stage("complete", self.sweep.name):
-                    step = self.trainer.complete(self._checkpoints(COMPLETE))
-                files = {"probe.json": self._probe_file()}
-                self._commit(COMPLETE, step, started, files)
+                    trained = self.trainer.complete(self._checkpoints(COMPLETE))
+                self._commit(COMPLETE, trained, started, {"probe.json": self._probe_file()})
             complete = self._load_complete()
             if self.sweep.extent.activations == "store":
                 self.extract(COMPLETE, complete)
             return self._event(COMPLETE, started, complete)
 
-    def _check_what_is_left(self) -> None:
-        """EnvironmentDrift: the complete network is gone, and here it would not come out as what was pruned from it."""
+    def _check_pruned_networks(self) -> None:
+        """Check the environment if pruned networks are left of a complete network that is gone.
+
+        EnvironmentDrift: here the complete network would not come out as the one that they were pruned from.
+        """
         for network in () if self.allow_drift else sorted(self.store.contents().networks)[:1]:
             mark = self.store.mark(network)
             if mark is not None:
                 check_environment(self.sweep, mark.environment)
 
-    def chains(self, works: Sequence[Chain], failed: Callable[[str], None]) -> Iterator[Event]:
-        """Train the runs' missing iterations, each committed before its run's next, and write activations.
+    def chains(self, chains: Sequence[Chain], failed: Callable[[str], None]) -> Iterator[Event]:
+        """Train the missing iterations of several runs and write their activations. Yield an event for each network.
 
-        The runs take turns, a step of training each: on a GPU each step has a stream of its own, so that networks that
-        are too small to fill the device fill it together. Every run comes out as it would alone. What ends one run, a
-        sentence for `failed`, does not end the others.
+        Each network is committed before its run's next iteration begins. The runs take turns after each training step.
+        On a GPU each run has a stream of its own, so that small networks fill the device together. Every run comes out
+        as it would alone.
+
+        failed : gets a sentence if a run fails; the other runs go on
         """
         with threads(self.sweep.identity.threads):
             complete = self._load_complete()
-            lanes = [(work, self._turns(work, complete)) for work in works]
+            lanes = [(chain, self._turns(chain, complete)) for chain in chains]
             try:
                 while lanes:
                     for lane in tuple(lanes):
-                        work, turns = lane
+                        chain, turns = lane
                         try:
                             event = next(turns)
                         except StopIteration:
                             lanes.remove(lane)
                         except EXPECTED as error:
                             lanes.remove(lane)
-                            failed(sentence(f"{self.sweep.name}, run {work.run}", error))
+                            failed(sentence(f"{self.sweep.name}, run {chain.run}", error))
                         else:
                             if event is not None:
                                 yield event
@@ -104,62 +116,65 @@ class TrainingWorker:
                 for _, turns in lanes:
                     turns.close()
 
-    def _turns(self, work: Chain, complete: TrainedNetwork) -> Generator[Event | None, None, None]:
-        """A run, giving way after each step of training; an event after each iteration."""
+    def _turns(self, chain: Chain, complete: TrainedNetwork) -> Generator[Event | None, None, None]:
+        """Train a run. Yield None after each training step, and an event after each iteration."""
         before: TrainedNetwork | None = complete
         with _Beside(self.beside) as beside:
-            for iteration in range(1, max((*work.train, *work.extract), default=0) + 1):
-                started, network = time.time(), NetworkId(work.run, iteration)
-                step = None
-                if iteration in work.train and self.store.mark(network) is None:
-                    before = before or self.store.load_network(NetworkId(work.run, iteration - 1))
-                    checkpoints = self._checkpoints(network)
+            for iteration in range(1, max((*chain.train, *chain.extract), default=0) + 1):
+                started, network = time.time(), NetworkId(chain.run, iteration)
+                trained = None
+                if iteration in chain.train and self.store.mark(network) is None:
+                    before = before or self.store.load_network(NetworkId(chain.run, iteration - 1))
+                    training = self.trainer.iterating(
+                        chain.run, iteration, before, complete, self._checkpoints(network)
+                    )
                     with trace.stage("training", self.sweep.name, network.label):
-                        step = yield from self.trainer.iterating(work.run, iteration, before, complete, checkpoints)
-                    self._commit(network, step, started)
-                if iteration in work.extract and self.store.activations_mark(network) is None:
-                    step = step or self.store.load_network(network)
-                    beside.do(self.extract, network, step)
-                if step is not None:
-                    yield self._event(network, started, step)
-                before = step
+                        trained = yield from training
+                    self._commit(network, trained, started)
+                if iteration in chain.extract and self.store.activations_mark(network) is None:
+                    trained = trained or self.store.load_network(network)
+                    beside.do(self.extract, network, trained)
+                if trained is not None:
+                    yield self._event(network, started, trained)
+                before = trained
 
-    def extract(self, network: NetworkId, step: TrainedNetwork | None = None) -> None:
-        """Write and commit a network's activations, unless they are there."""
+    def extract(self, network: NetworkId, trained: TrainedNetwork) -> None:
+        """Write and commit a network's activations, unless they are committed."""
         if self.store.activations_mark(network) is None:
-            step = step or self.store.load_network(network)
             with threads(self.sweep.identity.threads), torch.cuda.stream(self._extraction):
-                extract(self.store, self.sweep, self.probe, self.trainer.classes, network, step)
+                extract(self.store, self.sweep, self.probe, self.trainer.classes, network, trained)
 
     def _checkpoints(self, network: NetworkId) -> StoredCheckpoints:
         sweep = self.sweep
         return StoredCheckpoints(self.store.storage, network.path, sweep.identity.hash, environment(sweep))
 
     def redo(self, network: NetworkId) -> str:
-        """Compute one network again; commit it if it is missing, else say whether it equals what is committed.
+        """Train one network again. Commit it if it is missing, else compare it with the committed one.
 
-        Its predecessor must be committed. What is committed stays as it is. ValueError: it is none of this sweep's.
+        Return the outcome in one sentence. A committed network stays as it is. The network before it must be committed.
+        ValueError: it differs from the committed one, or there is no such network in this sweep.
         """
         if network.complete:
-            raise ValueError(f"{self.sweep.name} has one complete network, run=complete: got {network.argument}")
+            raise ValueError(f"the complete network of {self.sweep.name} is run=complete, got {network.argument}")
         started, label = time.time(), f"{self.sweep.name}, {network.label}"
         with threads(self.sweep.identity.threads):
             if network.run is None:
-                step, files = self.trainer.complete(), {"probe.json": self._probe_file()}
+                trained, files = self.trainer.complete(), {"probe.json": self._probe_file()}
             else:
                 complete = self._load_complete()
                 before = self.store.load_network(network.before or COMPLETE)
-                step, files = self.trainer.iterate(network.run, network.iteration, before, complete), None
+                trained, files = self.trainer.iterate(network.run, network.iteration, before, complete), None
+        accuracy = f"accuracy {trained.record['accuracy']:.4f}"
         if self.store.mark(network) is None:
-            self._commit(network, step, started, files)
-            return f"{label}: computed and committed, accuracy {step.record['accuracy']:.4f}"
+            self._commit(network, trained, started, files)
+            return f"{label}: trained and committed, {accuracy}"
         committed = self.store.load_network(network)
-        changed = [name for name, tensor in step.weights.items() if not torch.equal(tensor, committed.weights[name])]
-        if changed or step.record != committed.record:
+        changed = [name for name, tensor in trained.weights.items() if not torch.equal(tensor, committed.weights[name])]
+        if changed or trained.record != committed.record:
             raise ValueError(
-                f"{label}: comes out different from what is committed, in {', '.join(changed) or 'its record'}"
+                f"{label}: comes out different from the committed network, in {', '.join(changed) or 'its record'}"
             )
-        return f"{label}: computed again, bit by bit as committed, accuracy {step.record['accuracy']:.4f}"
+        return f"{label}: trained again, equal to the committed network bit by bit, {accuracy}"
 
     def _load_complete(self) -> TrainedNetwork:
         mark = self.store.mark(COMPLETE)
@@ -169,24 +184,24 @@ class TrainingWorker:
             check_environment(self.sweep, mark.environment)
         return self.store.load_network(COMPLETE)
 
-    def _require_finite(self, network: NetworkId, step: TrainedNetwork) -> None:
-        """FloatingPointError names the network and its first layer that puts out something else than numbers."""
-        if math.isfinite(step.record["loss"]):
+    def _require_finite(self, network: NetworkId, trained: TrainedNetwork) -> None:
+        """Check the test loss. FloatingPointError names the network and the first layer that is not finite."""
+        if math.isfinite(trained.record["loss"]):
             return
         label = f"{self.sweep.name}, {network.label}"
-        trained = build(self.sweep.problem, self.trainer.classes)
-        trained.load_state_dict(step.weights)
-        for _ in blocks(trained.to(self.device), self.probe, label=label):
+        module = build(self.sweep.problem, self.trainer.classes)
+        module.load_state_dict(trained.weights)
+        for _ in blocks(module.to(self.device), self.probe, label=label):  # raises at the first such layer
             pass
-        raise FloatingPointError(f"{label}: the test loss is {step.record['loss']}, which is not finite")
+        raise FloatingPointError(f"{label}: the test loss is {trained.record['loss']}, which is not finite")
 
     def _commit(
-        self, network: NetworkId, step: TrainedNetwork, started: float, files: dict[str, bytes] | None = None
+        self, network: NetworkId, trained: TrainedNetwork, started: float, files: dict[str, bytes] | None = None
     ) -> None:
-        self._require_finite(network, step)
+        self._require_finite(network, trained)
         self.store.commit_network(
             network,
-            step,
+            trained,
             files,
             identity=self.sweep.identity.hash,
             environment=environment(self.sweep),
@@ -194,26 +209,24 @@ class TrainingWorker:
         )
 
     def _probe_file(self) -> bytes:
-        from distsim.specs import canonical_json
-
         return canonical_json({"indices": self.probe.indices.tolist()}).encode()
 
-    def _event(self, network: NetworkId, started: float, step: TrainedNetwork) -> Event:
+    def _event(self, network: NetworkId, started: float, trained: TrainedNetwork) -> Event:
         return {
             "problem": self.sweep.name,
             "run": network.run,
-            "iteration": step.iteration,
-            "accuracy": step.record["accuracy"],
-            "remaining": step.record["remaining"],
-            "epochs": step.record["epochs"],
+            "iteration": trained.iteration,
+            "accuracy": trained.record["accuracy"],
+            "remaining": trained.record["remaining"],
+            "epochs": trained.record["epochs"],
             "seconds": time.time() - started,
         }
 
 
 class _Beside:
-    """Does one thing at a time beside what goes on, or at once; the block ends when all is done.
+    """A `with` block that does one piece of work at a time in a thread, or at once if `beside` is False.
 
-    An error comes out at the next call, or at the end.
+    The block ends when all work is done. An error in the thread is raised by the next call of `do`, or at the end.
     """
 
     def __init__(self, beside: bool) -> None:
@@ -238,8 +251,8 @@ class _Beside:
 
     def _settled(self) -> None:
         if self._doing is not None:
-            done, self._doing = self._doing, None
-            done.result()
+            doing, self._doing = self._doing, None
+            doing.result()
 
 
 def _announce_epoch(epoch: int, network: Network) -> bool:

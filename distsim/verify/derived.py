@@ -1,6 +1,6 @@
-"""What is checked of comparisons, and of tables and figures with what they were made from.
+"""Checks of comparisons, and of tables and figures with what they were made from.
 
-As in `verify.networks`: what readers rely on, not whether the values are those that a comparison computes.
+As in `verify.networks` they check what readers rely on, not whether the values are those that a comparison computes.
 """
 
 import hashlib
@@ -19,71 +19,76 @@ from distsim.verify.networks import number
 from distsim.verify.report import FOREIGN, NOTE
 
 TABLES, PAIR_TABLES, FIGURES = "results", "pair_results", "figures"
-COUNTS = ("n", "columns_x", "columns_y", "dead_x", "dead_y")  # of a similarity, whole numbers
-RANKS = ("rank_x", "rank_y")  # whole numbers of metrics over channels; of others also None
-SAME = "its text was changed, and says the same"
+COUNTS = ("n", "columns_x", "columns_y", "dead_x", "dead_y")  # whole numbers of a similarity
+RANKS = ("rank_x", "rank_y")  # whole numbers for metrics over channels; None is allowed for others
+SAME = "its text was changed, but not its meaning"
 
 
 # --- values ----------------------------------------------------------------------------------------------------------
 
 
 def comparison_faults(values: Any, named: Iterable[str], shape: tuple[int, ...] = ()) -> list[str]:
-    """Of one layer's values, in a file that is named by its metrics: tables can be made from them.
+    """Return what keeps tables from being made from one layer's values.
 
-    shape : (n, ...) of the layer; () where it is not known
+    named : the metrics in the file's name
+    shape : (n, ...) of the layer; () if it is not known
     """
-    return list(_values_faults(values, named, lambda metric, one: _similarity_faults(metric, one, shape)))
+    return list(_values_faults(values, named, lambda metric, values: _similarity_faults(metric, values, shape)))
 
 
 def chance_faults(values: Any, named: Iterable[str]) -> list[str]:
+    """Return what keeps tables from being made from one layer's values of permuted examples."""
     return list(_values_faults(values, named, _permuted_faults))
 
 
 def pairs_faults(values: Any, key: str, layer: str) -> list[str]:
-    """Of a tile of pairs of networks, in a file named by the digest of what it holds."""
+    """Return what keeps tables from being made from a tile of pairs.
+
+    key : the file's name without .json, a digest of the pairs in it
+    """
     try:
-        pairs = {(NetworkId.from_json(a), NetworkId.from_json(b)): found for a, b, found in values["pairs"]}
-        metrics = {metric for found in pairs.values() for metric in found}
+        pairs = {(NetworkId.from_json(a), NetworkId.from_json(b)): of_pair for a, b, of_pair in values["pairs"]}
+        metrics = {metric for of_pair in pairs.values() for metric in of_pair}
         if values["layer"] != layer:
             return [f"it holds values of layer {shown(values['layer'])}"]
         if key != pairs_key(pairs, metrics):
-            return ["it holds other pairs than those that it is named by"]
+            return ["it holds other pairs than its name says"]
     except (KeyError, TypeError, ValueError, AttributeError):
-        return ["it holds no values of pairs"]
+        return ["it does not hold values of pairs"]
     return [
         f"{a.label} and {b.label}: {fault}"
-        for (a, b), found in pairs.items()
-        for fault in comparison_faults(found, found)
+        for (a, b), of_pair in pairs.items()
+        for fault in comparison_faults(of_pair, of_pair)
     ]
 
 
 def _values_faults(values: Any, named: Iterable[str], faults: Callable[[str, Any], Iterator[str]]) -> Iterator[str]:
     if not isinstance(values, dict) or sorted(values) != sorted(named):
-        yield f"it holds {shown(sorted(values) if isinstance(values, dict) else values)}, and is named otherwise"
+        yield f"it holds {shown(sorted(values) if isinstance(values, dict) else values)}, but its name says otherwise"
         return
-    for metric, one in values.items():
+    for metric, entry in values.items():
         try:
-            yield from faults(metric, one)
+            yield from faults(metric, entry)
         except (KeyError, TypeError, AttributeError):
-            yield f"{metric} is not as a comparison writes it"
+            yield f"{metric} is not as distsim writes it"
 
 
-def _similarity_faults(metric: str, one: Mapping[str, Any], shape: tuple[int, ...]) -> Iterator[str]:
-    if not _value_or_reason(one["value"], one["reason"]):
-        yield f"{metric} is {shown(one['value'])}, reason {shown(one['reason'])}"
+def _similarity_faults(metric: str, entry: Mapping[str, Any], shape: tuple[int, ...]) -> Iterator[str]:
+    if not _value_or_reason(entry["value"], entry["reason"]):
+        yield f"{metric} is {shown(entry['value'])}, reason {shown(entry['reason'])}"
     view = METRICS[metric].view if metric in METRICS else ""
-    ranks = [one[name] for name in RANKS if one[name] is not None or view == "channels"]
-    counts = all(type(count) is int and count >= 0 for count in (*(one[name] for name in COUNTS), *ranks))
-    if not (counts and number(one["n_per_p"]) and isinstance(one["warning"], str)):
-        yield f"{metric}: rows, columns or ranks are no counts"
-    elif shape and metric in METRICS:  # older marks do not say of which layer they are
+    ranks = [entry[name] for name in RANKS if entry[name] is not None or view == "channels"]
+    counts = all(type(count) is int and count >= 0 for count in (*(entry[name] for name in COUNTS), *ranks))
+    if not (counts and number(entry["n_per_p"]) and isinstance(entry["warning"], str)):
+        yield f"{metric}: rows, columns or ranks are not counts"
+    elif shape and metric in METRICS:  # older marks do not name their layer
         n, columns = (math.prod(shape[:-1]), shape[-1]) if view == "channels" else (shape[0], math.prod(shape[1:]))
-        if (one["n"], one["columns_x"], one["columns_y"]) != (n, columns, columns):
-            yield f"{metric}: {one['n']} rows and {one['columns_x']} columns are not those of the layer"
+        if (entry["n"], entry["columns_x"], entry["columns_y"]) != (n, columns, columns):
+            yield f"{metric}: {entry['n']} rows and {entry['columns_x']} columns are not those of the layer"
 
 
-def _permuted_faults(metric: str, one: Mapping[str, Any]) -> Iterator[str]:
-    values, reasons = one["values"], one["reasons"]
+def _permuted_faults(metric: str, entry: Mapping[str, Any]) -> Iterator[str]:
+    values, reasons = entry["values"], entry["reasons"]
     if len(values) != PERMUTATIONS or len(reasons) != PERMUTATIONS:
         yield f"{metric} has {len(values)} values of {PERMUTATIONS} permutations"
     elif not all(map(_value_or_reason, values, reasons)):
@@ -91,7 +96,7 @@ def _permuted_faults(metric: str, one: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _value_or_reason(value: Any, reason: Any) -> bool:
-    """Either a value or a reason why there is none."""
+    """Return whether there is either a value or a reason why there is none."""
     if not isinstance(reason, str):
         return False
     return bool(reason) if value is None else number(value) and not reason
@@ -101,12 +106,12 @@ def _value_or_reason(value: Any, reason: Any) -> bool:
 
 
 def canonical(content: bytes) -> bool:
-    """Whether the text is as it was written, where it says what was written."""
+    """Return whether JSON has the text that distsim writes for its content."""
     return content == canonical_json(json.loads(content)).encode()
 
 
 def mark_at(storage: Storage, path: str, found: Callable[..., None]) -> Mark | None:
-    """The mark at a path; None where there is none, or where it is damaged, which is said by `found`."""
+    """Return the mark at a path, or None if it does not exist or is damaged. Damage is reported to `found`."""
     content = storage.get(path)
     if content is None:
         return None
@@ -121,15 +126,16 @@ def mark_at(storage: Storage, path: str, found: Callable[..., None]) -> Mark | N
 
 
 def files_faults(
-    storage: Storage, folder: str, there: Collection[str], again: str, found: Callable[..., None]
+    storage: Storage, folder: str, paths: Collection[str], again: str, found: Callable[..., None]
 ) -> Mark | None:
-    """Say what is the matter with the files of a folder, whose mark lies beside them; the mark, if all are whole.
+    """Check the files of a folder against the mark beside them. Return the mark if all are whole, else None.
 
-    there : paths in the folder
-    again : how they are made again
+    paths : of the objects in the folder
+    again : how to make the files again, for the reader
+    found : gets each problem
     """
-    if f"{folder}/{MARK}" not in there:
-        found(f"nothing vouches for what is there: {again}", None, NOTE)
+    if f"{folder}/{MARK}" not in paths:
+        found(f"these files have no mark: {again}", None, NOTE)
         return None
     mark = mark_at(storage, f"{folder}/{MARK}", found)
     if mark is None:
@@ -142,9 +148,9 @@ def files_faults(
         elif (len(content), hashlib.sha256(content).hexdigest()) != (size, digest):
             damaged[f"{folder}/{name}"] = "is damaged: it is not what its mark says"
     if damaged and read_mark(storage, f"{folder}/{MARK}") != mark:
-        return None  # a driver at work replaced them while they were read
-    for path, said in damaged.items():
-        found(said, path)
-    for path in sorted(set(there) - {f"{folder}/{name}" for name in (*mark.objects, MARK)}):
+        return None  # a driver replaced them while they were read
+    for path, problem in damaged.items():
+        found(problem, path)
+    for path in sorted(set(paths) - {f"{folder}/{name}" for name in (*mark.objects, MARK)}):
         found("no mark names it", path, FOREIGN)
     return None if damaged else mark

@@ -1,4 +1,4 @@
-"""What is checked of the objects that say what a sweep's network, layers and own metrics are and do."""
+"""Checks of the objects that describe a sweep's network, its layers and the user's own metrics."""
 
 import re
 from collections.abc import Callable
@@ -18,9 +18,13 @@ PATH = re.compile(f"{kept_behaviour.PATH.pattern}|metrics/[^/]+\\.json")
 
 
 def read_layers(storage: Storage, identity: str | None, model: Model, found: Callable[..., None]) -> None:
-    """Take the layers from layers.json into the model, or say what is the matter with it. identity : hash, if known."""
+    """Read layers.json into the model, or report what is wrong with it.
+
+    identity : hash of the sweep's identity, if known
+    found : gets each problem
+    """
     content = storage.get(LAYERS)
-    if content is None:  # of a sweep that was started before there was one
+    if content is None:  # sweeps of older versions have none
         return
     try:
         layers, theirs = decode_layers(content)
@@ -30,7 +34,7 @@ def read_layers(storage: Storage, identity: str | None, model: Model, found: Cal
     if not canonical(content):
         found(SAME, LAYERS, NOTE)
     if identity is not None and theirs != identity:
-        found("is of another sweep", LAYERS)
+        found("belongs to another sweep", LAYERS)
     elif model.network is not None and model.identity is not None and layers != _of_network(model):
         found("names other layers than the model has", LAYERS)
     else:
@@ -45,7 +49,7 @@ def _of_network(model: Model) -> tuple[StoredLayer, ...]:
 
 
 def faults(storage: Storage, path: str, problem: str, found: Callable[..., None]) -> None:
-    """Say what is the matter with the object at a path that PATH matches."""
+    """Report what is wrong with the object at a path that matches PATH."""
     if METRIC.fullmatch(path):
         metric_faults(storage, path, found)
     else:
@@ -53,7 +57,7 @@ def faults(storage: Storage, path: str, problem: str, found: Callable[..., None]
 
 
 def metric_faults(storage: Storage, path: str, found: Callable[..., None]) -> None:
-    """Say what is the matter with the object that says what one of one's own metrics is."""
+    """Report what is wrong with the description of a user's own metric."""
     content, match = storage.get(path) or b"", METRIC.fullmatch(path)
     try:
         decode_metric(content, match["name"] if match else "")
@@ -65,7 +69,7 @@ def metric_faults(storage: Storage, path: str, found: Callable[..., None]) -> No
 
 
 def behaviour_faults(storage: Storage, path: str, problem: str, found: Callable[..., None]) -> None:
-    """Say what is the matter with the record of what a network, or a metric, did when the sweep was begun."""
+    """Report what is wrong with the record of how a network or a metric behaved at the sweep's first start."""
     content = storage.get(path)
     if content is None:
         found("is missing: the next start writes it", path, NOTE)

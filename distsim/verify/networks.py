@@ -1,7 +1,8 @@
-"""What is checked of a network and of its activations, when all their objects have the right digests.
+"""Checks of a network and of its activations whose objects all have the right digests.
 
-Not whether the values are those that a sweep computes: tests look at what the writers write (tests/invariants.py). Here
-it is what a reader relies on: whose piece it is, that it can be loaded into the model, that it can be decoded.
+They check what a reader relies on: whose piece it is, that it can be loaded into the model, that it can be decoded.
+They do not check whether the values are those that a sweep computes; tests do that for the writers
+(tests/invariants.py).
 """
 
 import hashlib
@@ -30,28 +31,28 @@ from distsim.training.pruning import full_masks
 
 OBJECTS = {"weights.safetensors", "masks.safetensors"}
 OF_COMPLETE = {"rewind.safetensors", "probe.json"}
-NUMBERS = ("accuracy", "loss", "remaining", "remaining_pool", "epochs")  # of a record, that tables are made from
-CODECS = frozenset({"bytes", "zstd", "crc32c", "sharding_indexed"})  # that activations are written with
+NUMBERS = ("accuracy", "loss", "remaining", "remaining_pool", "epochs")  # of a record; tables are made from them
+CODECS = frozenset({"bytes", "zstd", "crc32c", "sharding_indexed"})  # with which activations are written
 
 
 @dataclass
 class Model:
-    """What the pieces of a sweep are to fit. None: it is not known here, and nothing needs to fit it."""
+    """What the pieces of a sweep must fit. None: unknown, and not checked."""
 
     identity: Identity | None = None
     network: Network | None = None
-    described: tuple[StoredLayer, ...] = ()  # by layers.json, where that is whole
+    described: tuple[StoredLayer, ...] = ()  # from layers.json, if that is whole
 
     @cached_property
     def layers(self) -> dict[str, Layer]:
-        """By the network, else by layers.json."""
+        """Return name -> layer, from the network, else from layers.json."""
         if self.network is not None:
             return {layer.name: layer for layer in self.network.layers}
         return {layer.name: Layer(layer.name, layer.kind, layer.module) for layer in self.described}
 
     @cached_property
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Layer -> its shape for the whole probe, (n, ...)."""
+        """Return layer -> its shape for the whole probe, (n, ...)."""
         if self.identity is None:
             return {}
         problem, shapes = self.identity.problem, {layer.name: layer.shape for layer in self.described}
@@ -61,6 +62,7 @@ class Model:
 
 
 def number(value: Any) -> bool:
+    """Return whether a JSON value is a finite number."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
@@ -68,7 +70,10 @@ def number(value: Any) -> bool:
 
 
 def network_faults(model: Model, which: NetworkId, mark: Mark, contents: Mapping[str, bytes]) -> Iterator[str]:
-    """Its record is its own, and its tensors can be loaded into the model. contents : of all that the mark names."""
+    """Yield what is wrong with a network: its record is another's, or its tensors do not fit the model.
+
+    contents : name -> content of all objects that the mark names
+    """
     if lacking := sorted((OBJECTS | (OF_COMPLETE if which.is_complete else set())) - contents.keys()):
         yield f"its mark does not name {', '.join(lacking)}"
         return
@@ -84,7 +89,7 @@ def network_faults(model: Model, which: NetworkId, mark: Mark, contents: Mapping
 
 
 def record_faults(record: Mapping[str, Any], which: NetworkId) -> Iterator[str]:
-    """Whose record it is, and that tables can be made from it."""
+    """Yield what is wrong with a record: it is another network's, or tables cannot be made from it."""
     if lacking := [name for name in ("run", "iteration", "reduced", *NUMBERS) if name not in record]:
         yield f"its record lacks {', '.join(lacking)}"
         return
@@ -96,11 +101,11 @@ def record_faults(record: Mapping[str, Any], which: NetworkId) -> Iterator[str]:
 
 
 def tensor_faults(tensors: Mapping[str, Any], expected: Mapping[str, Any]) -> Iterator[str]:
-    """Names, shapes and dtypes."""
+    """Yield tensors whose names, shapes or dtypes differ from the expected ones."""
     if lacking := sorted(expected.keys() - tensors.keys()):
         yield f"it lacks {shown(', '.join(lacking))}"
     if more := sorted(tensors.keys() - expected.keys()):
-        yield f"it has {shown(', '.join(more))}, which the model has not"
+        yield f"it has {shown(', '.join(more))}, which the model does not have"
     for name in sorted(tensors.keys() & expected.keys()):
         theirs, ours = ((tuple(tensor.shape), tensor.dtype) for tensor in (tensors[name], expected[name]))
         if theirs != ours:
@@ -111,14 +116,16 @@ def tensor_faults(tensors: Mapping[str, Any], expected: Mapping[str, Any]) -> It
 
 
 def layer_names(mark: Mark) -> list[str]:
-    """Of the layers whose arrays the mark names."""
+    """Return the names of the layers whose arrays the mark names."""
     return [name.removesuffix("/zarr.json") for name in mark.objects if name.endswith("/zarr.json")]
 
 
 def layer_faults(model: Model, mark: Mark, layer: str, read: Callable[[str], bytes | None]) -> Iterator[str]:
-    """Of one layer's array: its metadata, then its values, which are decoded a block of examples at a time.
+    """Yield what is wrong with a layer's array: its metadata, or else its values.
 
-    read : gives an object that the mark names; None, and says so, where it is not what was written
+    The values are decoded a block of examples at a time.
+
+    read : returns an object that the mark names, or reports that it is damaged and returns None
     """
     encoded = read(f"{layer}/zarr.json")
     if encoded is None or layer not in model.shapes:
@@ -126,7 +133,7 @@ def layer_faults(model: Model, mark: Mark, layer: str, read: Callable[[str], byt
     metadata = json.loads(encoded)
     faults = array_faults(model, layer, metadata, {name for name in mark.objects if name.startswith(f"{layer}/c/")})
     yield from faults
-    if faults:  # not to be decoded
+    if faults:  # decoding it could fail
         return
     values, whole = hashlib.sha256(), True
     for block in _blocks(layer, encoded, metadata, read):
@@ -136,36 +143,40 @@ def layer_faults(model: Model, mark: Mark, layer: str, read: Callable[[str], byt
             values.update(block.tobytes())
     ours = {"dtype": metadata["data_type"], "shape": metadata["shape"], "sha256": values.hexdigest()}
     if whole and mark.values and mark.values.get("layers", {}).get(layer) != ours:  # older marks have no values
-        yield "its values do not hash to the digest in its mark"
+        yield "its values do not match the digest in its mark"
 
 
 def array_faults(model: Model, layer: str, metadata: Any, named: set[str]) -> list[str]:
-    """Of a layer's zarr.json: that it is the layer's, and is decoded as it was encoded here. named : its chunks"""
+    """Return what is wrong with a layer's zarr.json: it is not the layer's, or not as distsim encodes arrays.
+
+    named : names of the chunks in the mark
+    """
     try:
         return list(_array_faults(model, layer, metadata, named))
     except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError):
-        return ["the metadata are not those of an array as it is written here"]
+        return ["its metadata are not those of an array that distsim writes"]
 
 
 def _array_faults(model: Model, layer: str, metadata: Any, named: set[str]) -> Iterator[str]:
     assert model.identity is not None
-    expected, place, shape = model.layers[layer], list(model.layers).index(layer), list(model.shapes[layer])
+    expected, position, shape = model.layers[layer], list(model.layers).index(layer), list(model.shapes[layer])
     if metadata["node_type"] != "array" or metadata["shape"] != shape:
-        yield f"the array's shape is {shown(metadata['shape'])}, expected was {shape}"
+        yield f"the array's shape is {shown(metadata['shape'])}, expected {shape}"
     dtypes = {"float32", storage_dtype(expected, model.identity.storage)}
     if metadata["data_type"] not in dtypes:
-        yield f"its dtype is {shown(metadata['data_type'])}, expected was {' or '.join(sorted(dtypes))}"
+        yield f"its dtype is {shown(metadata['data_type'])}, expected {' or '.join(sorted(dtypes))}"
     attributes = metadata["attributes"]
-    if (attributes["position"], attributes["kind"]) != (place, expected.kind):
-        yield f"it says layer {shown(attributes['position'])} of kind {shown(attributes['kind'])}"
+    if (attributes["position"], attributes["kind"]) != (position, expected.kind):
+        place = f"position {shown(attributes['position'])}, kind {shown(attributes['kind'])}"
+        yield f"it is of a layer at {place}, expected position {position}, kind {expected.kind!r}"
     if foreign := set(_codecs(metadata["codecs"])) - CODECS:
-        yield f"it is encoded by {', '.join(sorted(foreign))}, which nothing here writes"
+        yield f"it is encoded by {', '.join(sorted(foreign))}, which distsim does not use"
     if metadata["chunk_grid"]["name"] != "regular" or metadata["chunk_key_encoding"]["name"] != "default":
-        yield "its chunks are named otherwise than here"
+        yield "its chunks are not named as distsim names them"
     elif metadata["shape"] == shape:
         count = math.prod(_chunk_counts(metadata))
         if count != len(named) or {f"{layer}/{name}" for name in chunk_names(metadata)} != named:
-            yield f"its mark names {len(named)} chunks, {count} belong to the array"  # others would read as zeros
+            yield f"its mark names {len(named)} chunks, {count} belong to the array"  # missing ones would read as zeros
 
 
 def _codecs(codecs: Iterable[Any]) -> Iterator[str]:
@@ -181,7 +192,7 @@ def _chunk_counts(metadata: Any) -> list[int]:
 
 
 def chunk_names(metadata: Any) -> Iterator[str]:
-    """The objects of an array, in the order of its examples: c/0/0/0/0, ..."""
+    """Yield the names of an array's objects, in the order of its examples: c/0/0/0/0, ..."""
     for place in itertools.product(*map(range, _chunk_counts(metadata))):
         yield "/".join(("c", *map(str, place)))
 
@@ -189,13 +200,13 @@ def chunk_names(metadata: Any) -> Iterator[str]:
 def _blocks(
     layer: str, encoded: bytes, metadata: Any, read: Callable[[str], bytes | None]
 ) -> Iterator[NDArray[Any] | None]:
-    """The array's examples, one row of chunks at a time; None where an object of them is damaged."""
+    """Yield the array's examples, one row of chunks at a time, or None if an object of the row is damaged."""
     rows = metadata["chunk_grid"]["configuration"]["chunk_shape"][0]
     for row, names in itertools.groupby(chunk_names(metadata), key=lambda name: int(name.split("/")[1])):
-        found = {f"{layer}/zarr.json": encoded} | {f"{layer}/{name}": read(f"{layer}/{name}") for name in names}
-        if None in found.values():
+        contents = {f"{layer}/zarr.json": encoded} | {f"{layer}/{name}": read(f"{layer}/{name}") for name in names}
+        if None in contents.values():
             yield None
             continue
-        there: dict[str, Any] = {name: Buffer.from_bytes(content or b"") for name, content in found.items()}
-        array = zarr.open_array(zarr.storage.MemoryStore(there), path=layer, mode="r", zarr_format=3)
+        objects: dict[str, Any] = {name: Buffer.from_bytes(content or b"") for name, content in contents.items()}
+        array = zarr.open_array(zarr.storage.MemoryStore(objects), path=layer, mode="r", zarr_format=3)
         yield np.asarray(array[row * rows : (row + 1) * rows])

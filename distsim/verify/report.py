@@ -1,16 +1,16 @@
-"""What verify finds, and how it says so."""
+"""The findings of verify, and how they are printed."""
 
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-DAMAGED = "damaged"  # not what was written, or gone
-UNREAD = "unread"  # it could not be read or judged, which says nothing of what is there
-NOTE = "note"  # not damaged, and worth knowing
-LEFTOVER = "leftover"  # of interrupted writers; harmless
-FOREIGN = "foreign"  # nothing here writes such a thing
+DAMAGED = "damaged"  # changed or gone
+UNREAD = "unread"  # it could not be read or checked, so it may be whole or damaged
+NOTE = "note"  # not damaged, but worth knowing
+LEFTOVER = "leftover"  # left by interrupted writers; harmless
+FOREIGN = "foreign"  # not written by distsim
 
-KINDS = {  # of pieces, one and several
+KINDS = {  # of pieces: singular and plural
     "network": "networks",
     "network's activations": "networks' activations",
     "comparison": "comparisons",
@@ -23,10 +23,10 @@ KINDS = {  # of pieces, one and several
 
 @dataclass(frozen=True)
 class Finding:
-    """What is the matter with an object, or with a piece as a whole."""
+    """What is wrong with an object, or with a piece as a whole."""
 
-    problem: str  # "" where it belongs to all of a store: the figures
-    piece: str  # path within the problem: of a network or its activations, of a comparison's file, `results`, ...
+    problem: str  # "" for the figures, which belong to all of a store
+    piece: str  # path within the problem: a network, its activations, a comparison's file, `results`, ...
     object: str | None  # path within the problem
     sentence: str
     severity: str = DAMAGED
@@ -38,18 +38,19 @@ class Finding:
 
 @dataclass(frozen=True)
 class Report:
-    """What a store's or a sweep's objects are."""
+    """The result of verifying a store or a sweep."""
 
     findings: tuple[Finding, ...] = ()
-    pieces: Counter[str] = field(default_factory=Counter)  # of KINDS, how many were checked
-    sizes: Mapping[str, int] = field(default_factory=dict)  # path in the store -> bytes, of what is there
+    pieces: Counter[str] = field(default_factory=Counter)  # kind of KINDS -> how many were checked
+    sizes: Mapping[str, int] = field(default_factory=dict)  # path in the store -> bytes
 
     def of(self, *severities: str) -> tuple[Finding, ...]:
+        """Return the findings of these severities."""
         return tuple(finding for finding in self.findings if finding.severity in severities)
 
     @property
     def whole(self) -> bool:
-        """Whether nothing is damaged, as far as it could be read."""
+        """Return whether everything could be read and nothing is damaged."""
         return not self.of(DAMAGED, UNREAD)
 
     def __add__(self, other: "Report") -> "Report":
@@ -58,15 +59,15 @@ class Report:
 
 
 def summary(report: Report) -> list[str]:
-    """For a terminal: a line for each finding but for what is harmless, which is summed up, and what was checked."""
+    """Return the lines to print: one for each finding, with harmless ones summed up, and one for what was checked."""
     lines = [str(finding) for finding in report.of(DAMAGED, UNREAD, NOTE)]
-    for severity, said in ((LEFTOVER, "left over, harmless"), (FOREIGN, "not distsim's, left alone")):
-        if found := report.of(severity):
-            size = sum(report.sizes.get(f"{f.problem}/{f.object}".lstrip("/"), 0) for f in found)
-            first = ", ".join(str(f).split(": ")[0] for f in found[:3]) + ", ..." * (len(found) > 3)
-            lines.append(f"{said}: {len(found)} objects, {size:,} bytes: {first}")
+    for severity, heading in ((LEFTOVER, "left over, harmless"), (FOREIGN, "not distsim's, left alone")):
+        if findings := report.of(severity):
+            size = sum(report.sizes.get(f"{f.problem}/{f.object}".lstrip("/"), 0) for f in findings)
+            first = ", ".join(str(f).split(": ")[0] for f in findings[:3]) + ", ..." * (len(findings) > 3)
+            lines.append(f"{heading}: {len(findings)} objects, {size:,} bytes: {first}")
     pieces = ", ".join(f"{n} {KINDS[kind] if n > 1 else kind}" for kind in KINDS if (n := report.pieces[kind]))
     damaged = {(finding.problem, finding.piece) for finding in report.of(DAMAGED)}
     unread = {(finding.problem, finding.piece) for finding in report.of(UNREAD)}
-    said = f"{len(damaged) or 'nothing'} damaged" + f", {len(unread)} not to be read or judged" * bool(unread)
-    return [*lines, f"{pieces}; {sum(report.sizes.values()):,} bytes: {said}"]
+    result = f"{len(damaged) or 'nothing'} damaged" + f", {len(unread)} could not be read or checked" * bool(unread)
+    return [*lines, f"{pieces}; {sum(report.sizes.values()):,} bytes: {result}"]

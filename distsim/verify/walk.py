@@ -1,7 +1,7 @@
-"""The walk through one sweep: its listing, its spec, its marks, and then everything that these vouch for.
+"""Verification of one sweep: its listing, its spec, its marks, and everything that the marks name.
 
-A mark vouches for its objects by size and digest, and for itself. What the marks cannot show, that a whole piece is
-gone or took another's place, is seen from the tables, which say from which pieces they were made.
+A mark holds its own digest, and the size and digest of its objects. Marks cannot show that a whole piece is gone or has
+taken another's place. The tables can, because they name the pieces that they were made from.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ from typing import Any
 from distsim.models import build
 from distsim.results.reduce import Committed
 from distsim.results.tables import read_parquet_bytes
-from distsim.specs import PATTERN, Identity, NetworkId, canonical_json, shown
+from distsim.specs import PATTERN, Identity, NetworkId, digest, shown
 from distsim.store import DamagedStore, Mark, Storage, StorageError, SweepStore
 from distsim.store.commits import MARK, WrittenByAnother, attempt_generation, dropped_path, read_mark
 from distsim.store.described import LAYERS
@@ -29,13 +29,13 @@ from distsim.verify.derived import PAIR_TABLES, SAME, TABLES, canonical, files_f
 from distsim.verify.networks import Model
 from distsim.verify.report import DAMAGED, FOREIGN, LEFTOVER, NOTE, UNREAD, Finding, Report
 
-ASIDE = ".damaged"  # what repair sets a spec or a request aside as: somebody may want to read its flags
+ASIDE = ".damaged"  # suffix of a spec or request that repair sets aside: somebody may want to read its flags
 VALUES = {"comparison": "comparison", "chance": "chance level", "pairs": "tile of pairs"}
 ABSENT = "is missing: run the sweep script, which writes it"
 
 
 def verify(store: SweepStore, sizes: Mapping[str, int] | None = None) -> Report:
-    """Read and check everything of one sweep. sizes : of its objects, where they are listed already."""
+    """Read and check everything of one sweep. sizes : path -> bytes of its objects, if already listed."""
     walk = _Walk(store, store.storage.sizes() if sizes is None else sizes)
     walk.through_everything()
     from_root = {f"{store.problem}/{path}": size for path, size in walk.sizes.items()}
@@ -43,7 +43,7 @@ def verify(store: SweepStore, sizes: Mapping[str, int] | None = None) -> Report:
 
 
 def of_network(path: str) -> tuple[NetworkId, str] | None:
-    """The network in whose folder a path lies, and the path within; None: in none's."""
+    """Return the network in whose folder a path lies, and the path within it; None if it lies elsewhere."""
     match = _FOLDER.match(path)
     return None if match is None else (NetworkId.of_match(match), path[match.end() :])
 
@@ -51,19 +51,19 @@ def of_network(path: str) -> tuple[NetworkId, str] | None:
 _FOLDER = re.compile(f"{PATTERN}/")
 _MARK = re.compile(r"COMMIT(?:-(?P<generation>[1-9]\d{0,8}))?\.json")
 _DROPPED = re.compile(r"DROPPED(?:-[1-9]\d{0,8})?\.json")
-_STAGED = re.compile(r".*#\d+")  # a file that was being written and has not got its name
+_STAGED = re.compile(r".*#\d+")  # an unfinished file, which does not have its name yet
 
 
 def unlisted(storage: Storage, problem: str, but: Iterable[str] = ()) -> list[Finding]:
-    """Files of a folder that were being written and have not got their names: no listing shows them."""
-    found = []
+    """Return findings for unfinished files in a local folder, which no listing shows. but : folders to leave out."""
+    findings = []
     for folder, folders, files in os.walk(storage.folder) if storage.folder is not None else ():
         if folder == str(storage.folder):
             folders[:] = [name for name in folders if name not in but]
         for name in filter(_STAGED.fullmatch, files):
             path = os.path.relpath(os.path.join(folder, name), storage.folder)
-            found.append(Finding(problem, path, path, "was being written", LEFTOVER))
-    return found
+            findings.append(Finding(problem, path, path, "is an unfinished file", LEFTOVER))
+    return findings
 
 
 @dataclass
@@ -74,7 +74,7 @@ class _Piece:
     network: NetworkId
     of_activations: bool
     marks: dict[int, str] = field(default_factory=dict)  # generation -> path
-    generation: int = 1  # that counts
+    generation: int = 1  # the one that counts
 
 
 @dataclass(frozen=True)
@@ -84,32 +84,34 @@ class _Values:
     path: str
     what: str  # of VALUES
     layer: str
-    named: str  # by its metrics, or by the digest of a tile
+    named: str  # the file's name without .json: metrics, or the digest of a tile
 
 
 def _split(path: str) -> tuple[_Piece | None, str]:
-    """The piece in whose folder a path lies, without its marks, and the path within; None, all of it: in none's."""
-    found = of_network(path)
-    if found is None:
+    """Return the piece in whose folder a path lies, without its marks, and the path within it; else None and path."""
+    split = of_network(path)
+    if split is None:
         return None, path
-    network, inside = found
+    network, inside = split
     of_activations = inside.startswith("activations/")
     where = network.path + "/activations" * of_activations
     return _Piece(where, network, of_activations), inside.removeprefix("activations/")
 
 
 class _Walk:
+    """One verification of a sweep, and what it found."""
+
     def __init__(self, store: SweepStore, sizes: Mapping[str, int]) -> None:
         self.store, self.problem, self.sizes = store, store.problem, sizes
         self.storage = store.storage
         self.findings: list[Finding] = []
         self.pieces: Counter[str] = Counter()
-        self.hash: str | None = None  # that all marks are to have
+        self.hash: str | None = None  # identity that all marks must have
         self.model = Model()
-        self.marks: dict[str, Mark] = {}  # piece -> its mark, where that is whole
+        self.marks: dict[str, Mark] = {}  # piece -> its mark, if it is whole
         self.networks: dict[str, _Piece] = {}  # path -> piece, run by run
         self.values: list[_Values] = []
-        self.others: list[str] = []  # paths of objects that a mark has to name, or nobody knows
+        self.others: list[str] = []  # paths of objects that a mark must name, or that are unknown
 
     def through_everything(self) -> None:
         self._listing()
@@ -121,33 +123,32 @@ class _Walk:
         for piece in self.networks.values():
             self._within(piece.path, self._mark, piece)
         self._settle_identity()
-        self._within(
-            LAYERS, descriptions.read_layers, self.storage, self.hash, self.model, partial(self._found, LAYERS)
-        )
+        found = partial(self._found, LAYERS)
+        self._within(LAYERS, descriptions.read_layers, self.storage, self.hash, self.model, found)
         for piece in self.networks.values():
             if piece.path in self.marks:
                 self._within(piece.path, self._content, piece)
-        for one in self.values:
-            self._within(one.path, self._of_values, one)
+        for file in self.values:
+            self._within(file.path, self._of_values, file)
         self._unnamed()
         self._within(TABLES, self._tables)
         self._within(PAIR_TABLES, self._pair_tables)
         self.findings += unlisted(self.storage, self.problem)
 
-    def _found(self, piece: str, said: str, path: str | None = None, severity: str = DAMAGED) -> None:
-        self.findings.append(Finding(self.problem, piece, path, said, severity))
+    def _found(self, piece: str, sentence: str, path: str | None = None, severity: str = DAMAGED) -> None:
+        self.findings.append(Finding(self.problem, piece, path, sentence, severity))
 
     def _within(self, piece: str, work: Callable[..., None], *args: Any) -> None:
-        """Do the work; whatever it stumbles over is said of the piece."""
+        """Call work(*args). Any error becomes a finding of the piece."""
         try:
             work(*args)
         except StorageError as error:
             self._found(piece, f"cannot be read: {first_line(error)}", severity=UNREAD)
         except DamagedStore as error:
             self._found(piece, first_line(error))
-        except Exception as error:  # of what has the right digest: a writer's fault, or this machine's
-            said = f"could not be judged: {type(error).__name__}: {first_line(error)}"
-            self._found(piece, said, severity=UNREAD)
+        except Exception as error:  # the digests are right: a fault of the writer or of this machine
+            sentence = f"could not be checked: {type(error).__name__}: {first_line(error)}"
+            self._found(piece, sentence, severity=UNREAD)
 
     # --- the listing -------------------------------------------------------------------------------------------------
 
@@ -172,24 +173,24 @@ class _Walk:
         piece.generation = self._generation(piece)
         for generation, path in piece.marks.items():
             if generation != piece.generation:
-                self._found(piece.path, "is of a generation that does not count", path, LEFTOVER)
+                self._found(piece.path, "belongs to a generation that does not count", path, LEFTOVER)
             elif (mark := mark_at(self.storage, path, partial(self._found, piece.path))) is not None:
                 self.marks[piece.path] = mark
 
     def _generation(self, piece: _Piece) -> int:
-        """The one that counts. Said, where what ended an earlier one is gone: the mark of this one would not count."""
-        now, last = 1, max(piece.marks, default=0)
-        while dropped_path(piece.path, now) in self.sizes:
-            now += 1
-        if now in piece.marks or last < now:
-            return now
-        for number in range(now, last):
+        """Return the generation that counts. Report a missing DROPPED.json, without which its mark does not count."""
+        present, last = 1, max(piece.marks, default=0)
+        while dropped_path(piece.path, present) in self.sizes:
+            present += 1
+        if present in piece.marks or last < present:
+            return present
+        for number in range(present, last):
             if (path := dropped_path(piece.path, number)) not in self.sizes:
-                self._found(piece.path, f"is gone, so that {os.path.basename(piece.marks[last])} does not count", path)
+                self._found(piece.path, f"is gone, so {os.path.basename(piece.marks[last])} does not count", path)
         return last
 
     def _unnamed(self) -> None:
-        """What no mark names: of interrupted writers, of trainings that are over, and what nobody knows."""
+        """Report what no mark names: from interrupted writers, of finished trainings, or not written by distsim."""
         named = {f"{path}/attempt-{mark.attempt}/{name}" for path, mark in self.marks.items() for name in mark.objects}
         files = ("spec.json", "request.json", LAYERS, TABLES, PAIR_TABLES)
         for path in self.others:
@@ -201,17 +202,18 @@ class _Walk:
             if piece is not None and _DROPPED.fullmatch(inside):
                 continue
             if piece is not None and rest and attempt_generation(folder) is not None:
-                there = self.networks.get(where)
-                if where in self.marks or there is None or there.generation not in there.marks:
-                    self._found(where, "no mark names it", path, LEFTOVER)  # of a damaged mark's, nothing can be said
+                listed = self.networks.get(where)
+                # a damaged mark may name it or not
+                if where in self.marks or listed is None or listed.generation not in listed.marks:
+                    self._found(where, "no mark names it", path, LEFTOVER)
             elif piece is not None and rest and folder == EPOCHS and not piece.of_activations:
                 if where in self.marks:
-                    self._found(where, "is of a training that is over", path, LEFTOVER)
+                    self._found(where, "is a checkpoint of a finished training", path, LEFTOVER)
             elif path.removesuffix(ASIDE) in files:
                 if path.removesuffix(ASIDE) in self.sizes:
                     self._found(path, "was set aside by repair", path, LEFTOVER)
             else:
-                self._found(path, "nothing here writes this", path, FOREIGN)
+                self._found(path, "is not written by distsim", path, FOREIGN)
 
     # --- identity and extent -----------------------------------------------------------------------------------------
 
@@ -222,10 +224,10 @@ class _Walk:
             return
         try:
             spec = json.loads(content)
-            if hashlib.sha256(canonical_json(spec["identity"]).encode()).hexdigest() != spec["hash"]:
-                raise ValueError("its identity does not hash to its hash")
+            if digest(spec["identity"]) != spec["hash"]:
+                raise ValueError("its identity does not match its hash")
             if spec.keys() != {"identity", "hash", "distsim"} or spec["identity"]["problem"]["name"] != self.problem:
-                raise ValueError("it is not that of this sweep")
+                raise ValueError("it belongs to another sweep")
         except (ValueError, TypeError, KeyError, RecursionError) as error:
             found(f"is damaged: {first_line(error)}", "spec.json")
             return
@@ -233,8 +235,8 @@ class _Walk:
         try:
             self.model.identity = Identity.from_dict(spec["identity"])
         except (ValueError, TypeError) as error:
-            by = f"was written by another distsim: {first_line(error)}"
-            found(f"{by}; pieces are checked by their digests only", "spec.json", UNREAD)
+            why = f"was written by another distsim: {first_line(error)}"
+            found(f"{why}; pieces are checked by their digests only", "spec.json", UNREAD)
             return
         if not canonical(content):
             found(SAME, "spec.json", NOTE)
@@ -250,7 +252,7 @@ class _Walk:
             return
         try:
             self.store.request()
-        except WrittenByAnother as error:  # whole, and not understood here
+        except WrittenByAnother as error:  # it is whole, but not understood here
             found(first_line(error), "request.json", UNREAD)
             return
         except DamagedStore as error:
@@ -260,30 +262,29 @@ class _Walk:
             found(SAME, "request.json", NOTE)
 
     def _settle_identity(self) -> None:
-        """Which identity the marks are to have: the spec's, unless none has it; without a spec, what most have."""
+        """Set the identity that all marks must have: the spec's, or the most frequent one if no mark has that."""
         hashes = Counter(str(mark.identity) for mark in self.marks.values())
         if not hashes or self.hash in hashes:
             return
         if self.hash is not None:
-            said = f"is that of another sweep: of {len(self.marks)} marks none has its hash"
-            self._found("spec.json", said, "spec.json")
+            self._found("spec.json", "belongs to another sweep: no mark has its hash", "spec.json")
             self.model = Model()
         self.hash = hashes.most_common(1)[0][0]
 
     def _require_own(self, piece: str, path: str, mark: Mark) -> bool:
-        """Whether the mark is of this sweep and of this piece; else it is said."""
-        where = mark.provenance.get("piece", piece)  # older marks do not say
-        if where != piece:
-            self._found(piece, f"it belongs to {shown(where)}", path)
+        """Report a mark of another piece or sweep. Return whether the mark is this piece's."""
+        owner = mark.provenance.get("piece", piece)  # older marks do not name their piece
+        if owner != piece:
+            self._found(piece, f"belongs to {shown(owner)}", path)
         if self.hash is not None and mark.identity != self.hash:
-            self._found(piece, f"is of another sweep: its identity is {shown(str(mark.identity)[:12])}", path)
-        return bool(where == piece)
+            self._found(piece, f"belongs to another sweep: its identity is {shown(str(mark.identity)[:12])}", path)
+        return bool(owner == piece)
 
-    # --- what the marks vouch for ------------------------------------------------------------------------------------
+    # --- what the marks name -----------------------------------------------------------------------------------------
 
     def _content(self, piece: _Piece) -> None:
-        """Everything that the piece's mark names."""
-        mark, path, said = self.marks[piece.path], piece.marks[piece.generation], len(self.findings)
+        """Check everything that the piece's mark names."""
+        mark, path, before = self.marks[piece.path], piece.marks[piece.generation], len(self.findings)
         self._require_own(piece.path, path, mark)
         self.pieces["network's activations" if piece.of_activations else "network"] += 1
         if piece.of_activations:
@@ -294,8 +295,8 @@ class _Walk:
             if whole.keys() == contents.keys() and self.model.identity is not None:
                 for fault in networks.network_faults(self.model, piece.network, mark, whole):
                     self._found(piece.path, fault)
-        if len(self.findings) > said and read_mark(self.storage, path) != mark:
-            del self.findings[said:]  # a driver at work dropped it while it was read
+        if len(self.findings) > before and read_mark(self.storage, path) != mark:
+            del self.findings[before:]  # a driver dropped it while it was read
 
     def _activations(self, piece: _Piece, mark: Mark) -> None:
         names = networks.layer_names(mark)
@@ -317,49 +318,49 @@ class _Walk:
             self._read(piece, mark, name)
 
     def _read(self, piece: _Piece, mark: Mark, name: str) -> bytes | None:
-        """An object that the mark names; None, and said so, where it is not what was written."""
+        """Return an object that the mark names, or report that it is damaged and return None."""
         path = f"{piece.path}/attempt-{mark.attempt}/{name}"
-        size, digest = mark.objects[name]
+        size, sha256 = mark.objects[name]
         content = self.storage.get(path)
         if content is None:
             self._found(piece.path, "is missing", path)
         elif len(content) != size:
             self._found(piece.path, f"has {len(content):,} bytes instead of {size:,}", path)
-        elif hashlib.sha256(content).hexdigest() != digest:
-            self._found(piece.path, "is damaged: its digest is not its mark's", path)
+        elif hashlib.sha256(content).hexdigest() != sha256:
+            self._found(piece.path, "is damaged: its digest is not the one in its mark", path)
         else:
             return content
         return None
 
-    def _of_values(self, one: _Values) -> None:
-        self.pieces[VALUES[one.what]] += 1
-        found = partial(self._found, one.path, path=one.path)
-        mark = mark_at(self.storage, one.path, partial(self._found, one.path))
+    def _of_values(self, file: _Values) -> None:
+        self.pieces[VALUES[file.what]] += 1
+        path = file.path
+        mark = mark_at(self.storage, path, partial(self._found, path))
         if mark is None:
             return
-        self.marks[one.path] = mark
-        if not self._require_own(one.path, one.path, mark):
+        self.marks[path] = mark
+        if not self._require_own(path, path, mark):
             return
-        if self.model.layers and one.layer not in self.model.layers:
-            found("the model has no such layer")
+        if self.model.layers and file.layer not in self.model.layers:
+            self._found(path, "the model has no such layer", path)
             return
-        for fault in self._values_faults(one, mark):
-            found(fault)
+        for fault in self._values_faults(file, mark):
+            self._found(path, fault, path)
 
-    def _values_faults(self, one: _Values, mark: Mark) -> list[str]:
-        match one.what:
+    def _values_faults(self, file: _Values, mark: Mark) -> list[str]:
+        match file.what:
             case "pairs":
-                return derived.pairs_faults(mark.values, one.named, one.layer)
+                return derived.pairs_faults(mark.values, file.named, file.layer)
             case "chance":
-                return derived.chance_faults(mark.values, one.named.split("+"))
-        return derived.comparison_faults(mark.values, one.named.split("+"), self.model.shapes.get(one.layer, ()))
+                return derived.chance_faults(mark.values, file.named.split("+"))
+        return derived.comparison_faults(mark.values, file.named.split("+"), self.model.shapes.get(file.layer, ()))
 
     # --- tables ------------------------------------------------------------------------------------------------------
 
     def _files(self, folder: str, again: str) -> Mark | None:
-        there = [path for path in self.sizes if path.startswith(f"{folder}/")]
-        self.pieces["set of tables"] += f"{folder}/{MARK}" in there
-        return files_faults(self.storage, folder, there, again, partial(self._found, folder)) if there else None
+        paths = [path for path in self.sizes if path.startswith(f"{folder}/")]
+        self.pieces["set of tables"] += f"{folder}/{MARK}" in paths
+        return files_faults(self.storage, folder, paths, again, partial(self._found, folder)) if paths else None
 
     def _tables(self) -> None:
         again = "distsim run or distsim report makes them again"
@@ -369,9 +370,9 @@ class _Walk:
         if "provenance.parquet" in mark.objects:
             rows = read_parquet_bytes(self.storage.get(f"{TABLES}/provenance.parquet") or b"")
             of_tables = rows[["table", "piece", "digest"]].drop_duplicates() if len(rows) else rows
-            for table, piece, digest in of_tables.itertuples(index=False, name=None):
+            for table, piece, sha256 in of_tables.itertuples(index=False, name=None):
                 path = piece if table == "networks" else f"{piece}.json"
-                self._as_then(path, digest, "the tables were made from", table != "networks")
+                self._compare_with_tables(path, sha256, "the tables were made from", table != "networks")
         damaged = any(finding.severity == DAMAGED for finding in self.findings)
         if not damaged and mark.values.get("inputs") != Committed.of(self.store).digest:
             self._found(TABLES, f"out of date: {again}", severity=NOTE)
@@ -382,19 +383,16 @@ class _Walk:
         if mark is None:
             return
         inputs = mark.values["inputs"]
-        for path, digest in inputs.items():
-            self._as_then(path, digest, "the tables of pairs were made from")
+        for path, sha256 in inputs.items():
+            self._compare_with_tables(path, sha256, "the tables of pairs were made from")
         if {path for path in self.marks if path.startswith("pairs/")} - inputs.keys():
             self._found(PAIR_TABLES, f"out of date: {again}", severity=NOTE)
 
-    def _as_then(self, piece: str, digest: str, made: str, by_values: bool = True) -> None:
-        """Said, where a piece is gone, or holds other values than when tables were made.
-
-        by_values : the piece is a file of values, which does not say where it belongs.
-        """
+    def _compare_with_tables(self, piece: str, sha256: str, made: str, of_values: bool = True) -> None:
+        """Report a piece that is gone or, if it is a file of values, holds other values than the tables."""
         mark = self.marks.get(piece)
         if mark is None:
             if not any(finding.piece == piece and finding.severity in (DAMAGED, UNREAD) for finding in self.findings):
                 self._found(piece, f"is gone: {made} it")
-        elif by_values and mark.digest != digest:
+        elif of_values and mark.digest != sha256:
             self._found(piece, f"holds other values than those that {made}", piece)

@@ -44,7 +44,7 @@ def test_doctor_measures_and_advises(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["doctor", "cifar3"], "distsim: unknown problem 'cifar3'; there are cifar2, "),
+        (["doctor", "cifar3"], "distsim: unknown problem 'cifar3'; the problems are cifar2, "),
         (["doctor", "digits", "--device", "cuda"], "distsim: a GPU was asked for and PyTorch finds none"),
     ],
 )
@@ -118,7 +118,9 @@ def test_what_cannot_fit_into_memory_is_refused(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(order, "free_memory", lambda: 1e5)
     result = run_script(SWEEPS / "digits.py", "--local", "--probe", 60, "--epochs", 2, "--storage", tmp_path / "store")
     assert result.status == 1
-    assert re.search(r"comparing layer \w+ on 60 images takes [\d.]+ [kM]B of memory, and 100 kB are free", result.err)
+    assert re.search(
+        r"comparing layer \w+ on 60 images takes [\d.]+ [kM]B of memory, but only 100 kB are free", result.err
+    )
     assert not (tmp_path / "store" / "digits").exists(), "nothing was begun"
 
 

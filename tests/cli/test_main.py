@@ -195,7 +195,9 @@ def test_only_says_that_a_network_comes_out_as_committed(store: Path, network: s
     before = files(store)
     status, out, err = distsim("run", store, "--only", network)
     assert (status, err) == (0, "")
-    assert re.fullmatch(r"digits, .*: computed again, bit by bit as committed, accuracy 0\.\d{4}\n", out)
+    assert re.fullmatch(
+        r"digits, .*: trained again, equal to the committed network bit by bit, accuracy 0\.\d{4}\n", out
+    )
     assert files(store) == before
 
 
@@ -204,7 +206,7 @@ def test_only_computes_what_is_not_there(store: Path) -> None:
     (store / "digits/runs/0001/iter_02/COMMIT.json").unlink()
     status, out, _ = distsim("run", store, "--only", "run=1,iteration=2")
     assert status == 0
-    assert out.startswith("digits, run 1, iteration 2: computed and committed")
+    assert out.startswith("digits, run 1, iteration 2: trained and committed")
     assert pieces(store) == before
 
 
@@ -235,7 +237,7 @@ def test_only_says_what_it_takes(store: Path, text: str) -> None:
 def test_only_knows_one_complete_network(store: Path, text: str) -> None:
     before = files(store)
     said = sentence(distsim("run", store, "--only", text))
-    assert said.startswith("digits has one complete network, run=complete: got run=")
+    assert said.startswith("the complete network of digits is run=complete, got run=")
     assert files(store) == before
 
 
@@ -649,3 +651,14 @@ def test_damaged_marks_of_what_is_derived(store: Path, place: str, kind: str) ->
     status, _, err = distsim("report", store)
     assert (status, err) == (0, "")
     assert files(store, "provenance", "results/COMMIT.json") == before
+
+
+@pytest.mark.filterwarnings("always::distsim.metrics.UnreliableSimilarity")
+def test_a_warning_is_a_sentence_without_a_line_of_code(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # where the table goes
+    status, _, err = distsim("layers", store, "--metrics", "svcca")
+    assert status == 0
+    (line,) = err.splitlines()
+    assert re.fullmatch(r"distsim: \d+ of \d+ similarities should be read with care, among them .*", line), line

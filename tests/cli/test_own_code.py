@@ -138,7 +138,7 @@ def test_an_own_metric_that_nobody_describes_damages_nothing(folder: Path) -> No
     status, out, err = distsim("status", folder / "store")
     assert (status, err) == (0, "")
     assert "similarities      none missing" in out
-    assert "not counted       z_spread, a_distance: neither distsim nor the store knows" in out
+    assert "not counted       z_spread, a_distance: unknown to distsim and to the store, run the sweep script" in out
     assert verify_store(Storage(folder / "store")).whole
     said = sentence(distsim("compare", folder / "store", *HERE))
     assert said.startswith("unknown model 'wide': the script ")
@@ -148,8 +148,8 @@ def test_without_layers_and_without_the_model_the_script_must_be_started_once(fo
     (folder / f"store/{own_script.NAME}/layers.json").unlink()
     for command in ("status", "report"):
         said = sentence(distsim(command, folder / "store"))
-        assert "does not say what the layers of its model 'wide' are" in said
-        assert said.endswith("start the sweep script once, it writes layers.json")
+        assert "does not say which layers its model 'wide' has" in said
+        assert said.endswith("run the sweep script once, which writes layers.json")
 
 
 def test_verify_knows_what_is_described(folder: Path, undrawn: None) -> None:
@@ -162,7 +162,7 @@ def test_verify_knows_what_is_described(folder: Path, undrawn: None) -> None:
         file.write_bytes(file.read_bytes().replace(b"wide_conv", b"wide_cony").replace(b"kernel", b"output"))
     damaged = sorted(str(finding) for finding in verify_store(Storage(store)).of(DAMAGED))
     assert damaged == [
-        f"{own_script.NAME}/{name}: is damaged: it does not hash to the digest in it"
+        f"{own_script.NAME}/{name}: is damaged: its content does not match the digest in it"
         for name in ("layers.json", "metrics/z_spread.json")
     ]
     assert "layers.json" in sentence(distsim("status", store)) or "z_spread.json" in sentence(distsim("status", store))
@@ -186,7 +186,7 @@ def test_comparisons_are_checked_by_the_stored_layers(folder: Path) -> None:
     tree["identity"] = "0" * 64
     (folder / f"store/{own_script.NAME}/layers.json").write_text(canonical_json(tree | {"sha256": digest(tree)}))
     damaged = [str(finding) for finding in verify_store(Storage(folder / "store")).of(DAMAGED)]
-    assert f"{own_script.NAME}/layers.json: is of another sweep" in damaged
+    assert f"{own_script.NAME}/layers.json: belongs to another sweep" in damaged
 
 
 # --- computing -------------------------------------------------------------------------------------------------------
@@ -255,12 +255,12 @@ def of_another_user(folder: Path) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("change", "why"),
     [
-        (moved, "is not there"),
+        (moved, "does not exist"),
         (edited, "has changed since it started the sweep"),
         (in_the_store, "lies in the store that names it"),
         (in_the_store_by_a_detour, "lies in the store that names it"),
         (relative, "its path is not absolute"),
-        (unrecorded, "no script of one's own is recorded in the store"),
+        (unrecorded, "the store records no script"),
         (of_another_user, "belongs to another user"),
     ],
 )
@@ -282,7 +282,7 @@ def test_a_store_that_is_no_folder_imports_nothing(folder: Path) -> None:
     """Whoever writes to a bucket could otherwise say which program of this machine is run."""
     store = SweepStore(Storage(folder / "store"), own_script.NAME)
     elsewhere: Any = SimpleNamespace(identity=store.identity, request=store.request, root=SimpleNamespace(folder=None))
-    with pytest.raises(ValueError, match="the store that names it is no local folder"):
+    with pytest.raises(ValueError, match="the store that names it is not a local folder"):
         own_code.make_known(elsewhere, ())
     assert "wide" not in MODELS
     own_code.make_known(store, ())
@@ -307,9 +307,12 @@ def test_a_file_that_the_user_names_is_imported(folder: Path, undrawn: None) -> 
     [
         ("x = 1", "unknown model 'wide'"),
         ("raise RuntimeError('no')", "fails when it is imported: RuntimeError: no"),
-        ("def f(:", "is no Python"),
+        ("def f(:", "is not Python"),
         ("import sys; sys.exit(3)", "fails when it is imported: SystemExit: 3"),
-        (own_script.SCRIPT.replace('if __name__ == "__main__":', "if True:"), "it starts its sweep, which belongs"),
+        (
+            own_script.SCRIPT.replace('if __name__ == "__main__":', "if True:"),
+            "it starts its sweep on import: put that under if __name__",
+        ),
     ],
 )
 def test_a_file_that_does_not_help_is_said_to_be_none(folder: Path, text: str, why: str) -> None:

@@ -8,7 +8,7 @@ cut, doubled or replaced by another's content; the object is drawn by its kind, 
 each. It counts as
 
     found     verify says that the object, or its piece, is damaged
-    noted     verify names it otherwise: its text changed and says the same, nothing vouches for it, it is left over
+    noted     verify names it, but not as damaged: its text changed but not its meaning, it has no mark, it is left over
     harmless  verify does not name it, and all that any reader reads of the store is what it was
     silent    none of these: must not be
 

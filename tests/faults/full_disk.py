@@ -91,7 +91,9 @@ class Sweep:
         said = self._said()
         wrong = [] if status == 1 else [f"{stage}: exit status {status} where the disk is full: {said}"]
         last = said.strip().splitlines()[-1]
-        if not (last.startswith("distsim: ") and "o space left" in last and last.endswith("the same command goes on")):
+        if not (
+            last.startswith("distsim: ") and "o space left" in last and last.endswith("run the same command again")
+        ):
             wrong.append(f"{stage}: its last line is {last!r}")
         if "Traceback" in said:
             wrong.append(f"{stage}: a traceback: {said}")

@@ -411,8 +411,8 @@ def test_damaged_weights_fail_their_run_only(copy: Path, tmp_path: Path) -> None
         computed(copy, ordered(iterations=3))
     assert len(caught.value.failures) == 1
     assert caught.value.failures[0].startswith("digits, run 0: ")
-    assert store_in(copy).has_network(NetworkId(1, 3)), "the other run went on"
-    assert not store_in(copy).has_network(NetworkId(0, 3))
+    assert store_in(copy).mark(NetworkId(1, 3)) is not None, "the other run went on"
+    assert store_in(copy).mark(NetworkId(0, 3)) is None
     with pytest.raises(DamagedStore, match=r"runs/0000/iter_02/attempt-\w+/weights\.safetensors"):
         store_in(copy).digests()
     file.write_bytes(good)
@@ -503,7 +503,7 @@ def test_threads_are_part_of_the_identity_and_versions_of_the_environment(
     monkeypatch.setattr(torch, "__version__", "1.0")
     with pytest.raises(SweepFailed, match=r"torch: '1\.0' here"):
         computed(copy, ordered(runs=3))
-    assert not store_in(copy).has_network(NetworkId(2, 1))
+    assert store_in(copy).mark(NetworkId(2, 1)) is None
     root = Storage(copy)
     assert run([ordered(runs=3)], root, LocalEngine(root, allow_drift=True), silent)
     mark = store_in(copy).mark(NetworkId(2, 1))
@@ -518,10 +518,10 @@ def test_a_damaged_spec_is_said_to_be(copy: Path, content: bytes) -> None:
         store_in(copy).identity()
 
 
-def test_a_changed_field_of_the_spec_does_not_hash(copy: Path) -> None:
+def test_a_changed_field_of_the_spec_does_not_match_its_hash(copy: Path) -> None:
     file = copy / "digits" / "spec.json"
     file.write_text(file.read_text().replace('"probe":100', '"probe":101'))
-    with pytest.raises(DamagedStore, match="does not hash to its hash"):
+    with pytest.raises(DamagedStore, match="its identity does not match its hash"):
         store_in(copy).identity()
 
 

@@ -61,10 +61,10 @@ PROBLEM = Problem("toy", "digits", "vgg_digits", 8, 1, RECIPE, PRUNING)
         (RECIPE, {"normalise": ((0.5,), (0.5, 0.5))}, "normalise has 1 means and 2 standard deviations"),
         (RECIPE, {"normalise": ((0.5,), (0.0,))}, r"normalise: standard deviations must be positive, got \(0.0,\)"),
         (PROBLEM, {"name": 3}, "name must be text, got 3"),
-        (PROBLEM, {"name": "x" * 101}, "a problem's name is a folder's"),
+        (PROBLEM, {"name": "x" * 101}, "a problem's name must be the name of a folder"),
         (PROBLEM, {"train_limit": 0}, "train_limit must be at least 1, got 0"),
         (PROBLEM, {"recipe": None}, "recipe must be a Recipe, got None"),
-        (PROBLEM, {"name": "lease"}, "a problem's name is a folder's: letters, digits, - _ . and not 'lease'"),
+        (PROBLEM, {"name": "lease"}, "a problem's name must be .* and not figures, tune, lease; got 'lease'"),
     ],
 )
 def test_a_value_out_of_range_is_refused_by_name(spec, change, message):

@@ -172,9 +172,9 @@ def test_chunks_are_written_whole_and_once(tmp_path: Path, monkeypatch: pytest.M
 def test_blocks_come_whole_and_in_order(tmp_path: Path, start: int) -> None:
     writer, array = Writer(Attempt(Storage(tmp_path), PIECE)), drawn((20, 6, 4, 3), "float32")
     writer.create("layer", array.shape, "float32", {"position": 0, "kind": "conv"})
-    with pytest.raises(ValueError, match=rf"layer layer: examples {start} to 20 of 20 came, .* from 0 on"):
+    with pytest.raises(ValueError, match=rf"layer layer: expected examples from 0 on .*, got {start} to 20 of 20"):
         writer.write("layer", start, array[start:])
-    with pytest.raises(ValueError, match=r"examples 0 to 12 of 20 came, .* in multiples of 8"):
+    with pytest.raises(ValueError, match=r"expected examples from 0 on in multiples of 8, got 0 to 12 of 20"):
         writer.write("layer", 0, array[:12])
     writer.write("layer", 0, array[:8])
     with pytest.raises(ValueError, match="layer layer has 8 of 20 examples"):

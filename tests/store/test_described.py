@@ -45,7 +45,7 @@ def test_what_is_written_is_read() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"name": "a/b"}, "has no slash"),
+        ({"name": "a/b"}, "must not have a slash"),
         ({"name": ""}, "name must be 1 to 200 characters"),
         ({"name": "x" * 201}, "name must be 1 to 200 characters"),
         ({"name": "two\nlines"}, "name must be 1 to 200 characters"),
@@ -57,8 +57,8 @@ def test_what_is_written_is_read() -> None:
         ({"shape": [10**10]}, "1 to 8 sizes"),
         ({"shape": [1] * 9}, "1 to 8 sizes"),
         ({"shape": "10"}, "1 to 8 sizes"),
-        ({"more": 1}, "a layer has a name, a kind, a module and a shape"),
-        ({"name": "out"}, "repeated"),
+        ({"more": 1}, "a layer must have a name, a kind, a module and a shape"),
+        ({"name": "out"}, "two of its layers have the same name"),
     ],
 )
 def test_a_strangers_layers_are_checked(change: dict[str, Any], message: str) -> None:
@@ -72,13 +72,13 @@ def test_a_strangers_layers_are_checked(change: dict[str, Any], message: str) ->
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "no JSON"),
-        (b"[" * 10**5, "no JSON"),
+        (b"", "it is not JSON"),
+        (b"[" * 10**5, "it is not JSON"),
         (b"[]", "must have the fields"),
         (signed({"layers": [], "identity": "abc"}), "1 to 10,000 layers"),
         (signed({"layers": {}, "identity": "abc"}), "1 to 10,000 layers"),
-        (signed({"layers": [1], "identity": "abc"}), "a layer has a name"),
-        (encode_layers(LAYERS, "abc").replace(b"conv1", b"conv2"), "does not hash"),
+        (signed({"layers": [1], "identity": "abc"}), "a layer must have a name"),
+        (encode_layers(LAYERS, "abc").replace(b"conv1", b"conv2"), "does not match the digest in it"),
         (b" " * (LARGEST + 1), "bytes, at most"),
     ],
 )
@@ -90,7 +90,7 @@ def test_what_is_no_layers_file_is_refused(content: bytes, message: str) -> None
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"name": "other"}, "it is that of the metric 'other'"),
+        ({"name": "other"}, "it describes another metric, 'other'"),
         ({"view": "all"}, "view must be one of"),
         ({"view": ["output"]}, "view must be one of"),
         ({"label": 7}, "label must be"),

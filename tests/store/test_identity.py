@@ -53,7 +53,9 @@ def test_a_lost_spec_is_written_again_by_its_own_sweep_only(store: SweepStore) -
     store.claim(OURS)
     store.commit_network(COMPLETE, STEP, identity=OURS.hash)
     store.storage.delete(["spec.json"])
-    with pytest.raises(IdentityMismatch, match=r"holds complete network of another sweep of digits, whose spec\.json"):
+    with pytest.raises(
+        IdentityMismatch, match=r"holds complete network of another sweep of digits, and its spec\.json is gone"
+    ):
         store.claim(OTHER)
     assert store.storage.get("spec.json") is None
     assert store.claim(OURS) is True
@@ -118,7 +120,7 @@ def test_a_spec_in_another_problems_folder_is_refused(store: SweepStore, tmp_pat
     store.claim(OURS)
     other = SweepStore(Storage(tmp_path), "cifar2")
     other.storage.put("spec.json", store.storage.get("spec.json") or b"")
-    with pytest.raises(DamagedStore, match=r"is that of digits"):
+    with pytest.raises(DamagedStore, match=r"belongs to digits"):
         other.identity()
 
 

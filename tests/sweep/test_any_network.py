@@ -86,7 +86,7 @@ def test_a_network_that_breaks_the_contract_is_refused_before_anything_is_writte
 
     result = swept(problem_of(monkeypatch, Two), tmp_path / "store")
     assert result.status != 0
-    assert "model mine: in evaluation mode it puts out tuple; expected a tensor of logits" in result.err
+    assert "model mine: in evaluation mode it returns tuple; expected a tensor of logits" in result.err
     assert "Traceback" not in result.err
     assert not (tmp_path / "store" / "mine").exists()
 

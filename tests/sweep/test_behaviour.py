@@ -589,7 +589,7 @@ def test_a_network_that_does_not_run_on_the_fixed_input_is_said(
     for _ in range(2):
         require_same_behaviour(store, sweep(), said.append)
     assert set(said) == {
-        "mine: edits of the network mine cannot be noticed: on a fixed input it fails: AssertionError: not four"
+        "mine: edits of the network mine cannot be noticed, because it fails on a fixed input: AssertionError: not four"
     }
     assert read_behaviour(store.storage, NETWORK, "mine") is not None
     (store.storage.folder / NETWORK).unlink()  # type: ignore[operator]
@@ -646,7 +646,7 @@ def test_a_damaged_record_is_one_sentence(store: SweepStore, damage: str) -> Non
     assert changed != content
     store.storage.put(NETWORK, changed)
     with pytest.raises(
-        DamagedStore, match=r"^behaviour/network\.json of .* is damaged: [^\n]*; distsim repair removes it"
+        DamagedStore, match=r"^behaviour/network\.json of .* is damaged: [^\n]*\. distsim repair removes it"
     ):
         require_same_behaviour(store, sweep(), print)
     (finding,) = [one for one in verify(store).findings if one.piece == NETWORK]
@@ -656,7 +656,7 @@ def test_a_damaged_record_is_one_sentence(store: SweepStore, damage: str) -> Non
 def test_a_record_that_is_too_large_is_not_parsed(store: SweepStore, monkeypatch: pytest.MonkeyPatch) -> None:
     require_same_behaviour(store, sweep(), print)
     monkeypatch.setattr("distsim.sweep.kept_behaviour.LARGEST", 100)
-    with pytest.raises(DamagedStore, match="its size is not as it is written"):
+    with pytest.raises(DamagedStore, match="the size is not as distsim writes it"):
         require_same_behaviour(store, sweep(), print)
 
 
@@ -738,7 +738,7 @@ def test_a_store_of_before_gets_a_record_and_says_so(tmp_path: Path) -> None:
     assert outcome(lambda: cli.main(["digest", store, "--pieces"])) == digests
     done = started(tmp_path, SOURCE, "--iterations", 1)
     assert done.status == 0
-    assert "mine: the store did not say how its network mine behaves; from now on it does\n" in done.out
+    assert "mine: the store had no record of the behaviour of its network mine: now it has one\n" in done.out
     assert record.read_bytes() == first
     record.write_bytes(first[:-1])
     refused = started(tmp_path, SOURCE, "--iterations", 1)
@@ -751,6 +751,6 @@ def test_a_store_of_before_gets_a_record_and_says_so(tmp_path: Path) -> None:
     assert "delete mine/behaviour/network.json" in repaired.out
     assert not record.exists()
     done = started(tmp_path, SOURCE, "--iterations", 1)
-    assert (done.status, "from now on it does" in done.out) == (0, True)
+    assert (done.status, "now it has one" in done.out) == (0, True)
     assert record.read_bytes() == first
     assert outcome(lambda: cli.main(["digest", store, "--pieces"])) == digests

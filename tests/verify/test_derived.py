@@ -67,7 +67,7 @@ def test_a_tile_of_pairs() -> None:
     named = canonical_json([["((0, 1), (1, 1))", "(None, (0, 2))"], ["cka", "svcca"]]).encode()  # since format 4
     key = hashlib.sha256(named).hexdigest()[:16]
     assert derived.pairs_faults(values, key, "conv1_1") == []
-    assert derived.pairs_faults(values, key[::-1], "conv1_1") == ["it holds other pairs than those that it is named by"]
+    assert derived.pairs_faults(values, key[::-1], "conv1_1") == ["it holds other pairs than its name says"]
     assert len(derived.pairs_faults(values, key, "out")) == 1
     wrong = json.loads(json.dumps(values))
     wrong["pairs"][1][2]["cka"]["value"] = None
@@ -75,7 +75,7 @@ def test_a_tile_of_pairs() -> None:
         "complete network and run 0, iteration 2: cka is None, reason ''"
     ]
     for nonsense in (None, {}, {"layer": "conv1_1", "pairs": [1]}, {"layer": "conv1_1", "pairs": [[1, 2, {}]]}):
-        assert derived.pairs_faults(nonsense, key, "conv1_1") == ["it holds no values of pairs"]
+        assert derived.pairs_faults(nonsense, key, "conv1_1") == ["it does not hold values of pairs"]
 
 
 def test_values_that_cannot_be(store: SweepStore, new: Callable[[], list[Finding]]) -> None:
@@ -89,6 +89,6 @@ def test_values_that_cannot_be(store: SweepStore, new: Callable[[], list[Finding
         store.storage.put(path, mark.encode())
     other = path.replace("fc1", "fc2")
     store.storage.put(other, mark.encode())
-    assert [finding.sentence for finding in new() if finding.piece == other] == [f"it belongs to {path!r}"]
+    assert [finding.sentence for finding in new() if finding.piece == other] == [f"belongs to {path!r}"]
     store.storage.put(other, dataclasses.replace(mark, provenance={"piece": other}).encode())
     assert [finding.sentence for finding in new() if finding.piece == other] == ["the model has no such layer"]

@@ -78,7 +78,7 @@ WRONG: dict[str, Callable[[TrainedNetwork], dict[str, Any]]] = {
     },
     "weights: it lacks": lambda step: {"weights": dict(list(step.weights.items())[1:])},
     "the model's is": first_rows,
-    "which the model has not": another_name,
+    "which the model does not have": another_name,
     "torch.uint8": numbers,
 }
 
@@ -151,11 +151,11 @@ def test_activations_that_cannot_be(store: SweepStore, new: Callable[[], list[Fi
     assert said(written) == "", "as it was"
     assert said(written, values={}) == "", "older marks say nothing of the values"
     swapped = mark.values["layers"] | {"pool1": mark.values["layers"]["pool2"]}
-    assert said(written, values={"layers": swapped}) == "its values do not hash to the digest in its mark"
+    assert said(written, values={"layers": swapped}) == "its values do not match the digest in its mark"
     turned: Callable[..., None] = lambda writer, name, values, kind, position: written(  # noqa: E731
         writer, name, values, kind, 7 - position
     )
-    assert said(turned).count("it says layer") == 8
+    assert said(turned).count("it is of a layer at position") == 8
     fewer: Callable[..., None] = lambda writer, name, values, *more: written(writer, name, values[:50], *more)  # noqa: E731
     assert said(fewer).count("the array's shape is [50, ") == 8
 
@@ -229,7 +229,7 @@ def test_an_array() -> None:
         assert len(array_faults(METADATA | {name: value})) == 1, name
     inside = copy.deepcopy(METADATA)
     inside["codecs"][0]["configuration"]["index_codecs"].append({"name": "blosc"})
-    assert array_faults(inside) == ["it is encoded by blosc, which nothing here writes"]
+    assert array_faults(inside) == ["it is encoded by blosc, which distsim does not use"]
     for nonsense in (None, [], {}, {"shape": 3}, METADATA | {"codecs": None}, METADATA | {"codecs": [3]}):
         assert len(array_faults(nonsense)) >= 1
 

@@ -255,7 +255,7 @@ def test_a_complete_network_that_would_not_come_out_here(root: Path, elsewhere: 
     before = flips._contents(root / "digits")
     status, out, err = repair(root)
     assert (status, out) == (1, "")
-    assert err.startswith("distsim: digits: the complete network has to be trained again, and here it would not")
+    assert err.startswith("distsim: digits: the complete network must be trained again, and here it would not")
     assert flips._contents(root / "digits") == before
     dropped = {path for what, path in actions(root, allow_drift=True) if what == "drop"}
     assert len(dropped) == 10, "everything came from it"
@@ -283,7 +283,7 @@ def test_a_spec_and_a_request_are_set_aside(root: Path) -> None:
     (root / "digits/request.json").write_bytes(b"{")
     texts = [(root / f"digits/{name}.json").read_bytes() for name in ("spec", "request")]
     out = repair(root).out
-    assert "then run the sweep script with the flags of before" in out
+    assert "then run the sweep script with the same flags as before" in out
     assert [(root / f"digits/{name}.json.damaged").read_bytes() for name in ("spec", "request")] == texts
     report = verify_store(Storage(root))
     assert report.whole

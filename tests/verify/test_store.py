@@ -77,7 +77,7 @@ def test_the_command(root: Path) -> None:
     status, out, err = outcome(lambda: cli.main(["verify", str(root), "--problem", "digits"]))
     assert (status, err) == (1, "")
     first, *_, last = out.splitlines()
-    assert first == f"{file.relative_to(root).as_posix()}: is damaged: its digest is not its mark's"
+    assert first == f"{file.relative_to(root).as_posix()}: is damaged: its digest is not the one in its mark"
     assert last.endswith("1 damaged")
     for arguments, said in {
         (root / "nowhere",): f"no store in {root / 'nowhere'}",
@@ -134,7 +134,7 @@ GONE = {
     "digits/runs/0000/iter_01/chance/out/cka*.json": "the tables were made from it",
     "digits/pairs/out/*.json": "the tables of pairs were made from it",
     "digits/spec.json": "digits/spec.json: is missing: run the sweep script, which writes it",
-    "digits/runs/0001/iter_01/activations/DROPPED.json": "DROPPED.json: is gone, so that COMMIT-2.json does not count",
+    "digits/runs/0001/iter_01/activations/DROPPED.json": "DROPPED.json: is gone, so COMMIT-2.json does not count",
 }
 
 
@@ -147,9 +147,9 @@ def test_what_is_gone_is_missed(root: Path, pattern: str, new: Callable[[], list
 
 NOTED = {
     "digits/request.json": "digits/request.json: is missing: run the sweep script, which writes it",
-    "digits/results/COMMIT.json": "digits/results: nothing vouches for what is there: distsim run or",
-    "digits/pair_results/COMMIT.json": "digits/pair_results: nothing vouches for what is there: distsim pairs",
-    "figures/COMMIT.json": "figures: nothing vouches for what is there: distsim run or distsim report draws",
+    "digits/results/COMMIT.json": "digits/results: these files have no mark: distsim run or",
+    "digits/pair_results/COMMIT.json": "digits/pair_results: these files have no mark: distsim pairs",
+    "figures/COMMIT.json": "figures: these files have no mark: distsim run or distsim report draws",
 }
 
 
@@ -215,7 +215,7 @@ def test_no_error_comes_through(root: Path, monkeypatch: pytest.MonkeyPatch, new
         monkeypatch.setattr(module, name, broken)
     found = new()
     assert {finding.severity for finding in found} == {UNREAD}
-    assert {finding.sentence for finding in found} == {"could not be judged: MemoryError: no room"}
+    assert {finding.sentence for finding in found} == {"could not be checked: MemoryError: no room"}
     assert len({finding.piece for finding in found}) == 5 + 5 + 32 + 8 + 16
 
 

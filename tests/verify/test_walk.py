@@ -58,9 +58,11 @@ def test_a_piece_in_anothers_place(root: Path, store: SweepStore, what: str, new
     shutil.copytree(there, here)
     piece = f"runs/0000/iter_02{what}"
     found = [finding for finding in new() if finding.severity == DAMAGED]
-    assert f"it belongs to {piece.replace('0000', '0001')!r}" in [f.sentence for f in found if f.piece == piece]
+    assert f"belongs to {piece.replace('0000', '0001')!r}" in [f.sentence for f in found if f.piece == piece]
     for read in (store.digests, store.mark if not what else store.activations_mark):
-        with pytest.raises(DamagedStore, match=f"{piece} in .* is damaged: it belongs to 'runs/0001/iter_02{what}'"):
+        with pytest.raises(
+            DamagedStore, match=f"{piece} in .* is damaged: its mark belongs to 'runs/0001/iter_02{what}'"
+        ):
             read(*() if read == store.digests else (NetworkId(0, 2),))
 
 
@@ -71,7 +73,7 @@ def test_a_mark_of_another_sweep(root: Path, store: SweepStore, new: Callable[[]
     store.storage.put(path, dataclasses.replace(mark, identity="0" * 64).encode())
     (found,) = new()
     assert (found.piece, found.severity) == (path, DAMAGED)
-    assert found.sentence == "is of another sweep: its identity is '000000000000'"
+    assert found.sentence == "belongs to another sweep: its identity is '000000000000'"
 
 
 def test_a_mark_whose_text_was_changed_and_says_the_same(root: Path, new: Callable[[], list[Finding]]) -> None:
@@ -83,7 +85,7 @@ def test_a_mark_whose_text_was_changed_and_says_the_same(root: Path, new: Callab
         file.write_bytes(b" " + file.read_bytes())
     found = new()
     assert {str(finding) for finding in found} == {
-        f"{file.relative_to(root).as_posix()}: its text was changed, and says the same" for file in files
+        f"{file.relative_to(root).as_posix()}: its text was changed, but not its meaning" for file in files
     }
     assert {finding.severity for finding in found} == {NOTE}
 
@@ -121,7 +123,7 @@ def test_a_spec_of_another_sweep(store: SweepStore, new: Callable[[], list[Findi
     respecified(store, seed=7)
     (found,) = new()
     assert (found.piece, found.severity) == ("spec.json", DAMAGED)
-    assert found.sentence.startswith("is that of another sweep: of 10 marks none has its hash")
+    assert found.sentence.startswith("belongs to another sweep: no mark has its hash")
 
 
 def test_a_spec_of_another_distsim(store: SweepStore, root: Path, new: Callable[[], list[Finding]]) -> None:

@@ -42,7 +42,7 @@ from distsim.results.tables import Tables
 
 
 def check(tables: Tables) -> list[Verdict]:
-    """All claims, C1 to C17; those about every model also for problems that are not the papers'."""
+    """Judge all claims, C1 to C17. Claims about every model are also judged for problems that are not in the papers."""
     return [_verdict(claim, tables, problem, metric) for claim in CLAIMS for problem, metric in claim.cases(tables)]
 
 
@@ -57,14 +57,13 @@ def _verdict(claim: Claim, tables: Tables, problem: str, metric: str) -> Verdict
         verdict = "holds" if ok else "fails"
     else:
         verdict = "tendency: for" if ok else "tendency: against"
-    found = {name: float(number) for part in parts for name, number in part.numbers.items()}
+    numbers = evidence.extent | {name: float(number) for part in parts for name, number in part.numbers.items()}
     text = "; ".join(f"{part.says}: {'yes' if part.ok else 'no'}" for part in parts)
-    return Verdict(
-        claim.name, problem, metric, verdict, evidence.extent | found, text[0].upper() + text[1:] + ".", claim.where
-    )
+    text = text[0].upper() + text[1:] + "."
+    return Verdict(claim.name, problem, metric, verdict, numbers, text, claim.where)
 
 
-# The claims
+# --- the claims, each by a function that returns its conditions -------------------------------------------------------
 
 
 def _c1(evidence: Evidence, problem: str, metric: str) -> list[Part]:
@@ -73,7 +72,7 @@ def _c1(evidence: Evidence, problem: str, metric: str) -> list[Part]:
 
 
 def _c2(evidence: Evidence, problem: str, metric: str) -> list[Part]:
-    """Pooling layers are set aside: P1 does so ("if we do not consider ... almost all pooling layers")."""
+    """Judge C2. Pooling layers are set aside, as in P1 ("if we do not consider ... almost all pooling layers")."""
     study = evidence.study(problem, metric)
     layers = study.hidden.index[study.kinds[study.hidden.index] != "pool"]
     return [falls_with_depth("falls from input to output, pooling set aside", study, layers)]
@@ -157,17 +156,18 @@ def _c8(evidence: Evidence, problem: str, metric: str) -> list[Part]:
         ]
     early, late = profile[study.block(1, 2)].min(), [profile[study.block(number)].min() for number in (3, 4)]
     recovery = profile.iloc[-1] - profile.min()
-    both = Part("minima in blocks 3 and 4", max(late) < early, {"early": early, "block3": late[0], "block4": late[1]})
     return [
-        both,
+        Part("minima in blocks 3 and 4", max(late) < early, {"early": early, "block3": late[0], "block4": late[1]}),
         Part("no recovery in hidden layers", recovery < T.u_depth, {"recovery": recovery}),
         spikes("spike at the output", study.output.mean(), profile.iloc[-1]),
     ]
 
 
 def _c9(evidence: Evidence, problem: str, metric: str) -> list[Part]:
-    """The third convolution is conv3 of P2's Fig. 3, the first of block 3: so read, NBS's minimum in the second
-    residual block also lies the 2–3 layers later that P2 §6.1 speaks of."""
+    """Judge C9. The third convolution is read as conv3 of P2's Fig. 3, the first of block 3.
+
+    In this reading NBS's minimum in the second residual block is also 2–3 layers later, as P2 §6.1 says.
+    """
     study = evidence.study(problem, metric)
     profile = study.profile
     if metric == "cka":
@@ -274,7 +274,7 @@ def _cases(problems: Iterable[str], metrics: Iterable[str]) -> Callable[[Tables]
 
 
 def _every_model(metrics: Iterable[str]) -> Callable[[Tables], list[tuple[str, str]]]:
-    """P2's models, there or not, and whatever else the tables hold."""
+    """Return the cases of a claim about every model: P2's models, even without data, and all others in the tables."""
 
     def cases(tables: Tables) -> list[tuple[str, str]]:
         others = sorted(set(tables.summary["problem"]) - set(P2_PROBLEMS))

@@ -1,4 +1,4 @@
-"""What claims are made of: falls, U-shapes, spikes, levels."""
+"""The conditions that claims consist of: falls, U-shapes, spikes, levels."""
 
 import math
 from collections.abc import Iterable
@@ -7,24 +7,18 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from distsim.results.claims.study import (
-    Absent,
-    Part,
-    Study,
-    T,
-    spearman,
-)
+from distsim.results.claims.study import Absent, Part, Study, T, spearman
 from distsim.results.tables import CONFIDENCE, RESAMPLES
 from distsim.seeds import numpy_stream
 
-# Parts that several claims share
-
 
 def falls(says: str, levels: pd.Series, by_run: pd.DataFrame, prefix: str = "") -> Part:
-    """Spearman ρ ≤ −0.8, or a least-squares slope below 0 with its 95 % bootstrap interval over runs.
+    """Judge whether levels fall: Spearman ρ ≤ −0.8, or a 95 % bootstrap interval of the slope that lies below 0.
 
-    levels   what the runs say together, in order
-    by_run   runs × the same points: each run's own slope is taken, over the points it has
+    levels   the statistic over runs at each point, in order
+    by_run   runs × the same points; each run's least-squares slope is taken over the points it has, and the interval
+             is that of the mean of the slopes over runs
+    Absent: there are fewer than two points.
     """
     if len(levels) < 2:
         raise Absent("two points to see a trend by")
@@ -34,7 +28,7 @@ def falls(says: str, levels: pd.Series, by_run: pd.DataFrame, prefix: str = "") 
     slopes = slopes[~np.isnan(slopes)]
     slope = slopes.mean() if len(slopes) else math.nan
     low = high = math.nan
-    if len(slopes) > 1:  # one run says nothing about its spread
+    if len(slopes) > 1:  # one run shows no spread
         drawn = numpy_stream(0, "claims").integers(len(slopes), size=(RESAMPLES, len(slopes)))
         tail = (1 - CONFIDENCE) / 2
         low, high = np.quantile(slopes[drawn].mean(axis=1), (tail, 1 - tail))
@@ -52,7 +46,7 @@ def _slope(x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]) -> float:
 
 
 def falls_with_iteration(study: Study, layers: pd.Index) -> Part:
-    """The mean over `layers` falls; the share of layers that fall by themselves is reported beside it."""
+    """Judge whether the mean over `layers` falls. The share of layers that fall by themselves is reported with it."""
     levels = study.levels.loc[layers]
     runs = study.runs[study.runs["layer"].isin(layers)]
     part = falls("falls with iteration", levels.mean(axis=0), _by_run(runs, "iteration"), "iteration_")
@@ -70,15 +64,16 @@ def _by_run(runs: pd.DataFrame, along: str) -> pd.DataFrame:
 
 
 def u_shaped(study: Study, depth: float) -> Part:
-    """Over hidden layers: recovery that only the output shows is none."""
+    """Judge whether the profile over hidden layers is a U. A recovery that only the output shows does not count."""
     profile = study.profile.to_numpy()
     if len(profile) < 3:
         raise Absent("at least three hidden layers")
-    found = min(profile[0], profile[-1]) - profile[1:-1].min()
-    return Part("U-shaped over hidden layers", found >= depth, {"u_depth": found})
+    u_depth = min(profile[0], profile[-1]) - profile[1:-1].min()
+    return Part("U-shaped over hidden layers", u_depth >= depth, {"u_depth": u_depth})
 
 
 def lowest_near(study: Study, *blocks: int) -> Part:
+    """Judge whether the lowest layer lies in these blocks, or at most `near_layers` before or after them."""
     places = [study.at(layer) for layer in study.block(*blocks)]
     ok = min(places) - T.near_layers <= study.lowest_at <= max(places) + T.near_layers
     named = " and ".join(str(number) for number in blocks)
@@ -94,6 +89,7 @@ def lowest(study: Study) -> dict[str, float]:
 
 
 def fans_out(study: Study) -> Part:
+    """Judge whether levels spread less over iterations in blocks 1 and 2 than in the layers after them."""
     early = study.block(1, 2)
     late = [layer for layer in study.hidden.index if layer not in early]
     ratio = quotient(study.spread(early), study.spread(late))
@@ -101,6 +97,7 @@ def fans_out(study: Study) -> Part:
 
 
 def spikes(says: str, last: float, previous: float) -> Part:
+    """Judge whether the last level is higher than the previous one by at least the threshold."""
     return Part(says, last - previous >= T.spike, {"spike": last - previous})
 
 
@@ -110,7 +107,7 @@ def stays_above(says: str, levels: pd.DataFrame | pd.Series, bound: float, name:
 
 
 def stays_within(says: str, levels: pd.DataFrame | pd.Series, bounds: tuple[float, float], name: str) -> Part:
-    """About: `bounds` widened by the tolerance."""
+    """Judge whether all levels lie within `bounds`, widened by the tolerance `about`."""
     low, high = float(np.min(levels.to_numpy())), float(np.max(levels.to_numpy()))
     ok = low >= bounds[0] - T.about and high <= bounds[1] + T.about
     text = f"{bounds[0]:g}" if bounds[0] == bounds[1] else f"{bounds[0]:g}–{bounds[1]:g}"
@@ -118,6 +115,7 @@ def stays_within(says: str, levels: pd.DataFrame | pd.Series, bounds: tuple[floa
 
 
 def gathers(study: Study, level: float) -> Part:
+    """Judge whether the output's levels stay about `level` from iteration `gathered_from` on."""
     sparse = study.output[study.output.index >= T.gathered_from]
     if sparse.empty:
         raise Absent(f"iteration {T.gathered_from} and later")
@@ -125,6 +123,7 @@ def gathers(study: Study, level: float) -> Part:
 
 
 def quotient(a: float, b: float) -> float:
+    """Return a / b; NaN if b is 0."""
     return a / b if b else math.nan
 
 
@@ -133,7 +132,7 @@ def convolutions(study: Study, block: int) -> list[str]:
 
 
 def bowl_depth(profile: pd.Series, study: Study) -> float:
-    """How far block 3 dips below the layers just before and just after it."""
+    """Return how far block 3 dips below the layers just before and just after it."""
     inside = [profile.index.get_loc(layer) for layer in study.block(3)]
     before, after = profile.iloc[min(inside) - 1], profile[study.block(4)].iloc[0]
     return float(min(before, after) - profile.iloc[inside].min())

@@ -1,3 +1,5 @@
+"""What claims are judged by: thresholds, verdicts, and one problem's tables as a claim sees them."""
+
 import math
 import re
 from collections.abc import Callable, Iterable
@@ -13,7 +15,7 @@ from distsim.results.tables import Tables
 
 @dataclass(frozen=True)
 class Thresholds:
-    """Every number a verdict depends on, the papers' own included."""
+    """Every number that a verdict depends on, including the papers' own."""
 
     runs: int = 5
     iterations: int = 20
@@ -26,7 +28,7 @@ class Thresholds:
     about: float = 0.03
     near_layers: int = 1  # "about block b": in it, or this many layers before or after
     comparable: float = 0.01  # accuracy lost at most; ours, the papers give no number
-    most: float = 0.75  # share that "almost all" asks for; ours
+    most: float = 0.75  # share that counts as "almost all"; ours
     gathered_from: int = 8  # the iteration from which output similarities gather: C6, C7
     c5_minimum: tuple[float, float] = (0.30, 0.38)  # a little above 0.3; P2 reads off 0.35 and 0.32
     c5_output: float = 0.9
@@ -58,7 +60,7 @@ NO_DATA = "not enough data"
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the tables say about one claim for one problem under one metric."""
+    """The judgement of one claim for one problem under one metric."""
 
     claim: str  # C1 .. C17
     problem: str  # or "all"
@@ -71,7 +73,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Part:
-    """One condition of a claim, and the numbers it was decided by."""
+    """One condition of a claim, and the numbers that decided it."""
 
     says: str
     ok: bool
@@ -79,7 +81,7 @@ class Part:
 
 
 class Absent(Exception):
-    """Something that a claim is about is not in the tables."""
+    """The tables do not hold something that a claim is about. The message names it and follows the word "Lacks"."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,7 @@ class Study:
 
     @property
     def lowest(self) -> str:
-        """The hidden layer where the profile is lowest."""
+        """Return the hidden layer in which the profile is lowest."""
         return str(self.profile.idxmin())
 
     @property
@@ -115,11 +117,11 @@ class Study:
         return self.at(self.lowest)
 
     def at(self, layer: str) -> int:
-        """Place among the layers compared, from 0."""
+        """Return the position of a layer among the compared layers, from 0."""
         return int(self.levels.index.get_loc(layer))
 
     def block(self, *numbers: int) -> list[str]:
-        """The hidden layers of these blocks. Absent: one of them has none."""
+        """Return the hidden layers of these blocks. Absent: one of the blocks has none."""
         blocks = {layer: block_of(layer) for layer in self.hidden.index}
         lacking = set(numbers) - set(blocks.values())
         if lacking:
@@ -127,37 +129,41 @@ class Study:
         return [layer for layer, number in blocks.items() if number in numbers]
 
     def spread(self, layers: Iterable[str]) -> float:
-        """Median over `layers` of the range of levels over iterations."""
+        """Return the range of levels over iterations, median over `layers`."""
         rows = self.levels.loc[list(layers)]
         return float((rows.max(axis=1) - rows.min(axis=1)).median())
 
 
 class Evidence:
-    """The tables as one claim sees them, and how much of a study lies behind what it has seen."""
+    """The tables as one claim sees them. It records how large the study behind the values used is."""
 
     def __init__(self, tables: Tables, statistic: str) -> None:
         self.tables = tables
         self.statistic = statistic
-        self.full = True  # enough for more than a tendency
-        self.extent: dict[str, float] = {}  # runs and iterations of the smallest study seen
+        self.full = True  # whether the studies used so far are large enough for more than a tendency
+        self.extent: dict[str, float] = {}  # runs and iterations of the smallest study used so far
 
     def study(self, problem: str, metric: str) -> Study:
-        """Absent: in no iteration has every layer a value."""
-        every, of = self.tables.summary, self.tables.similarities
-        rows = every[(every["problem"] == problem) & (every["metric"] == metric)].sort_values(["position", "iteration"])
+        """Return one problem under one metric. Absent: there is no iteration in which every layer has a value."""
+        summary, similarities = self.tables.summary, self.tables.similarities
+        rows = summary[(summary["problem"] == problem) & (summary["metric"] == metric)]
+        rows = rows.sort_values(["position", "iteration"])
         kinds = rows.drop_duplicates("layer").set_index("layer")["kind"]
         levels = rows.pivot(index="layer", columns="iteration", values=self.statistic).loc[kinds.index].dropna(axis=1)
         if levels.empty:
             raise Absent(f"an iteration of {problem} in which every layer has {metric}")
         used = levels.columns
         self._weigh(problem, rows[rows["iteration"].isin(used)].groupby("iteration")["count"].min())
-        runs = of[(of["problem"] == problem) & (of["metric"] == metric) & of["iteration"].isin(used)]
-        return Study(levels, kinds, runs)
+        of_metric = similarities[(similarities["problem"] == problem) & (similarities["metric"] == metric)]
+        return Study(levels, kinds, of_metric[of_metric["iteration"].isin(used)])
 
     def accuracy(self, problem: str) -> pd.DataFrame:
-        """Rows of the accuracy table, iteration 0 first. Absent: no complete network, or nothing pruned."""
-        every = self.tables.accuracy
-        rows = every[every["problem"] == problem].set_index("iteration")
+        """Return a problem's rows of the accuracy table, iteration 0 first.
+
+        Absent: there is no complete network or no pruned one, or an accuracy is missing.
+        """
+        accuracy = self.tables.accuracy
+        rows = accuracy[accuracy["problem"] == problem].set_index("iteration")
         if 0 not in rows.index or len(rows) < 2 or rows[self.statistic].isna().any():
             raise Absent(f"accuracy of {problem}, complete and pruned")
         self._weigh(problem, rows["count"].drop(0))
@@ -167,8 +173,8 @@ class Evidence:
         reduced = self.tables.networks.loc[self.tables.networks["problem"] == problem, "reduced"]
         enough = (runs_by_iteration >= T.runs).sum() >= T.iterations
         self.full = self.full and bool(enough) and len(reduced) > 0 and not reduced.any()
-        seen = {"runs": float(runs_by_iteration.min()), "iterations": float(len(runs_by_iteration))}
-        self.extent = {name: min(number, self.extent.get(name, number)) for name, number in seen.items()}
+        used = {"runs": float(runs_by_iteration.min()), "iterations": float(len(runs_by_iteration))}
+        self.extent = {name: min(number, self.extent.get(name, number)) for name, number in used.items()}
 
 
 @dataclass(frozen=True)
@@ -183,13 +189,13 @@ class Claim:
 
 
 def block_of(layer: str) -> int | None:
-    """The block a layer's name puts it in: conv3_1, pool3, l3_res1 -> 3; prep, fc1, out and the last pool -> None."""
+    """Return the block in a layer's name: conv3_1, pool3, l3_res1 -> 3; prep, fc1, out, the last pool -> None."""
     match = re.match(r"(?:conv|pool|l)(\d+)", layer)
     return int(match[1]) if match else None
 
 
 def spearman(x: npt.ArrayLike, y: npt.ArrayLike) -> float:
-    """Rank correlation, ties at their mean rank; NaN if either side is constant."""
+    """Return Spearman's rank correlation, with ties at their mean rank; NaN if either side is constant."""
     ranks = np.array([rankdata(x), rankdata(y)])
     if (np.ptp(ranks, axis=1) == 0).any():
         return math.nan
