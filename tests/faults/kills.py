@@ -345,8 +345,11 @@ class Sweep:
 
 
 def environment(folder: Path) -> dict[str, str]:
-    """This process's. Where Python is to write no compiled modules beside the sources, it does so in the folder:
-    to compile 3,000 of them at each start takes longer than most stages."""
+    """Return this process's environment, changed for the processes of a sweep.
+
+    Where Python writes no compiled modules beside the sources, they go into the folder: to compile 3,000 of them at
+    each start takes longer than most stages.
+    """
     changed = dict(os.environ)
     if changed.pop("PYTHONDONTWRITEBYTECODE", None):
         changed["PYTHONPYCACHEPREFIX"] = str(folder / "pycache")

@@ -1,5 +1,6 @@
-"""A sweep on an S3 server that drops connections and answers 5xx, and whose processes are killed: every bit must be
-that of a sweep in a local folder.
+"""Run a sweep on an S3 server that fails, and kill its processes: every bit must be that of a sweep in a folder.
+
+The server drops connections and answers 5xx.
 
     python tests/faults/s3.py                       # six kills and some hundreds of faults
     python tests/faults/s3.py --seed 1 --gap 2      # others, and more of them

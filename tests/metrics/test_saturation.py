@@ -135,8 +135,11 @@ def test_cka_of_float32_features_with_a_large_dynamic_range_agrees_with_float64(
 
 @pytest.mark.parametrize(("n", "p"), [(600, 150), (300, 450)], ids=["features", "Gram matrices"])
 def test_nbs_of_float32_features_with_a_large_dynamic_range_agrees_with_float64(n, p, rng):
-    """By the nuclear norm. Small singular values of XᵀY add up: an eigenvalue of K L is one's square, so cutting these
-    off near rounding, at n·eps, cuts off singular values 1e-7 times the largest, and there are hundreds."""
+    """By the nuclear norm, to which small singular values of XᵀY add up.
+
+    An eigenvalue of K L is the square of one. So cutting these off near rounding, at n·eps, cuts off singular values
+    1e-7 times the largest, and there are hundreds.
+    """
     X, Y = trained_like(rng, n, p)
     exact = plain.nbs_nuclear(X.astype(np.float64), Y.astype(np.float64))
     np.testing.assert_allclose(nbs(X, Y), exact, rtol=0, atol=1e-6)
