@@ -257,6 +257,7 @@ def test_what_a_document_names_exists(file):
     assert complaints(file.read_text(), file.parent) == []
 
 
+@pytest.mark.filterwarnings("ignore::distsim.metrics.UnreliableSimilarity")  # a page shows what is warned of
 @pytest.mark.parametrize("file", [f for f in DOCS if "```python" in f.read_text()], ids=lambda file: file.name)
 def test_the_python_of_a_document_runs(file, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
