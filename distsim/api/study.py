@@ -120,7 +120,7 @@ class Study:
         return [status(store) for store in self._stores.values()]
 
     def claims(self) -> pd.DataFrame:
-        """Return what the tables say of the papers' claims, C1 to C17: a row for each claim, problem and metric."""
+        """Return what the tables say of the papers' claims, C1 to C18: a row for each claim, problem and metric."""
         import pandas as pd
 
         from distsim.results.claims.papers import check

@@ -1,4 +1,4 @@
-"""The claims of the two papers, C1 to C17."""
+"""The claims of the two papers, C1 to C18."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -8,6 +8,7 @@ import pandas as pd
 from distsim.results.claims.parts import (
     bowl_depth,
     convolutions,
+    declines,
     falls,
     falls_with_depth,
     falls_with_iteration,
@@ -17,6 +18,7 @@ from distsim.results.claims.parts import (
     lowest_in,
     lowest_near,
     quotient,
+    scatters,
     spikes,
     stays_above,
     stays_within,
@@ -42,7 +44,7 @@ from distsim.results.tables import Tables
 
 
 def check(tables: Tables) -> list[Verdict]:
-    """Judge all claims, C1 to C17. Claims about every model are also judged for problems that are not in the papers."""
+    """Judge all claims, C1 to C18. Claims about every model are also judged for problems that are not in the papers."""
     return [_verdict(claim, tables, problem, metric) for claim in CLAIMS for problem, metric in claim.cases(tables)]
 
 
@@ -123,6 +125,7 @@ def _c6(evidence: Evidence, problem: str, metric: str) -> list[Part]:
         falls_with_depth("falls towards the output", study, study.hidden.index),
         fans_out(study),
         stays_within("output within about", study.output, T.c6_output, "output"),
+        scatters("output scattered", study.output, T.c6_scatter),
         gathers(study, T.c6_gathering),
     ]
 
@@ -155,9 +158,12 @@ def _c8(evidence: Evidence, problem: str, metric: str) -> list[Part]:
             Part("its own bowl is shallower", bowl_nbs < bowl, {"bowl_nbs": bowl_nbs}),
         ]
     early, late = profile[study.block(1, 2)].min(), [profile[study.block(number)].min() for number in (3, 4)]
+    bottoms = [profile.index.get_loc(profile[study.block(number)].idxmin()) for number in (3, 4)]
+    between = float(profile.iloc[bottoms[0] : bottoms[1] + 1].max()) - max(late)
     recovery = profile.iloc[-1] - profile.min()
     return [
         Part("minima in blocks 3 and 4", max(late) < early, {"early": early, "block3": late[0], "block4": late[1]}),
+        Part("two bottoms, with a rise between them", between >= T.c8_between, {"between": between}),
         Part("no recovery in hidden layers", recovery < T.u_depth, {"recovery": recovery}),
         spikes("spike at the output", study.output.mean(), profile.iloc[-1]),
     ]
@@ -205,7 +211,7 @@ def _c10(evidence: Evidence, problem: str, metric: str) -> list[Part]:
         first = complete - float(pruned.iloc[0])
         return [
             Part("first iteration below the complete network", first > 0, {"first_loss": first}),
-            falls("falls with iteration", accuracy, by_run),
+            falls("falls with iteration", accuracy, by_run, effect=T.effect_accuracy),
         ]
     gain = float(pruned[pruned.index <= T.c10_first].min()) - complete
     peak, last = pruned.idxmax(), float(pruned.iloc[-1])
@@ -213,7 +219,7 @@ def _c10(evidence: Evidence, problem: str, metric: str) -> list[Part]:
     return [
         Part("first iterations beat the complete network", gain > 0, {"first_gain": gain}),
         Part("peak at about 10 % left", T.c10_peak[0] <= left <= T.c10_peak[1], {"peak_remaining": left}),
-        Part("then declines", last < pruned.max(), {"decline": float(pruned.max()) - last}),
+        declines("then declines", pruned.loc[peak:]),
         Part("stays comparable", last >= complete - T.comparable, {"last_minus_complete": last - complete}),
     ]
 
@@ -268,6 +274,10 @@ def _c17(*_: Any) -> list[Part]:
     raise Absent("one problem pruned both with weight rewinding and with learning-rate rewinding")
 
 
+def _c18(*_: Any) -> list[Part]:
+    raise Absent("networks that were trained again as often without pruning, as a control")
+
+
 def _cases(problems: Iterable[str], metrics: Iterable[str]) -> Callable[[Tables], list[tuple[str, str]]]:
     pairs = [(problem, metric) for problem in problems for metric in metrics]
     return lambda tables: pairs
@@ -301,4 +311,5 @@ CLAIMS = (
     Claim("C15", "P1 §5.2", "median", _cases(EASY + HARD, ["svcca"]), _c15),
     Claim("C16", "P1 §5.2", "median", _cases(EASY + HARD, ["accuracy"]), _c16),
     Claim("C17", "P2 §3.1", "mean", _cases(["all"], ["svcca"]), _c17),
+    Claim("C18", "P1 §5.2", "median", _cases(["all"], ["svcca"]), _c18),
 )

@@ -12,8 +12,13 @@ from distsim.results.tables import CONFIDENCE, RESAMPLES
 from distsim.seeds import numpy_stream
 
 
-def falls(says: str, levels: pd.Series, by_run: pd.DataFrame, prefix: str = "") -> Part:
-    """Judge whether levels fall: Spearman ρ ≤ −0.8, or a 95 % bootstrap interval of the slope that lies below 0.
+def falls(says: str, levels: pd.Series, by_run: pd.DataFrame, prefix: str = "", effect: float = T.effect) -> Part:
+    """Judge whether levels fall. All of this must be so.
+
+    - Spearman's ρ is at most −0.8.
+    - The mean slope over runs is negative, and with several runs its 95 % bootstrap interval lies below 0.
+    - The last level is at least `effect` below the first.
+    - What is regained after the lowest level is at most a quarter of the fall.
 
     levels   the statistic over runs at each point, in order
     by_run   runs × the same points; each run's least-squares slope is taken over the points it has, and the interval
@@ -32,8 +37,14 @@ def falls(says: str, levels: pd.Series, by_run: pd.DataFrame, prefix: str = "") 
         drawn = numpy_stream(0, "claims").integers(len(slopes), size=(RESAMPLES, len(slopes)))
         tail = (1 - CONFIDENCE) / 2
         low, high = np.quantile(slopes[drawn].mean(axis=1), (tail, 1 - tail))
-    named = {"spearman": rho, "slope": slope, "slope_low": low, "slope_high": high}
-    ok = rho <= T.spearman or high < 0
+    fall, regained = float(levels.iloc[0] - levels.iloc[-1]), float(levels.iloc[-1] - levels.min())
+    named = {"spearman": rho, "slope": slope, "slope_low": low, "slope_high": high, "fall": fall, "regained": regained}
+    ok = (
+        rho <= T.spearman
+        and (slope if len(slopes) == 1 else high) < 0
+        and fall >= effect
+        and regained <= T.climbs_back * float(levels.iloc[0] - levels.min())
+    )
     return Part(says, bool(ok), {prefix + name: float(number) for name, number in named.items()})
 
 
@@ -46,12 +57,13 @@ def _slope(x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]) -> float:
 
 
 def falls_with_iteration(study: Study, layers: pd.Index) -> Part:
-    """Judge whether the mean over `layers` falls. The share of layers that fall by themselves is reported with it."""
+    """Judge whether the mean over `layers` falls, and most of the layers by themselves."""
     levels = study.levels.loc[layers]
     runs = study.runs[study.runs["layer"].isin(layers)]
     part = falls("falls with iteration", levels.mean(axis=0), _by_run(runs, "iteration"), "iteration_")
-    alone = [spearman(levels.columns, row) <= T.spearman for row in levels.to_numpy()]
-    return Part(part.says, part.ok, part.numbers | {"layers_falling": float(np.mean(alone))})
+    alone = [spearman(levels.columns, row) <= T.spearman and row[0] > row[-1] for row in levels.to_numpy()]
+    share = float(np.mean(alone))
+    return Part(part.says, part.ok and share > T.most_layers, part.numbers | {"layers_falling": share})
 
 
 def falls_with_depth(says: str, study: Study, layers: pd.Index) -> Part:
@@ -112,6 +124,19 @@ def stays_within(says: str, levels: pd.DataFrame | pd.Series, bounds: tuple[floa
     ok = low >= bounds[0] - T.about and high <= bounds[1] + T.about
     text = f"{bounds[0]:g}" if bounds[0] == bounds[1] else f"{bounds[0]:g}–{bounds[1]:g}"
     return Part(f"{says} {text}", ok, {f"{name}_low": low, f"{name}_high": high})
+
+
+def scatters(says: str, levels: pd.Series, least: float) -> Part:
+    """Judge whether levels spread over at least this range."""
+    scatter = float(levels.max() - levels.min())
+    return Part(says, scatter >= least, {"scatter": scatter})
+
+
+def declines(says: str, levels: pd.Series) -> Part:
+    """Judge whether accuracies decline from their peak, which comes first: by the threshold, and by their ranks."""
+    decline = float(levels.iloc[0] - levels.iloc[-1])
+    rho = spearman(np.arange(len(levels)), levels) if len(levels) > 1 else math.nan
+    return Part(says, decline >= T.c10_decline and rho <= T.spearman, {"decline": decline, "decline_spearman": rho})
 
 
 def gathers(study: Study, level: float) -> Part:

@@ -15,11 +15,19 @@ from distsim.results.tables import Tables
 
 @dataclass(frozen=True)
 class Thresholds:
-    """Every number that a verdict depends on, including the papers' own."""
+    """Every number that a verdict depends on, including the papers' own.
+
+    `about` widens levels that the papers read off a figure ("about", "near", "within"). Bounds that they state as such
+    ("never below", "above") are taken as they stand.
+    """
 
     runs: int = 5
     iterations: int = 20
-    spearman: float = -0.8  # falls
+    spearman: float = -0.8  # falls: rank correlation with the iteration or the layer, at most
+    effect: float = 0.02  # falls: first level minus last, at least; ours
+    effect_accuracy: float = 0.005  # the same for accuracies; ours
+    climbs_back: float = 0.25  # falls: what is regained after the lowest level, as a share of the fall, at most; ours
+    most_layers: float = 0.5  # falls with iteration: more than this share of the layers fall by themselves; ours
     u_depth: float = 0.1  # U: interior minimum this far below both ends
     u_depth_nbs: float = 0.03
     flat: float = 0.1  # range of the profile over hidden layers
@@ -35,14 +43,17 @@ class Thresholds:
     c6_lowest: float = 0.75
     c6_output: tuple[float, float] = (0.77, 0.95)
     c6_gathering: float = 0.79
+    c6_scatter: float = 0.09  # range of the output's levels, at least: half of c6_output's; ours
     c7_levels: tuple[float, float] = (0.7, 1.0)
     c7_gathering: float = 0.9
+    c8_between: float = 0.02  # the level between the two bottoms is this far above them; ours
     c9_svcca: float = 0.40
     c9_pwcca: float = 0.45
     c9_cka: float = 0.90
     c9_nbs: float = 0.82
     c10_first: int = 3  # iterations that must beat the complete network
     c10_peak: tuple[float, float] = (0.05, 0.2)  # about 10 % left: within a factor of two
+    c10_decline: float = 0.005  # from the peak to the last iteration, at least; ours
     c11_output: float = 0.9
     c11_cosine: tuple[float, float] = (0.80, 0.97)
     c13_lowest: float = 0.75
@@ -62,7 +73,7 @@ NO_DATA = "not enough data"
 class Verdict:
     """The judgement of one claim for one problem under one metric."""
 
-    claim: str  # C1 .. C17
+    claim: str  # C1 .. C18
     problem: str  # or "all"
     metric: str  # or "accuracy"
     verdict: str  # holds | fails | tendency: for | tendency: against | not enough data
