@@ -3,6 +3,9 @@
 Where a paper leaves a value open, our choice is the value here. docs/architecture.md lists these choices.
 """
 
+import dataclasses
+from typing import Any
+
 from distsim.specs import Augmentation, Problem, Pruning, Recipe
 
 ARRAYS = "arrays"  # the source of a problem whose images are given in Python (distsim.data.arrays)
@@ -176,3 +179,20 @@ PROBLEMS: dict[str, Problem] = {
         ),
     )
 }
+
+
+def departures(problem: Problem) -> list[str]:
+    """Return the fields in which a problem differs from the one of the same name above.
+
+    Runs, iterations and names of classes that the table leaves open do not count. A problem of another name has none.
+    """
+    ours = PROBLEMS.get(problem.name)
+    if ours is None:
+        return []
+    open_fields: dict[str, Any] = {} if ours.classes else {"classes": ()}
+    recipe = problem.recipe if ours.recipe.normalise else dataclasses.replace(problem.recipe, normalise=None)
+    same = dataclasses.replace(
+        problem, recipe=recipe, runs=ours.runs, iterations=ours.iterations, paper=ours.paper, **open_fields
+    )
+    names = (field.name for field in dataclasses.fields(Problem))
+    return [name for name in names if getattr(same, name) != getattr(ours, name)]

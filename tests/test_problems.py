@@ -1,5 +1,6 @@
 """The problems against SPEC §1, written out a second time: a slip of the pen in either shows."""
 
+import dataclasses
 import itertools
 from typing import get_args
 
@@ -8,7 +9,7 @@ import pytest
 from distsim.data import load
 from distsim.environment import threads
 from distsim.models import MODELS
-from distsim.problems import PROBLEMS
+from distsim.problems import PROBLEMS, departures
 from distsim.specs import Problem, Pruning, Recipe, Rewind, Scope
 from distsim.sweep.order import identify
 from distsim.training.chain import Trainer
@@ -132,3 +133,37 @@ def test_digits_trains_well_whatever_the_seed(seed):
     with threads(1):
         complete = Trainer(identify(problem, data, seed=seed), data).complete()
     assert complete.record["accuracy"] > 0.97
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_the_papers_problems_depart_in_nothing_from_themselves(name):
+    problem = PROBLEMS[name]
+    filled = dataclasses.replace(problem, classes=problem.classes or ("a", "b"), runs=3, iterations=2)
+    if problem.recipe.normalise is None:
+        channels = ((0.5,) * problem.channels,) * 2
+        filled = dataclasses.replace(filled, recipe=dataclasses.replace(problem.recipe, normalise=channels))
+    assert departures(filled) == []
+    assert departures(dataclasses.replace(filled, name="mine", probe=7)) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"recipe": {"epochs": 4}}, "recipe"),
+        ({"recipe": {"lr": 1.0}}, "recipe"),
+        ({"recipe": {"normalise": ((0.5,) * 3, (0.5,) * 3)}}, "recipe"),
+        ({"pruning": {"conv_rate": 0.01}}, "pruning"),
+        ({"probe": 1000}, "probe"),
+        ({"classes": ("cat", "dog")}, "classes"),
+        ({"train_limit": 4000}, "train_limit"),
+        ({"model": "vgg_cifar4"}, "model"),
+        ({"source": "folder"}, "source"),
+    ],
+)
+def test_a_script_that_changes_a_problem_is_found_out(change, field):
+    problem = PROBLEMS["cifar2"]
+    for name, value in change.items():
+        if isinstance(value, dict):
+            value = dataclasses.replace(getattr(problem, name), **value)
+        problem = dataclasses.replace(problem, **{name: value})
+    assert departures(problem) == [field]

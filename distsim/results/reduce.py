@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import pandas as pd
 
 from distsim import plotting, trace
+from distsim.problems import departures
 from distsim.results import figures
 from distsim.results.tables import (
     Tables,
@@ -58,7 +59,8 @@ def collect(
     """Make the tables of everything committed for a problem, and the table of where their rows come from."""
     committed = committed or Committed.of(store)
     similarities = long_table(_similarity_rows(store.problem, layers, committed.marks, committed.comparisons))
-    networks = network_table(_network_rows(store.problem, committed.marks))
+    reduced = bool(departures(store.identity().problem))
+    networks = network_table(_network_rows(store.problem, committed.marks, reduced))
     chance = chance_table(_chance_rows(store.problem, layers, committed.chance))
     tables = Tables.of(similarities, networks, seed, chance)
     return tables, pd.DataFrame(_provenance_rows(committed)).astype({"run": "Int64"} if committed.marks else {})
@@ -252,10 +254,12 @@ def _chance_rows(problem: str, layers: Sequence[ComparedLayer], chance: Comparis
                 }
 
 
-def _network_rows(problem: str, marks: dict[NetworkId, Mark]) -> Iterator[dict[str, Any]]:
+def _network_rows(problem: str, marks: dict[NetworkId, Mark], reduced: bool) -> Iterator[dict[str, Any]]:
+    """Make a row for each network. reduced : the problem is not the papers' of its name, whatever the records say."""
     for network, mark in marks.items():
         names = ("iteration", "remaining", "remaining_pool", "accuracy", "loss", "epochs", "reduced")
-        yield {"problem": problem, "run": network.run} | {name: mark.values[name] for name in names}
+        row = {"problem": problem, "run": network.run} | {name: mark.values[name] for name in names}
+        yield row | {"reduced": row["reduced"] or reduced}
 
 
 def _provenance_rows(committed: Committed) -> list[dict[str, Any]]:

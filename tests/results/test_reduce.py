@@ -570,3 +570,11 @@ def test_compare_only_takes_complete_runs_of_common_iterations(copy: Path) -> No
     assert (cut.sweep.extent.runs, cut.sweep.extent.iterations) == (2, 1)
     (copy / "digits/runs/0000/iter_01/COMMIT.json").unlink()
     assert compare_only(one, store) is None
+
+
+@pytest.mark.parametrize("name", ["digits", "mine"])
+def test_a_problem_that_a_script_changed_is_reduced_whatever_it_says(tmp_path: Path, name: str) -> None:
+    changed = dataclasses.replace(SMALL, name=name, reduced=False)
+    assert computed(tmp_path, prepare(changed, runs=1, iterations=1, metrics=("cka",), chance=False))
+    networks = read_tables(Storage(tmp_path)).networks
+    assert networks["reduced"].tolist() == [name == "digits"] * 2  # "mine" is no problem of the papers
