@@ -79,7 +79,15 @@ def expanded(path: str | Path) -> Path:
 def cache_root() -> Path:
     """Return the folder where decoded images are kept: $DISTSIM_CACHE, or ~/.cache/distsim/decoded."""
     folder = os.environ.get("DISTSIM_CACHE")
-    return expanded(folder) if folder else Path.home() / ".cache" / "distsim" / "decoded"
+    return expanded(folder) if folder else home("DISTSIM_CACHE") / ".cache" / "distsim" / "decoded"
+
+
+def home(variable: str) -> Path:
+    """Return the user's home. ValueError: there is none; says to set the variable of the environment."""
+    try:
+        return Path.home()
+    except RuntimeError:
+        raise ValueError(f"this user has no home directory: set {variable} to a folder") from None
 
 
 def _class_names(root: Path, wanted: tuple[str, ...]) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from distsim.data.dataset import Dataset, limit, subset
 from distsim.data.fit import fit_all
-from distsim.data.folder import expanded, read_folder
+from distsim.data.folder import expanded, home, read_folder
 from distsim.problems import ARRAYS
 from distsim.specs import Problem, shown
 
@@ -44,7 +44,7 @@ def suited(problem: Problem, dataset: Dataset) -> Dataset:
 def default_root() -> Path:
     """Return the folder of published data sets if no location is given: $DISTSIM_DATA, or ~/.cache/distsim/data."""
     folder = os.environ.get("DISTSIM_DATA")
-    return expanded(folder) if folder else Path.home() / ".cache" / "distsim" / "data"
+    return expanded(folder) if folder else home("DISTSIM_DATA") / ".cache" / "distsim" / "data"
 
 
 def _read(problem: Problem, location: str, download: bool) -> Dataset:
@@ -57,7 +57,6 @@ def _read(problem: Problem, location: str, download: bool) -> Dataset:
         return read_folder(path, problem.size, problem.channels, problem.classes)
     if location.startswith("files:"):
         return _read_own_files(problem.source, expanded(path))
-    root = expanded(location) if location else default_root()
     if problem.source == "folder":
         raise ValueError(f"problem {problem.name} reads a folder of images per class: pass --data folder:PATH")
     if problem.source == ARRAYS:
@@ -75,7 +74,7 @@ def _read(problem: Problem, location: str, download: bool) -> Dataset:
     if problem.source not in PUBLISHED:
         known = ", ".join(("digits", "folder", *PUBLISHED))
         raise ValueError(f"problem {problem.name} has the unknown source {problem.source!r}; there are {known}")
-    return read_published(problem.source, root, download=download)
+    return read_published(problem.source, expanded(location) if location else default_root(), download=download)
 
 
 def _read_own_files(source: str, root: Path) -> Dataset:

@@ -5,10 +5,7 @@ many writers try (locally by a hard link, on S3 by a conditional put). What `cre
 given to `settle` before, survive a loss of power.
 """
 
-import contextlib
-import errno
 import os
-import random
 import re
 import shutil
 import time
@@ -22,6 +19,8 @@ from typing import Any
 import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError, GenericError
 from obstore.store import LocalStore, from_url
+
+from distsim.store import exclusive
 
 
 class StorageError(OSError):
@@ -146,8 +145,8 @@ class Storage:
             files = [Path(path) for path in paths]
             try:
                 for file in files:
-                    _sync(self.folder / file)
-                _sync_folders(self.folder, {file.parent for file in files})
+                    exclusive.sync(self.folder / file)
+                exclusive.sync_folders(self.folder, {file.parent for file in files})
             except OSError as error:
                 raise storage_error(f"cannot write {self.url}", error) from None
 
@@ -155,11 +154,15 @@ class Storage:
         self._require_inside(path)
         try:
             if mode == "create" and self.folder is not None:
-                _link(self.folder, path, content)
+                exclusive.create(self.folder, path, content)
             else:
                 _again(partial(obstore.put, self._store, path, content, mode=mode, use_multipart=False))
         except AlreadyExistsError:
             raise
+        except exclusive.NameTaken:
+            raise AlreadyExistsError(f"{path} exists") from None
+        except exclusive.NoHardLinks as error:
+            raise StorageError(f"cannot use {self.url} as storage: {error.strerror}") from None
         except (BaseError, OSError, ValueError) as error:
             raise storage_error(f"cannot write {path} in {self.url}", error) from None
 
@@ -302,51 +305,3 @@ def _require_a_place(url: str) -> None:
             f"cannot use {url} as storage: it is not a folder, and a URL must begin with {SCHEMES[0]}://, "
             f"{SCHEMES[1]}:// or {SCHEMES[2]}://"
         )
-
-
-def _link(root: Path, path: str, content: bytes) -> None:
-    """Create a file that is whole and on disk before it gets its name. AlreadyExistsError: the name is taken."""
-    target = root / path
-    # obstore takes a name that ends in # and digits for an unfinished file, and does not list it
-    staged = target.with_name(f"{target.name}#{random.SystemRandom().getrandbits(48)}")
-    for last in (False, False, True):
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
-            break
-        except FileNotFoundError:  # another writer deleted the folder with its last object
-            if last:
-                raise
-    try:
-        with open(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.link(staged, target)
-    except FileExistsError:
-        raise AlreadyExistsError(f"{path} exists") from None
-    finally:
-        staged.unlink(missing_ok=True)
-    _sync_folders(root, {Path(path).parent})
-
-
-def _sync(path: Path) -> None:
-    """Bring a file or folder to the disk.
-
-    Nothing happens if another writer has removed it, or if the file system cannot do it (some cannot for folders).
-    """
-    with contextlib.suppress(FileNotFoundError):
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        except OSError as error:
-            if error.errno not in (errno.EINVAL, errno.ENOTSUP):
-                raise
-        finally:
-            os.close(descriptor)
-
-
-def _sync_folders(root: Path, folders: set[Path]) -> None:
-    """Bring the names in these folders to the disk, and the names of the folders themselves up to the root."""
-    for inner in {parent for folder in folders for parent in (folder, *folder.parents)}:
-        _sync(root / inner)

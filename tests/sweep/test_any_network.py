@@ -46,6 +46,7 @@ def problem_of(monkeypatch: pytest.MonkeyPatch, model: object, **change: object)
     ],
     ids=["resnet18", "transformer"],
 )
+@pytest.mark.filterwarnings("ignore::distsim.metrics.UnreliableSimilarity")
 def test_a_sweep(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: object, layers: tuple[str, ...], compared: list[str]
 ) -> None:
