@@ -20,7 +20,7 @@ import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError, GenericError
 from obstore.store import LocalStore, from_url
 
-from distsim.store import exclusive
+from distsim.store import aws, exclusive
 
 
 class StorageError(OSError):
@@ -48,7 +48,8 @@ class Storage:
             if "://" not in self.url:
                 self.url = str(Path(url).expanduser().resolve())
             if "://" in self.url:
-                self._store: Any = from_url(self.url, retry_config=RETRIES)
+                config: Any = aws.config() if self.url.startswith(("s3:", "s3a:")) else {}
+                self._store: Any = from_url(self.url, retry_config=RETRIES, config=config)
             else:
                 self._store = LocalStore(self.url, mkdir=True, automatic_cleanup=True)
         except (BaseError, OSError, ValueError, RuntimeError) as error:  # RuntimeError: ~nobody, or links in a loop
@@ -258,7 +259,7 @@ def storage_error(what: str, error: BaseException) -> StorageError:
 
     Credentials that the server's answer may repeat are replaced by "...".
     """
-    reason = first_line(error)
+    reason = aws.explained(first_line(error))
     for name, value in os.environ.items():
         if _SECRET.search(name) and len(value) >= 8:
             reason = reason.replace(value, "...")

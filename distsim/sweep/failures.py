@@ -39,3 +39,9 @@ def attempt(label: str, work: Callable[..., Any], *args: Any) -> list[str]:
 def sentence(label: str, error: BaseException) -> str:
     """Return the error's text, with the label before it unless it is in the text."""
     return f"{label}: {error}" if label not in str(error) else str(error)
+
+
+def last_line(error: BaseException) -> str:
+    """Return the last line of an error's text, which in a traceback of another process is the error itself."""
+    lines = [line for line in str(error).strip().splitlines() if line.strip()]
+    return lines[-1].strip() if lines else type(error).__name__

@@ -4,8 +4,6 @@ Tune schedules, retries and logs. What is done is asked of the store, never of T
 store and are never read. A sweep is resumed by a fresh Tuner for what the store lacks.
 """
 
-import logging
-import os
 import time
 import uuid
 import warnings
@@ -27,23 +25,19 @@ from distsim.models import MODELS
 from distsim.specs import NetworkId, Sweep
 from distsim.store import Storage, StorageError, SweepStore
 from distsim.store.storage import first_line
-from distsim.sweep import own_code
+from distsim.sweep import own_code, ray_cluster
 from distsim.sweep.comparison_worker import ComparisonWorker
-from distsim.sweep.failures import attempt
+from distsim.sweep.failures import attempt, last_line
 from distsim.sweep.jobs import Comparison, PairJob
 from distsim.sweep.order import Prepared
 from distsim.sweep.plan import Chain, packed, runs_of
+from distsim.sweep.ray_cluster import bundle_of, require_room, room_for, slot
 from distsim.sweep.training_worker import Event, TrainingWorker
-
-# Ray reads these when it starts. Tune's new output cannot be silenced, its old one can. Usage is not reported.
-os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 # Tune passes the driver's AWS_SECRET_ACCESS_KEY to its actors in their runtime_env, which Ray writes into its logs.
 # Workers get it from the environment in which Ray was started. Done on import: Tune may run in another process.
 class_cache.ENV_VARS_TO_PROPAGATE = {name for name in class_cache.ENV_VARS_TO_PROPAGATE if not name.startswith("AWS_")}
 RETRIES = 3  # of a trial or a comparison whose worker died; EXPECTED failures are not retried
-OBJECT_STORE = 200 * 2**20  # bytes besides the data sets; results do not pass through Ray
 Task = tuple[str, tuple[Chain, ...] | None]  # a problem's complete network (None), or some of its chains
 
 
@@ -72,13 +66,13 @@ class RayEngine:
     def trials(self, orders: list[Prepared], order: Prepared) -> int:
         """Return how many trials of `order` the cluster has room for at once."""
         self._start(orders)
-        return _room_for(_bundle(dict(order.sweep.resources)))
+        return room_for(bundle_of(dict(order.sweep.resources)))
 
     def slots(self, orders: list[Prepared]) -> int:
         """Return how many comparisons the cluster has room for at once."""
         self._start(orders)
-        cpus, gpus = _slot(orders)
-        return _room_for({"CPU": cpus, "GPU": gpus})
+        cpus, gpus = slot(orders)
+        return room_for({"CPU": cpus, "GPU": gpus})
 
     def train(self, orders: list[Prepared], chains: dict[str, list[Chain]], complete: set[str]) -> list[str]:
         """Train the complete networks and run the chains as Tune trials."""
@@ -115,7 +109,7 @@ class RayEngine:
                 root=self.root,
                 drift=self.allow_drift,
             ),
-            lambda config: tune.PlacementGroupFactory([_bundle(resources[config["problem"]])]),
+            lambda config: tune.PlacementGroupFactory([bundle_of(resources[config["problem"]])]),
         )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Tune's own deprecations, which a user cannot act on
@@ -139,7 +133,10 @@ class RayEngine:
                 return waiting.died, waiting.failures  # the trials' commits are in the store
         if waiting.todo or any(not r.error and "failed" not in (r.metrics or {}) for r in grid):
             raise KeyboardInterrupt  # Tune catches the signal, stops its trials and returns normally
-        return [(tasks[r.config["task"]], _cause(r.error)) for r in grid if r.error], waiting.failures
+        errors = [result for result in grid if result.error]
+        causes = {tasks[r.config["task"]]: last_line(r.error) for r in errors if r.config}
+        unnamed = [last_line(r.error) for r in errors if not r.config]  # of trials that died before their first report
+        return [(task, causes.get(task) or (unnamed or [why])[0]) for task, why in waiting.died], waiting.failures
 
     def compare(self, orders: list[Prepared], jobs: Sequence[Comparison | PairJob]) -> list[str]:
         """Do the jobs by actors. A job whose actor died goes to another one."""
@@ -176,10 +173,10 @@ class RayEngine:
                     waiting.append((job, tries + 1))
                 else:
                     failures.append(
-                        f"{job.problem}, layer {job.layer}: given up after {RETRIES} retries: {_cause(error)}"
+                        f"{job.problem}, layer {job.layer}: given up after {RETRIES} retries: {last_line(error)}"
                     )
             except RayError as error:
-                failures.append(f"{job.problem}, layer {job.layer}: {_cause(error)}")
+                failures.append(f"{job.problem}, layer {job.layer}: {last_line(error)}")
                 idle.append(actor)
         for actor in idle:
             ray.kill(actor)
@@ -187,29 +184,16 @@ class RayEngine:
 
     def _actor(self, orders: list[Prepared], shared: list[Any]) -> Any:
         """Make a comparison actor with the resources of one comparison."""
-        cpus, gpus = _slot(orders)
+        cpus, gpus = slot(orders)
         actor: Any = _ComparisonActor  # ray.remote has no types
         return actor.options(num_cpus=cpus, num_gpus=gpus).remote(self.root, _own(orders), self.allow_drift, *shared)
 
     def _start(self, orders: list[Prepared]) -> None:
         if not ray.is_initialized():
-            self._connect(orders)
+            ray_cluster.connect(self.address, [order.dataset for order in orders])
+            self._started = True
         if self.address is None:  # a cluster may grow on demand
-            _require_room(orders)
-
-    def _connect(self, orders: list[Prepared]) -> None:
-        quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
-        if self.address is not None:
-            ray.init(address=self.address, **quiet)
-        else:
-            data = [order.dataset for order in orders]
-            size = OBJECT_STORE + 2 * int(sum(x.train_images.nbytes + x.test_images.nbytes for x in data))
-            _start_here({"include_dashboard": False, "object_store_memory": size, **quiet})
-        self._started = True
-        # Tune logs tracebacks for workers that died, which `_Listener` reports, and for its own files that could not be
-        # written, which nothing reads
-        for name in ("ray.tune", "ray.train._internal.storage"):
-            logging.getLogger(name).setLevel(logging.CRITICAL)
+            require_room(orders)
 
 
 def _trial(
@@ -315,40 +299,6 @@ class _ComparisonActor:
         return self._workers[job.problem].compare(job)
 
 
-def _start_here(options: dict[str, Any]) -> None:
-    """Start Ray on this machine. ConnectionError: it failed three times to start in 30 s, as on a busy machine."""
-    for last in (False, False, True):
-        try:
-            ray.init(address="local", **options)
-            return
-        except Exception as error:  # Ray raises no narrower one
-            ray.shutdown()
-            if "timed out during startup" not in str(error):
-                raise
-            if last:
-                raise ConnectionError(
-                    "Ray did not start within 30 s, three times: use --local, which works without Ray"
-                ) from error
-
-
-def _require_room(orders: list[Prepared]) -> None:
-    """Check that each trial and comparison fits on a machine. ValueError: one does not, and Ray would wait forever."""
-    cpus, gpus = _slot(orders)
-    wanted = [_bundle(dict(order.sweep.resources)) for order in orders] + [{"CPU": cpus, "GPU": gpus}]
-    machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    for bundle in wanted:
-        if not any(all(machine.get(name, 0) >= amount for name, amount in bundle.items()) for machine in machines):
-            needed = ", ".join(f"{amount:g} {name}" for name, amount in bundle.items() if amount)
-            raise ValueError(f"no machine of the Ray cluster has {needed}: see --cpus, --gpus, --threads")
-
-
-def _slot(orders: list[Prepared]) -> tuple[int, float]:
-    """Return the CPUs and GPUs that one comparison of any of these sweeps needs."""
-    cpus = max(order.sweep.identity.threads for order in orders)
-    gpus = (dict(order.sweep.resources).get("gpu", 1.0) for order in orders if order.sweep.device == "cuda")
-    return cpus, max(gpus, default=0.0)
-
-
 @dataclass(frozen=True)
 class _Own:
     """These sweeps' models and the user's own metrics. A Ray worker has not run the script that defines them."""
@@ -373,25 +323,9 @@ def _own(orders: list[Prepared]) -> _Own:
     return _Own(models, metrics)
 
 
-def _room_for(bundle: dict[str, float]) -> int:
-    """Return how many bundles of resources the cluster holds, at least 1."""
-    resources = ray.cluster_resources()
-    return max(1, min(int(resources.get(name, 0) / amount) for name, amount in bundle.items() if amount))
-
-
-def _bundle(resources: dict[str, float]) -> dict[str, float]:
-    return {name.upper(): amount for name, amount in resources.items() if amount} or {"CPU": 1}
-
-
 def _label(task: Task) -> str:
     problem, pack = task
     return f"{problem}, complete network" if pack is None else f"{problem}, {runs_of(pack)}"
-
-
-def _cause(error: BaseException) -> str:
-    """Return the last line of Ray's traceback, which is the error itself."""
-    lines = [line for line in str(error).strip().splitlines() if line.strip()]
-    return lines[-1].strip() if lines else type(error).__name__
 
 
 def _tune_path(root: Storage) -> str:
