@@ -198,12 +198,31 @@ def test_pairs_that_are_in_no_table_yet(store: SweepStore, new: Callable[[], lis
     assert (str(found), found.severity) == ("digits/pair_results: out of date: distsim pairs makes them again", NOTE)
 
 
+USERS_OWN = (  # names that end in # and digits
+    "Homework #2",
+    "notes/Homework #2",
+    "tune/x#3",
+    "digits/Homework #2",
+    "digits/spec.json.bak#2",
+    "digits/runs/0001/iter_02/weights.safetensors#12",
+    "digits/runs/0001/Homework #2",
+    "digits/complete/COMMIT.json.#1",
+    "digits/complete/COMMIT.json#0",
+    "lease/mine.json#1",
+    "figures/Homework #2",
+)
+
+
 def test_leftovers_and_what_nobody_knows(store: SweepStore, root: Path, new: Callable[[], list[Finding]]) -> None:
     planted = {
         "digits/complete/attempt-0123456789ac/masks.safetensors": LEFTOVER,  # another attempt
         "digits/runs/0001/iter_01/activations/COMMIT.json": LEFTOVER,  # of a generation that was dropped
         "digits/runs/0009/iter_01/attempt-0123456789ac/x": LEFTOVER,  # of a network that is not committed
-        "digits/runs/0001/iter_02/weights.safetensors#12": LEFTOVER,  # staged: no listing has it
+        "digits/runs/0001/iter_02/COMMIT.json#12": LEFTOVER,  # staged: no listing has it
+        "digits/runs/0001/iter_02/attempt-0123456789ac/weights.safetensors#1": LEFTOVER,
+        "digits/complete/comparison/fc1/cka.json#140737488355328": LEFTOVER,
+        "digits/spec.json#7": LEFTOVER,
+        "lease/000009.json#7": LEFTOVER,
         f"probe-{'0' * 32}": LEFTOVER,
         "digits/notes.txt": FOREIGN,
         "digits/runs/notes.txt": FOREIGN,
@@ -219,9 +238,11 @@ def test_leftovers_and_what_nobody_knows(store: SweepStore, root: Path, new: Cal
     for path in planted:
         (root / path).parent.mkdir(parents=True, exist_ok=True)
         (root / path).write_bytes(b"{}")
-    (root / "tune/x#3").write_bytes(b"")
+    for path in USERS_OWN:
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_bytes(b"")
     found = {f"{f.problem}/{f.object}".lstrip("/"): f.severity for f in new() if f.severity in (LEFTOVER, FOREIGN)}
-    assert found == planted | {"tune/x#3": LEFTOVER}
+    assert found == planted, "no listing has the user's own, and they are none of ours"
     assert not [finding for finding in new() if finding.severity == DAMAGED]
 
 
