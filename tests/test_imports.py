@@ -25,7 +25,7 @@ models: layers lenet5 resnet_fast vgg calls compared contract .
 activations: . layout probe
 training: . optimizers pruning stepper checkpoint loop early_stopping chain
 comparison: . recording sides pair similarities layer models
-store: aws exclusive storage commits lease activations described sweep_store descriptions existing . checkpoints
+store: aws exclusive local storage commits lease activations described sweep_store descriptions existing . checkpoints
 results: . claims tables claims.study figures text claims.parts pairs reduce claims.papers
 sweep: . cost exact behaviour kept_behaviour extraction failures jobs plan cluster own_code stored_models
 sweep: comparison_worker order training_worker engine ray_cluster ray_engine forecast pairs run status at_work

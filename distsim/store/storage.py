@@ -11,7 +11,7 @@ import shutil
 import time
 import urllib.parse
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError, GenericError
 from obstore.store import LocalStore, from_url
 
-from distsim.store import aws, exclusive
+from distsim.store import aws, exclusive, local
 
 
 class StorageError(OSError):
@@ -81,6 +81,8 @@ class Storage:
     def get(self, path: str) -> bytes | None:
         """Return the object's bytes, or None if it does not exist. StorageError: it cannot be read."""
         self._require_inside(path)
+        if self.folder is not None and local.is_special(self.folder / path):
+            raise StorageError(f"cannot read {path} in {self.url}: it is not a regular file")
         try:
             return bytes(_again(lambda: obstore.get(self._store, path).bytes()))
         except FileNotFoundError:
@@ -169,15 +171,23 @@ class Storage:
 
     def sizes(self, prefix: str = "") -> dict[str, int]:
         """Return path -> size in bytes of every object under a prefix, which must be whole path segments."""
-        return {entry["path"]: entry["size"] for entry in self._list(prefix)}
+        self._require_inside(prefix)
+        if self.folder is None:
+            return self._list(prefix)
+        try:
+            return local.files(self.folder, prefix)
+        except local.LeadsOut as error:
+            raise StorageError(f"{error} leads out of the store {self.url}") from None
+        except OSError as error:
+            raise storage_error(f"cannot list {prefix or '/'} in {self.url}", error) from None
 
     def folders(self, prefix: str = "") -> list[str]:
         """Return the names of the folders directly under a prefix, sorted."""
         self._require_inside(prefix)
         try:
+            if self.folder is not None:
+                return local.folders(self.folder, prefix)
             listing = _again(lambda: obstore.list_with_delimiter(self._store, prefix=prefix or None))
-        except FileNotFoundError:
-            return []
         except (BaseError, OSError, ValueError) as error:
             raise storage_error(f"cannot list {prefix or '/'} in {self.url}", error) from None
         return sorted(path.rsplit("/", 1)[-1] for path in listing["common_prefixes"])
@@ -202,23 +212,13 @@ class Storage:
         if self.folder is not None:
             shutil.rmtree(self.folder / prefix, ignore_errors=True)
 
-    def _list(self, prefix: str) -> Iterator[Any]:
-        self._require_inside(prefix)
-        inside = {""}
+    def _list(self, prefix: str) -> dict[str, int]:
+        """Return path -> size of the objects in an object store."""
         try:
-            for page in _again(lambda: list(obstore.list(self._store, prefix=prefix or None))):
-                for entry in page:
-                    parent = entry["path"].rpartition("/")[0]
-                    if parent not in inside:
-                        self._require_inside(parent)
-                        inside.add(parent)
-                    yield entry
-        except FileNotFoundError:
-            return
-        except StorageError:
-            raise
+            pages = _again(lambda: list(obstore.list(self._store, prefix=prefix or None)))
         except (BaseError, OSError, ValueError) as error:
             raise storage_error(f"cannot list {prefix or '/'} in {self.url}", error) from None
+        return {entry["path"]: entry["size"] for page in pages for entry in page}
 
     def _require_inside(self, path: str) -> None:
         """Refuse a path that leads out of the store's folder, as through a symbolic link. StorageError: it does.

@@ -329,4 +329,5 @@ def _label(task: Task) -> str:
 
 
 def _tune_path(root: Storage) -> str:
+    root.folders("tune")  # refuses a link out of the store, where Tune would write
     return f"{root.url if root.folder else quote(root.url, safe=':/%')}/tune"  # pyarrow refuses a space in a URL

@@ -1,5 +1,6 @@
 """Objects under a local folder: whole or absent, and made exactly once."""
 
+import os
 import pickle
 import subprocess
 import sys
@@ -8,6 +9,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import obstore
 import pytest
 
 import distsim.store.storage
@@ -246,12 +248,17 @@ def test_nothing_is_read_written_or_deleted_through_a_link_out_of_the_store(tmp_
         lambda: storage.delete_prefix("link"),
         lambda: storage.sizes("link"),
         lambda: storage.folders("link"),
-        lambda: storage.sizes(),
         lambda: storage.within("link"),
     ):
         with pytest.raises(StorageError, match=r"leads out of the store"):
             work()
     assert sorted(path.name for path in outside.rglob("*")) == ["deep", "file", "file"]
+    assert storage.sizes() == {"inside/x": 1}, "links of the user's are left alone"
+    assert storage.folders() == ["inside"]
+    (tmp_path / "store" / "runs").symlink_to(outside)  # where distsim looks for something
+    with pytest.raises(StorageError, match=r"runs leads out of the store"):
+        storage.sizes()
+    (tmp_path / "store" / "runs").unlink()
     storage.delete_prefix("inside")
     assert (outside / "file").read_bytes() == b"not yours"
 
@@ -260,3 +267,38 @@ def test_no_room_is_an_error_of_its_own() -> None:
     for text in ("No space left on device (os error 28)", "Disk quota exceeded (os error 122)", "XMinioStorageFull"):
         assert isinstance(storage_error("cannot write x", OSError(text)), NoSpace)
     assert not isinstance(storage_error("cannot write x", OSError("Permission denied (os error 13)")), NoSpace)
+
+
+STRANGE = ("Icon\r", "r\udce9sum\udce9.txt", ".DS_Store", "a\nb", "Homework #2", "con", "ünï", " ")
+
+
+def test_files_of_others_never_block_a_listing(tmp_path: Path) -> None:
+    storage = Storage(tmp_path)
+    for path in ("spec.json", "digits/spec.json", "digits/runs/0000/iter_01/COMMIT.json"):
+        storage.put(path, b"1")
+    for folder in (tmp_path, tmp_path / "digits", tmp_path / "digits/runs/0000"):
+        for name in STRANGE:
+            (folder / name).write_bytes(b"")
+        (folder / "latest").symlink_to("/tmp")
+        (folder / "loop").symlink_to(folder)
+        (folder / "gone").symlink_to("/nowhere")
+        os.mkfifo(folder / "pipe")
+    own = ("spec.json", "digits/spec.json", "digits/runs/0000/iter_01/COMMIT.json")
+    listed = storage.sizes()
+    assert {path for path in listed if not path.endswith((".DS_Store", "con", "ünï", " "))} == set(own)
+    assert storage.folders() == ["digits"]
+    assert storage.folders("digits/runs") == ["0000"]
+    with pytest.raises(StorageError, match=r"cannot read pipe in .*: it is not a regular file"):
+        storage.get("pipe")
+
+
+def test_a_listing_in_a_folder_is_that_of_the_object_store(tmp_path: Path) -> None:
+    """obstore's own, whatever the names of objects."""
+    storage = Storage(tmp_path)
+    for name in ("plain", "with space", "ünï", "50%20", "a[1]*", "x#y", "deep/er/object", ".hidden"):
+        storage.put(f"folder/{name}", name.encode())
+    (tmp_path / "folder/unfinished#12").write_bytes(b"")
+    entries = [entry for page in obstore.list(storage.backend) for entry in page]
+    assert storage.sizes() == {entry["path"]: entry["size"] for entry in entries}
+    assert storage.sizes("folder/deep") == {"folder/deep/er/object": 14}
+    assert storage.sizes("nothing") == {}
