@@ -29,7 +29,7 @@ store: aws exclusive local storage commits lease activations described sweep_sto
 results: . claims tables claims.study figures text claims.parts pairs reduce claims.papers
 sweep: . cost exact behaviour kept_behaviour extraction failures jobs plan cluster own_code stored_models
 sweep: comparison_worker order training_worker engine ray_cluster ray_engine forecast pairs run status at_work
-verify: . report networks derived descriptions walk store repair
+verify: . report unfinished networks derived descriptions walk store repair
 api: . arguments problem data drawing network study running
 cli: . arguments doctor output run commands sweeps main __main__
 script __main__

@@ -9,7 +9,8 @@ from distsim.store import DamagedStore, Storage, SweepStore
 from distsim.store.storage import first_line
 from distsim.verify.derived import FIGURES, TABLES, files_faults
 from distsim.verify.report import DAMAGED, FOREIGN, LEFTOVER, NOTE, UNREAD, Finding, Report
-from distsim.verify.walk import unlisted, verify
+from distsim.verify.unfinished import unlisted
+from distsim.verify.walk import verify
 
 NO_PROBLEMS = (FIGURES, "tune", "lease")  # folders of a store that are not of a sweep
 _PROBED = re.compile(r"probe-[0-9a-f]{32}")  # Storage.exclusive

@@ -9,7 +9,7 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -18,7 +18,7 @@ from distsim.models import build
 from distsim.results.reduce import Committed
 from distsim.results.tables import read_parquet_bytes
 from distsim.specs import PATTERN, Identity, NetworkId, digest, shown
-from distsim.store import DamagedStore, Mark, Storage, StorageError, SweepStore
+from distsim.store import DamagedStore, Mark, StorageError, SweepStore
 from distsim.store.commits import MARK, WrittenByAnother, attempt_generation, dropped_path, read_mark
 from distsim.store.described import LAYERS
 from distsim.store.storage import first_line
@@ -28,6 +28,7 @@ from distsim.verify import derived, descriptions, networks
 from distsim.verify.derived import PAIR_TABLES, SAME, TABLES, canonical, files_faults, mark_at
 from distsim.verify.networks import Model
 from distsim.verify.report import DAMAGED, FOREIGN, LEFTOVER, NOTE, UNREAD, Finding, Report
+from distsim.verify.unfinished import unlisted
 
 ASIDE = ".damaged"  # suffix of a spec or request that repair sets aside: somebody may want to read its flags
 VALUES = {"comparison": "comparison", "chance": "chance level", "pairs": "tile of pairs"}
@@ -51,33 +52,6 @@ def of_network(path: str) -> tuple[NetworkId, str] | None:
 _FOLDER = re.compile(f"{PATTERN}/")
 _MARK = re.compile(r"COMMIT(?:-(?P<generation>[1-9]\d{0,8}))?\.json")
 _DROPPED = re.compile(r"DROPPED(?:-[1-9]\d{0,8})?\.json")
-_STAGED = re.compile(r"(?P<object>.+)#[1-9]\d*")  # an unfinished file, which does not have its name yet
-_NUMBERED = r"(?:COMMIT|DROPPED)(?:-[1-9]\d{0,8})?\.json"
-# What distsim writes, by its path within the store's folder and within a problem's.
-_WRITTEN_BESIDE = re.compile(r"lease/\d+\.(?:json|beat)|figures/[^/]+\.(?:json|png|pdf)|probe-[0-9a-f]{32}")
-_WRITTEN = re.compile(
-    r"(?:spec|request|layers)\.json|(?:behaviour|metrics)/[^/]+\.json|pairs/[^/]+/[^/]+\.json"
-    r"|(?:pair_)?results/[^/]+\.(?:json|csv|parquet|png|pdf)"
-    rf"|{PATTERN}/(?:(?:activations/)?(?:{_NUMBERED}|attempt-(?:[1-9]\d{{0,8}}-)?[0-9a-f]{{12}}/.+)"
-    r"|epoch/[0-9a-f]{64}[^/]*|(?:comparison|chance)/[^/]+/[^/]+\.json)"
-)
-
-
-def unlisted(storage: Storage, problem: str, but: Iterable[str] = ()) -> list[Finding]:
-    """Return findings for unfinished files of distsim's own in a local folder, which no listing shows.
-
-    A file of the user's whose name ends in # and digits is none of them. but : folders to leave out
-    """
-    findings = []
-    written = _WRITTEN if problem else _WRITTEN_BESIDE
-    for folder, folders, files in os.walk(storage.folder) if storage.folder is not None else ():
-        if folder == str(storage.folder):
-            folders[:] = [name for name in folders if name not in but]
-        for staged in filter(None, map(_STAGED.fullmatch, files)):
-            path = os.path.relpath(os.path.join(folder, staged[0]), storage.folder)
-            if written.fullmatch(path.rpartition("#")[0]):
-                findings.append(Finding(problem, path, path, "is an unfinished file", LEFTOVER))
-    return findings
 
 
 @dataclass
