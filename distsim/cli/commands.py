@@ -205,7 +205,7 @@ def do_report(flags: argparse.Namespace) -> int:
     from distsim.results import reduce, text
     from distsim.results.claims.papers import check
     from distsim.results.claims.study import NO_DATA
-    from distsim.store import StoreInUse
+    from distsim.store import NotWritable, StoreInUse
     from distsim.store.descriptions import layers_of
 
     stores = _stores(flags)
@@ -217,7 +217,7 @@ def do_report(flags: argparse.Namespace) -> int:
                 reduce.reduce(store, layers[store.problem], store.identity().seed, again=True)
             written = f"{len(reduce.draw(root, again=True))} figures in {root.url}/figures"
             tables = reduce.read_tables(root, [store.problem for store in stores])
-    except StoreInUse as error:  # a sweep that is running can be looked at without writing
+    except (StoreInUse, NotWritable) as error:  # one can look at a sweep that is running, or that is somebody else's
         written = f"nothing was written: {error}"
         tables = reduce.joined(
             [reduce.collect(store, layers[store.problem], store.identity().seed)[0] for store in stores]

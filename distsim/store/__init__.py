@@ -4,7 +4,7 @@ from distsim.specs import NetworkId
 from distsim.store.commits import DamagedStore, Mark
 from distsim.store.existing import existing_root, existing_stores
 from distsim.store.lease import Lease, StoreInUse
-from distsim.store.storage import NoSpace, Storage, StorageError
+from distsim.store.storage import NoSpace, NotWritable, Storage, StorageError
 from distsim.store.sweep_store import Contents, IdentityMismatch, Pair, SweepStore, problems_in
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "Mark",
     "NetworkId",
     "NoSpace",
+    "NotWritable",
     "Pair",
     "Storage",
     "StorageError",

@@ -31,6 +31,10 @@ class NoSpace(StorageError):
     """There is no room to write: the disk is full or a quota is used up."""
 
 
+class NotWritable(StorageError):
+    """The storage may be read and not written: a read-only file system, or missing permission."""
+
+
 class Storage:
     """Objects under one URL.
 
@@ -263,7 +267,10 @@ def storage_error(what: str, error: BaseException) -> StorageError:
     for name, value in os.environ.items():
         if _SECRET.search(name) and len(value) >= 8:
             reason = reason.replace(value, "...")
-    return (NoSpace if no_space(str(error)) else StorageError)(f"{what}: {reason}")
+    kind = NoSpace if no_space(str(error)) else StorageError
+    if what.startswith("cannot write") and _NOT_ALLOWED.search(str(error)):
+        kind = NotWritable
+    return kind(f"{what}: {reason}")
 
 
 def no_space(text: str) -> bool:
@@ -280,6 +287,7 @@ SCHEMES = ("s3", "gs", "az", "s3a", "adl", "azure", "abfs", "abfss")
 _NO_SPACE = re.compile(
     r"no space left|disk quota exceeded|QuotaExceeded|StorageFull|Insufficient Storage", re.IGNORECASE
 )
+_NOT_ALLOWED = re.compile(r"read-only file system|permission denied|AccessDenied|status code: 403", re.IGNORECASE)
 _BUSY = re.compile(r"status code: 5(?!01)")
 RETRIES: Any = {"max_retries": 12, "backoff": {"base": 3}}
 DELAYS = (0.1, 0.3, 1.0, 3.0, 10.0)

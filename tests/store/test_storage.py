@@ -13,7 +13,7 @@ import obstore
 import pytest
 
 import distsim.store.storage
-from distsim.store import NoSpace, Storage, StorageError
+from distsim.store import NoSpace, NotWritable, Storage, StorageError
 from distsim.store.storage import storage_error
 
 
@@ -302,3 +302,15 @@ def test_a_listing_in_a_folder_is_that_of_the_object_store(tmp_path: Path) -> No
     assert storage.sizes() == {entry["path"]: entry["size"] for entry in entries}
     assert storage.sizes("folder/deep") == {"folder/deep/er/object": 14}
     assert storage.sizes("nothing") == {}
+
+
+def test_what_may_not_be_written_is_an_error_of_its_own() -> None:
+    for text in (
+        "Read-only file system (os error 30)",
+        "Permission denied (os error 13)",
+        "AccessDenied: no",
+        "status code: 403",
+    ):
+        assert isinstance(storage_error("cannot write x", OSError(text)), NotWritable)
+        assert not isinstance(storage_error("cannot read x", OSError(text)), NotWritable)
+    assert not isinstance(storage_error("cannot write x", OSError("Input/output error")), NotWritable)
