@@ -267,10 +267,11 @@ def storage_error(what: str, error: BaseException) -> StorageError:
     for name, value in os.environ.items():
         if _SECRET.search(name) and len(value) >= 8:
             reason = reason.replace(value, "...")
-    kind = NoSpace if no_space(str(error)) else StorageError
+    if no_space(str(error)):  # asked first: S3 answers 403 for a full quota too
+        return NoSpace(f"{what}: {reason}")
     if what.startswith("cannot write") and _NOT_ALLOWED.search(str(error)):
-        kind = NotWritable
-    return kind(f"{what}: {reason}")
+        return NotWritable(f"{what}: {reason}")
+    return StorageError(f"{what}: {reason}")
 
 
 def no_space(text: str) -> bool:
