@@ -86,15 +86,8 @@ def compare(
     for model, reasons in left_out.items():
         named = "; ".join(f"{name!r}: {reason}" for name, reason in reasons.items())
         warnings.warn(f"{model}: layers are left out ({named})", LeftOut, stacklevel=2)
-    if doubtful := [row for row in similarities.rows if row["warning"]]:
-        first = doubtful[0]
-        warnings.warn(
-            f"{len(doubtful)} of {len(similarities.rows)} similarities should be read with care, among them "
-            f"{first['metric']} of {first['layer_x']} and {first['layer_y']}: {first['warning']}. The table's column "
-            "warning says which and why",
-            UnreliableSimilarity,
-            stacklevel=2,
-        )
+    if similarities.doubts:
+        warnings.warn(similarities.doubts, UnreliableSimilarity, stacklevel=2)
     return similarities
 
 

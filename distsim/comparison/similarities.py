@@ -50,6 +50,19 @@ class Similarities:
         """Return `layers_y` under its old name, which stays for one release."""
         return _renamed("layers_b", "layers_y", self.layers_y)
 
+    @property
+    def doubts(self) -> str:
+        """Return a sentence on the values that should be read with care, or "" if there are none."""
+        doubtful = [row for row in self.rows if row["warning"]]
+        if not doubtful:
+            return ""
+        first = doubtful[0]
+        return (
+            f"{len(doubtful)} of {len(self.rows)} similarities should be read with care, among them "
+            f"{first['metric']} of {first['layer_x']} and {first['layer_y']}: {first['warning']}. The table's column "
+            "warning says which and why"
+        )
+
     @cached_property
     def table(self) -> Any:
         """Return a DataFrame with a row for each layer of x, layer of y and metric; columns as in a sweep's table.

@@ -3,12 +3,12 @@
 import dataclasses
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from distsim.activations.layout import bytes_per_network, chunk_shape
 from distsim.activations.probe import layer_shapes
 from distsim.data import Dataset, load, pixel_statistics, probe_indices, suited
+from distsim.data.folder import expanded
 from distsim.environment import free_memory, require_cupy, require_device
 from distsim.metrics.registry import known, require_libraries
 from distsim.models import Layer, build
@@ -130,8 +130,8 @@ def _absolute(data: str) -> str:
     """Return the location with an absolute path, for processes that start in another folder."""
     scheme, colon, path = data.partition(":")
     if colon and scheme in ("folder", "files"):
-        return f"{scheme}:{Path(path).expanduser().resolve()}"
-    return str(Path(data).expanduser().resolve()) if data else ""
+        return f"{scheme}:{expanded(path).resolve()}"
+    return str(expanded(data).resolve()) if data else ""
 
 
 def take(orders: Iterable[Prepared], root: Storage, here: bool = True, say: Callable[[str], None] = print) -> None:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
+from distsim.data.folder import expanded
 from distsim.metrics.registry import BUILT_IN as METRICS_OF_DISTSIM
 from distsim.metrics.registry import METRICS
 from distsim.models import BUILT_IN as MODELS_OF_DISTSIM
@@ -123,7 +124,7 @@ def _refusal(script: str, root: Storage) -> str | None:
 
 def import_file(file: str) -> None:
     """Import a script that the user named. ValueError: it cannot be read, or fails."""
-    if failed := _import(Path(file).expanduser(), None):
+    if failed := _import(expanded(file), None):
         raise ValueError(f"--import {file}: {failed}")
 
 

@@ -5,6 +5,7 @@ positions to the smaller one.
 """
 
 import dataclasses
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,6 +17,7 @@ from distsim.comparison.models import compare
 from distsim.comparison.similarities import Row, Similarities
 from distsim.data import augment, load
 from distsim.environment import require_cupy, threads
+from distsim.metrics.arrays import UnreliableSimilarity
 from distsim.models import Network, build
 from distsim.specs import Identity, NetworkId
 from distsim.store import SweepStore
@@ -40,7 +42,7 @@ def layer_by_layer(
 ) -> Similarities:
     """Return the similarity of every compared layer of `a` to every one of `b`, on the probe of a's store.
 
-    Each network gets the images with its own normalisation.
+    Each network gets the images with its own normalisation. Nothing is warned of: see `Similarities.doubts`.
 
     data : location of a's data; None: the one in the store's last request
 
@@ -60,7 +62,8 @@ def layer_by_layer(
     probe = make_probe(identity, dataset)
     models = [_BytesToLayers(stored, x, device) for stored, x in zip((a, b), identities, strict=True)]
     names = [list(model.names) for model in models]
-    with threads(identity.threads):
+    with threads(identity.threads), warnings.catch_warnings():
+        warnings.simplefilter("ignore", UnreliableSimilarity)  # the result says it, with the layers' own names
         similarities = compare(models[0], models[1], probe.images, layers=names, metrics=metrics, device=device)
     return _renamed(similarities, models[0].names, models[1].names)
 

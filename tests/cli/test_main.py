@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import urllib.request
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from torchvision import datasets
 
 from distsim.cli import main as cli
 from distsim.cli import sweeps
+from distsim.cli.output import reported
 from distsim.models import MODELS, Layer, Network
 from distsim.problems import PROBLEMS
 from distsim.specs import NetworkId, Problem
@@ -653,12 +655,23 @@ def test_damaged_marks_of_what_is_derived(store: Path, place: str, kind: str) ->
     assert files(store, "provenance", "results/COMMIT.json") == before
 
 
-@pytest.mark.filterwarnings("always::distsim.metrics.UnreliableSimilarity")
-def test_a_warning_is_a_sentence_without_a_line_of_code(
+def test_doubtful_similarities_are_said_with_the_layers_own_names(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)  # where the table goes
-    status, _, err = distsim("layers", store, "--metrics", "svcca")
-    assert status == 0
-    (line,) = err.splitlines()
-    assert re.fullmatch(r"distsim: \d+ of \d+ similarities should be read with care, among them .*", line), line
+    status, out, err = distsim("layers", store, "--metrics", "svcca")
+    assert (status, err) == (0, "")
+    (said,) = re.findall(r"^\d+ of \d+ similarities .* svcca of (\S+) and (\S+): ", out, re.MULTILINE)
+    assert not any(name.startswith("taps") for name in said), out
+
+
+def test_a_path_of_an_unknown_user_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    status, _, err = run_script("digits", "--local", "--data", "~nobody.here", "--storage", str(tmp_path / "s"))
+    assert status == 1
+    assert re.fullmatch(r"distsim: cannot use the path ~nobody\.here: .*\n", err), err
+
+
+@pytest.mark.filterwarnings("always::UserWarning")
+def test_a_warning_is_a_sentence_without_a_line_of_code(capsys: pytest.CaptureFixture[str]) -> None:
+    assert reported(lambda: warnings.warn("one thing\nand another", UserWarning, stacklevel=1)) == 0
+    assert capsys.readouterr().err == "distsim: one thing and another\n"
