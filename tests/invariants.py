@@ -5,6 +5,7 @@ does not: of content that has the right digest it would only find our own mistak
 """
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -19,10 +20,11 @@ from distsim.specs import COMPLETE, MOST, Identity, NetworkId, Problem, Pruning,
 from distsim.store import SweepStore
 from distsim.store.activations import Reader
 from distsim.store.commits import read_object
+from distsim.store.paths import Place
+from distsim.store.records import require_values
 from distsim.training.chain import TrainedNetwork
 from distsim.training.pruning import Masks, full_masks, pools, remaining
 from distsim.training.stepper import State
-from distsim.verify.networks import number, record_faults
 
 ZEROS = 1e-4  # of the weights alive, or one of them, that training may leave at exactly zero; of 315,368 it left none
 
@@ -37,7 +39,7 @@ def store_faults(store: SweepStore) -> list[str]:
     for which in sorted(contents.networks):
         step = store.load_network(which)
         said = step_faults(step, before[which.before or which], network, identity.problem)
-        said += record_faults(step.record, which)
+        require_values(Place("network", which.path, which), step.record)
         before[which] = step.masks
         if which in contents.activations:
             said += activations_faults(store, which, identity, layers)
@@ -110,6 +112,11 @@ def zero_faults(weights: State, masks: Masks) -> Iterator[str]:
         alive += int(mask.sum())
     if zeros > max(1, ZEROS * alive):
         yield f"{zeros} of {alive} parameters that are alive are zero"
+
+
+def number(value: Any) -> bool:
+    """Say whether a JSON value is a finite number."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def nesting_faults(before: Masks, after: Masks) -> Iterator[str]:

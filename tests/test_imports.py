@@ -18,18 +18,19 @@ ORDER = """
 _version
 trace plotting seeds
 metrics: rounding arrays channels cosine kernels mean_cca pwcca svcca channels_only cka dimension nbs . registry
-specs: canonical fields networks problem sweep .
+specs: canonical fields json_shape layer_names networks problem sweep .
 environment problems
 data: augment dataset mat digits fit formats folder published load arrays .
 models: layers lenet5 resnet_fast vgg calls compared contract .
 activations: . layout probe
 training: . optimizers pruning stepper checkpoint loop early_stopping chain
 comparison: . recording sides pair similarities layer models
-store: aws exclusive local storage commits lease activations described sweep_store descriptions existing . checkpoints
+store: aws exclusive local storage commits lease arrays activations described paths records sweep_store descriptions
+store: existing . checkpoints
 results: . claims tables claims.study figures text claims.parts pairs reduce claims.papers
 sweep: . cost exact behaviour kept_behaviour extraction failures jobs plan cluster own_code stored_models
 sweep: comparison_worker order training_worker engine ray_cluster ray_engine forecast pairs run status at_work
-verify: . report unfinished networks derived descriptions walk store repair
+verify: . report unfinished networks derived descriptions lineage walk store repair
 api: . arguments problem data drawing network study running
 cli: . arguments doctor output run commands sweeps main __main__
 script __main__

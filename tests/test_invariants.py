@@ -18,6 +18,7 @@ from distsim.seeds import torch_stream
 from distsim.specs import COMPLETE, Identity, NetworkId, Pruning
 from distsim.store import Storage, SweepStore
 from distsim.store.commits import drop, read_mark
+from distsim.store.paths import values_path
 from distsim.training.pruning import Masks, apply_masks, full_masks, prune, remaining
 from distsim.training.stepper import State
 
@@ -254,7 +255,7 @@ def test_a_store_of_a_faulty_writer(tmp_path: Path) -> None:
     step.masks[name][place], step.weights[name][place] = True, torch.inf
     faulty(store, NetworkId(0, 2), masks=step.masks, weights=step.weights, record=step.record | {"accuracy": 1.5})
     faulty(store, COMPLETE)
-    path = store.comparison_path(NetworkId(0, 1), "fc1", store.contents().comparisons[NetworkId(0, 1), "fc1"])
+    path = values_path(NetworkId(0, 1), "comparison", "fc1", store.contents().comparisons[NetworkId(0, 1), "fc1"])
     mark = read_mark(store.storage, path)
     assert mark is not None
     values = {metric: one | {"n_per_p": 77.0} for metric, one in mark.values.items()}

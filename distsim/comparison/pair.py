@@ -14,6 +14,7 @@ from distsim.metrics.arrays import Array, Undefined, Workspace
 from distsim.metrics.channels import ChannelPair, ChannelSide
 from distsim.metrics.kernels import KernelPair, KernelSide, Unresolved
 from distsim.metrics.registry import Metric
+from distsim.specs.fields import Natural
 
 
 class Result(TypedDict):
@@ -21,15 +22,15 @@ class Result(TypedDict):
 
     value: float | None  # None: undefined
     reason: str  # why there is no value; "" if there is one
-    n: int  # rows that the metric saw
-    columns_x: int
-    columns_y: int
+    n: Natural  # rows that the metric saw
+    columns_x: Natural
+    columns_y: Natural
     n_per_p: float  # rows / columns of the wider side
     warning: str  # why the value should be read with care; "" if nothing
-    rank_x: int | None  # independent columns that a metric over channels saw; None for metrics of another view
-    rank_y: int | None
-    dead_x: int  # constant channels of the layer, whatever the metric
-    dead_y: int
+    rank_x: Natural | None  # independent columns that a metric over channels saw; None for metrics of another view
+    rank_y: Natural | None
+    dead_x: Natural  # constant channels of the layer, whatever the metric
+    dead_y: Natural
 
 
 @dataclass(frozen=True, eq=False)

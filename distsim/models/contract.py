@@ -17,7 +17,7 @@ from torch import nn
 from distsim.models import calls as trace
 from distsim.models import compared
 from distsim.models.layers import KINDS, Dropout, Layer, Network
-from distsim.specs import Problem, shown
+from distsim.specs import Problem, layer_names, shown
 
 Model = Callable[[int, int, int], nn.Module]
 LAZY = nn.modules.lazy.LazyModuleMixin
@@ -148,11 +148,8 @@ def _require_names(layers: tuple[Layer, ...]) -> None:
     if len(set(names)) != len(names):
         raise Refused(f"layer names are repeated: {names}")
     for name in names:
-        if not name or set(name) & set("/\\,") or not name.isprintable() or name.startswith(("__", ".")):
-            raise Refused(
-                f"a layer is named {name!r}; the name becomes a folder's, so it must be printable, contain no '/', "
-                "'\\' or ',', and not begin with '.' or '__'"
-            )
+        if fault := layer_names.fault(name):
+            raise Refused(fault)
 
 
 def _require_parameters(network: nn.Module) -> None:

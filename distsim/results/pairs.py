@@ -25,6 +25,7 @@ from distsim.store import Mark, Pair, SweepStore
 from distsim.store.commits import MARK
 from distsim.store.described import ComparedLayer
 from distsim.store.descriptions import metrics_of
+from distsim.store.records import pairs_in
 
 FOLDER = "pair_results"
 Found = dict[tuple[NetworkId, NetworkId, str], dict[str, Result]]  # (x, y, layer) -> metric -> result
@@ -156,8 +157,8 @@ def found_in(store: SweepStore) -> Found:
     """Return all results that are committed. If a metric was computed twice, its first result counts."""
     results_of: Found = {}
     for mark in store.pair_marks().values():
-        for a, b, results in mark.values["pairs"]:
-            of_pair = results_of.setdefault((NetworkId.from_json(a), NetworkId.from_json(b), mark.values["layer"]), {})
+        for x, y, results in pairs_in(mark.values):
+            of_pair = results_of.setdefault((x, y, mark.values["layer"]), {})
             for metric, result in results.items():
                 of_pair.setdefault(metric, result)
     return results_of

@@ -25,6 +25,8 @@ from distsim.store import DamagedStore, Mark, Storage, SweepStore, problems_in
 from distsim.store.commits import MARK, read_mark
 from distsim.store.described import ComparedLayer
 from distsim.store.descriptions import metrics_of
+from distsim.store.paths import values_path
+from distsim.store.records import WEIGHTS_X, WEIGHTS_Y, weights_of
 
 T = TypeVar("T")
 TABLES = ("results", "networks", "summary", "accuracy", "chance")
@@ -58,8 +60,10 @@ def collect(
 ) -> tuple[Tables, pd.DataFrame]:
     """Make the tables of everything committed for a problem, and the table of where their rows come from."""
     committed = committed or Committed.of(store)
+    identity = store.identity()
+    _require_one_sweep(store, committed, identity.hash)
     similarities = long_table(_similarity_rows(store.problem, layers, committed.marks, committed.comparisons))
-    reduced = bool(departures(store.identity().problem))
+    reduced = bool(departures(identity.problem))
     networks = network_table(_network_rows(store.problem, committed.marks, reduced))
     chance = chance_table(_chance_rows(store.problem, layers, committed.chance))
     tables = Tables.of(similarities, networks, seed, chance)
@@ -94,6 +98,29 @@ class Committed:
         )
 
 
+def _require_one_sweep(store: SweepStore, committed: Committed, identity: str) -> None:
+    """Check that everything is of this identity, and that values come from the weights that are there.
+
+    DamagedStore: a piece is not. Marks of older versions do not name their weights.
+    """
+    where, weights = store.storage.url, {network: weights_of(mark) for network, mark in committed.marks.items()}
+    for network, mark in committed.marks.items():
+        _require(mark.identity == identity, f"{network.label} in {where} belongs to another sweep")
+    for what, compared in (("comparison", committed.comparisons), ("chance", committed.chance)):
+        for (network, layer), marks in compared.items():
+            expected = {WEIGHTS_X: weights.get(network.origin), WEIGHTS_Y: weights[network]}
+            for mark in marks:
+                piece = f"the {what} of {network.label}, layer {layer}, in {where}"
+                same = all(mark.provenance.get(name, sha256) == sha256 for name, sha256 in expected.items())
+                _require(mark.identity == identity, f"{piece} belongs to another sweep")
+                _require(same, f"{piece} comes from other weights than the networks'")
+
+
+def _require(holds: bool, fault: str) -> None:
+    if not holds:
+        raise DamagedStore(f"{fault}: distsim verify says which pieces are damaged, and distsim repair drops them")
+
+
 def read_tables(root: Storage, problems: list[str] | None = None) -> Tables:
     """Read the tables of some or all of a store's problems, as one set. FileNotFoundError: none were written yet."""
     parts = []
@@ -101,10 +128,18 @@ def read_tables(root: Storage, problems: list[str] | None = None) -> Tables:
         store = SweepStore(root, problem)
         if problems is None and store.results_mark() is None:
             continue
-        parts.append(Tables(*(read_parquet_bytes(store.read_result(f"{name}.parquet")) for name in TABLES)))
+        parts.append(Tables(*(_read_table(store, name) for name in TABLES)))
     if not parts:
         raise FileNotFoundError(f"no results in {root.url} yet")
     return joined(parts)
+
+
+def _read_table(store: SweepStore, name: str) -> pd.DataFrame:
+    try:
+        return read_parquet_bytes(store.read_result(f"{name}.parquet"))
+    except ValueError as error:
+        where = f"results/{name}.parquet in {store.storage.url}"
+        raise DamagedStore(f"{where} is damaged: {error}. distsim report writes it again") from None
 
 
 def current(store: SweepStore) -> tuple[Tables, pd.DataFrame] | None:
@@ -116,7 +151,7 @@ def current(store: SweepStore) -> tuple[Tables, pd.DataFrame] | None:
         return None
     try:
         tables = read_tables(store.root, [store.problem])
-        provenance = read_parquet_bytes(store.read_result("provenance.parquet"))
+        provenance = _read_table(store, "provenance")
     except DamagedStore:
         return None
     contents = store.contents()
@@ -270,7 +305,7 @@ def _provenance_rows(committed: Committed) -> list[dict[str, Any]]:
         for (network, layer), marks in comparisons.items():
             by_metric = {metric: mark for mark in reversed(marks) for metric in mark.values}
             for metric, mark in by_metric.items():
-                piece = f"{network.path}/{folder}/{layer}/{'+'.join(sorted(mark.values))}"
+                piece = values_path(network, folder, layer, mark.values).removesuffix(".json")
                 rows.append(_provenance_row(table, network, layer, metric, piece, mark))
     return sorted(rows, key=lambda row: (row["table"], row["piece"], row["metric"] or ""))
 

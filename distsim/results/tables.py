@@ -94,6 +94,8 @@ SUMMARY_COLUMNS = {
 }
 ACCURACY_COLUMNS = {"problem": "str", "iteration": "int64", **STATISTICS}
 QUANTILES = (0.05, 0.25, 0.75, 0.95)
+# Bounds of a Parquet file: distsim's tables have at most 0.1 rows a byte, and unpack to at most 4 times their size.
+SMALL, ROWS, UNPACKED = 1000, 10, 1000
 RESAMPLES = 1000  # of the bootstrap
 CONFIDENCE = 0.95
 
@@ -200,8 +202,17 @@ def to_parquet_bytes(frame: pd.DataFrame) -> bytes:
 
 
 def read_parquet_bytes(data: bytes) -> pd.DataFrame:
-    """Read the table that `to_parquet_bytes` wrote, with its dtypes and missing values."""
-    table = pq.read_table(io.BytesIO(data))
+    """Read the table that `to_parquet_bytes` wrote, with its dtypes and missing values.
+
+    ValueError: it is not a table, or would unpack to more than distsim's tables do.
+    """
+    file = pq.ParquetFile(io.BytesIO(data))
+    groups = [file.metadata.row_group(number) for number in range(file.metadata.num_row_groups)]
+    if file.metadata.num_rows > SMALL + ROWS * len(data) or sum(g.total_byte_size for g in groups) > UNPACKED * len(
+        data
+    ):
+        raise ValueError(f"a table of {len(data):,} bytes would unpack to {file.metadata.num_rows:,} rows")
+    table = file.read()
     frame = table.to_pandas(integer_object_nulls=True)  # not through float, which is inexact above 2**53
     nullable = [field.name for field in table.schema if field.nullable and pa.types.is_int64(field.type)]
     return frame.astype(dict.fromkeys([*nullable, *(name for name in RANKS if name in frame)], "Int64"))

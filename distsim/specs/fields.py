@@ -127,7 +127,8 @@ def _out_of_bounds(value: Any, kind: Any) -> Iterator[str]:
     """Yield a message for each bound that a value of this type breaks."""
     origin, inner = get_origin(kind), get_args(kind)
     if origin is Annotated:
-        yield from (f"must {bound.says}, got {value:,}" for bound in inner[1:] if not bound.holds(value))
+        text = shown(value) if isinstance(value, str) else f"{value:,}"
+        yield from (f"must {bound.says}, got {text}" for bound in inner[1:] if not bound.holds(value))
     elif origin in (Union, UnionType):
         for option in inner:
             if _fits(value, option):

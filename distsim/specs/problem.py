@@ -15,6 +15,7 @@ from distsim.specs.fields import (
     Share,
     added,
     check,
+    count,
     expect,
     require,
     shown,
@@ -28,6 +29,8 @@ Scope = Literal["global", "local", "mixed"]
 Rewind = Literal["WR", "LRR", "FT"]
 ProbeRule = Literal["uniform", "first"]  # uniform without replacement
 
+MOST_SIZE = 4096
+MOST_MILESTONES, MOST_CLASSES, MOST_PATTERNS = 1000, 100_000, 10_000
 _OTHER_FOLDERS = ("figures", "tune", "lease")  # folders of a store that are not problems
 
 
@@ -60,6 +63,8 @@ class Recipe:
 
     def __post_init__(self) -> None:
         check(self)
+        steps = len(self.milestones)
+        expect(steps <= MOST_MILESTONES, f"at most {MOST_MILESTONES:,} milestones are allowed, got {steps:,}")
         late = self.schedule == "triangle" and self.peak > self.epochs
         expect(not late, f"peak {self.peak} is after the last of {self.epochs} epochs")
         if self.normalise is not None:
@@ -114,7 +119,7 @@ class Problem:
     name: str
     source: str  # digits | cifar10 | svhn | mnist | folder
     model: str  # a key of distsim.models.MODELS
-    size: Count  # height and width of the model's input
+    size: Annotated[int, *count(MOST_SIZE)]  # height and width of the model's input
     channels: Literal[1, 3]  # 1 grey, 3 RGB
     recipe: Recipe
     pruning: Pruning
@@ -132,6 +137,8 @@ class Problem:
         if isinstance(self.layers, list):
             object.__setattr__(self, "layers", tuple(self.layers))
         check(self)
+        for name, values, most in (("classes", self.classes, MOST_CLASSES), ("layers", self.layers, MOST_PATTERNS)):
+            expect(len(values) <= most, f"at most {most:,} {name} are allowed, got {len(values):,}")
         expect(
             "" not in self.layers,
             "layers: a pattern is empty; write a name such as 'layer1.0.relu', with * for any text",

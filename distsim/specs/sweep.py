@@ -87,6 +87,8 @@ class Extent:
         # Only the code that computes a metric asks whether it is known; status and tables work without knowing it.
         odd = [name for name in self.metrics if not name.isidentifier() or len(name) > 100]
         expect(not odd, f"a metric's name must be an identifier, got {shown(odd)}")
+        together = len("+".join(self.metrics))  # as in the names of files of values
+        expect(together <= 240, f"the names of all metrics may have 240 characters together, got {together}")
         networks = self.runs * self.iterations
         expect(
             networks <= MOST_NETWORKS, f"runs x iterations must be at most {MOST_NETWORKS:,} networks, got {networks:,}"

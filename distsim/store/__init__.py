@@ -4,8 +4,9 @@ from distsim.specs import NetworkId
 from distsim.store.commits import DamagedStore, Mark
 from distsim.store.existing import existing_root, existing_stores
 from distsim.store.lease import Lease, StoreInUse
+from distsim.store.paths import Pair
 from distsim.store.storage import NoSpace, NotWritable, Storage, StorageError
-from distsim.store.sweep_store import Contents, IdentityMismatch, Pair, SweepStore, problems_in
+from distsim.store.sweep_store import Contents, IdentityMismatch, SweepStore, problems_in
 
 __all__ = [
     "Contents",

@@ -25,6 +25,8 @@ from zarr.codecs import Crc32cCodec, ZstdCodec
 from zarr.core.buffer import Buffer
 
 from distsim.activations.layout import chunk_shape
+from distsim.specs.layer_names import in_path
+from distsim.store.arrays import ZARR, arrays_in, bounded, decoded
 from distsim.store.commits import Attempt, DamagedStore, Mark
 from distsim.store.storage import Storage, StorageError, first_line, storage_error
 
@@ -83,11 +85,20 @@ class _Vouched(zarr.storage.WrapperStore[Any]):
             raise DamagedStore(f"activations: {key} of {self._where} is missing")
         if len(content) != self._wanted(key, byte_range):  # Zarr would read an empty object as zeros
             raise DamagedStore(f"activations: {key} of {self._where} does not have the size in its mark")
-        if key.endswith("zarr.json") and _sha256(content.to_bytes()) != self._mark.objects[key][1]:
-            raise DamagedStore(f"activations: {key} of {self._where} is damaged: its digest is not the one in its mark")
+        if key.endswith(ZARR):
+            self._require_own(key, content.to_bytes())
         if is_index:
             self._indices[key] = content
         return content
+
+    def _require_own(self, key: str, content: bytes) -> None:
+        """Check metadata before Zarr reads them. DamagedStore: they are not what was written, or not by distsim."""
+        if _sha256(content) != self._mark.objects[key][1]:
+            raise DamagedStore(f"activations: {key} of {self._where} is damaged: its digest is not the one in its mark")
+        try:
+            decoded(content, "group" if key == ZARR else "array")
+        except ValueError as error:
+            raise DamagedStore(f"activations: {key} of {self._where} is damaged: {error}") from None
 
     def _wanted(self, key: str, byte_range: ByteRequest | None) -> int:
         """Return how many bytes this request must return."""
@@ -134,7 +145,7 @@ class Writer:
         chunks = chunk_shape(shape)
         array = zarr.create_array(
             self._store,
-            name=layer,
+            name=in_path(layer),
             shape=shape,
             dtype=dtype,
             chunks=chunks,
@@ -186,7 +197,7 @@ class Writer:
         }
 
     def _remove(self, layer: str) -> None:
-        names = [name for name in self._attempt.objects if name.startswith(f"{layer}/")]
+        names = [name for name in self._attempt.objects if name.startswith(f"{in_path(layer)}/")]
         self._attempt.storage.delete([f"{self._attempt.prefix}/{name}" for name in names])
         for name in names:
             del self._attempt.objects[name]
@@ -210,23 +221,27 @@ class Reader:
                 state = "is missing" if name not in sizes else f"has {sizes[name]} bytes instead of {size}"
                 raise DamagedStore(f"activations: {name} of {self._where} {state}")
         backend = _object_store(storage, prefix, read_only=True)
+        self._folders = arrays_in(mark.objects)
         # format 2 may hold pickles, which can run code
         self._group = zarr.open_group(_Vouched(backend, mark, self._where), mode="r", zarr_format=3)
 
     @property
     def layers(self) -> list[str]:
         """Return the layers' names from input to output."""
-        names = [name.removesuffix("/zarr.json") for name in self._mark.objects if name.endswith("/zarr.json")]
-        return sorted(names, key=lambda name: int(self._group[name].attrs["position"]))  # type: ignore
+        return sorted(self._folders, key=lambda name: int(self._array(name).attrs["position"]))
 
     def layer(self, name: str) -> "LayerArray":
         """Return one layer's array, whose values are read later."""
-        return LayerArray(self._group[name], name, self._where, self._damaged)
+        return LayerArray(self._array(name), name, self._where, self._damaged)
+
+    def _array(self, name: str) -> Any:
+        with bounded():
+            return self._group[self._folders[name]]
 
     def _damaged(self, layer: str) -> list[str]:
         """Return the names of the layer's objects that are missing or changed."""
         damaged = []
-        for name in (name for name in self._mark.objects if name.startswith(f"{layer}/")):
+        for name in (name for name in self._mark.objects if name.startswith(f"{self._folders[layer]}/")):
             content = self._storage.get(f"{self._prefix}/{name}")
             if content is None or _sha256(content) != self._mark.objects[name][1]:
                 damaged.append(name)

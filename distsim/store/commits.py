@@ -15,12 +15,15 @@ import json
 import re
 import uuid
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any, NotRequired, TypedDict
 
 from distsim.specs import canonical_json, digest, shown
+from distsim.specs.fields import Bound, Natural
+from distsim.specs.json_shape import require_json
 from distsim.store.storage import Storage, StorageError
 
 MARK = "COMMIT.json"
+LARGEST_MARK = 2**25  # bytes; one of 250,000 objects has so many
 
 
 class DamagedStore(Exception):
@@ -29,6 +32,22 @@ class DamagedStore(Exception):
 
 class WrittenByAnother(DamagedStore):
     """An object is whole, but a newer distsim wrote it and this one does not understand it."""
+
+
+Sha256 = Annotated[str, Bound("be a SHA-256 in hexadecimal", lambda text: _SHA256.fullmatch(text) is not None)]
+Plain = str | int | float | bool | None
+_SHA256 = re.compile("[0-9a-f]{64}")
+
+
+class MarkRecord(TypedDict):
+    """The JSON of a mark, without the digest of itself."""
+
+    attempt: str
+    objects: dict[str, tuple[Natural, Sha256]]
+    values: NotRequired[dict[str, Any]]
+    identity: NotRequired[str]
+    environment: NotRequired[dict[str, Plain]]
+    provenance: NotRequired[dict[str, Plain]]
 
 
 @dataclass(frozen=True)
@@ -130,16 +149,8 @@ def dropped_path(piece: str, generation: int = 1) -> str:
 
 
 def read_piece(storage: Storage, piece: str) -> Mark | None:
-    """Return the mark of a piece, or None if it is not committed.
-
-    DamagedStore: the object is not a mark, or the mark of another piece.
-    """
-    mark = read_mark(storage, mark_path(piece, generation(storage, piece)))
-    if mark is not None and mark.provenance.get("piece", piece) != piece:  # older marks do not name their piece
-        raise DamagedStore(
-            f"{piece} in {storage.url} is damaged: its mark belongs to {shown(mark.provenance['piece'])}"
-        )
-    return mark
+    """Return the mark of a piece, or None if it is not committed. DamagedStore: the object is not a mark."""
+    return read_mark(storage, mark_path(piece, generation(storage, piece)))
 
 
 def drop(storage: Storage, piece: str, number: int | None = None) -> None:
@@ -164,7 +175,7 @@ _ATTEMPT = re.compile(r"attempt-(?:(?P<generation>[1-9]\d{0,8})-)?[0-9a-f]{12}")
 
 def read_mark(storage: Storage, path: str) -> Mark | None:
     """Return the mark at this path, or None if nothing is there. DamagedStore: the object is not a mark."""
-    content = storage.get(path)
+    content = storage.get(path, most=LARGEST_MARK)
     try:
         return None if content is None else decode_mark(content)
     except ValueError as error:
@@ -173,24 +184,27 @@ def read_mark(storage: Storage, path: str) -> Mark | None:
 
 def decode_mark(content: bytes) -> Mark:
     """Return the mark that `Mark.encode` encoded. ValueError: the content is not a mark."""
+    if len(content) > LARGEST_MARK:
+        raise ValueError(f"it has more than {LARGEST_MARK:,} bytes")
     try:
         tree = json.loads(content)
         if not isinstance(tree, dict) or tree.pop("sha256", None) != digest(tree):
             raise ValueError("its content does not match the digest in it")
-        objects = {name: (int(size), str(sha256)) for name, (size, sha256) in tree.pop("objects").items()}
-        if not all(map(_inside, (*objects, str(tree["attempt"])))):
+        require_json("", tree, MarkRecord)
+        if unknown := sorted(tree.keys() - MarkRecord.__annotations__.keys()):
+            raise ValueError(f"it has the field {shown(unknown[0])}, which this distsim does not know")
+        objects = {name: (size, sha256) for name, (size, sha256) in tree.pop("objects").items()}
+        if not all(map(_inside, (*objects, tree["attempt"]))):
             raise ValueError("a name in it leads out of its folder")
-        if not all(isinstance(tree.get(part, {}), dict) for part in ("values", "environment", "provenance")):
-            raise ValueError("its values, environment and provenance must be JSON objects")
         return Mark(objects=objects, **tree)
-    except (TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise ValueError(str(error)) from None
+    except RecursionError:
+        raise ValueError("its content is nested too deeply") from None
 
 
 def read_object(storage: Storage, piece: str, mark: Mark, name: str) -> bytes:
     """Return an object that the mark names, checked against the mark. DamagedStore: it is missing or changed."""
     path = f"{piece}/attempt-{mark.attempt}/{name}"
-    content = storage.get(path)
+    content = storage.get(path, most=mark.objects[name][0])
     if content is None:
         raise DamagedStore(f"{path} is missing from {storage.url}, though {piece}/{MARK} names it")
     if (len(content), hashlib.sha256(content).hexdigest()) != mark.objects[name]:

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 from distsim.metrics.registry import VIEWS, Metric
-from distsim.specs import MOST, canonical_json, digest, shown
+from distsim.specs import MOST, canonical_json, digest, layer_names, shown
 
 LAYERS = "layers.json"
 METRICS_FOLDER = "metrics"
@@ -98,8 +98,8 @@ def _layer(entry: Any) -> StoredLayer:
     if not isinstance(entry, dict) or entry.keys() != {"name", "kind", "module", "shape"}:
         raise ValueError(f"a layer must have a name, a kind, a module and a shape, got {shown(entry)}")
     name, shape = _text(entry["name"], "name"), entry["shape"]
-    if "/" in name:
-        raise ValueError(f"a layer's name is part of paths and must not have a slash, got {shown(name)}")
+    if fault := layer_names.fault(name):
+        raise ValueError(fault)
     are_sizes = isinstance(shape, list) and all(type(size) is int and 1 <= size <= MOST for size in shape)
     if not are_sizes or not 1 <= len(shape) <= 8:
         raise ValueError(f"layer {name}: its shape must be 1 to 8 sizes, got {shown(shape)}")

@@ -82,17 +82,26 @@ class Storage:
         """Return the local folder, or None for an object store."""
         return None if "://" in self.url else Path(self.url)
 
-    def get(self, path: str) -> bytes | None:
-        """Return the object's bytes, or None if it does not exist. StorageError: it cannot be read."""
+    def get(self, path: str, most: int | None = None) -> bytes | None:
+        """Return the object's bytes, or None if it does not exist. StorageError: it cannot be read.
+
+        most : bytes that may be expected. Of a larger object, only the first most + 1 are read
+        """
         self._require_inside(path)
         if self.folder is not None and local.is_special(self.folder / path):
             raise StorageError(f"cannot read {path} in {self.url}: it is not a regular file")
         try:
-            return bytes(_again(lambda: obstore.get(self._store, path).bytes()))
+            return _again(lambda: self._read(path, most))
         except FileNotFoundError:
             return None
         except (BaseError, OSError, ValueError) as error:
             raise storage_error(f"cannot read {path} in {self.url}", error) from None
+
+    def _read(self, path: str, most: int | None) -> bytes:
+        found = obstore.get(self._store, path)
+        if most is None or found.meta["size"] <= most:
+            return bytes(found.bytes())
+        return bytes(obstore.get_range(self._store, path, start=0, length=most + 1))
 
     def put(self, path: str, content: bytes) -> None:
         """Write the object and replace an existing one. NoSpace: there is no room for it."""

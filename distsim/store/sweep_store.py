@@ -23,14 +23,12 @@
 import dataclasses
 import hashlib
 import json
-import re
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import distsim
 from distsim import trace
-from distsim.specs import PATTERN, Identity, NetworkId, Request, UnknownField, canonical_json, differences, digest
+from distsim.specs import Identity, NetworkId, Request, UnknownField, canonical_json, differences, digest
 from distsim.store.commits import (
     MARK,
     Attempt,
@@ -38,16 +36,16 @@ from distsim.store.commits import (
     Mark,
     WrittenByAnother,
     drop,
-    read_mark,
+    generation,
+    mark_path,
     read_object,
-    read_piece,
 )
+from distsim.store.paths import Pair, pairs_path, place_of, values_path
+from distsim.store.records import LARGEST_SPEC, WEIGHTS, decode_spec, read_record, weights_of
 from distsim.store.storage import Storage
 
 if TYPE_CHECKING:  # PyTorch takes seconds to import, and most readers load no network
     from distsim.training.chain import TrainedNetwork
-
-Pair = tuple[NetworkId, NetworkId]
 
 
 class IdentityMismatch(ValueError):
@@ -55,10 +53,6 @@ class IdentityMismatch(ValueError):
 
 
 EPOCHS = "epoch"  # folder of checkpoints, in the network's folder
-_PIECE = re.compile(
-    rf"{PATTERN}(?P<activations>/activations)?/(?P<kind>COMMIT|DROPPED)(?:-(?P<generation>[1-9]\d{{0,8}}))?\.json"
-)
-_COMPARISON = re.compile(rf"{PATTERN}/(?P<what>comparison|chance)/(?P<layer>[^/]+)/(?P<metrics>[^/]+)\.json")
 
 
 @dataclass(frozen=True)
@@ -137,15 +131,13 @@ class SweepStore:
         return identity
 
     def _spec(self) -> dict[str, Any]:
-        content = self.storage.get("spec.json")
+        content = self.storage.get("spec.json", most=LARGEST_SPEC)
         if content is None:
             raise FileNotFoundError(f"no sweep of {self.problem} in {self.root.url}")
         try:
-            spec = json.loads(content)
-            spec["identity"], spec["hash"]
-        except (ValueError, TypeError, KeyError, RecursionError):
-            raise DamagedStore(f"spec.json of {self.storage.url} is damaged") from None
-        return dict(spec)
+            return decode_spec(content)
+        except ValueError as error:
+            raise DamagedStore(f"spec.json of {self.storage.url} is damaged: {error}") from None
 
     def write_request(self, request: Request) -> None:
         """Write request.json in place of an earlier one."""
@@ -158,7 +150,7 @@ class SweepStore:
         FileNotFoundError: nothing was yet. DamagedStore: request.json is damaged. WrittenByAnother: a newer distsim
         wrote it.
         """
-        content = self.storage.get("request.json")
+        content = self.storage.get("request.json", most=LARGEST_SPEC)
         if content is None:
             raise FileNotFoundError(f"no request.json in {self.storage.url}: run its sweep script, which writes it")
         try:
@@ -184,13 +176,14 @@ class SweepStore:
         """Return everything that is committed, from one listing of the store."""
         marks: dict[str, set[tuple[NetworkId, bool, int]]] = {"COMMIT": set(), "DROPPED": set()}
         compared: dict[str, dict[tuple[NetworkId, str], set[str]]] = {"comparison": {}, "chance": {}}
-        for path in self.storage.sizes():
-            if match := _PIECE.fullmatch(path):
-                generation = int(match["generation"] or 1)
-                marks[match["kind"]].add((NetworkId.of_match(match), match["activations"] is not None, generation))
-            elif match := _COMPARISON.fullmatch(path):
-                key = (NetworkId.of_match(match), match["layer"])
-                compared[match["what"]].setdefault(key, set()).update(match["metrics"].split("+"))
+        for place in filter(None, map(place_of, self.storage.sizes())):
+            if place.network is None:
+                continue
+            if place.kind in compared:
+                compared[place.kind].setdefault((place.network, place.layer), set()).update(place.metrics)
+            else:
+                word = "DROPPED" if place.dropped else "COMMIT"
+                marks[word].add((place.network, place.kind == "activations", place.generation))
         committed = {mark[:2] for mark in marks["COMMIT"] if _current(mark, marks["DROPPED"])}
         networks = {network for network, of_activations in committed if not of_activations}
         activations = {network for network, of_activations in committed if of_activations}
@@ -208,12 +201,17 @@ class SweepStore:
 
     def mark(self, network: NetworkId) -> Mark | None:
         """Return a network's mark, or None if it is not committed. DamagedStore: the mark is damaged."""
-        return read_piece(self.storage, network.path)
+        return self._piece(network.path)
+
+    def _piece(self, piece: str) -> Mark | None:
+        return read_record(self.storage, mark_path(piece, generation(self.storage, piece)))
 
     def commit_network(
         self, network: NetworkId, step: "TrainedNetwork", files: dict[str, bytes] | None = None, **fields: Any
-    ) -> Mark:
-        """Commit a trained network, delete its checkpoints and return its mark: an earlier writer's if there is one.
+    ) -> "TrainedNetwork":
+        """Commit a trained network and delete its checkpoints. Return the network that counts.
+
+        That is an earlier writer's if there is one. On a GPU its weights may be others.
 
         files : further objects of the commit, by name
         fields : identity, environment and provenance of the Mark
@@ -230,7 +228,7 @@ class SweepStore:
                 attempt.put(name, content)
             mark = attempt.commit(values=step.record, **fields)
         self.storage.delete_prefix(f"{network.path}/{EPOCHS}")
-        return mark
+        return step if mark.objects == attempt.objects else self.load_network(network)
 
     def load_masks(self, network: NetworkId) -> dict[str, Any]:
         """Return a committed network's masks by parameter. Errors: see `load_network`."""
@@ -270,16 +268,25 @@ class SweepStore:
         return f"{network.path}/activations"
 
     def activations_mark(self, network: NetworkId) -> Mark | None:
-        return read_piece(self.storage, self.activations_path(network))
+        """Return the mark of a network's activations, or None if they are not committed.
+
+        DamagedStore: the mark is damaged, or the activations are those of other weights.
+        """
+        mark = self._piece(self.activations_path(network))
+        if mark is not None and WEIGHTS in mark.provenance:  # older marks do not name the weights
+            of_network = self.mark(network)
+            if of_network is not None and mark.provenance[WEIGHTS] != weights_of(of_network):
+                raise DamagedStore(
+                    f"the activations of {network.label} in {self.storage.url} come from other weights than the "
+                    "network's: distsim repair drops them"
+                )
+        return mark
 
     def drop_activations(self, network: NetworkId) -> None:
         """Remove a network's activations. They stop counting before the first object is deleted."""
         drop(self.storage, self.activations_path(network))
 
     # --- comparisons -------------------------------------------------------------------------------------------------
-
-    def comparison_path(self, network: NetworkId, layer: str, metrics: Iterable[str], what: str = "comparison") -> str:
-        return f"{network.path}/{what}/{layer}/{'+'.join(sorted(metrics))}.json"
 
     def commit_comparison(
         self, network: NetworkId, layer: str, values: dict[str, Any], what: str = "comparison", **fields: Any
@@ -289,7 +296,7 @@ class SweepStore:
         what : "comparison", or "chance" for permuted examples
         fields : identity, environment and provenance of the Mark
         """
-        path = self.comparison_path(network, layer, values, what)
+        path = values_path(network, what, layer, values)
         fields["provenance"] = fields.get("provenance", {}) | {"piece": path}
         self.storage.create(path, Mark(attempt="", objects={}, values=values, **fields).encode())
 
@@ -297,32 +304,25 @@ class SweepStore:
         """Return (network, layer) -> the marks that hold its values, in a fixed order. DamagedStore: one is damaged."""
         marks: dict[tuple[NetworkId, str], list[Mark]] = {}
         for path in sorted(self.storage.sizes()):
-            if (match := _COMPARISON.fullmatch(path)) and match["what"] == what:
-                mark = read_mark(self.storage, path)
-                if mark is None:
-                    continue
-                if mark.provenance.get("piece", path) != path:
-                    raise DamagedStore(
-                        f"{path} in {self.storage.url} is damaged: it belongs to {mark.provenance['piece']}"
-                    )
-                marks.setdefault((NetworkId.of_match(match), match["layer"]), []).append(mark)
+            place = place_of(path)
+            if place is not None and place.network is not None and place.kind == what:
+                mark = read_record(self.storage, path)
+                if mark is not None:
+                    marks.setdefault((place.network, place.layer), []).append(mark)
         return marks
 
     def commit_pairs(self, layer: str, results: dict[Pair, Any], **fields: Any) -> None:
         """Commit one layer's values of pairs of networks. Values of an earlier writer stay."""
         metrics = sorted({metric for values in results.values() for metric in values})
         values = {"layer": layer, "pairs": [[a.as_json(), b.as_json(), values] for (a, b), values in results.items()]}
-        mark = Mark(attempt="", objects={}, values=values, **fields)
-        self.storage.create(f"pairs/{layer}/{pairs_key(results, metrics)}.json", mark.encode())
+        path = pairs_path(layer, results, metrics)
+        fields["provenance"] = fields.get("provenance", {}) | {"piece": path}
+        self.storage.create(path, Mark(attempt="", objects={}, values=values, **fields).encode())
 
     def pair_marks(self) -> dict[str, Mark]:
         """Return path -> mark that holds values of pairs, sorted by path. DamagedStore: a mark holds something else."""
-        paths = sorted(path for path in self.storage.sizes("pairs") if path.endswith(".json"))
-        marks = {path: mark for path in paths if (mark := read_mark(self.storage, path)) is not None}
-        for path, mark in marks.items():
-            if mark.values.keys() != {"layer", "pairs"}:
-                raise DamagedStore(f"{path} in {self.storage.url} is damaged: it does not hold values of pairs")
-        return marks
+        paths = [path for path in sorted(self.storage.sizes("pairs")) if place_of(path) is not None]
+        return {path: mark for path in paths if (mark := read_record(self.storage, path)) is not None}
 
     def digests(self) -> dict[str, str]:
         """Read and check everything. Return piece -> SHA-256 of its contents: networks, activations, values, tables.
@@ -335,7 +335,7 @@ class SweepStore:
         pieces += [self.activations_path(network) for network in contents.activations]
         digests = {}
         for piece in pieces:
-            mark = read_piece(self.storage, piece)
+            mark = self._piece(piece)
             if mark is not None:
                 for name in mark.objects:
                     read_object(self.storage, piece, mark, name)
@@ -345,7 +345,7 @@ class SweepStore:
         for what in ("comparison", "chance"):
             for (network, layer), marks in self.comparisons(what).items():
                 for mark in marks:
-                    digests[self.comparison_path(network, layer, mark.values, what)] = mark.digest
+                    digests[values_path(network, what, layer, mark.values)] = mark.digest
         digests |= {path: mark.digest for path, mark in self.pair_marks().items()}
         results = self.results_mark()
         for name in results.objects if results is not None else ():
@@ -356,7 +356,7 @@ class SweepStore:
     # --- results -----------------------------------------------------------------------------------------------------
 
     def results_mark(self) -> Mark | None:
-        return read_mark(self.storage, f"results/{MARK}")
+        return read_record(self.storage, f"results/{MARK}")
 
     def replace_results(self, files: dict[str, bytes], **fields: Any) -> Mark:
         """Write new tables in place of the old ones. They count as missing until the new mark is written."""
@@ -379,11 +379,6 @@ class SweepStore:
                 f"results/{name} in {self.storage.url} is not what was written: distsim report writes it again"
             )
         return content
-
-
-def pairs_key(pairs: Iterable[Pair], metrics: Iterable[str]) -> str:
-    """Return the name, without .json, of the file that holds these pairs' values."""
-    return digest([sorted(f"({a.key}, {b.key})" for a, b in pairs), sorted(metrics)])[:16]
 
 
 def problems_in(root: Storage) -> list[str]:

@@ -18,6 +18,7 @@ from distsim.seeds import numpy_stream
 from distsim.specs import COMPLETE, PERMUTATIONS, NetworkId, Sweep
 from distsim.store import SweepStore
 from distsim.store.activations import Reader
+from distsim.store.records import WEIGHTS, WEIGHTS_X, WEIGHTS_Y, weights_of
 from distsim.sweep.failures import attempt
 from distsim.sweep.jobs import Comparison, PairJob
 
@@ -68,7 +69,8 @@ class ComparisonWorker:
                 identity=self.sweep.identity.hash,
                 environment=environment(self.sweep),
                 provenance=provenance(started, time.time())
-                | {"dtype_x": self._reference_dtype, "dtype_y": source.dtype},
+                | {"dtype_x": self._reference_dtype, "dtype_y": source.dtype}
+                | self._weights({WEIGHTS_X: COMPLETE, WEIGHTS_Y: network}),
             )
 
     def _compare_pairs(self, job: PairJob) -> None:
@@ -89,8 +91,14 @@ class ComparisonWorker:
                 {(a, b): values[places[a], places[b]] for a, b in job.pairs},
                 identity=self.sweep.identity.hash,
                 environment=environment(self.sweep),
-                provenance=provenance(started, time.time()),
+                provenance=provenance(started, time.time())
+                | self._weights({f"{WEIGHTS} {network.path}": network for network in job.networks}),
             )
+
+    def _weights(self, networks: dict[str, NetworkId]) -> dict[str, str]:
+        """Return name -> SHA-256 of the network's weights, for provenance."""
+        marks = {name: self.store.mark(network) for name, network in networks.items()}
+        return {name: weights_of(mark) for name, mark in marks.items() if mark is not None}
 
     def _kept_or_forwarded(self, network: NetworkId, layer: str) -> LayerSource:
         """Return a layer's activations, from the store if it has them, else by a forward pass. The bits are equal."""

@@ -16,6 +16,7 @@ from distsim.specs import NetworkId, Sweep
 from distsim.store import Mark, SweepStore
 from distsim.store.activations import Writer
 from distsim.store.commits import Attempt
+from distsim.store.records import WEIGHTS, weights_of
 from distsim.training.chain import TrainedNetwork
 
 
@@ -43,11 +44,13 @@ def extract(
         unsafe = _write(writer, network, probe, network.layers, shapes, dtypes, label)
         if unsafe:
             _write(writer, network, probe, unsafe, shapes, {layer.name: "float32" for layer in unsafe}, label)
+        of_network = store.mark(which)
         return attempt.commit(
             values={"layers": writer.layers},
             identity=sweep.identity.hash,
             environment=environment(sweep),
-            provenance=provenance(started, time.time()),
+            provenance=provenance(started, time.time())
+            | ({} if of_network is None else {WEIGHTS: weights_of(of_network)}),
         )
 
 

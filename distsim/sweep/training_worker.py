@@ -130,7 +130,7 @@ class TrainingWorker:
                     )
                     with trace.stage("training", self.sweep.name, network.label):
                         trained = yield from training
-                    self._commit(network, trained, started)
+                    trained = self._commit(network, trained, started)
                 if iteration in chain.extract and self.store.activations_mark(network) is None:
                     trained = trained or self.store.load_network(network)
                     beside.do(self.extract, network, trained)
@@ -197,9 +197,10 @@ class TrainingWorker:
 
     def _commit(
         self, network: NetworkId, trained: TrainedNetwork, started: float, files: dict[str, bytes] | None = None
-    ) -> None:
+    ) -> TrainedNetwork:
+        """Commit a network. Return the one that counts, which is another writer's if that writer was first."""
         self._require_finite(network, trained)
-        self.store.commit_network(
+        return self.store.commit_network(
             network,
             trained,
             files,

@@ -1,15 +1,13 @@
 """Checks of a network and of its activations whose objects all have the right digests.
 
-They check what a reader relies on: whose piece it is, that it can be loaded into the model, that it can be decoded.
-They do not check whether the values are those that a sweep computes; tests do that for the writers
-(tests/invariants.py).
+They check what a reader relies on: that it can be loaded into the model, that it can be decoded within bounds. They do
+not check whether the values are those that a sweep computes; tests do that for the writers (tests/invariants.py).
 """
 
 import hashlib
 import itertools
-import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -26,13 +24,13 @@ from distsim.activations.probe import layer_shapes
 from distsim.models import Layer, Network
 from distsim.specs import Identity, NetworkId, shown
 from distsim.store import Mark
+from distsim.store.arrays import ZARR, arrays_in, bounded, chunk_counts, chunk_names, decoded
 from distsim.store.described import StoredLayer
 from distsim.training.pruning import full_masks
 
 OBJECTS = {"weights.safetensors", "masks.safetensors"}
 OF_COMPLETE = {"rewind.safetensors", "probe.json"}
-NUMBERS = ("accuracy", "loss", "remaining", "remaining_pool", "epochs")  # of a record; tables are made from them
-CODECS = frozenset({"bytes", "zstd", "crc32c", "sharding_indexed"})  # with which activations are written
+ROOM = 2**20  # bytes that an object may have besides its values: names, shapes, what compression adds
 
 
 @dataclass
@@ -61,23 +59,26 @@ class Model:
         return {name: (problem.probe, *shape) for name, shape in shapes.items()}
 
 
-def number(value: Any) -> bool:
-    """Return whether a JSON value is a finite number."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
 # --- networks --------------------------------------------------------------------------------------------------------
 
 
-def network_faults(model: Model, which: NetworkId, mark: Mark, contents: Mapping[str, bytes]) -> Iterator[str]:
-    """Yield what is wrong with a network: its record is another's, or its tensors do not fit the model.
-
-    contents : name -> content of all objects that the mark names
-    """
-    if lacking := sorted((OBJECTS | (OF_COMPLETE if which.is_complete else set())) - contents.keys()):
+def object_faults(model: Model, which: NetworkId, mark: Mark) -> Iterator[str]:
+    """Yield what is wrong with the list of a network's objects, before any is read."""
+    expected = OBJECTS | (OF_COMPLETE if which.is_complete else set())
+    if lacking := sorted(expected - mark.objects.keys()):
         yield f"its mark does not name {', '.join(lacking)}"
+    if more := sorted(mark.objects.keys() - expected):
+        yield f"its mark names {shown(more[0])}, which a network does not have"
+    if model.network is None:
         return
-    yield from record_faults(mark.values, which)
+    tensors = sum(tensor.nbytes for tensor in model.network.state_dict().values())
+    for name, (size, _) in sorted(mark.objects.items()):
+        if size > tensors + ROOM:
+            yield f"{name} has {size:,} bytes, more than the model's tensors"
+
+
+def network_faults(model: Model, contents: Mapping[str, bytes]) -> Iterator[str]:
+    """Yield the tensors of a network that do not fit the model. contents : name -> content of its objects"""
     if model.identity is None or model.network is None:
         return
     state = model.network.state_dict()
@@ -86,18 +87,6 @@ def network_faults(model: Model, which: NetworkId, mark: Mark, contents: Mapping
         if f"{name}.safetensors" in contents:
             tensors = safetensors.torch.load(contents[f"{name}.safetensors"])
             yield from (f"{name}: {fault}" for fault in tensor_faults(tensors, expected))
-
-
-def record_faults(record: Mapping[str, Any], which: NetworkId) -> Iterator[str]:
-    """Yield what is wrong with a record: it is another network's, or tables cannot be made from it."""
-    if lacking := [name for name in ("run", "iteration", "reduced", *NUMBERS) if name not in record]:
-        yield f"its record lacks {', '.join(lacking)}"
-        return
-    if (record["run"], record["iteration"]) != ("complete" if which.run is None else which.run, which.iteration):
-        yield f"its record is that of run {shown(record['run'])}, iteration {shown(record['iteration'])}"
-    for name in (*NUMBERS, "reduced"):
-        if not (isinstance(record[name], bool) if name == "reduced" else number(record[name])):
-            yield f"its {name} is {shown(record[name])}"
 
 
 def tensor_faults(tensors: Mapping[str, Any], expected: Mapping[str, Any]) -> Iterator[str]:
@@ -115,28 +104,28 @@ def tensor_faults(tensors: Mapping[str, Any], expected: Mapping[str, Any]) -> It
 # --- activations -----------------------------------------------------------------------------------------------------
 
 
-def layer_names(mark: Mark) -> list[str]:
-    """Return the names of the layers whose arrays the mark names."""
-    return [name.removesuffix("/zarr.json") for name in mark.objects if name.endswith("/zarr.json")]
-
-
-def layer_faults(model: Model, mark: Mark, layer: str, read: Callable[[str], bytes | None]) -> Iterator[str]:
+def layer_faults(model: Model, mark: Mark, layer: str, read: Callable[[str, int], bytes | None]) -> Iterator[str]:
     """Yield what is wrong with a layer's array: its metadata, or else its values.
 
     The values are decoded a block of examples at a time.
 
-    read : returns an object that the mark names, or reports that it is damaged and returns None
+    read : returns an object that the mark names, or reports that it is damaged or has more bytes than the second
+        argument, and returns None
     """
-    encoded = read(f"{layer}/zarr.json")
-    if encoded is None or layer not in model.shapes:
+    folder = arrays_in(mark.objects)[layer]
+    encoded = read(f"{folder}/{ZARR}", ROOM)
+    if encoded is None:
         return
-    metadata = json.loads(encoded)
-    faults = array_faults(model, layer, metadata, {name for name in mark.objects if name.startswith(f"{layer}/c/")})
+    metadata = decoded(encoded)
+    if layer not in model.shapes:
+        return
+    named = {name.removeprefix(f"{folder}/") for name in mark.objects if name.startswith(f"{folder}/c/")}
+    faults = array_faults(model, layer, metadata, named)
     yield from faults
     if faults:  # decoding it could fail
         return
     values, whole = hashlib.sha256(), True
-    for block in _blocks(layer, encoded, metadata, read):
+    for block in _blocks(folder, encoded, metadata, read):
         if block is None:
             whole = False
         else:
@@ -147,20 +136,14 @@ def layer_faults(model: Model, mark: Mark, layer: str, read: Callable[[str], byt
 
 
 def array_faults(model: Model, layer: str, metadata: Any, named: set[str]) -> list[str]:
-    """Return what is wrong with a layer's zarr.json: it is not the layer's, or not as distsim encodes arrays.
-
-    named : names of the chunks in the mark
-    """
-    try:
-        return list(_array_faults(model, layer, metadata, named))
-    except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError):
-        return ["its metadata are not those of an array that distsim writes"]
+    """Return in what an array is not the layer's. named : the names of its chunks in the mark"""
+    return list(_array_faults(model, layer, metadata, named))
 
 
 def _array_faults(model: Model, layer: str, metadata: Any, named: set[str]) -> Iterator[str]:
     assert model.identity is not None
     expected, position, shape = model.layers[layer], list(model.layers).index(layer), list(model.shapes[layer])
-    if metadata["node_type"] != "array" or metadata["shape"] != shape:
+    if metadata["shape"] != shape:
         yield f"the array's shape is {shown(metadata['shape'])}, expected {shape}"
     dtypes = {"float32", storage_dtype(expected, model.identity.storage)}
     if metadata["data_type"] not in dtypes:
@@ -169,44 +152,24 @@ def _array_faults(model: Model, layer: str, metadata: Any, named: set[str]) -> I
     if (attributes["position"], attributes["kind"]) != (position, expected.kind):
         place = f"position {shown(attributes['position'])}, kind {shown(attributes['kind'])}"
         yield f"it is of a layer at {place}, expected position {position}, kind {expected.kind!r}"
-    if foreign := set(_codecs(metadata["codecs"])) - CODECS:
-        yield f"it is encoded by {', '.join(sorted(foreign))}, which distsim does not use"
-    if metadata["chunk_grid"]["name"] != "regular" or metadata["chunk_key_encoding"]["name"] != "default":
-        yield "its chunks are not named as distsim names them"
-    elif metadata["shape"] == shape:
-        count = math.prod(_chunk_counts(metadata))
-        if count != len(named) or {f"{layer}/{name}" for name in chunk_names(metadata)} != named:
-            yield f"its mark names {len(named)} chunks, {count} belong to the array"  # missing ones would read as zeros
-
-
-def _codecs(codecs: Iterable[Any]) -> Iterator[str]:
-    for codec in codecs:
-        yield codec["name"]
-        inside = codec.get("configuration", {})
-        yield from _codecs([*inside.get("codecs", ()), *inside.get("index_codecs", ())])
-
-
-def _chunk_counts(metadata: Any) -> list[int]:
-    chunks = metadata["chunk_grid"]["configuration"]["chunk_shape"]
-    return [-(-size // chunk) for size, chunk in zip(metadata["shape"], chunks, strict=True)]
-
-
-def chunk_names(metadata: Any) -> Iterator[str]:
-    """Yield the names of an array's objects, in the order of its examples: c/0/0/0/0, ..."""
-    for place in itertools.product(*map(range, _chunk_counts(metadata))):
-        yield "/".join(("c", *map(str, place)))
+    count = math.prod(chunk_counts(metadata))
+    if metadata["shape"] == shape and (count != len(named) or set(chunk_names(metadata)) != named):
+        yield f"its mark names {len(named)} chunks, {count} belong to the array"  # missing ones would read as zeros
 
 
 def _blocks(
-    layer: str, encoded: bytes, metadata: Any, read: Callable[[str], bytes | None]
+    folder: str, encoded: bytes, metadata: Any, read: Callable[[str, int], bytes | None]
 ) -> Iterator[NDArray[Any] | None]:
     """Yield the array's examples, one row of chunks at a time, or None if an object of the row is damaged."""
-    rows = metadata["chunk_grid"]["configuration"]["chunk_shape"][0]
+    chunks = metadata["chunk_grid"]["configuration"]["chunk_shape"]
+    most = 4 * math.prod(chunks) + ROOM
     for row, names in itertools.groupby(chunk_names(metadata), key=lambda name: int(name.split("/")[1])):
-        contents = {f"{layer}/zarr.json": encoded} | {f"{layer}/{name}": read(f"{layer}/{name}") for name in names}
+        contents = {f"{folder}/{name}": read(f"{folder}/{name}", most) for name in names}
         if None in contents.values():
             yield None
             continue
+        contents[f"{folder}/{ZARR}"] = encoded
         objects: dict[str, Any] = {name: Buffer.from_bytes(content or b"") for name, content in contents.items()}
-        array = zarr.open_array(zarr.storage.MemoryStore(objects), path=layer, mode="r", zarr_format=3)
-        yield np.asarray(array[row * rows : (row + 1) * rows])
+        with bounded():
+            array = zarr.open_array(zarr.storage.MemoryStore(objects), path=folder, mode="r", zarr_format=3)
+        yield np.asarray(array[row * chunks[0] : (row + 1) * chunks[0]])

@@ -13,7 +13,8 @@ from typing import Any
 from distsim.environment import EnvironmentDrift, environment, require_device
 from distsim.specs import Extent, NetworkId, Sweep, canonical_json, differences
 from distsim.store import DamagedStore, Mark, Storage, SweepStore
-from distsim.store.commits import MARK, drop, dropped_path, read_mark, read_piece
+from distsim.store.commits import MARK, drop, dropped_path, read_piece
+from distsim.store.records import pairs_in, read_record
 from distsim.verify.derived import FIGURES, PAIR_TABLES, TABLES
 from distsim.verify.report import DAMAGED, LEFTOVER, UNREAD, Finding, Report
 from distsim.verify.walk import ASIDE, of_network
@@ -196,9 +197,9 @@ class _Plan:
         """Return the paths of the networks in a tile of pairs, or of all networks if it cannot be read."""
         try:
             assert self.store is not None
-            mark = read_mark(self.store.storage, path) or Mark("", {})
-            return {NetworkId.from_json(x).path for a, b, _ in mark.values["pairs"] for x in (a, b)}
-        except (DamagedStore, KeyError, TypeError, ValueError):
+            mark = read_record(self.store.storage, path)
+            return set() if mark is None else {of.path for x, y, _ in pairs_in(mark.values) for of in (x, y)}
+        except DamagedStore:
             return set(self.networks)
 
     def _comes_out_again(self, networks: list[NetworkId]) -> bool:

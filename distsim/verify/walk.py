@@ -5,7 +5,6 @@ taken another's place. The tables can, because they name the pieces that they we
 """
 
 import hashlib
-import json
 import os
 import re
 from collections import Counter
@@ -19,13 +18,16 @@ from distsim.results.reduce import Committed
 from distsim.results.tables import read_parquet_bytes
 from distsim.specs import PATTERN, Identity, NetworkId, digest, shown
 from distsim.store import DamagedStore, Mark, StorageError, SweepStore
+from distsim.store.arrays import ZARR, arrays_in
 from distsim.store.commits import MARK, WrittenByAnother, attempt_generation, dropped_path, read_mark
 from distsim.store.described import LAYERS
+from distsim.store.paths import Place, place_of
+from distsim.store.records import LARGEST_SPEC, SpecRecord, decode_spec
 from distsim.store.storage import first_line
 from distsim.store.sweep_store import EPOCHS
 from distsim.sweep import kept_behaviour
-from distsim.verify import derived, descriptions, networks
-from distsim.verify.derived import PAIR_TABLES, SAME, TABLES, canonical, files_faults, mark_at
+from distsim.verify import descriptions, lineage, networks
+from distsim.verify.derived import PAIR_TABLES, SAME, TABLES, canonical, files_faults, mark_at, size_faults
 from distsim.verify.networks import Model
 from distsim.verify.report import DAMAGED, FOREIGN, LEFTOVER, NOTE, UNREAD, Finding, Report
 from distsim.verify.unfinished import unlisted
@@ -50,8 +52,6 @@ def of_network(path: str) -> tuple[NetworkId, str] | None:
 
 
 _FOLDER = re.compile(f"{PATTERN}/")
-_MARK = re.compile(r"COMMIT(?:-(?P<generation>[1-9]\d{0,8}))?\.json")
-_DROPPED = re.compile(r"DROPPED(?:-[1-9]\d{0,8})?\.json")
 
 
 @dataclass
@@ -65,25 +65,14 @@ class _Piece:
     generation: int = 1  # the one that counts
 
 
-@dataclass(frozen=True)
-class _Values:
-    """A file of values."""
-
-    path: str
-    what: str  # of VALUES
-    layer: str
-    named: str  # the file's name without .json: metrics, or the digest of a tile
-
-
-def _split(path: str) -> tuple[_Piece | None, str]:
-    """Return the piece in whose folder a path lies, without its marks, and the path within it; else None and path."""
+def _folder_of(path: str) -> tuple[str, str]:
+    """Return the piece of a network in whose folder a path lies, and the path within it; "" and the path elsewhere."""
     split = of_network(path)
     if split is None:
-        return None, path
+        return "", path
     network, inside = split
     of_activations = inside.startswith("activations/")
-    where = network.path + "/activations" * of_activations
-    return _Piece(where, network, of_activations), inside.removeprefix("activations/")
+    return network.path + "/activations" * of_activations, inside.removeprefix("activations/")
 
 
 class _Walk:
@@ -98,7 +87,7 @@ class _Walk:
         self.model = Model()
         self.marks: dict[str, Mark] = {}  # piece -> its mark, if it is whole
         self.networks: dict[str, _Piece] = {}  # path -> piece, run by run
-        self.values: list[_Values] = []
+        self.values: list[Place] = []
         self.others: list[str] = []  # paths of objects that a mark must name, or that are unknown
 
     def through_everything(self) -> None:
@@ -117,7 +106,8 @@ class _Walk:
             if piece.path in self.marks:
                 self._within(piece.path, self._content, piece)
         for file in self.values:
-            self._within(file.path, self._of_values, file)
+            self._within(file.piece, self._of_values, file)
+        self._weights()
         self._unnamed()
         self._within(TABLES, self._tables)
         self._within(PAIR_TABLES, self._pair_tables)
@@ -143,17 +133,14 @@ class _Walk:
     def _listing(self) -> None:
         pieces: dict[str, _Piece] = {}
         for path in sorted(self.sizes):
-            piece, inside = _split(path)
-            mark = _MARK.fullmatch(inside) if piece is not None else None
-            match inside.removesuffix(".json").split("/") if path.endswith(".json") else ():
-                case [_] if piece is not None and mark is not None:
-                    pieces.setdefault(piece.path, piece).marks[int(mark["generation"] or 1)] = path
-                case ["comparison" | "chance" as what, layer, named] if piece is not None and not piece.of_activations:
-                    self.values.append(_Values(path, what, layer, named))
-                case ["pairs", *layer, named] if piece is None:
-                    self.values.append(_Values(path, "pairs", "/".join(layer), named))
-                case _:
-                    self.others.append(path)
+            place = place_of(path)
+            if place is not None and place.kind in VALUES:
+                self.values.append(place)
+            elif place is not None and place.network is not None and not place.dropped:
+                piece = _Piece(place.piece, place.network, place.kind == "activations")
+                pieces.setdefault(place.piece, piece).marks[place.generation] = path
+            else:
+                self.others.append(path)
         ordered = sorted(pieces.values(), key=lambda piece: (piece.network, piece.of_activations))
         self.networks = {piece.path: piece for piece in ordered}
 
@@ -182,41 +169,42 @@ class _Walk:
         named = {f"{path}/attempt-{mark.attempt}/{name}" for path, mark in self.marks.items() for name in mark.objects}
         files = ("spec.json", "request.json", LAYERS, TABLES, PAIR_TABLES)
         for path in self.others:
-            piece, inside = _split(path)
-            where = path if piece is None else piece.path
+            where, inside = _folder_of(path)
             folder, _, rest = inside.partition("/")
+            place = place_of(path)
             if path in named or path.split("/")[0] in files or descriptions.PATH.fullmatch(path):
                 continue
-            if piece is not None and _DROPPED.fullmatch(inside):
+            if place is not None and place.dropped:
                 continue
-            if piece is not None and rest and attempt_generation(folder) is not None:
+            if where and rest and attempt_generation(folder) is not None:
                 listed = self.networks.get(where)
                 # a damaged mark may name it or not
                 if where in self.marks or listed is None or listed.generation not in listed.marks:
                     self._found(where, "no mark names it", path, LEFTOVER)
-            elif piece is not None and rest and folder == EPOCHS and not piece.of_activations:
+            elif where and rest and folder == EPOCHS and not where.endswith("/activations"):
                 if where in self.marks:
                     self._found(where, "is a checkpoint of a finished training", path, LEFTOVER)
             elif path.removesuffix(ASIDE) in files:
                 if path.removesuffix(ASIDE) in self.sizes:
                     self._found(path, "was set aside by repair", path, LEFTOVER)
             else:
-                self._found(path, "is not written by distsim", path, FOREIGN)
+                self._found(where or path, "is not written by distsim", path, FOREIGN)
 
     # --- identity and extent -----------------------------------------------------------------------------------------
 
     def _spec(self) -> None:
-        content, found = self.storage.get("spec.json"), partial(self._found, "spec.json")
+        content, found = self.storage.get("spec.json", most=LARGEST_SPEC), partial(self._found, "spec.json")
         if content is None:
             found(ABSENT, "spec.json", NOTE if f"spec.json{ASIDE}" in self.sizes else DAMAGED)
             return
         try:
-            spec = json.loads(content)
+            spec = decode_spec(content)
             if digest(spec["identity"]) != spec["hash"]:
                 raise ValueError("its identity does not match its hash")
-            if spec.keys() != {"identity", "hash", "distsim"} or spec["identity"]["problem"]["name"] != self.problem:
+            of_another = spec["identity"].get("problem", {}).get("name") != self.problem
+            if of_another or spec.keys() != SpecRecord.__annotations__.keys():
                 raise ValueError("it belongs to another sweep")
-        except (ValueError, TypeError, KeyError, RecursionError) as error:
+        except (ValueError, TypeError, AttributeError) as error:
             found(f"is damaged: {first_line(error)}", "spec.json")
             return
         self.hash = spec["hash"]
@@ -234,7 +222,7 @@ class _Walk:
             found(f"{error}: shapes and masks are not checked", "spec.json", NOTE)
 
     def _request(self) -> None:
-        content, found = self.storage.get("request.json"), partial(self._found, "request.json")
+        content, found = self.storage.get("request.json", most=LARGEST_SPEC), partial(self._found, "request.json")
         if content is None:
             found(ABSENT, "request.json", NOTE)
             return
@@ -259,14 +247,10 @@ class _Walk:
             self.model = Model()
         self.hash = hashes.most_common(1)[0][0]
 
-    def _require_own(self, piece: str, path: str, mark: Mark) -> bool:
-        """Report a mark of another piece or sweep. Return whether the mark is this piece's."""
-        owner = mark.provenance.get("piece", piece)  # older marks do not name their piece
-        if owner != piece:
-            self._found(piece, f"belongs to {shown(owner)}", path)
+    def _require_own(self, piece: str, path: str, mark: Mark) -> None:
+        """Report a mark of another sweep."""
         if self.hash is not None and mark.identity != self.hash:
             self._found(piece, f"belongs to another sweep: its identity is {shown(str(mark.identity)[:12])}", path)
-        return bool(owner == piece)
 
     # --- what the marks name -----------------------------------------------------------------------------------------
 
@@ -278,70 +262,81 @@ class _Walk:
         if piece.of_activations:
             self._activations(piece, mark)
         else:
-            contents = {name: self._read(piece, mark, name) for name in mark.objects}
-            whole = {name: content for name, content in contents.items() if content is not None}
-            if whole.keys() == contents.keys() and self.model.identity is not None:
-                for fault in networks.network_faults(self.model, piece.network, mark, whole):
-                    self._found(piece.path, fault)
+            self._network(piece, mark)
         if len(self.findings) > before and read_mark(self.storage, path) != mark:
             del self.findings[before:]  # a driver dropped it while it was read
 
+    def _network(self, piece: _Piece, mark: Mark) -> None:
+        faults = list(networks.object_faults(self.model, piece.network, mark))
+        for fault in faults:
+            self._found(piece.path, fault)
+        if faults:
+            return
+        contents = {name: self._read(piece, mark, name) for name in mark.objects}
+        whole = {name: content for name, content in contents.items() if content is not None}
+        if whole.keys() == contents.keys():
+            for fault in networks.network_faults(self.model, whole):
+                self._found(piece.path, fault)
+
     def _activations(self, piece: _Piece, mark: Mark) -> None:
-        names = networks.layer_names(mark)
-        if set(names) != set(self.model.layers or names) or "zarr.json" not in mark.objects:
-            self._found(piece.path, f"its mark names the layers {shown(', '.join(sorted(names)))}")
+        layers = arrays_in(mark.objects)
+        if set(layers) != set(self.model.layers or layers) or ZARR not in mark.objects:
+            self._found(piece.path, f"its mark names the layers {shown(', '.join(sorted(layers)))}")
         unread = set(mark.objects)
 
-        def read(name: str) -> bytes | None:
+        def read(name: str, most: int) -> bytes | None:
             unread.discard(name)
-            return self._read(piece, mark, name)
+            return self._read(piece, mark, name, most)
 
         def check(layer: str) -> None:
             for fault in networks.layer_faults(self.model, mark, layer, read):
-                self._found(piece.path, fault, f"{piece.path}/attempt-{mark.attempt}/{layer}")
+                self._found(piece.path, fault, f"{piece.path}/attempt-{mark.attempt}/{layers[layer]}")
 
-        for name in names:
-            self._within(piece.path, check, name)
+        for layer in layers:
+            self._within(piece.path, check, layer)
         for name in sorted(unread):
             self._read(piece, mark, name)
 
-    def _read(self, piece: _Piece, mark: Mark, name: str) -> bytes | None:
-        """Return an object that the mark names, or report that it is damaged and return None."""
+    def _read(self, piece: _Piece, mark: Mark, name: str, most: int | None = None) -> bytes | None:
+        """Return an object that the mark names, or report that it is damaged and return None.
+
+        most : bytes that it can have
+        """
         path = f"{piece.path}/attempt-{mark.attempt}/{name}"
         size, sha256 = mark.objects[name]
-        content = self.storage.get(path)
+        if most is not None and size > most:
+            self._found(piece.path, f"has {size:,} bytes, at most {most:,} belong there", path)
+            return None
+        content = self.storage.get(path, most=size)
         if content is None:
             self._found(piece.path, "is missing", path)
         elif len(content) != size:
-            self._found(piece.path, f"has {len(content):,} bytes instead of {size:,}", path)
+            self._found(piece.path, f"has {self.sizes.get(path, len(content)):,} bytes instead of {size:,}", path)
         elif hashlib.sha256(content).hexdigest() != sha256:
             self._found(piece.path, "is damaged: its digest is not the one in its mark", path)
         else:
             return content
         return None
 
-    def _of_values(self, file: _Values) -> None:
-        self.pieces[VALUES[file.what]] += 1
-        path = file.path
+    def _of_values(self, file: Place) -> None:
+        self.pieces[VALUES[file.kind]] += 1
+        path = file.piece
         mark = mark_at(self.storage, path, partial(self._found, path))
         if mark is None:
             return
         self.marks[path] = mark
-        if not self._require_own(path, path, mark):
-            return
+        self._require_own(path, path, mark)
         if self.model.layers and file.layer not in self.model.layers:
             self._found(path, "the model has no such layer", path)
-            return
-        for fault in self._values_faults(file, mark):
-            self._found(path, fault, path)
+        elif file.kind == "comparison" and file.layer in self.model.shapes:
+            for fault in size_faults(mark.values, self.model.shapes[file.layer]):
+                self._found(path, fault, path)
 
-    def _values_faults(self, file: _Values, mark: Mark) -> list[str]:
-        match file.what:
-            case "pairs":
-                return derived.pairs_faults(mark.values, file.named, file.layer)
-            case "chance":
-                return derived.chance_faults(mark.values, file.named.split("+"))
-        return derived.comparison_faults(mark.values, file.named.split("+"), self.model.shapes.get(file.layer, ()))
+    def _weights(self) -> None:
+        """Report what comes from other weights than those of its network, or a network to which nothing belongs."""
+        faults = lineage.faults(self.marks, self.values)
+        for piece, fault in faults.items():
+            self._found(piece, fault)
 
     # --- tables ------------------------------------------------------------------------------------------------------
 
@@ -356,8 +351,12 @@ class _Walk:
         if mark is None:
             return
         if "provenance.parquet" in mark.objects:
-            rows = read_parquet_bytes(self.storage.get(f"{TABLES}/provenance.parquet") or b"")
-            of_tables = rows[["table", "piece", "digest"]].drop_duplicates() if len(rows) else rows
+            try:
+                rows = read_parquet_bytes(self.storage.get(f"{TABLES}/provenance.parquet") or b"")
+                of_tables = rows[["table", "piece", "digest"]].drop_duplicates() if len(rows) else rows
+            except (ValueError, KeyError) as error:
+                self._found(TABLES, f"is damaged: {first_line(error)}", f"{TABLES}/provenance.parquet")
+                return
             for table, piece, sha256 in of_tables.itertuples(index=False, name=None):
                 path = piece if table == "networks" else f"{piece}.json"
                 self._compare_with_tables(path, sha256, "the tables were made from", table != "networks")

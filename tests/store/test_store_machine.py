@@ -50,9 +50,9 @@ class Stepping(Storage):
             self.drops = ""
             raise StorageError("the line dropped")
 
-    def get(self, path: str) -> bytes | None:
+    def get(self, path: str, most: int | None = None) -> bytes | None:
         self._wait()
-        return super().get(path)
+        return super().get(path, most)
 
     def settle(self, paths: Any) -> None:
         self._wait()  # nothing to see of it without a loss of power

@@ -14,7 +14,7 @@ from sweep_scripts import outcome
 from distsim.cli import main as cli
 from distsim.store import Storage, StorageError, SweepStore
 from distsim.store.commits import MARK, read_mark
-from distsim.verify import derived, networks
+from distsim.verify import networks, walk
 from distsim.verify.report import DAMAGED, LEFTOVER, NOTE, UNREAD, Finding, Report
 from distsim.verify.store import verify_store
 
@@ -44,9 +44,9 @@ def test_everything_is_read(kept: Path, monkeypatch: pytest.MonkeyPatch) -> None
     """But for what no mark names, and the inside of the ends of generations."""
     get, read = Storage.get, set()
 
-    def reading(self: Storage, path: str) -> bytes | None:
+    def reading(self: Storage, path: str, most: int | None = None) -> bytes | None:
         read.add(f"{self.url}/{path}")
-        return get(self, path)
+        return get(self, path, most)
 
     monkeypatch.setattr(Storage, "get", reading)
     report = verify_store(Storage(kept))
@@ -184,10 +184,10 @@ def test_what_cannot_be_read_is_not_taken_for_damaged(
 ) -> None:
     get = Storage.get
 
-    def failing(self: Storage, path: str) -> bytes | None:
+    def failing(self: Storage, path: str, most: int | None = None) -> bytes | None:
         if path.endswith(("rewind.safetensors", "iter_01/COMMIT.json")) or "/pool1/" in path or "figures" in path:
             raise StorageError(f"cannot read {path}: timed out")
-        return get(self, path)
+        return get(self, path, most)
 
     monkeypatch.setattr(Storage, "get", failing)
     found = new()
@@ -206,11 +206,9 @@ def test_no_error_comes_through(root: Path, monkeypatch: pytest.MonkeyPatch, new
         raise MemoryError("no room")
 
     for module, name in (
-        (networks, "record_faults"),
+        (networks, "object_faults"),
         (networks, "array_faults"),
-        (derived, "comparison_faults"),
-        (derived, "chance_faults"),
-        (derived, "pairs_faults"),
+        (walk, "mark_at"),
     ):
         monkeypatch.setattr(module, name, broken)
     found = new()

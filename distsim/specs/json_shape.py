@@ -1,0 +1,65 @@
+"""The shape of JSON that was read: types as annotations, checked in one place.
+
+A record that a store holds is described by a `TypedDict`. `require_json` checks a value against it, and names the first
+field that does not fit. A stranger may have written the store, so nothing may be assumed of what is in it.
+"""
+
+from functools import cache
+from typing import Any, NotRequired, get_args, get_origin, get_type_hints, is_typeddict
+
+from distsim.specs.fields import expect, require, shown
+
+
+def require_json(field: str, value: Any, kind: Any) -> None:
+    """Raise ValueError if a JSON value is not of this type. The text names the field and what it must be.
+
+    field  the value's name for the text, such as `values.cka`; "" for the whole record
+    kind   a TypedDict, whose value may have further fields; dict[str, X]; list[X]; tuple[X, Y], for a list of two; or
+           what `distsim.specs.fields.require` knows: numbers with bounds, text, Literal, unions of these
+    """
+    if is_typeddict(kind):
+        _require_fields(field, value, kind)
+    elif get_origin(kind) is dict:
+        expect(isinstance(value, dict), f"{_named(field)} must be an object, got {shown(value)}")
+        for name, entry in value.items():
+            require_json(_inner(field, name), entry, get_args(kind)[1])
+    elif get_origin(kind) in (list, tuple):
+        _require_list(field, value, kind)
+    elif kind is not Any:
+        require(_named(field), value, kind)
+
+
+def _require_fields(field: str, value: Any, kind: Any) -> None:
+    expect(isinstance(value, dict), f"{_named(field)} must be an object, got {shown(value)}")
+    if lacking := sorted(kind.__required_keys__ - value.keys()):
+        raise ValueError(f"{_named(_inner(field, lacking[0]))} is missing")
+    for name, of in _hints(kind):
+        if name in value:
+            require_json(_inner(field, name), value[name], of)
+
+
+def _require_list(field: str, value: Any, kind: Any) -> None:
+    inner = get_args(kind)
+    expect(isinstance(value, list), f"{_named(field)} must be a list, got {shown(value)}")
+    if get_origin(kind) is tuple:
+        expect(len(value) == len(inner), f"{_named(field)} must be a list of {len(inner)}, got {shown(value)}")
+    else:
+        inner = inner * len(value)
+    for place, (entry, of) in enumerate(zip(value, inner, strict=True)):
+        require_json(f"{field}[{place}]", entry, of)
+
+
+@cache
+def _hints(kind: Any) -> tuple[tuple[str, Any], ...]:
+    """Return the fields of a TypedDict and their types, without `NotRequired`."""
+    hints = get_type_hints(kind, include_extras=True)
+    return tuple((name, get_args(of)[0] if get_origin(of) is NotRequired else of) for name, of in hints.items())
+
+
+def _inner(field: str, name: str) -> str:
+    shortened = name if len(name) <= 60 and name.isprintable() else shown(name)
+    return f"{field}.{shortened}" if field else shortened
+
+
+def _named(field: str) -> str:
+    return f"field {field}" if field else "it"

@@ -1,0 +1,71 @@
+"""What the path of an object says: whose it is, and which record it holds."""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from distsim.specs import PATTERN, NetworkId, digest
+from distsim.specs.layer_names import from_path, in_path
+
+Pair = tuple[NetworkId, NetworkId]
+Kind = Literal["network", "activations", "comparison", "chance", "pairs", "tables", "pair_tables", "figures"]
+
+_MARK = re.compile(
+    rf"(?P<piece>{PATTERN}(?P<activations>/activations)?)/(?P<word>COMMIT|DROPPED)(?:-(?P<generation>[1-9]\d{{0,8}}))?\.json"
+)
+_VALUES = re.compile(rf"{PATTERN}/(?P<what>comparison|chance)/(?P<layer>[^/]+)/(?P<named>[^/]+)\.json")
+_PAIRS = re.compile(r"pairs/(?P<layer>[^/]+)/(?P<named>[^/]+)\.json")
+_DERIVED: dict[str, Kind] = {
+    "results/COMMIT.json": "tables",
+    "pair_results/COMMIT.json": "pair_tables",
+    "figures/COMMIT.json": "figures",
+}
+
+
+@dataclass(frozen=True)
+class Place:
+    """A mark, or the end of a generation, by its path in the folder of its sweep."""
+
+    kind: Kind
+    piece: str  # the folder of a network or of its activations, else the path itself
+    network: NetworkId | None = None
+    layer: str = ""
+    named: str = ""  # of values: the file's name without .json, their metrics or a digest
+    generation: int = 1
+    dropped: bool = False  # DROPPED.json, which ends the generation
+
+    @property
+    def metrics(self) -> list[str]:
+        """Return the metrics that the name of a file of values lists, sorted."""
+        return self.named.split("+")
+
+
+def place_of(path: str) -> Place | None:
+    """Return what a path says, or None if it is not that of a mark."""
+    if match := _MARK.fullmatch(path):
+        kind: Kind = "activations" if match["activations"] else "network"
+        generation, dropped = int(match["generation"] or 1), match["word"] == "DROPPED"
+        return Place(kind, match["piece"], NetworkId.of_match(match), generation=generation, dropped=dropped)
+    if match := _VALUES.fullmatch(path):
+        what: Kind = "chance" if match["what"] == "chance" else "comparison"
+        return Place(what, path, NetworkId.of_match(match), from_path(match["layer"]), match["named"])
+    if match := _PAIRS.fullmatch(path):
+        return Place("pairs", path, None, from_path(match["layer"]), match["named"])
+    derived = _DERIVED.get(path)
+    return None if derived is None else Place(derived, path)
+
+
+def values_path(network: NetworkId, what: str, layer: str, metrics: Iterable[str]) -> str:
+    """Return the path of one layer's values. what : comparison or chance"""
+    return f"{network.path}/{what}/{in_path(layer)}/{'+'.join(sorted(metrics))}.json"
+
+
+def pairs_path(layer: str, pairs: Iterable[Pair], metrics: Iterable[str]) -> str:
+    """Return the path of a tile: one layer's values of pairs of networks."""
+    return f"pairs/{in_path(layer)}/{pairs_key(pairs, metrics)}.json"
+
+
+def pairs_key(pairs: Iterable[Pair], metrics: Iterable[str]) -> str:
+    """Return the name, without .json, of the file that holds these pairs' values."""
+    return digest([sorted(f"({a.key}, {b.key})" for a, b in pairs), sorted(metrics)])[:16]

@@ -1,0 +1,212 @@
+"""The records that a store holds, and their check: the one place where what was read becomes believed.
+
+Each record is JSON in a mark, and the path says which record it must be. A stranger may have written the store. The
+digest shows that a record is whole, not that it is what its path says.
+"""
+
+import json
+import math
+from collections.abc import Callable, Iterator
+from typing import Any, Literal, NotRequired, TypedDict
+
+from distsim.comparison.pair import Result
+from distsim.metrics.registry import METRICS
+from distsim.specs import PERMUTATIONS, NetworkId, shown
+from distsim.specs.fields import Count, Natural, expect
+from distsim.specs.json_shape import require_json
+from distsim.store.commits import LARGEST_MARK, DamagedStore, Mark, Sha256, decode_mark
+from distsim.store.paths import Place, pairs_key, place_of
+from distsim.store.storage import Storage
+
+LARGEST_SPEC = 2**20  # bytes of spec.json and request.json
+# Fields of provenance: the SHA-256 of the weights that activations, or the two sides of values, come from.
+WEIGHTS, WEIGHTS_X, WEIGHTS_Y = "weights", "weights_x", "weights_y"
+
+
+class NetworkRecord(TypedDict):
+    """How a network was trained, and how good it is."""
+
+    run: Natural | Literal["complete"]
+    iteration: Natural
+    epochs: Natural  # trained
+    accuracy: float  # on the test set, 0..1
+    loss: float
+    remaining: float  # alive / all parameters
+    remaining_pool: float  # alive / prunable parameters
+    reduced: bool
+    train_loss: NotRequired[list[float]]  # of each epoch
+    validation_loss: NotRequired[list[float]]
+    best_epoch: NotRequired[Natural | None]
+
+
+class StoredArray(TypedDict):
+    """A layer's activations as stored."""
+
+    dtype: Literal["float16", "float32"]
+    shape: list[Count]
+    sha256: Sha256  # of the values in C order
+
+
+class ActivationsRecord(TypedDict):
+    """A network's activations. Older marks have no layers."""
+
+    layers: NotRequired[dict[str, StoredArray]]
+
+
+class ChanceResult(TypedDict):
+    """A metric's values for permuted examples, one for each permutation."""
+
+    values: list[float | None]
+    reasons: list[str]
+
+
+class PairsRecord(TypedDict):
+    """A tile: one layer's values of pairs of networks."""
+
+    layer: str
+    pairs: list[tuple[Any, Any, dict[str, Result]]]
+
+
+class TablesRecord(TypedDict):
+    """Tables or figures, and the digest of what they were made from."""
+
+    inputs: str
+
+
+class PairTablesRecord(TypedDict):
+    """Tables of pairs, and the digest of each tile that they were made from."""
+
+    inputs: dict[str, str]
+
+
+KINDS: dict[str, Any] = {
+    "network": NetworkRecord,
+    "activations": ActivationsRecord,
+    "comparison": dict[str, Result],
+    "chance": dict[str, ChanceResult],
+    "pairs": PairsRecord,
+    "tables": TablesRecord,
+    "pair_tables": PairTablesRecord,
+    "figures": TablesRecord,
+}
+
+
+def read_record(storage: Storage, path: str) -> Mark | None:
+    """Return the mark at this path, or None if nothing is there.
+
+    DamagedStore: it is not a mark, belongs to another piece, or does not hold the record that its path says.
+    """
+    content = storage.get(path, most=LARGEST_MARK)
+    try:
+        return None if content is None else decode_record(content, path)
+    except ValueError as error:
+        raise DamagedStore(f"{path} in {storage.url} is damaged: {error}") from None
+
+
+def decode_record(content: bytes, path: str) -> Mark:
+    """Return the mark in an object that was read at this path. ValueError: see `read_record`."""
+    mark, place = decode_mark(content), place_of(path)
+    if place is not None:
+        owner = mark.provenance.get("piece", place.piece)  # older marks do not name their piece
+        expect(owner == place.piece, f"it belongs to {shown(owner)}")
+        require_values(place, mark.values)
+    return mark
+
+
+def require_values(place: Place, values: dict[str, Any]) -> None:
+    """Check the values of a mark at this place. ValueError: they are not the record that belongs there."""
+    require_json("values", values, KINDS[place.kind])
+    if place.kind in _AGREES:
+        _AGREES[place.kind](place, values)
+
+
+class SpecRecord(TypedDict):
+    """The content of spec.json."""
+
+    identity: dict[str, Any]  # as `Identity.from_dict` reads it
+    hash: Sha256
+    distsim: NotRequired[str]  # the version that wrote it
+
+
+def decode_spec(content: bytes) -> dict[str, Any]:
+    """Return the content of spec.json. ValueError: it is not a `SpecRecord`."""
+    if len(content) > LARGEST_SPEC:
+        raise ValueError(f"it has more than {LARGEST_SPEC:,} bytes")
+    try:
+        spec = json.loads(content)
+    except RecursionError:
+        raise ValueError("its content is nested too deeply") from None
+    require_json("", spec, SpecRecord)
+    return dict(spec)
+
+
+def weights_of(mark: Mark) -> str:
+    """Return the SHA-256 of the weights in a network's mark, "" if it names none."""
+    return mark.objects.get("weights.safetensors", (0, ""))[1]
+
+
+# --- what must hold between fields -----------------------------------------------------------------------------------
+
+
+def _network(place: Place, record: dict[str, Any]) -> None:
+    assert place.network is not None
+    run, iteration = "complete" if place.network.run is None else place.network.run, place.network.iteration
+    expect(
+        (record["run"], record["iteration"]) == (run, iteration),
+        f"it is the record of run {record['run']}, iteration {record['iteration']}",
+    )
+
+
+def _comparison(place: Place, values: dict[str, Any]) -> None:
+    _require_metrics(place, values)
+    for metric, result in values.items():
+        _require_value_or_reason(f"values.{metric}", result["value"], result["reason"])
+        if metric in METRICS and METRICS[metric].view == "channels":
+            expect(None not in (result["rank_x"], result["rank_y"]), f"field values.{metric} has no ranks")
+
+
+def _chance(place: Place, values: dict[str, Any]) -> None:
+    _require_metrics(place, values)
+    for metric, result in values.items():
+        counts = len(result["values"]), len(result["reasons"])
+        expect(counts == (PERMUTATIONS,) * 2, f"field values.{metric} must have {PERMUTATIONS} values, got {counts[0]}")
+        for value, reason in zip(result["values"], result["reasons"], strict=True):
+            _require_value_or_reason(f"values.{metric}", value, reason)
+
+
+def _pairs(place: Place, values: dict[str, Any]) -> None:
+    expect(values["layer"] == place.layer, f"it holds values of layer {shown(values['layer'])}")
+    pairs = {(x, y): results for x, y, results in pairs_in(values)}
+    metrics = {metric for results in pairs.values() for metric in results}
+    expect(place.named == pairs_key(pairs, metrics), "it holds other pairs than its name says")
+    for (x, y), results in pairs.items():
+        for metric, result in results.items():
+            where = f"{metric} of {x.label} and {y.label}"
+            _require_value_or_reason(where, result["value"], result["reason"])
+
+
+def pairs_in(values: dict[str, Any]) -> Iterator[tuple[NetworkId, NetworkId, dict[str, Result]]]:
+    """Yield the networks x and y of each pair in a tile, and metric -> result. ValueError: a network is not one."""
+    for x, y, results in values["pairs"]:
+        yield NetworkId.from_json(x), NetworkId.from_json(y), results
+
+
+def _require_metrics(place: Place, values: dict[str, Any]) -> None:
+    names = sorted(values)
+    expect(names == sorted(place.metrics), f"it holds {shown(', '.join(names))}, but its name says otherwise")
+
+
+def _require_value_or_reason(field: str, value: float | None, reason: str) -> None:
+    """Check that there is either a value or a reason why there is none."""
+    if value is None:
+        expect(bool(reason), f"field {field} has neither a value nor a reason")
+    else:
+        expect(math.isfinite(value) and not reason, f"field {field} has the value {value} and a reason why it has none")
+
+
+_AGREES: dict[str, Callable[[Place, dict[str, Any]], None]] = {
+    "network": _network,
+    "comparison": _comparison,
+    "chance": _chance,
+    "pairs": _pairs,
+}
