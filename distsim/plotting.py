@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 FORMATS = ("png", "pdf")
 STYLE = {
     "font.family": "DejaVu Sans",  # comes with matplotlib, so every machine draws the same letters
+    "text.parse_math": False,  # names of layers and problems are text, with a dollar sign too
     "font.size": 9,
     "axes.titlesize": 10,
     "figure.labelsize": 9,

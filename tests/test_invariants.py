@@ -254,6 +254,7 @@ def test_a_store_of_a_faulty_writer(tmp_path: Path) -> None:
     place = tuple((~store.load_network(NetworkId(0, 1)).masks[name]).nonzero()[0])
     step.masks[name][place], step.weights[name][place] = True, torch.inf
     faulty(store, NetworkId(0, 2), masks=step.masks, weights=step.weights, record=step.record | {"accuracy": 1.5})
+    store.drop_activations(NetworkId(0, 2))  # of the weights before
     faulty(store, COMPLETE)
     path = values_path(NetworkId(0, 1), "comparison", "fc1", store.contents().comparisons[NetworkId(0, 1), "fc1"])
     mark = read_mark(store.storage, path)

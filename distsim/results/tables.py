@@ -181,8 +181,16 @@ def summarise_accuracy(networks: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
 
 
 def to_csv_bytes(frame: pd.DataFrame) -> bytes:
-    """Write a table as UTF-8 CSV: floats in shortest exact form, missing values empty, lines ending in a line feed."""
-    return bytes(frame.to_csv(index=False, lineterminator="\n").encode())
+    """Write a table as UTF-8 CSV: floats in shortest exact form, missing values empty, lines ending in a line feed.
+
+    Text that a spreadsheet would take for a formula gets an apostrophe in front. The Parquet file has it as it is.
+    """
+    text = {name: frame[name].map(_no_formula) for name in frame if not pd.api.types.is_numeric_dtype(frame[name])}
+    return bytes(frame.assign(**text).to_csv(index=False, lineterminator="\n").encode())
+
+
+def _no_formula(cell: Any) -> Any:
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(("=", "+", "-", "@")) else cell
 
 
 def to_parquet_bytes(frame: pd.DataFrame) -> bytes:

@@ -206,10 +206,9 @@ REFUSED = {
     "no such output": (named(Layer("out", "out", "out"), output="head"), "output 'head' is not one of its modules"),
     "an idle layer": (named(Layer("x", "conv", "idle")), "layer x: its module 'idle' does not run"),
     "a third call": (named(Layer("x", "conv", "conv", 3)), "layer x: call 3 of its module 'conv' does not run"),
-    "a path": (
-        named(Layer("a/b", "conv", "conv")),
-        "a layer is named 'a/b'; the name becomes a folder's",
-    ),
+    "a long name": (named(Layer("a/" * 60, "conv", "conv")), "a layer's name may have 200 bytes"),
+    "a name of two lines": (named(Layer("a\nb", "conv", "conv")), "a layer's name must be printable text"),
+    "no name": (named(Layer("", "conv", "conv")), "a layer's name must not be empty"),
 }
 
 

@@ -493,7 +493,9 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> tuple[TrainedNetwork, Probe]:
     images = torch.randint(0, 256, (N, 1, SIZE, SIZE), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
     probe = Probe(np.arange(N), images, torch.tensor([0.5]), torch.tensor([0.25]))
     weights = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    return TrainedNetwork(0, weights, full_masks(network, sweep.problem.pruning)), probe
+    measured = {"accuracy": 0.5, "loss": 1.0, "remaining": 1.0, "remaining_pool": 1.0}
+    record = {"run": "complete", "iteration": 0, "epochs": 1, "reduced": True} | measured
+    return TrainedNetwork(0, weights, full_masks(network, sweep.problem.pruning), record), probe
 
 
 def expected(step: TrainedNetwork, probe: Probe) -> dict[str, NDArray[np.float32]]:

@@ -1,17 +1,20 @@
 """Whole sweeps of networks that know nothing of distsim."""
 
 import dataclasses
+import itertools
 from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 from networks import Functional, Transformer, small_resnet18
 from sweep_scripts import Outcome, outcome
 from torch import nn
 
+import distsim
 from distsim.cli import main as cli
 from distsim.cli import sweeps
-from distsim.models import MODELS
+from distsim.models import MODELS, Layer, Network
 from distsim.problems import PROBLEMS
 from distsim.results import figures
 from distsim.specs import Problem
@@ -65,6 +68,52 @@ def test_a_sweep(
     other = swept(dataclasses.replace(problem, layers=(compared[-1],)), tmp_path / "store")
     assert other.status != 0
     assert "layers" in other.err
+
+
+ODD = ("block/conv1", "..", "zarr.json", "=1+1", "$\\frac$", "<b>,100%", "__init__")
+
+
+class OddNames(Network):
+    """A perceptron whose layers have names that are code to a file system, a spreadsheet or mathtext."""
+
+    def __init__(self, channels: int, size: int, classes: int) -> None:
+        super().__init__()
+        widths = [channels * size * size, *(8 for _ in ODD[:-1]), classes]
+        self.fc = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(widths))
+        self.layers = tuple(Layer(name, "fc", f"fc.{place}") for place, name in enumerate(ODD[:-1]))
+        self.layers += (Layer(ODD[-1], "out", f"fc.{len(ODD) - 1}"),)
+        self.output = f"fc.{len(ODD) - 1}"
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x.flatten(1)
+        for linear in self.fc:
+            x = linear(x)
+        return x
+
+
+@pytest.mark.filterwarnings("ignore::distsim.metrics.UnreliableSimilarity")
+def test_layers_of_any_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    problem, store = problem_of(monkeypatch, OddNames), tmp_path / "store"
+    result = swept(problem, store, "--retention", "all")
+    assert result.status == 0, result.err
+    (file,) = store.rglob("results.parquet")
+    assert list(dict.fromkeys(pd.read_parquet(file)["layer"])) == list(ODD)
+    cells = pd.read_csv(file.with_suffix(".csv"))["layer"]
+    assert set(cells) == {"'=1+1" if name == "=1+1" else name for name in ODD}, "no cell is a formula"
+    commands = (["verify"], ["status"], ["report"], ["pairs", "--plan", "complete", "--local"], ["digest"])
+    for command, *flags in commands:
+        said = outcome(lambda command=command, flags=flags: cli.main([command, str(store), *flags]))  # type: ignore[misc]
+        assert said.status == 0, (command, said.err)
+    assert set(ODD) <= set(said_layers(store))
+    again = swept(problem, store, "--retention", "all")
+    assert "nothing to do" in again.out or again.status == 0
+    activations = distsim.open(store).network(run=0, iteration=1).activations("block/conv1")
+    assert activations.shape[-1] == 8
+
+
+def said_layers(store: Path) -> list[str]:
+    (file,) = store.rglob("pairs.parquet")
+    return list(pd.read_parquet(file)["layer"])
 
 
 def test_memory_and_store_give_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,62 @@
+"""The check of JSON against a type names the first field that does not fit."""
+
+from typing import Annotated, Any, Literal, NotRequired, TypedDict
+
+import pytest
+
+from distsim.specs.fields import Bound, Natural
+from distsim.specs.json_shape import require_json
+
+
+class Inner(TypedDict):
+    count: Natural
+    name: NotRequired[Annotated[str, Bound("be short", lambda text: len(text) < 5)]]
+
+
+class Outer(TypedDict):
+    inner: dict[str, Inner]
+    sizes: list[int | None]
+    pair: tuple[str, float]
+    kind: NotRequired[Literal["a", "b"]]
+    anything: NotRequired[Any]
+
+
+GOOD: dict[str, Any] = {"inner": {"x": {"count": 3, "name": "abc"}}, "sizes": [1, None], "pair": ["a", 1]}
+
+
+def test_what_fits() -> None:
+    require_json("", GOOD, Outer)
+    require_json("", GOOD | {"kind": "b", "anything": {"deep": [[]]}, "unknown": 3}, Outer)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"inner": []}, "field inner must be an object, got []"),
+        ({"inner": {"x": 3}}, "field inner.x must be an object, got 3"),
+        ({"inner": {"x": {}}}, "field inner.x.count is missing"),
+        ({"inner": {"x": {"count": -1}}}, "field inner.x.count must not be negative, got -1"),
+        ({"inner": {"x": {"count": True}}}, "field inner.x.count must be a whole number (64 bits), got True"),
+        ({"inner": {"x": {"count": 2**63}}}, "field inner.x.count must be a whole number (64 bits), got 9223"),
+        ({"inner": {"x": {"count": 1, "name": "abcdef"}}}, "field inner.x.name must be short, got 'abcdef'"),
+        ({"inner": {"y" * 80: 3}}, "field inner.'yyy"),
+        ({"inner": {"line\nbreak": 3}}, r"field inner.'line\nbreak' must be an object"),
+        ({"sizes": None}, "field sizes must be a list, got None"),
+        ({"sizes": [1, "2"]}, "field sizes[1] must be a whole number (64 bits) or None, got '2'"),
+        ({"pair": ["a"]}, "field pair must be a list of 2, got ['a']"),
+        ({"pair": ["a", float("nan")]}, "field pair[1] must be a finite number, got nan"),
+        ({"kind": "c"}, "field kind must be a or b, got 'c'"),
+    ],
+)
+def test_what_does_not_fit(change: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=r"must|missing") as caught:
+        require_json("", GOOD | change, Outer)
+    assert str(caught.value).startswith(said)
+
+
+def test_the_whole_value() -> None:
+    with pytest.raises(ValueError, match=r"^it must be an object, got 3$"):
+        require_json("", 3, Outer)
+    lacking = {name: value for name, value in GOOD.items() if name != "pair"}
+    with pytest.raises(ValueError, match=r"^field pair is missing$"):
+        require_json("", lacking, Outer)
