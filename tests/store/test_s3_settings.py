@@ -208,7 +208,10 @@ def test_an_answer_of_s3_in_words(moto: str, bucket: str, code: str, sentence: s
 @pytest.mark.parametrize(
     ("url", "variable"), [("gs://b/p", "GOOGLE_APPLICATION_CREDENTIALS"), ("az://b/p", "AZURE_STORAGE_ACCOUNT_NAME")]
 )
-def test_no_credentials_of_other_stores(url: str, variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_credentials_of_other_stores(
+    url: str, variable: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
     for name in [name for name in os.environ if name.startswith(("GOOGLE_", "AZURE_"))]:
         monkeypatch.delenv(name)
     said = refusal(url)
