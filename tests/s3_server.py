@@ -25,8 +25,10 @@ BUCKET = "bucket"
 
 
 @contextlib.contextmanager
-def exported(endpoint: str) -> Iterator[None]:
+def exported(endpoint: str, **settings: str) -> Iterator[None]:
     """What obstore and pyarrow need to find the server is in the environment, and no other AWS_*.
+
+    settings : what else is there, or in the place of it, in small letters without AWS_; "" takes a variable away
 
     obstore alone reads AWS_ALLOW_HTTP; pyarrow takes the scheme from the endpoint.
     """
@@ -41,7 +43,9 @@ def exported(endpoint: str) -> Iterator[None]:
     with mock.patch.dict(os.environ):
         for name in [name for name in os.environ if name.startswith("AWS_")]:
             del os.environ[name]
-        os.environ.update(variables)
+        os.environ.update(variables | {f"AWS_{name.upper()}": value for name, value in settings.items() if value})
+        for name in (f"AWS_{name.upper()}" for name, value in settings.items() if not value):
+            os.environ.pop(name, None)
         yield
 
 

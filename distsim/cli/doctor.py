@@ -178,6 +178,7 @@ def _once(A: torch.Tensor) -> float:
 def _storage(url: str) -> str:
     """Measure how fast an object is written and read back, and how much room there is."""
     storage = Storage(url)
+    storage.reach()
     content = np.random.default_rng(0).bytes(DISK)
     name = f"doctor-{os.getpid()}"
     try:

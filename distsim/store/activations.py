@@ -24,7 +24,7 @@ from zarr.abc.store import ByteRequest, RangeByteRequest, SuffixByteRequest
 from zarr.codecs import Crc32cCodec, ZstdCodec
 from zarr.core.buffer import Buffer
 
-from distsim.activations.layout import chunk_shape
+from distsim.activations.layout import CHUNK_BYTES, chunk_shape
 from distsim.specs.layer_names import in_path
 from distsim.store.arrays import ZARR, arrays_in, bounded, decoded
 from distsim.store.commits import Attempt, DamagedStore, Mark
@@ -37,12 +37,13 @@ class _Digesting(zarr.storage.WrapperStore[Any]):
     def __init__(self, store: Any, attempt: Attempt) -> None:
         super().__init__(store)
         self._attempt = attempt
+        self._storage = attempt.storage.within(attempt.prefix)
 
     async def set(self, key: str, value: Buffer) -> None:
         content = value.as_buffer_like()
         try:
             # one request can be repeated safely; an upload in parts cannot
-            await obstore.put_async(self._store.store, key, content, use_multipart=False)
+            await obstore.put_async(self._storage.backend_for(len(content)), key, content, use_multipart=False)
         except (BaseError, OSError) as error:
             raise storage_error(f"cannot write {key} in {self._attempt.prefix}", error) from None
         self._attempt.wrote(key, content)  # type: ignore[arg-type]  # no copy: shards are large
@@ -296,4 +297,5 @@ class LayerArray:
 
 
 def _object_store(storage: Storage, prefix: str, read_only: bool = False) -> Any:
-    return zarr.storage.ObjectStore(storage.within(prefix).backend, read_only=read_only)
+    """Return Zarr's view of the objects under a prefix. It reads a chunk at once."""
+    return zarr.storage.ObjectStore(storage.within(prefix).backend_for(2 * CHUNK_BYTES), read_only=read_only)

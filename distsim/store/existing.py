@@ -7,10 +7,15 @@ from distsim.store.sweep_store import SweepStore, problems_in
 
 
 def existing_root(where: str | Path) -> Storage:
-    """Return the storage of a folder or a URL. FileNotFoundError: the folder does not exist."""
+    """Return the storage of a folder or a URL.
+
+    FileNotFoundError: the folder does not exist. StorageError: the object store does not answer, or refuses the key.
+    """
     if "://" not in str(where) and not _is_folder(where):  # Storage would create the folder
         raise FileNotFoundError(f"no store in {where}")
-    return Storage(where)
+    root = Storage(where)
+    root.reach()
+    return root
 
 
 def _is_folder(where: str | Path) -> bool:

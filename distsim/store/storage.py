@@ -5,22 +5,22 @@ many writers try (locally by a hard link, on S3 by a conditional put). What `cre
 given to `settle` before, survive a loss of power.
 """
 
+import contextlib
 import os
-import re
 import shutil
 import time
 import urllib.parse
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import obstore
-from obstore.exceptions import AlreadyExistsError, BaseError, GenericError
-from obstore.store import LocalStore, from_url
+from obstore.exceptions import AlreadyExistsError, BaseError
+from obstore.store import LocalStore
 
-from distsim.store import aws, exclusive, local
+from distsim.store import exclusive, local, reasons, remote
 
 
 class StorageError(OSError):
@@ -45,15 +45,18 @@ class Storage:
     def __init__(self, url: str | Path) -> None:
         if not str(url):
             raise StorageError("storage needs a folder or a URL, got nothing")
-        _require_a_place(str(url))
+        try:
+            remote.require_a_place(str(url))
+        except ValueError as error:
+            raise StorageError(str(error)) from None
+        self._for_large: dict[int, Any] = {}  # size in bytes -> obstore store for requests of that size
         self.conditional = True  # `exclusive` sets it to False if the store has no conditional puts
         self.url = str(url)
         try:
             if "://" not in self.url:
                 self.url = str(Path(url).expanduser().resolve())
             if "://" in self.url:
-                config: Any = aws.config() if self.url.startswith(("s3:", "s3a:")) else {}
-                self._store: Any = from_url(self.url, retry_config=RETRIES, config=config)
+                self._store: Any = remote.connect(self.url)
             else:
                 self._store = LocalStore(self.url, mkdir=True, automatic_cleanup=True)
         except (BaseError, OSError, ValueError, RuntimeError) as error:  # RuntimeError: ~nobody, or links in a loop
@@ -67,12 +70,23 @@ class Storage:
 
     @property
     def backend(self) -> Any:
-        """Return the obstore store, for Zarr."""
+        """Return the obstore store."""
         return self._store
+
+    def backend_for(self, size: int) -> Any:
+        """Return the obstore store for requests that carry `size` bytes: a large one may take longer."""
+        if self.folder is not None or size <= remote.TIMEOUT * remote.SLOWEST:
+            return self._store
+        size = 1 << size.bit_length()  # so that there are few of them
+        if size not in self._for_large:
+            self._for_large[size] = remote.connect(self.url, size)
+        return self._for_large[size]
 
     def within(self, prefix: str) -> "Storage":
         """Return the storage of the objects under a prefix. StorageError: a symbolic link leads out of the folder."""
         self._require_inside(prefix)
+        if self.folder is None:
+            prefix = urllib.parse.quote(prefix)  # as the prefix of a URL is
         inner = Storage(f"{self.url.rstrip('/')}/{prefix}")
         inner.conditional = self.conditional
         return inner
@@ -91,17 +105,21 @@ class Storage:
         if self.folder is not None and local.is_special(self.folder / path):
             raise StorageError(f"cannot read {path} in {self.url}: it is not a regular file")
         try:
-            return _again(lambda: self._read(path, most))
-        except FileNotFoundError:
-            return None
+            return remote.again(lambda: self._read(path, most))
+        except FileNotFoundError as error:
+            if "NoSuchBucket" not in str(error):
+                return None
+            raise storage_error(f"cannot read {path} in {self.url}", error) from None
         except (BaseError, OSError, ValueError) as error:
             raise storage_error(f"cannot read {path} in {self.url}", error) from None
 
     def _read(self, path: str, most: int | None) -> bytes:
         found = obstore.get(self._store, path)
-        if most is None or found.meta["size"] <= most:
-            return bytes(found.bytes())
-        return bytes(obstore.get_range(self._store, path, start=0, length=most + 1))
+        size = found.meta["size"]
+        store = self.backend_for(size if most is None else min(size, most + 1))
+        if most is not None and size > most:
+            return bytes(obstore.get_range(store, path, start=0, length=most + 1))
+        return bytes((found if store is self._store else obstore.get(store, path)).bytes())
 
     def put(self, path: str, content: bytes) -> None:
         """Write the object and replace an existing one. NoSpace: there is no room for it."""
@@ -118,42 +136,74 @@ class Storage:
             if (existing := self.get(path)) is None:
                 self.put(path, content)
             return existing is None or existing == content
-        for last in (*[False] * len(DELAYS), True):
+        for delay in (*COLLIDED, None):
             try:
                 self._put(path, content, "create")
             except AlreadyExistsError:
                 if self.folder is not None:
                     return False
-                existing = self.get(path)
-                if existing is not None or last:
+                if (existing := self.get(path)) is not None:
                     return existing == content
-                time.sleep(DELAYS[0])  # S3's 409: two puts collided, and perhaps neither was done
+                if delay is None:
+                    raise StorageError(f"cannot write {path} in {self.url}: {NEVER}") from None
+                time.sleep(delay)  # S3's 409: two puts collided, and perhaps neither was done
             else:
                 break
         return True
 
+    def reach(self) -> None:
+        """Check that an object store answers and knows the key. StorageError: says why not, within half a minute.
+
+        All other requests are patient, since a sweep should outlast what passes.
+        """
+        if self.folder is None:
+            try:
+                quick = remote.connect(self.url, first=True)
+                remote.again(lambda: next(iter(obstore.list(quick)), None), first=True)
+            except (BaseError, OSError, ValueError) as error:
+                if not reasons.busy(str(error)):
+                    raise storage_error(f"cannot use {self.url} as storage", error) from None
+
     def exclusive(self) -> bool:
         """Return whether `create` makes an object only once, by trying it. Not every object store has conditional puts.
 
-        The answer is kept in `conditional`. StorageError: the store cannot be written.
+        The answer is kept in `conditional`. StorageError: the store cannot be reached or written, or refuses every
+        conditional put.
         """
         if self.folder is not None:
             return True
+        self.reach()
         path = f"probe-{uuid.uuid4().hex}"
-        quick = from_url(self.url, retry_config={"max_retries": 2})  # obstore would retry a 501 for long
+        quick = remote.connect(self.url, first=True)  # obstore would retry a 501 for long
         try:
-            try:
-                self.conditional = not _both_written(quick, path)
-            except (BaseError, OSError, ValueError) as error:
-                if "501 Not Implemented" not in str(error) and not _BUSY.search(str(error)):
-                    raise
-                # a busy server gets the usual number of retries
-                self.conditional = bool(_BUSY.search(str(error))) and not _both_written(self._store, path)
+            self.conditional = self._made_once(quick, path)
         except (BaseError, OSError, ValueError) as error:
+            with contextlib.suppress(BaseError, OSError, ValueError):  # it may have been made, and why not is told here
+                obstore.delete(quick, [path])
+            if "501 Not Implemented" in str(error):
+                self.conditional = False
+                return False
             raise storage_error(f"cannot write {path} in {self.url}", error) from None
-        finally:
-            self.delete([path])
+        self.delete([path])
         return self.conditional
+
+    def _made_once(self, store: Any, path: str) -> bool:
+        """Create an object twice. Return False if both succeeded: then the store has no conditional puts."""
+        for delay in (*COLLIDED, None):
+            try:
+                remote.again(partial(obstore.put, store, path, b"1", mode="create"), first=True)
+                break
+            except AlreadyExistsError:
+                if self.get(path) is not None:
+                    break  # the answer to the first attempt was lost
+                if delay is None:
+                    raise ValueError(NEVER) from None
+                time.sleep(delay)
+        try:
+            remote.again(partial(obstore.put, store, path, b"2", mode="create"), first=True)
+        except AlreadyExistsError:
+            return True
+        return False
 
     def settle(self, paths: Iterable[str]) -> None:
         """Make these objects survive a loss of power. An object store does so when they are put."""
@@ -172,7 +222,8 @@ class Storage:
             if mode == "create" and self.folder is not None:
                 exclusive.create(self.folder, path, content)
             else:
-                _again(partial(obstore.put, self._store, path, content, mode=mode, use_multipart=False))
+                store = self.backend_for(len(content))
+                remote.again(partial(obstore.put, store, path, content, mode=mode, use_multipart=False))
         except AlreadyExistsError:
             raise
         except exclusive.NameTaken:
@@ -200,7 +251,7 @@ class Storage:
         try:
             if self.folder is not None:
                 return local.folders(self.folder, prefix)
-            listing = _again(lambda: obstore.list_with_delimiter(self._store, prefix=prefix or None))
+            listing = remote.again(lambda: obstore.list_with_delimiter(self._store, prefix=prefix or None))
         except (BaseError, OSError, ValueError) as error:
             raise storage_error(f"cannot list {prefix or '/'} in {self.url}", error) from None
         return sorted(path.rsplit("/", 1)[-1] for path in listing["common_prefixes"])
@@ -213,7 +264,7 @@ class Storage:
         batches = [[path] for path in paths] if self.folder is not None else [paths] if paths else []
         for batch in batches:
             try:
-                _again(partial(obstore.delete, self._store, batch))
+                remote.again(partial(obstore.delete, self._store, batch))
             except FileNotFoundError:
                 pass
             except (BaseError, OSError, ValueError) as error:
@@ -228,7 +279,7 @@ class Storage:
     def _list(self, prefix: str) -> dict[str, int]:
         """Return path -> size of the objects in an object store."""
         try:
-            pages = _again(lambda: list(obstore.list(self._store, prefix=prefix or None)))
+            pages = remote.again(lambda: list(obstore.list(self._store, prefix=prefix or None)))
         except (BaseError, OSError, ValueError) as error:
             raise storage_error(f"cannot list {prefix or '/'} in {self.url}", error) from None
         return {entry["path"]: entry["size"] for page in pages for entry in page}
@@ -242,85 +293,32 @@ class Storage:
             raise StorageError(f"{path} leads out of the store {self.url}")
 
 
-def _both_written(store: Any, path: str) -> bool:
-    """Create an object twice. Return whether both succeeded: then the store has no conditional puts."""
-    try:
-        for content in (b"1", b"2"):
-            _again(partial(obstore.put, store, path, content, mode="create"))
-    except AlreadyExistsError:
-        return False
-    return True
-
-
-def _again(work: Callable[[], Any]) -> Any:
-    """Do the work, and repeat it if the connection breaks.
-
-    obstore repeats most requests itself, but not conditional puts, deletions and listings.
-    """
-    for delay in DELAYS:
-        try:
-            return work()
-        except GenericError as error:
-            if not _BROKEN.search(first_line(error)):
-                raise
-            time.sleep(delay)
-    return work()
-
-
 def storage_error(what: str, error: BaseException) -> StorageError:
     """Make an error that says what could not be done and why. NoSpace if there is no room.
 
     Credentials that the server's answer may repeat are replaced by "...".
     """
-    reason = aws.explained(first_line(error))
-    for name, value in os.environ.items():
-        if _SECRET.search(name) and len(value) >= 8:
-            reason = reason.replace(value, "...")
-    if no_space(str(error)):  # asked first: S3 answers 403 for a full quota too
+    text = str(error)
+    reason = reasons.explained(text) or type(error).__name__
+    if no_space(text):  # asked first: S3 answers 403 for a full quota too
         return NoSpace(f"{what}: {reason}")
-    if what.startswith("cannot write") and _NOT_ALLOWED.search(str(error)):
+    if what.startswith("cannot write") and reasons.not_allowed(text):
         return NotWritable(f"{what}: {reason}")
     return StorageError(f"{what}: {reason}")
 
 
 def no_space(text: str) -> bool:
     """Return whether an error's text says that there is no room. Errors of other processes arrive as text only."""
-    return _NO_SPACE.search(text) is not None
+    return reasons.no_space(text)
 
 
 def first_line(error: BaseException) -> str:
     """Return the first line of an error. It says what happened; obstore adds many lines about its internals."""
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return reasons.first_line(str(error)) or type(error).__name__
 
 
-SCHEMES = ("s3", "gs", "az", "s3a", "adl", "azure", "abfs", "abfss")
-_NO_SPACE = re.compile(
-    r"no space left|disk quota exceeded|QuotaExceeded|StorageFull|Insufficient Storage", re.IGNORECASE
+COLLIDED = (0.1, 0.2, 0.4, 0.8, 1.6)  # seconds to wait after a conditional put that was refused though nothing is there
+NEVER = (
+    "the store refuses to create an object that does not exist (412 or 409 to every conditional put), so it cannot "
+    "hold a sweep"
 )
-_NOT_ALLOWED = re.compile(r"read-only file system|permission denied|AccessDenied|status code: 403", re.IGNORECASE)
-_BUSY = re.compile(r"status code: 5(?!01)")
-RETRIES: Any = {"max_retries": 12, "backoff": {"base": 3}}
-DELAYS = (0.1, 0.3, 1.0, 3.0, 10.0)
-# "after 12 retries, ... - HTTP error" does not match: obstore has repeated that already
-_BROKEN = re.compile(r" in [\d.]+[µm]?s - HTTP error: error sending|response body error|decoding response body")
-_SECRET = re.compile(r"SECRET|TOKEN|PASSWORD|ACCESS_KEY|ACCOUNT_KEY|SAS", re.IGNORECASE)
-
-
-def _require_a_place(url: str) -> None:
-    """Refuse a URL that is not a store's. StorageError: it has another scheme, or more in it than a bucket and prefix.
-
-    The text does not repeat a URL that may hold credentials.
-    """
-    if "://" in url:
-        parts = urllib.parse.urlsplit(url)
-        if "@" in parts.netloc or parts.query or parts.fragment:
-            raise StorageError(
-                f"a storage URL is {parts.scheme}://bucket/prefix and nothing else: credentials, endpoint and region "
-                "come from the environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL, ...)"
-            )
-    match = re.match(r"([A-Za-z0-9]{2,}):/", url)
-    if match and (match[1].lower() not in SCHEMES or "://" not in url):
-        raise StorageError(
-            f"cannot use {url} as storage: it is not a folder, and a URL must begin with {SCHEMES[0]}://, "
-            f"{SCHEMES[1]}:// or {SCHEMES[2]}://"
-        )

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 import ray
 from ray import tune
@@ -330,4 +330,4 @@ def _label(task: Task) -> str:
 
 def _tune_path(root: Storage) -> str:
     root.folders("tune")  # refuses a link out of the store, where Tune would write
-    return f"{root.url if root.folder else quote(root.url, safe=':/%')}/tune"  # pyarrow refuses a space in a URL
+    return f"{root.url if root.folder else quote(unquote(root.url), safe=':/')}/tune"  # pyarrow refuses 'a b', '100%'

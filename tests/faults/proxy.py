@@ -11,10 +11,14 @@ What goes wrong, and what of the request has happened by then:
     500, 504            all of it
     502, 503, SlowDown  nothing. 502 and 504 come from a gateway, as HTML
     409                 nothing; S3's answer to a conditional put that crosses another one
+    silent              all of it, and no answer ever
+    drip, drip headers  all of it; the answer's body, or all of the answer, comes byte by byte
+    slow                all of it; the answer comes steadily, or late, at SLOW bytes a second
 """
 
 import contextlib
 import http.client
+import io
 import itertools
 import random
 import socket
@@ -30,6 +34,9 @@ REQUESTS = ("get", "list", "put", "conditional put", "multipart", "delete")
 DONE_FIRST = ("lost", "cut", "500 InternalError", "504 GatewayTimeout")
 KINDS = ("reset", "closed", *DONE_FIRST, "502 BadGateway", "503 ServiceUnavailable", "503 SlowDown")
 CONFLICT = "409 ConditionalRequestConflict"
+STUCK = ("silent", "drip", "drip headers")
+DRIP = 1.0  # seconds between two bytes
+SLOW = 1_000_000  # bytes of the request or of the answer in a second
 
 NOT_PASSED_ON = {"connection", "keep-alive", "transfer-encoding", "content-length", "expect", "host"}
 
@@ -70,6 +77,7 @@ class Proxy:
         self.strip, self.refuse = strip, dict(refuse or {})
         self.faults: Counter[tuple[str, str, str]] = Counter()
         self.requests: Counter[tuple[str, str]] = Counter()
+        self.over = threading.Event()
         self._lock = threading.Lock()
         self._plans = {request: iter(plan) for request, plan in (plans or {}).items()}
 
@@ -82,6 +90,7 @@ class Proxy:
         return self
 
     def __exit__(self, *exception: object) -> None:
+        self.over.set()
         self._server.shutdown()
         self._thread.join()
         self._server.server_close()
@@ -152,17 +161,22 @@ class _Handler(BaseHTTPRequestHandler):
             proxy.did(client, request, refusal)
             self._answer(refusal)
             return
-        if kind is not None and kind not in DONE_FIRST:
+        if kind is not None and kind not in (*DONE_FIRST, *STUCK, "slow"):
             proxy.did(client, request, kind)
             self._answer(kind)
             return
         response, content = self._forward(body)
-        if kind == "cut" and len(content) < 2:
+        if kind in ("cut", "drip") and len(content) < 2:
             kind = None
         if kind is not None:
             proxy.did(client, request, kind)
         if kind == "lost":
             self._hang_up(reset=False)
+        elif kind in STUCK:
+            self._stick(kind, response, content)
+        elif kind == "slow":
+            proxy.over.wait(len(body) / SLOW)
+            self._give(response, content, None, slow=True)
         elif kind is not None and kind != "cut":
             self._answer(kind)
         else:
@@ -207,7 +221,24 @@ class _Handler(BaseHTTPRequestHandler):
             response = self._upstream.getresponse()
         return response, response.read()
 
-    def _give(self, response: http.client.HTTPResponse, content: bytes, only: int | None) -> None:
+    def _stick(self, kind: str, response: http.client.HTTPResponse, content: bytes) -> None:
+        """Give the answer byte by byte, or not at all, until the client hangs up."""
+        over, wfile = self.server.proxy.over, self.wfile
+        self.close_connection = True
+        if kind == "silent":
+            over.wait()
+            return
+        self.wfile = answer = io.BytesIO()  # type: ignore[assignment]
+        self._give(response, content, None)
+        self.wfile = wfile
+        at_once = len(answer.getvalue()) - len(content) if kind == "drip" else 0
+        wfile.write(answer.getvalue()[:at_once])
+        for byte in answer.getvalue()[at_once:]:
+            if over.wait(DRIP):
+                return
+            wfile.write(bytes([byte]))
+
+    def _give(self, response: http.client.HTTPResponse, content: bytes, only: int | None, slow: bool = False) -> None:
         self.send_response_only(response.status)
         for name, value in response.getheaders():
             if name.lower() not in NOT_PASSED_ON:
@@ -216,7 +247,11 @@ class _Handler(BaseHTTPRequestHandler):
         if length is not None and response.status != 204:
             self.send_header("Content-Length", length)
         self.end_headers()
-        self.wfile.write(content[:only])
+        step = SLOW // 10 if slow else max(len(content), 1)
+        for start in range(0, len(content), step):
+            self.wfile.write(content[:only][start : start + step])
+            if slow:
+                self.server.proxy.over.wait(0.1)
         if only is not None:
             self._hang_up(reset=False)
 
