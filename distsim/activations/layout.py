@@ -5,27 +5,46 @@ from collections.abc import Mapping
 
 import torch
 
+from distsim.metrics.rounding import rank_of_products
 from distsim.models import Layer
 
 CHUNK_BYTES = 16 * 2**20  # least size of a chunk, if the array is that large
 ROWS = 512  # examples per chunk, unless the layer is so small that it takes more to fill one
 FLOAT16_LARGEST = 3e4  # float16 overflows at 65,504
 FLOAT16_NOISE = 1e-5  # largest variance of float16's rounding error, as a share of its channel's variance
+FLOAT16_MOVES = 1e-4  # largest fall of a layer's mean canonical correlation by that error
+DOUBLE_ROWS = 2**16  # rows that are float64 at a time
 
 
 class Float16Check:
     """A check whether a layer may be stored in float16: `add` all blocks, then take its truth value.
 
-    It is true if nothing overflows and the rounding noise is small beside each channel's variance. Normal values get a
-    noise of 1e-7. A large mean, or values near float16's smallest, get relatively more, and then the layer is kept in
-    float32.
+    It is true if nothing overflows, the rounding noise is small beside each channel's variance, and it is small beside
+    the variance of each direction that CCA looks at. Normal values get a noise of 1e-7 of their square: a rounding is
+    uniform within half a step, 2⁻¹¹ of the value at most, and so has a variance of up to 2⁻²²/3. A large mean, or
+    values near float16's smallest, get relatively more, and then the layer is kept in float32.
+
+    **Directions.** CCA scales every direction to unit variance, however small it is among channels that are nearly the
+    same. Let R be the correlation matrix of the channels, N the covariance of the rounding errors in the same scale,
+    and λ, v an eigenvalue of R and its vector. After rounding, the direction has the variance λ + n with n = vᵀNv, and
+    n has nothing to do with the other network. Its correlation falls by the factor √(λ / (λ + n)), that is by n / 2λ at
+    most. If R is of rank r, the mean of r correlations thus falls by Σ n / 2λ / r at most. It must not fall by more
+    than `FLOAT16_MOVES`. A direction that is zero up to rounding (`metrics.rounding`) counts fully if its noise would
+    lift it above that.
+
+    R and N are summed in float64: λ of 1e-8 would be lost in float32, and N must be exactly zero where two channels are
+    equal and so are their errors. That costs two products of the layer with itself. In trained networks and in random
+    ones, the sum is below 1e-6 (four channels 1e-4 apart: .2).
     """
 
     def __init__(self, channels: int, device: torch.device) -> None:
         self._n = 0
         self._largest = torch.zeros((), device=device)
-        self._sum, self._squares, self._noise = (
-            torch.zeros(channels, dtype=torch.float64, device=device) for _ in range(3)
+        self._sum, self._squares, self._noise, self._sums, self._noises = (
+            torch.zeros(channels, dtype=torch.float64, device=device) for _ in range(5)
+        )
+        self._products, self._noise_products = (
+            torch.zeros(channels, channels, dtype=torch.float64, device=device) for _ in range(2)
         )
         self._shift: torch.Tensor | None = None
 
@@ -41,13 +60,37 @@ class Float16Check:
         self._sum += centred.sum(dim=0).double()
         self._squares += (centred * centred).sum(dim=0).double()
         self._noise += (noise * noise).sum(dim=0).double()
+        for part in rows.split(DOUBLE_ROWS):
+            exact = part.double()
+            errors = part.to(torch.float16).double() - exact
+            exact -= self._shift.double()
+            self._sums += exact.sum(dim=0)
+            self._noises += errors.sum(dim=0)
+            self._products += exact.T @ exact
+            self._noise_products += errors.T @ errors
 
     def __bool__(self) -> bool:
         variance = (self._squares - self._sum**2 / self._n).clamp_min(0)
         constant = variance <= self._squares * 1e-12
         # a constant channel stays constant whatever its rounding
         safe = constant | (self._noise <= FLOAT16_NOISE * variance)
-        return bool(self._largest < FLOAT16_LARGEST) and bool(safe.all())
+        if not (bool(self._largest < FLOAT16_LARGEST) and bool(safe.all())):
+            return False
+        return bool(constant.all()) or self._fall(~constant) <= FLOAT16_MOVES
+
+    def _fall(self, alive: torch.Tensor) -> float:
+        """Return by how much rounding may lower the mean canonical correlation, over the channels that are alive."""
+        R, N = (
+            (products - torch.outer(sums, sums) / self._n)[alive][:, alive].cpu()
+            for products, sums in ((self._products, self._sums), (self._noise_products, self._noises))
+        )
+        scale = torch.where(R.diagonal() > 0, R.diagonal().clamp_min(1e-300).rsqrt(), 0)
+        R, N = (scale[:, None] * matrix * scale[None, :] for matrix in (R, N))
+        values, vectors = (part.flip(-1) for part in torch.linalg.eigh(R))
+        noise = (vectors * (N @ vectors)).sum(dim=0).clamp_min(0)
+        rank = min(rank_of_products(values.numpy()), self._n - 1)
+        lifted = min(rank_of_products((values + noise).numpy()), self._n - 1) - rank
+        return (float((noise / values)[:rank].clamp_max(1).sum()) / 2 + max(0, lifted)) / max(1, rank)
 
 
 def storage_dtype(layer: Layer, rule: str) -> str:

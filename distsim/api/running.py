@@ -110,12 +110,13 @@ def _studied(
 ) -> Study:
     """Do what the store lacks of these sweeps, and return the study in it."""
     from distsim.api.study import Study
-    from distsim.store import Storage, SweepStore
+    from distsim.store import SweepStore, new_root
     from distsim.sweep.at_work import carry_out
 
-    root, say = Storage(storage), print if progress is True else lambda line: None
+    say = print if progress is True else lambda line: None
     tell = functools.partial(_report, progress)
-    carry_out(sweeps, root, local=local, address=address, allow_drift=allow_drift, say=say, tell=tell)
+    with new_root(storage) as root:
+        carry_out(sweeps, root, local=local, address=address, allow_drift=allow_drift, say=say, tell=tell)
     return Study([SweepStore(root, sweep.name) for sweep in sweeps], {sweep.name: sweep.dataset for sweep in sweeps})
 
 
@@ -154,12 +155,14 @@ def _report(progress: Progress, event: dict[str, Any]) -> None:
 def _prepared(problem: specs.Problem, data: Any, reductions: dict[str, Any], request: dict[str, Any]) -> Prepared:
     """Return the sweep of one problem: its data found and checked, its recipe reduced as asked."""
     from distsim.api.data import placed, settled
-    from distsim.sweep.order import adapted, prepare
+    from distsim.sweep.order import adapted, checked, prepare
 
     problem, location, dataset = placed(problem, data, reductions["classes"] or ())
     problem = adapted(problem, location, **reductions)
     if isinstance(problem, ProblemOfData) and reductions["probe"] is not None:
         problem = dataclasses.replace(problem, of_data=tuple(name for name in problem.of_data if name != "probe"))
+    asked = {name: value for name, value in request.items() if name != "download"}
+    checked(problem, data=location, network=not isinstance(problem, ProblemOfData), **asked)
     problem, dataset = settled(problem, location, dataset, request["download"])
     return prepare(problem, data=location, dataset=dataset, **request)
 

@@ -69,12 +69,13 @@ def do_run(flags: argparse.Namespace) -> int:
 
 def _only(stores: list[Any], flags: argparse.Namespace) -> int:
     from distsim.sweep.kept_behaviour import require_same_behaviour
-    from distsim.sweep.training_worker import TrainingWorker
+    from distsim.sweep.training_worker import TrainingWorker, require_before
 
     if len(stores) > 1:
         raise ValueError(f"the store holds {', '.join(s.problem for s in stores)}: name one with --problem")
     network, store = NetworkId.parse(flags.only), stores[0]
-    order = _order(store, flags)
+    require_before(store, network)
+    order = _order(store, flags, metrics=())  # training needs none
     require_same_behaviour(store, order.sweep)
     print(TrainingWorker(store, order.sweep, order.dataset, flags.allow_drift).redo(network))
     return 0
@@ -108,42 +109,37 @@ def do_compare(flags: argparse.Namespace) -> int:
 
 
 def do_pairs(flags: argparse.Namespace) -> int:
-    from distsim.metrics.registry import known
-    from distsim.results.pairs import FOLDER, as_text, write_results
+    from distsim.results.pairs import Asked, as_text, write_results
     from distsim.store.descriptions import describe_metrics
     from distsim.sweep import pairs
     from distsim.sweep.engine import LocalEngine
     from distsim.sweep.failures import SweepFailed
     from distsim.sweep.kept_behaviour import require_same_behaviour
     from distsim.sweep.order import check_workplace
-    from distsim.sweep.own_code import make_known
 
     stores = _stores(flags)
     _import(flags)
-    for store in stores:
-        make_known(store, flags.metrics or ())
-    metrics = tuple(metric.name for metric in known(flags.metrics)) if flags.metrics else None
-    orders = [_order(store, flags) for store in stores]
+    metrics = tuple(dict.fromkeys(flags.metrics)) if flags.metrics else None
+    plans = [_planned(store, flags) for store in stores]
+    orders = [_order(store, flags, metrics=metrics, runs=None, iterations=None) for store in stores]
     root, failures = stores[0].root, []
 
     def work(engine: Any) -> None:
-        for order, store in zip(orders, stores, strict=True):
-            networks = [n for n in store.contents().networks if _chosen(n, flags.runs, flags.iterations)]
-            planned = pairs.planned(flags.plan, networks)
-            if not planned:
-                raise FileNotFoundError(f"{order.name}: no two committed networks make a pair of this plan")
-            chosen = metrics or order.sweep.extent.metrics
+        for order, store, planned in zip(orders, stores, plans, strict=True):
+            metrics = order.sweep.extent.metrics
             if not flags.forecast:
-                extent = dataclasses.replace(order.sweep.extent, metrics=chosen)
-                require_same_behaviour(store, dataclasses.replace(order.sweep, extent=extent))
-                describe_metrics(store, chosen)
+                require_same_behaviour(store, order.sweep)
+                describe_metrics(store, metrics)
             memory = flags.memory * 2**30 if flags.memory else None
-            failures.extend(pairs.compare(order, store, engine, planned, chosen, flags.layers, memory, flags.forecast))
+            failures.extend(pairs.compare(order, store, engine, planned, metrics, flags.layers, memory, flags.forecast))
             if not flags.forecast:
-                table, masks = write_results(store, order.layers)
+                asked = Asked(flags.plan, tuple(planned), metrics, tuple(flags.layers) if flags.layers else None)
+                table, masks, folder = write_results(store, order.layers, asked)
+                if table.empty:  # all failed
+                    continue
                 print(as_text(table))
                 print(f"masks: median Jaccard similarity {masks[masks['parameter'] == 'all']['jaccard'].median():.3f}")
-                print(f"tables and figures in {store.storage.url}/{FOLDER}")
+                print(f"tables and figures in {store.storage.url}/{folder}")
 
     check_workplace(orders, here=flags.address is None)
     if flags.forecast:
@@ -159,6 +155,24 @@ def do_pairs(flags: argparse.Namespace) -> int:
     if failures:
         raise SweepFailed(failures)
     return 0
+
+
+def _planned(store: Any, flags: argparse.Namespace) -> list[Any]:
+    """Return the pairs that the flags ask for. FileNotFoundError, ValueError: there are none, or no such layer."""
+    from distsim.store.descriptions import layers_of
+    from distsim.sweep.pairs import planned
+
+    for name, least in (("runs", 0), ("iterations", 0)):
+        if wrong := [number for number in getattr(flags, name) or () if number < least]:
+            raise ValueError(f"--{name} takes whole numbers from {least} on, got {wrong[0]}")
+    known = [layer.name for layer in layers_of(store)]
+    if unknown := sorted(set(flags.layers or ()) - set(known)):
+        raise ValueError(f"{store.problem} has no layers {unknown}; it has {known}")
+    networks = [n for n in store.contents().networks if _chosen(n, flags.runs, flags.iterations)]
+    pairs = planned(flags.plan, networks)
+    if not pairs:
+        raise FileNotFoundError(f"{store.problem}: no two committed networks make a pair of this plan")
+    return pairs
 
 
 def _chosen(network: NetworkId, runs: list[int] | None, iterations: list[int] | None) -> bool:

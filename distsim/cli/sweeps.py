@@ -51,41 +51,50 @@ def parser_for(problems: Sequence[Problem], defaults: dict[str, Any]) -> argpars
 
 
 def _run(problems: Sequence[Problem], flags: argparse.Namespace) -> int:
-    from distsim.store import Storage
-    from distsim.sweep.order import adapted, prepare
+    from distsim.store import new_root
 
     if flags.data.startswith(("folder:", "files:")) and len({problem.source for problem in problems}) > 1:
         raise ValueError(
             f"{flags.data} holds one data set, but these problems need several: pass the folder of all of them"
         )
-    root = Storage(flags.storage)
+    with new_root(flags.storage) as root:
+        orders = _orders(problems, flags)
+        finish(orders, root, local=flags.local, address=flags.address, allow_drift=flags.allow_drift)
+    return 0
+
+
+def _orders(problems: Sequence[Problem], flags: argparse.Namespace) -> list[Any]:
+    """Return an order for each problem. Everything that needs no data is checked for all of them first."""
+    from distsim.sweep.order import adapted, checked, prepare, require_tools
+
     device = resolved_device(flags.device, flags.address)
-    orders = [
-        prepare(
-            adapted(
-                problem,
-                flags.data,
-                classes=flags.classes,
-                epochs=flags.epochs,
-                probe=flags.probe,
-                train_limit=flags.train_limit,
-            ),
-            data=flags.data,
-            download=flags.download,
-            **{name: getattr(flags, name) for name in names(Extent)},
-            device=device,
-            resources=resources(flags, device),
-            pack=flags.pack,
-            seed=flags.seed,
-            threads=flags.threads,
-            precision=flags.precision,
-            deterministic=flags.deterministic,
-            comparison=flags.comparison,
+    asked: dict[str, Any] = dict(
+        **{name: getattr(flags, name) for name in names(Extent)},
+        device=device,
+        resources=resources(flags, device),
+        pack=flags.pack,
+        seed=flags.seed,
+        threads=flags.threads,
+        precision=flags.precision,
+        deterministic=flags.deterministic,
+        comparison=flags.comparison,
+    )
+    problems = [
+        adapted(
+            problem,
+            flags.data,
+            classes=flags.classes,
+            epochs=flags.epochs,
+            probe=flags.probe,
+            train_limit=flags.train_limit,
         )
         for problem in problems
     ]
-    finish(orders, root, local=flags.local, address=flags.address, allow_drift=flags.allow_drift)
-    return 0
+    for problem in problems:
+        checked(problem, data=flags.data, **asked)
+    if flags.address is None:
+        require_tools(device, flags.metrics)
+    return [prepare(problem, data=flags.data, download=flags.download, **asked) for problem in problems]
 
 
 def _defaults(problems: Sequence[Problem], of: Callable[[Problem], object]) -> str:

@@ -126,8 +126,11 @@ class Recording:
                 raise ValueError(f"{self.label}: layer {name!r} returns {shapes[0]}, then {shapes[1]} (channels last)")
             blocks.append(outputs[name])
 
-    def _outputs(self, inputs: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Run the model on these inputs and return copies of the layers' outputs, in the order of their last calls."""
+    def _outputs(self, inputs: torch.Tensor, faults: dict[str, str] | None = None) -> dict[str, torch.Tensor]:
+        """Run the model on these inputs and return copies of the layers' outputs, in the order of their last calls.
+
+        faults : gets what is wrong with an output, by layer; None: that is an error, or the layer is left out
+        """
         outputs: dict[str, torch.Tensor] = {}
 
         def keep(name: str, output: Any) -> None:
@@ -135,6 +138,9 @@ class Recording:
             try:
                 outputs[name] = self._copied(name, output, len(inputs))
             except (TypeError, ValueError) as error:
+                if faults is not None:
+                    faults[name] = str(error).removeprefix(f"{self.label}: layer {name!r} ")
+                    return
                 if self._named or self._blocks or name in self.channels:
                     raise
                 self.left_out[name] = str(error).removeprefix(f"{self.label}: layer {name!r} ")
@@ -154,15 +160,22 @@ class Recording:
         return {call.path: call.axis for call in ran if call.output is not None and call.output.ndim == 3}
 
     def _require_the_same(self, inputs: torch.Tensor, outputs: Mapping[str, torch.Tensor]) -> None:
-        """Check that some inputs alone give what they gave in their batch. ValueError: a layer depends on the batch."""
-        few = max(1, min(ALONE, len(inputs) - 1))
+        """Check that some inputs alone give what they gave in their batch. ValueError: a layer depends on the batch.
+
+        A layer that has no row for each input there has none in the batch either. Its dimensions were equal by chance.
+        """
+        few, faults = max(1, min(ALONE, len(inputs) - 1)), dict[str, str]()
         try:
-            alone = self._outputs(inputs[:few])
+            alone = self._outputs(inputs[:few], faults)
         except Exception:  # a model may need a batch of a certain size
             return
-        for name in self._modules:
+        for name in list(self._modules):
             together = outputs[name][:few]
-            if name not in alone or alone[name].shape != together.shape:
+            if name in alone and alone[name].shape != together.shape:
+                faults[name] = f"returns {tuple(alone[name].shape)} for {few} inputs (channels last)"
+            if name in faults:
+                self._leave_out(name, faults[name])
+            if name not in alone or name in faults:
                 continue
             far, largest = float((alone[name] - together).abs().max()), float(together.abs().max())
             if far > SAME.get(self._dtypes[name], SAME_HALF) * largest:
@@ -173,6 +186,14 @@ class Recording:
                     "or a module that takes the first dimension for time)"
                 )
 
+    def _leave_out(self, name: str, reason: str) -> None:
+        """Leave out a layer after the first batch. ValueError: it was asked for by name."""
+        if self._named or name in self.channels:
+            raise ValueError(f"{self.label}: layer {name!r} {reason}")
+        self.left_out[name] = reason
+        del self._modules[name], self._blocks[name]
+        self._require_some()
+
     def _settle(self, ran: list[str]) -> None:
         """Decide after the first batch which layers are recorded."""
         if idle := [name for name in self._modules if name not in ran]:
@@ -181,13 +202,16 @@ class Recording:
             for name in idle:
                 self.left_out.setdefault(name, "it does not run as a module in the forward pass")
             self._modules = {name: self._modules[name] for name in ran}
+        self._require_some()
+        self._blocks = {name: [] for name in self._modules}
+
+    def _require_some(self) -> None:
         if not self._modules:
             left_out = "".join(f"; {name!r} is left out: {reason}" for name, reason in self.left_out.items())
             raise ValueError(
                 f"{self.label} has no convolution or linear layer that can be compared; name layers with layers=[...]"
                 f"{left_out}"
             )
-        self._blocks = {name: [] for name in self._modules}
 
     def _copied(self, name: str, output: Any, n: int) -> torch.Tensor:
         """Copy a layer's output for n inputs as (n, ..., channels) float32 on the CPU.
@@ -312,12 +336,19 @@ def require_memory(recordings: Sequence[Recording], n: int, kernels: bool) -> No
 
 
 def _not_compared(model: nn.Module) -> dict[str, str]:
-    """Return the modules with weights that the default leaves out, with the reason."""
-    reasons = {}
-    for name, module in model.named_modules():
-        own = [parameter for parameter in module._parameters.values() if parameter is not None]
-        if name and not isinstance(module, DEFAULT) and any(parameter.ndim > 1 for parameter in own):
-            reasons[name] = f"{type(module).__name__} is not compared unless it is named in layers=[...]"
+    """Return the modules with weights that the default leaves out, and the model's own weights, with the reason."""
+    reasons: dict[str, str] = {}
+    first: dict[nn.Module, str] = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        own = {of: parameter for of, parameter in module._parameters.items() if parameter is not None}
+        if first.setdefault(module, name) != name:
+            if isinstance(module, DEFAULT):
+                reasons[name] = f"it is the same module as {first[module]!r}"
+        elif not isinstance(module, DEFAULT) and (weights := [of for of, value in own.items() if value.ndim > 1]):
+            if name:
+                reasons[name] = f"{type(module).__name__} is not compared unless it is named in layers=[...]"
+            else:
+                reasons |= dict.fromkeys(weights, "it is a parameter of the model itself, not a module's")
     return reasons
 
 

@@ -24,6 +24,9 @@ LAZY = nn.modules.lazy.LazyModuleMixin
 # How far the output for an image alone may be from that for the image in a batch, as a share of the largest output.
 # Rounding is 1e-6.
 ALONE = 1e-3
+# How far outputs for the same images may be from each other where they should have the same bits.
+REPEATED = 1e-5
+STEPS = 3  # of training, after which a network must be what its state_dict says
 
 
 class Refused(ValueError):
@@ -77,9 +80,12 @@ def examined(model: Model, problem: Problem, classes: int) -> Contract:
     with torch.no_grad():
         ran, single, result = _evaluated(network, images, classes)
     _require_prunable(network, problem, output := _output(network, ran))
+    twin = _under_a_seed(model, problem, classes)
     if not says_layers(network):
-        _require_the_same(network, _under_a_seed(model, problem, classes))
-    drawing = _trained(network, _images(problem, 1 if problem.recipe.batch_size == 1 else 2), classes)
+        _require_the_same(network, twin)
+    batches = [_images(problem, 1 if problem.recipe.batch_size == 1 else 2, seed) for seed in range(STEPS + 1)]
+    drawing = _trained(network, batches[0], classes)
+    _require_no_memory(network, twin, batches, classes)
     try:
         if says_layers(network):
             layers = compared.declared(network.layers, ran, single, problem.layers)  # type: ignore[arg-type]
@@ -110,8 +116,8 @@ def _output(network: nn.Module, ran: list[trace.Call]) -> str:
     return str(network.output) if says_output(network) else compared.output_of(ran)
 
 
-def _images(problem: Problem, count: int) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(0)
+def _images(problem: Problem, count: int, seed: int = 0) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
     return torch.randn(count, problem.channels, problem.size, problem.size, generator=generator)
 
 
@@ -131,9 +137,10 @@ def _require_definition(network: nn.Module) -> None:
     if says_output(network) and network.output not in modules:
         raise Refused(f"output {network.output!r} is not one of its modules")
     for path, module in modules.items():
-        if isinstance(module, nn.Conv2d | nn.Linear) and "weight" not in module._parameters:
+        computed = [name for name in ("weight", "bias") if name not in module._parameters]
+        if isinstance(module, nn.Conv2d | nn.Linear) and computed:
             raise Refused(
-                f"the weight of {path} is computed from other parameters (by weight_norm, spectral_norm or "
+                f"the {computed[0]} of {path} is computed from other parameters (by weight_norm, spectral_norm or "
                 "torch.nn.utils.prune), so it cannot be pruned: remove that"
             )
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and not module.track_running_stats:
@@ -201,6 +208,11 @@ def _evaluated(
             f"{drew} draws random numbers in evaluation mode too, so activations would not repeat; "
             "functional.dropout needs training=self.training"
         )
+    if not _repeats(_shown(network, images, classes)[1], result):
+        raise Refused(
+            "in evaluation mode it returns other values for the same images a second time: it keeps something from one "
+            "batch to the next, or draws random numbers"
+        )
     single, alone = _shown(network, images[:1], classes)
     far = (alone - result[:1]).abs().max()
     if far > ALONE * result.abs().max():  # false if a value is not finite, which training reports
@@ -267,6 +279,43 @@ def _trained(network: nn.Module, images: torch.Tensor, classes: int) -> list[str
     except RuntimeError as error:
         raise Refused(f"its gradient cannot be computed: {_told(error)}") from error
     return (trace.draws(network, images) or ["the network"]) if drew else []
+
+
+def _require_no_memory(network: nn.Module, twin: nn.Module, batches: list[torch.Tensor], classes: int) -> None:
+    """Check that after some steps a new network with the same state_dict does the same. `twin` is the new one.
+
+    A checkpoint and a committed network hold the state_dict only. What a module keeps elsewhere would be lost: a
+    counter, a memory of earlier batches, a random generator of its own.
+    """
+    for step, images in enumerate(batches[:-1]):
+        _stepped(network, images, classes, step)
+    try:
+        twin.load_state_dict(network.state_dict())
+    except RuntimeError as error:
+        raise Refused(f"called twice, it gives networks with different parameters: {_told(error)}") from error
+    for training in (False, True):
+        one, other = (_stepped(each.train(training), batches[-1], classes, STEPS) for each in (network, twin))
+        if not _repeats(one, other):
+            raise Refused(
+                f"after some steps of training, a new network with the same state_dict returns other values in "
+                f"{'training' if training else 'evaluation'} mode, so a resumed training would go on differently: it "
+                "keeps something elsewhere (a counter, a memory of earlier batches, a random generator of its own). "
+                "Put it into a buffer, with persistent=True, and draw with torch's global generator"
+            )
+
+
+def _stepped(network: nn.Module, images: torch.Tensor, classes: int, step: int) -> torch.Tensor:
+    """Run the network with the random streams of a step, and return its output."""
+    torch.manual_seed(step)
+    for module in network.modules():
+        if isinstance(module, Dropout):
+            module.reseed(step, torch.device("cpu"))
+    with torch.no_grad():
+        return _shown(network, images, classes)[1]
+
+
+def _repeats(x: torch.Tensor, y: torch.Tensor) -> bool:
+    return not bool((x - y).abs().max() > REPEATED * y.abs().max())  # true if a value is not finite
 
 
 def _hidden_state(network: nn.Module) -> dict[str, torch.Tensor]:

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from distsim.results.tables import (
 )
 from distsim.specs import NetworkId
 from distsim.store import Mark, Pair, SweepStore
-from distsim.store.commits import MARK
+from distsim.store.commits import MARK, DamagedStore, read_mark
 from distsim.store.described import ComparedLayer
 from distsim.store.descriptions import metrics_of
 from distsim.store.records import pairs_in
@@ -33,15 +34,40 @@ KEYS = ("run_x", "iteration_x", "run_y", "iteration_y")
 OLD_KEYS = ("run_a", "iteration_a", "run_b", "iteration_b")  # their names before 0.2
 
 
-def write_results(store: SweepStore, layers: Sequence[ComparedLayer]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Write tables and figures of every compared pair into the store's `pair_results/`, and return the two tables.
+@dataclass(frozen=True)
+class Asked:
+    """What one table of pairs is to hold."""
+
+    plan: str  # a key of `distsim.sweep.pairs.PLANS`
+    pairs: Sequence[Pair]
+    metrics: Sequence[str]
+    layers: Sequence[str] | None = None  # None: all
+
+    def of(self, found: Found) -> Found:
+        """Return what is asked for of all results."""
+        pairs, metrics = set(self.pairs), set(self.metrics)
+        chosen = {
+            (x, y, layer): {metric: result for metric, result in results.items() if metric in metrics}
+            for (x, y, layer), results in found.items()
+            if (x, y) in pairs and (self.layers is None or layer in self.layers)
+        }
+        return {key: results for key, results in chosen.items() if results}
+
+
+def write_results(
+    store: SweepStore, layers: Sequence[ComparedLayer], asked: Asked
+) -> tuple[pd.DataFrame, pd.DataFrame, str]:
+    """Write tables and figures of what is asked for into the store, and return the two tables and their folder.
+
+    Each plan has a folder of its own, `pair_results/PLAN`. What other plans wrote stays, unless it was made from values
+    that are no longer there.
 
     pairs  one row per pair, layer and metric: value, rows, columns, ranks, dead channels, warning, reason if missing
     masks  one row per pair and pruned parameter, and one for all of them ("all"): the number of weights alive in both
            networks, in either of them, and their quotient
     """
-    inputs = {path: mark.digest for path, mark in store.pair_marks().items()}
-    compared = found_in(store)
+    marks = store.pair_marks()
+    compared = asked.of(found_in(store))
     positions = {layer.name: (position, layer.kind) for position, layer in enumerate(layers)}
     rows = []
     for (x, y, layer), results in compared.items():
@@ -49,15 +75,15 @@ def write_results(store: SweepStore, layers: Sequence[ComparedLayer]) -> tuple[p
         row = {"problem": store.problem} | _named(x, y) | {"position": position, "layer": layer, "kind": kind}
         rows += [row | {"metric": metric} | result for metric, result in results.items()]
     masks = list(_mask_rows(store, sorted({(x, y) for x, y, _ in compared})))
-    tables = _frame(rows, ["position", "metric"]), _frame(masks, ["place"])
+    table, of_masks = _frame(rows, ["position", "metric"]), _frame(masks, ["place"])
     files: dict[str, bytes] = {}
-    for name, table in zip(("pairs", "masks"), tables, strict=True):
-        files |= {f"{name}.csv": to_csv_bytes(table), f"{name}.parquet": to_parquet_bytes(table)}
-    labels = _labels(store, tables[0])
-    for name, figure in _figures(store.problem, tables[0], labels).items():
+    for name, frame in (("pairs", table), ("masks", of_masks)):
+        files |= {f"{name}.csv": to_csv_bytes(frame), f"{name}.parquet": to_parquet_bytes(frame)}
+    labels = _labels(store, table)
+    for name, figure in _figures(store.problem, table, labels).items():
         files |= {f"{name}.{format}": plotting.render(figure, format) for format in plotting.FORMATS}
-    _replace(store, files, inputs)
-    return tables
+    _replace(store, asked.plan, files, {path: mark.digest for path, mark in marks.items()})
+    return table, of_masks, f"{FOLDER}/{asked.plan}"
 
 
 def read_pairs(data: bytes) -> pd.DataFrame:
@@ -68,13 +94,44 @@ def read_pairs(data: bytes) -> pd.DataFrame:
     return read_parquet_bytes(data).rename(columns=dict(zip(OLD_KEYS, KEYS, strict=True)))
 
 
-def _replace(store: SweepStore, files: dict[str, bytes], inputs: dict[str, str]) -> None:
-    """Replace the files, and write a mark that lists them and the tiles that they come from."""
-    store.storage.delete([f"{FOLDER}/{MARK}"])
-    for name, content in files.items():
+def _replace(store: SweepStore, plan: str, files: dict[str, bytes], tiles: dict[str, str]) -> None:
+    """Replace the files of a plan, and write the mark, which lists the files of all plans and their tiles.
+
+    tiles : path -> digest of every tile in the store
+
+    While files are replaced, the mark lists those of the other plans only, or there is none.
+    """
+    try:
+        before = read_mark(store.storage, f"{FOLDER}/{MARK}") or Mark("", {})
+    except DamagedStore:
+        before = Mark("", {})
+    others = _kept(before, plan, tiles)
+    objects = {name: entry for name, entry in before.objects.items() if name.split("/")[0] in others}
+    if others:
+        store.storage.put(f"{FOLDER}/{MARK}", _mark(objects, others, tiles))
+    else:
+        store.storage.delete([f"{FOLDER}/{MARK}"])
+    new = {f"{plan}/{name}": content for name, content in files.items()}
+    store.storage.delete([f"{FOLDER}/{name}" for name in before.objects.keys() - objects.keys() - new.keys()])
+    for name, content in new.items():
         store.storage.put(f"{FOLDER}/{name}", content)
-    objects = {name: (len(content), hashlib.sha256(content).hexdigest()) for name, content in files.items()}
-    store.storage.put(f"{FOLDER}/{MARK}", Mark(attempt="", objects=objects, values={"inputs": inputs}).encode())
+        objects[name] = len(content), hashlib.sha256(content).hexdigest()
+    store.storage.put(f"{FOLDER}/{MARK}", _mark(objects, others | {plan: tiles}, tiles))
+
+
+def _kept(before: Mark, plan: str, tiles: dict[str, str]) -> dict[str, dict[str, str]]:
+    """Return plan -> tiles of the other plans in a mark whose tiles are all as they were.
+
+    Before there were plans in the mark, one table held the pairs of all of them. It is not kept.
+    """
+    plans = before.values.get("plans", {})
+    made = {name: of_plan for name, of_plan in plans.items() if isinstance(of_plan, dict) and name != plan}
+    return {name: of_plan for name, of_plan in made.items() if of_plan.items() <= tiles.items()}
+
+
+def _mark(objects: dict[str, tuple[int, str]], plans: dict[str, dict[str, str]], tiles: dict[str, str]) -> bytes:
+    values = {"inputs": tiles, "plans": plans}
+    return Mark(attempt="", objects=objects, values=values).encode()
 
 
 def _labels(store: SweepStore, pairs: pd.DataFrame) -> dict[str, str]:

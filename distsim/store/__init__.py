@@ -2,7 +2,7 @@
 
 from distsim.specs import NetworkId
 from distsim.store.commits import DamagedStore, Mark
-from distsim.store.existing import existing_root, existing_stores
+from distsim.store.existing import existing_root, existing_stores, new_root
 from distsim.store.lease import Lease, StoreInUse
 from distsim.store.paths import Pair
 from distsim.store.storage import NoSpace, NotWritable, Storage, StorageError
@@ -24,5 +24,6 @@ __all__ = [
     "SweepStore",
     "existing_root",
     "existing_stores",
+    "new_root",
     "problems_in",
 ]

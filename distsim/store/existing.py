@@ -1,5 +1,7 @@
-"""Open the sweeps of an existing store. Nothing is created."""
+"""Open the sweeps of an existing store, or a storage that may be new. A command that fails leaves no empty folders."""
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 from distsim.store.storage import Storage
@@ -16,6 +18,29 @@ def existing_root(where: str | Path) -> Storage:
     root = Storage(where)
     root.reach()
     return root
+
+
+@contextlib.contextmanager
+def new_root(where: str | Path) -> Iterator[Storage]:
+    """Open the storage of a folder or a URL, which need not exist, for the work inside the block.
+
+    If the work fails, the folders that were made for it and are still empty are removed.
+    """
+    try:
+        folder = None if "://" in str(where) else Path(where).expanduser().resolve()
+        absent = [] if folder is None else [path for path in (folder, *folder.parents) if not path.exists()]
+        there = set(folder.iterdir()) if folder is not None and folder.is_dir() else set()
+    except (OSError, ValueError, RuntimeError):  # no place for a store, as Storage says
+        folder, absent, there = None, [], set()
+    try:
+        yield Storage(where)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            inside = set(folder.iterdir()) - there if folder is not None else set()
+            for made in (*inside, *absent):
+                with contextlib.suppress(OSError):  # it is not empty, or is no folder
+                    made.rmdir()
+        raise
 
 
 def _is_folder(where: str | Path) -> bool:

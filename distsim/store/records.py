@@ -74,9 +74,10 @@ class TablesRecord(TypedDict):
 
 
 class PairTablesRecord(TypedDict):
-    """Tables of pairs, and the digest of each tile that they were made from."""
+    """Tables of pairs, and the digest of each tile that they were made from; by plan too, but in older marks."""
 
     inputs: dict[str, str]
+    plans: NotRequired[dict[str, dict[str, str]]]
 
 
 KINDS: dict[str, Any] = {

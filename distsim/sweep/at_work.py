@@ -32,9 +32,10 @@ def carry_out(
     StoreInUse: another driver is at work. Other errors: see `distsim.sweep.order.take` and `distsim.sweep.run.run`.
     """
     from distsim.sweep.engine import LocalEngine
-    from distsim.sweep.order import take
+    from distsim.sweep.order import require_possible, take
     from distsim.sweep.run import run
 
+    require_possible(orders, root, here=address is None)
     with at_work(root, one_writer=local, say=say) as check:
         take(orders, root, here=address is None, say=say)
         if local:

@@ -14,7 +14,7 @@ from distsim.metrics.registry import known, require_libraries
 from distsim.models import Layer, build
 from distsim.problems import CIFAR_CLASSES
 from distsim.specs import Device, Extent, Identity, NetworkId, Problem, Sweep, names
-from distsim.store import Storage, SweepStore
+from distsim.store import Storage, SweepStore, problems_in
 from distsim.store.described import StoredLayer
 from distsim.store.descriptions import describe_layers, describe_metrics
 from distsim.sweep import own_code
@@ -106,15 +106,17 @@ def prepare(
     pack: int = 1,
     **choices: Any,
 ) -> Prepared:
-    """Load the data and make the sweep. Errors are those of loading and of the specs' fields.
+    """Load the data and make the sweep. Errors are those of the specs' fields, of the network, and of loading.
+
+    Everything that can be checked without the data is checked before they are looked for.
 
     choices : fields of Extent (runs, metrics, ...) and of Identity (seed, ...); runs=None takes the problem's number
     dataset : used instead of the data at `data`; it must have the problem's classes and image size
     """
     own_code.refuse_while_importing()
-    known(choices.get("metrics", ()))
+    extent = checked(problem, data=data, device=device, resources=resources, pack=pack, **choices)
+    choices = {name: value for name, value in choices.items() if name not in names(Extent)}
     dataset = load(problem, data, download=download) if dataset is None else suited(problem, dataset)
-    extent = Extent.of(problem, **{name: choices.pop(name) for name in names(Extent) if name in choices})
     identity = identify(problem, dataset, **choices)
     sweep = Sweep(identity, extent, _absolute(data), device, resources, pack)
     network = build(identity.problem)
@@ -124,6 +126,31 @@ def prepare(
     per_network = bytes_per_network(by_layer, identity.problem.probe, identity.storage)
     described = tuple(StoredLayer(x.name, x.kind, x.module, shapes[x.name]) for x in network.layers)
     return Prepared(sweep, dataset, network.layers, per_network, described)
+
+
+def checked(
+    problem: Problem,
+    *,
+    data: str = "",
+    device: Device = "cpu",
+    resources: tuple[tuple[str, float], ...] = (),
+    pack: int = 1,
+    network: bool = True,
+    **choices: Any,
+) -> Extent:
+    """Check everything about an order that can be checked without its data, and return the extent.
+
+    The arguments are those of `prepare`. network : False if the data will determine it
+
+    ValueError: a metric is unknown, a field has no possible value, or the network cannot be trained and compared.
+    """
+    known(choices.get("metrics", ()))
+    extent = Extent.of(problem, **{name: value for name, value in choices.items() if name in names(Extent)})
+    of_identity = {name: value for name, value in choices.items() if name not in names(Extent)}
+    Sweep(Identity(problem, "", **of_identity), extent, _absolute(data), device, resources, pack)
+    if network and problem.classes:
+        require_streams(build(problem), device)
+    return extent
 
 
 def _absolute(data: str) -> str:
@@ -162,10 +189,28 @@ def check_workplace(orders: Iterable[Prepared], here: bool) -> None:
     is.
     """
     for order in orders if here else ():
-        require_device(order.sweep.device)
-        require_cupy(order.sweep.device)
-        require_libraries(order.sweep.extent.metrics)
+        require_tools(order.sweep.device, order.sweep.extent.metrics)
         _require_memory(order)
+
+
+def require_tools(device: Device, metrics: Iterable[str]) -> None:
+    """Check that this machine has the device and the libraries. ValueError: one is missing."""
+    require_device(device)
+    require_cupy(device)
+    require_libraries(metrics)
+
+
+def require_possible(orders: Iterable[Prepared], root: Storage, here: bool = True) -> None:
+    """Check, without writing anything, that the work can be done in this store. Errors are those of `take`."""
+    orders = list(orders)
+    check_workplace(orders, here)
+    there = problems_in(root)
+    for order in orders:
+        if order.name not in there:
+            continue
+        store = SweepStore(root, order.name)
+        if any(store.contents().__dict__.values()):  # then `claim` compares and does not write
+            store.claim(order.sweep.identity)
 
 
 def _require_memory(order: Prepared) -> None:

@@ -141,7 +141,7 @@ def compare(
     memory : bytes for all comparisons at once; None: half of this machine's free memory, 4 GiB if that is unknown
     forecast : only say what it would cost
 
-    FileNotFoundError: a network is not committed. ValueError: a layer is unknown.
+    FileNotFoundError: a network is not committed. ValueError: a layer is unknown, or no metric applies to any.
     """
     problem, name = order.sweep.problem, order.name
     contents, wanted = store.contents(), {network for pair in pairs for network in pair}
@@ -152,6 +152,10 @@ def compare(
         raise ValueError(f"{name} has no layers {sorted(unknown)}; it has {known}")
     shapes = layer_shapes(build(problem), problem)
     layers = [layer for layer in order.layers if names is None or layer.name in names]
+    if not any(applicable(metrics, layer.kind) for layer in layers):
+        raise ValueError(
+            f"{name}: none of the metrics {', '.join(metrics)} applies to {', '.join(x.name for x in layers)}"
+        )
     sized = {layer: (problem.probe, *shapes[layer.name]) for layer in layers}
     if not wanted <= contents.activations:  # then workers need the images
         extent = dataclasses.replace(order.sweep.extent, activations="memory")

@@ -152,7 +152,8 @@ class TrainingWorker:
         """Train one network again. Commit it if it is missing, else compare it with the committed one.
 
         Return the outcome in one sentence. A committed network stays as it is. The network before it must be committed.
-        ValueError: it differs from the committed one, or there is no such network in this sweep.
+        ValueError: it differs from the committed one, or there is no such network in this sweep. FileNotFoundError: the
+        network before it is missing.
         """
         if network.complete:
             raise ValueError(f"the complete network of {self.sweep.name} is run=complete, got {network.argument}")
@@ -161,6 +162,7 @@ class TrainingWorker:
             if network.run is None:
                 trained, files = self.trainer.complete(), {"probe.json": self._probe_file()}
             else:
+                require_before(self.store, network)
                 complete = self._load_complete()
                 before = self.store.load_network(network.before or COMPLETE)
                 trained, files = self.trainer.iterate(network.run, network.iteration, before, complete), None
@@ -259,3 +261,16 @@ class _Beside:
 def _announce_epoch(epoch: int, network: Network) -> bool:
     trace.announce("epoch", epoch + 1)
     return False
+
+
+def require_before(store: SweepStore, network: NetworkId) -> None:
+    """Check that the network that this one is pruned from is committed. FileNotFoundError names both."""
+    if network.before is not None and store.mark(network.before) is None:
+        raise FileNotFoundError(
+            f"{network.label} of {store.problem} is pruned from {_article(network.before)}, which is not in "
+            f"{store.root.url}"
+        )
+
+
+def _article(network: NetworkId) -> str:
+    return f"the {network.label}" if network.is_complete else network.label

@@ -8,6 +8,7 @@ from torch import nn
 from distsim.activations.layout import Float16Check, storage_dtype
 from distsim.activations.probe import BATCH, Probe, as_numpy, blocks, captured, layer_shapes, make_probe
 from distsim.data import load
+from distsim.metrics import mean_cca
 from distsim.models import Layer, Network, build
 from distsim.problems import PROBLEMS
 from distsim.seeds import torch_stream
@@ -339,3 +340,60 @@ def test_the_rounding_noise_is_weighed_against_the_variance():
 def test_the_verdict_does_not_depend_on_the_blocks():
     for values in (RELU, 100 + normal(400, 3), 10 + normal(400, 3), 1e-6 * RELU):
         assert len({safe(values, block) for block in (1, 7, 100, 400)}) == 1
+
+
+def mean_cca_moves(values):
+    """By how much float16 moves the mean CCA with a network that has the same directions and others."""
+    rows = values.reshape(-1, values.shape[-1])
+    p = rows.shape[1]
+    differences = rows[:, 1:] - rows[:, :-1]  # as the other network may have them
+    other = torch.cat([1e3 * differences, rows], 1).double() @ normal(2 * p - 1, p).double()
+    return mean_cca(rows.double().numpy(), other.numpy()) - mean_cca(rows.half().double().numpy(), other.numpy())
+
+
+@pytest.mark.parametrize("apart", [1e-4, 1e-3, 5e-2])
+@pytest.mark.parametrize("channels", [8, 64])
+def test_channels_that_are_nearly_the_same_are_not_safe_where_rounding_drowns_their_difference(apart, channels):
+    """Each channel's own noise is small, but CCA depends on the difference of channels too."""
+    values = normal(3000, channels)
+    values[:, 1:4] = values[:, :1] + apart * normal(3000, 4)[:, 1:]
+    assert safe(values) == (apart == 5e-2)
+    moved = mean_cca_moves(values)
+    assert abs(moved) < 1e-4 if apart == 5e-2 else moved > 2e-4
+
+
+def test_one_pair_among_many_channels_is_seen():
+    values = normal(3000, 128)
+    values[:, 100] = values[:, 3] + 1e-4 * normal(3000, 2)[:, 1]
+    assert not safe(values)
+
+
+def test_equal_channels_are_safe_and_those_that_depend_on_others_are_not():
+    """Equal channels are rounded alike, so that their difference stays zero. A sum of two is rounded by itself."""
+    values = normal(3000, 8)
+    values[:, 1] = values[:, 0]
+    values[:, 2] = -2 * values[:, 0]
+    assert safe(values)
+    exact = (values * 64).round() / 64  # so that the sum has no rounding in float32
+    exact[:, 3] = exact[:, 4] + 1000 * exact[:, 5]
+    assert not safe(exact)
+
+
+def test_fewer_rows_than_channels_are_no_reason():
+    assert safe(normal(50, 64))
+
+
+def test_layers_of_real_networks_stay_float16():
+    """Of random ones, of every size of rows: stores that have begun go on in the same dtype."""
+    problem = PROBLEMS["digits"]
+    images = torch.tensor(load(problem, "").train_images[:300])
+    probe = Probe(np.arange(300), images, torch.tensor([0.3]), torch.tensor([0.35]))
+    for seed in range(3):
+        network = build(problem, 10, torch_stream(seed, "network"))
+        whole: dict[str, list[torch.Tensor]] = {}
+        for outputs in blocks(network, probe):
+            for layer in network.layers:
+                if layer.kind in ("conv", "pool"):
+                    whole.setdefault(layer.name, []).append(outputs[layer.name])
+        assert len(whole) == 6
+        assert all(safe(torch.cat(parts)) for parts in whole.values())

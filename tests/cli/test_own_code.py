@@ -208,8 +208,8 @@ def test_pairs_and_layers_import_it_too(folder: Path, tmp_path: Path) -> None:
     assert (status, err) == (0, "")
     assert re.search(r"^z_spread +3 ", out, re.M)
     results = folder / f"store/{own_script.NAME}/pair_results"
-    assert set(pd.read_csv(results / "pairs.csv")["layer"]) == {"wide_conv", "wide_pool", "out"}
-    assert {"runs.png", "runs_more.png"} <= {file.name for file in results.iterdir()}
+    assert set(pd.read_csv(results / "runs/pairs.csv")["layer"]) == {"wide_conv", "wide_pool", "out"}
+    assert {"runs.png", "runs_more.png"} <= {file.name for file in (results / "runs").iterdir()}
     status, out, err = distsim("layers", folder / "store", "--metrics", "cka", "z_spread", "--out", tmp_path)
     assert (status, err) == (0, "")
     assert "wide_pool" in out

@@ -818,3 +818,37 @@ def test_old_names_of_columns_are_read_with_a_warning() -> None:
     with pytest.raises(KeyError):
         table["nothing_b"]
     assert table.query("layer_x == layer_y")["value"].notna().all()
+
+
+class SequenceFirst(nn.Module):
+    """(t, n, d) within, by a linear layer that runs there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.inside, self.out = nn.Linear(3, 8), nn.Linear(8, 8), nn.Linear(8, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.out(self.inside(self.embed(x).transpose(0, 1)).mean(0))
+
+
+def test_a_sequence_that_is_as_long_as_the_batch_is_not_taken_for_examples() -> None:
+    model, data = SequenceFirst(), torch.randn(20, 20, 3)
+    with pytest.warns(LeftOut, match=r"'inside': returns \(20, 2, 8\) for 2 inputs"):
+        found = compare(model, model, data)
+    assert found.layers_x == ("embed", "out")
+    with pytest.raises(ValueError, match=r"model_a: layer 'inside' returns \(20, 2, 8\) for 2 inputs"):
+        compare(model, model, data, layers=["inside"])
+
+
+def test_weights_without_a_module_of_their_own_are_named() -> None:
+    model = nn.Sequential(nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 6))
+    model.append(model[0])
+    model.register_parameter("scales", nn.Parameter(torch.ones(6, 6)))
+    with pytest.warns(LeftOut):
+        found = compare(model, model, torch.randn(40, 6))
+    assert found.layers_x == ("2", "0"), "the last call counts"
+    reasons = {
+        "3": "it is the same module as '0'",
+        "scales": "it is a parameter of the model itself, not a module's",
+    }
+    assert found.left_out == {"model_a": reasons}

@@ -101,6 +101,55 @@ class Counting(nn.Module):
         return x
 
 
+class Remembers(Net):
+    """Keeps something in a plain attribute, as `kept` says: no checkpoint holds it."""
+
+    def __init__(self, channels, size, classes, kept):
+        super().__init__(channels, size, classes)
+        self.kept, self.memory, self.steps = kept, [], 0
+        self.own = torch.Generator().manual_seed(0)
+        self.numpys = np.random.default_rng(0)
+        self.register_buffer("late", None, persistent=False)
+
+    def forward(self, x):
+        return super().forward(x) * (1 + self.kept(self, x))
+
+
+def remembers(kept):
+    return lambda channels, size, classes: Remembers(channels, size, classes, kept)
+
+
+def counts(net, x):
+    net.steps += net.training
+    return 0.01 * net.steps
+
+
+def counts_always(net, x):
+    net.steps += 1
+    return 0.01 * net.steps
+
+
+def a_memory_bank(net, x):
+    if net.training:
+        net.memory.append(x.mean().detach())
+    return torch.stack(net.memory).mean() if net.memory else 0.0
+
+
+def a_running_mean_for_evaluation(net, x):
+    if net.training:
+        net.late = x.mean().detach()
+        return 0.0
+    return 0.0 if net.late is None else net.late
+
+
+def a_generator_of_torchs(net, x):
+    return torch.rand((), generator=net.own) if net.training else 0.0
+
+
+def a_generator_of_numpys(net, x):
+    return float(net.numpys.random()) if net.training else 0.0
+
+
 class Named(Network):
     def __init__(self, channels, size, classes, layers, output="out"):
         super().__init__()
@@ -186,6 +235,19 @@ REFUSED = {
     ),
     "python": (net(body=lambda n, x: x * random.random() if n.training else x), "it draws from Python's global random"),
     "hidden state": (net(make=Counting), r"the buffer body.seen changes in training and is not in its state_dict"),
+    "a counter": (remembers(counts), "a new network with the same state_dict returns other values in evaluation mode"),
+    "a memory bank": (remembers(a_memory_bank), "a new network with the same state_dict returns other values in eval"),
+    "a late buffer": (remembers(a_running_mean_for_evaluation), "a new network with the same state_dict returns other"),
+    "torch's generator": (remembers(a_generator_of_torchs), "other values in training mode, so a resumed training"),
+    "numpy's generator": (remembers(a_generator_of_numpys), "other values in training mode, so a resumed training"),
+    "a counter always": (
+        remembers(counts_always),
+        "in evaluation mode it returns other values for the same images a second time: it keeps something from one",
+    ),
+    "a computed bias": (
+        changed(lambda n: parametrizations.weight_norm(n.conv, "bias", dim=None)),
+        "the bias of conv is computed from other parameters",
+    ),
     # what is compared
     "no tensor": (SequenceFirst, r"layer attn returns no tensor \(but a tuple, say\): name a module in it", "attn"),
     "sequence first": (

@@ -16,16 +16,18 @@ from distsim.cli import main as cli
 from distsim.environment import threads
 from distsim.problems import PROBLEMS
 from distsim.results import reduce as results
-from distsim.results.pairs import found_in, jaccard, write_results
+from distsim.results.pairs import Asked, found_in, jaccard, write_results
 from distsim.specs import COMPLETE, Extent, NetworkId
-from distsim.store import Storage, SweepStore
+from distsim.store import Mark, Storage, SweepStore
 from distsim.store.activations import Reader
+from distsim.store.commits import MARK
 from distsim.sweep import pairs
 from distsim.sweep.cost import Cost, duration, layer_cost
 from distsim.sweep.engine import LocalEngine
 from distsim.sweep.order import Prepared, prepare, take
 from distsim.sweep.run import run
 from distsim.sweep.stored_models import Stored, layer_by_layer
+from distsim.verify.store import verify_store
 
 SMALL = PROBLEMS["digits"].reduced_to(epochs=2, probe=60, train_limit=100)
 NETWORKS = [COMPLETE, *Extent(runs=3, iterations=4).networks]
@@ -60,7 +62,12 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> SweepStore:
 def compared(kept: SweepStore) -> pd.DataFrame:
     """Every pair."""
     assert pairs.compare(ordered(), kept, LocalEngine(kept.root), every(kept), CHOSEN, say=lambda line: None) == []
-    return write_results(kept, ordered().layers)[0]
+    return written(kept)[0]
+
+
+def written(store: SweepStore, metrics: tuple[str, ...] = CHOSEN) -> tuple[pd.DataFrame, pd.DataFrame, str]:
+    """The tables of every pair."""
+    return write_results(store, ordered().layers, Asked("all", every(store), metrics))
 
 
 def every(store: SweepStore) -> list[tuple[NetworkId, NetworkId]]:
@@ -180,7 +187,7 @@ def test_what_is_not_kept_is_computed_again_to_the_same_bits(
         pairs.compare(ordered(), bare, LocalEngine(bare.root), every(bare), CHOSEN, memory=1.0, say=said.append) == []
     )
     assert "in 80 tiles" in said[0], "ten pairs of each of eight layers, since hardly any memory may be used"
-    again = write_results(bare, ordered().layers)[0]
+    again = written(bare)[0]
     pd.testing.assert_frame_equal(again, compared, check_exact=True)
 
 
@@ -194,7 +201,7 @@ def test_on_ray(kept: SweepStore, compared: pd.DataFrame, tmp_path: Path, ray_cl
     store.drop_activations(COMPLETE)  # so that workers need the images
     with RayEngine(store.root, None, False) as engine:
         assert pairs.compare(ordered(), store, engine, every(store), CHOSEN, say=lambda line: None) == []
-    pd.testing.assert_frame_equal(write_results(store, ordered().layers)[0], compared, check_exact=True)
+    pd.testing.assert_frame_equal(written(store)[0], compared, check_exact=True)
 
 
 def test_only_what_is_missing_is_compared(kept: SweepStore, compared: pd.DataFrame, tmp_path: Path) -> None:
@@ -209,14 +216,14 @@ def test_only_what_is_missing_is_compared(kept: SweepStore, compared: pd.DataFra
     assert said[1].startswith("digits: 10 pairs of layers in 1 tiles: ")
     pairs.compare(ordered(), store, engine, every(store)[:3], ("cka", "mean_cca"), ["pool1"], say=said.append)
     assert said[2].startswith("digits: 3 pairs of layers in 1 tiles: "), "a further metric"
-    table = write_results(store, ordered().layers)[0]
+    table = written(store, (*CHOSEN, "mean_cca"))[0]
     pd.testing.assert_frame_equal(table[table["metric"] != "mean_cca"].reset_index(drop=True), compared)
     assert set(table[table["metric"] == "mean_cca"]["layer"]) == {"pool1"}
     assert set(store.digests()) > set(store.pair_marks())
 
 
 def test_masks(kept: SweepStore, compared: pd.DataFrame) -> None:
-    masks = write_results(kept, ordered().layers)[1]
+    masks = written(kept)[1]
     a, b = kept.load_network(NetworkId(0, 2)).masks, kept.load_network(NetworkId(1, 2)).masks
     apart = (masks["run_x"] == 0) & (masks["run_y"] == 1) & (masks["iteration_x"] == masks["iteration_y"])
     first = masks[apart & (masks["iteration_x"] == 1)]
@@ -264,19 +271,54 @@ def test_the_command(
     out = capsys.readouterr().out
     assert "24 pairs of layers in 8 tiles" in out
     assert "svcca" in out
-    assert sorted(file.name for file in folder.glob("*.png")) == ["iterations_svcca.png"]
+    assert [file.relative_to(folder).as_posix() for file in folder.rglob("*.png")] == [
+        "iterations/iterations_svcca.png"
+    ]
     assert cli.main(["pairs", where, "--local", "--layers", "fc1"]) == 0
-    assert (folder / "runs.pdf").exists()
-    first = (folder / "pairs.csv").read_bytes()
+    assert (folder / "runs/runs.pdf").exists()
+    first = (folder / "runs/pairs.csv").read_bytes()
     assert cli.main(["pairs", where, "--local", "--layers", "fc1"]) == 0
-    assert (folder / "pairs.csv").read_bytes() == first
+    assert (folder / "runs/pairs.csv").read_bytes() == first
     for flags, message in {
         ("--layers", "fc9"): "digits has no layers ['fc9']",
+        ("--layers", "fc1", "--metrics", "cosine"): "digits: none of the metrics cosine applies to fc1",
+        ("--runs", "-1"): "--runs takes whole numbers from 0 on, got -1",
         ("--metrics", "ccca"): "unknown metrics ['ccca']",
         ("--iterations", "7"): "no two committed networks make a pair of this plan",
     }.items():
         assert cli.main(["pairs", where, "--local", *flags]) == 1
         assert message in capsys.readouterr().err
+
+
+def test_each_plan_has_tables_of_what_was_asked_for(kept: SweepStore, compared: pd.DataFrame, tmp_path: Path) -> None:
+    """Whatever else has been compared. The tables of a plan stay where another one is written."""
+    shutil.copytree(kept.root.folder, tmp_path / "s", dirs_exist_ok=True)  # type: ignore[arg-type]
+    where, folder = str(tmp_path / "s"), tmp_path / "s" / "digits" / "pair_results"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    (folder / "pairs.csv").write_bytes(b"as before there were plans")
+    old = Mark("", {"pairs.csv": (26, hashlib.sha256(b"as before there were plans").hexdigest())}, {"inputs": {}})
+    (folder / MARK).write_bytes(old.encode())
+    assert verify_store(Storage(where)).whole
+    assert cli.main(["pairs", where, "--local", "--metrics", "svcca", "--runs", "0", "1", "--iterations", "2"]) == 0
+    runs = pd.read_csv(folder / "runs" / "pairs.csv")
+    assert set(zip(runs["run_x"], runs["iteration_x"], runs["run_y"], strict=True)) == {(0, 2, 1)}
+    assert set(runs["metric"]) == {"svcca"}
+    assert not (folder / "pairs.csv").exists(), "no longer true"
+    assert cli.main(["pairs", where, "--local", "--plan", "complete", "--metrics", "cka", "--layers", "fc1"]) == 0
+    complete = pd.read_csv(folder / "complete" / "pairs.csv")
+    assert (set(complete["layer"]), set(complete["metric"]), len(complete)) == ({"fc1"}, {"cka"}, 4)
+    assert complete["run_x"].isna().all()
+    pd.testing.assert_frame_equal(pd.read_csv(folder / "runs" / "pairs.csv"), runs)
+    report = verify_store(Storage(where))
+    assert (report.whole, [str(f) for f in report.findings if "pair_results" in str(f)]) == (True, [])
+    # a tile that is gone takes the tables with it that may hold its values
+    store = SweepStore(Storage(where), "digits")
+    store.storage.delete([path for path in store.pair_marks() if path.startswith("pairs/fc1/")])
+    assert not verify_store(Storage(where)).whole
+    assert cli.main(["pairs", where, "--local", "--plan", "complete", "--metrics", "cka", "--layers", "fc1"]) == 0
+    assert verify_store(Storage(where)).whole
+    assert not (folder / "runs" / "pairs.csv").exists()
 
 
 @pytest.mark.filterwarnings("ignore::distsim.metrics.UnreliableSimilarity")

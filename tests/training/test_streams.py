@@ -6,6 +6,9 @@ import dataclasses
 import pytest
 import torch
 from networks import Dropouts, Functional, Transformer, small_resnet18
+from torch import nn
+from torch.nn import functional as F
+from torch.nn.utils import parametrizations
 
 from distsim.data import load
 from distsim.environment import threads
@@ -15,7 +18,31 @@ from distsim.sweep.order import identify
 from distsim.training.chain import Trainer
 
 DIGITS = PROBLEMS["digits"].reduced_to(epochs=2, probe=100, train_limit=100)
-NETWORKS = {"functional": Functional, "transformer": Transformer, "dropouts": Dropouts}
+
+
+class Odd(nn.Module):
+    """Tied and frozen weights, a hook that draws, a recurrent layer with dropout, spectral norm, running means."""
+
+    def __init__(self, channels, size, classes):
+        super().__init__()
+        self.first = nn.Conv2d(channels, 8, 3, padding=1)
+        self.second, self.third = (nn.Conv2d(8, 8, 3, padding=1) for _ in range(2))
+        self.third.weight = self.second.weight
+        self.frozen = nn.Conv2d(8, 8, 1).requires_grad_(False)
+        self.relu, self.norm = nn.ReLU(), nn.InstanceNorm2d(8, track_running_stats=True)
+        self.average = nn.BatchNorm2d(8, momentum=None)
+        self.recurrent = nn.LSTM(8, 8, 2, dropout=0.2)
+        self.last = parametrizations.spectral_norm(nn.Conv1d(8, 8, 1))
+        self.out = nn.Linear(8, classes)
+        self.relu.register_forward_hook(lambda module, inputs, output: F.dropout(output, 0.2, module.training))
+
+    def forward(self, x):
+        x = self.average(self.norm(self.relu(self.third(self.second(self.first(x))))))
+        x = self.recurrent(self.frozen(x).flatten(2).permute(2, 0, 1))[0]  # (t, n, d)
+        return self.out(self.last(x.permute(1, 2, 0)).mean(2))
+
+
+NETWORKS = {"functional": Functional, "transformer": Transformer, "dropouts": Dropouts, "odd": Odd}
 
 
 @pytest.fixture(autouse=True)

@@ -72,7 +72,7 @@ def test_one_of_everything(kept: Path) -> None:
         "digits/runs/0000/iter_01/chance/fc1/*.json",
         "digits/pairs/out/*.json",
         "digits/results/summary.csv",
-        "digits/pair_results/pairs.csv",
+        "digits/pair_results/runs/pairs.csv",
         "figures/fig1.png",
     ]
     assert flips.repaired(kept, [flipped(kept, pattern) for pattern in patterns]) == []

@@ -109,7 +109,7 @@ OBJECTS = {  # what is damaged -> the piece that is said to be
     "digits/results/summary.csv": "results",
     "digits/results/provenance.parquet": "results",
     "digits/pair_results/COMMIT.json": "pair_results",
-    "digits/pair_results/pairs.parquet": "pair_results",
+    "digits/pair_results/runs/pairs.parquet": "pair_results",
     "figures/COMMIT.json": "figures",
     "figures/fig1.png": "figures",
 }
