@@ -24,9 +24,13 @@ SHARE = 0.02  # share of the training time that writing checkpoints may take
 class StoredCheckpoints:
     """Checkpoints of one piece's training, after each epoch or less often: they take at most `SHARE` of the time."""
 
-    def __init__(self, storage: Storage, piece: str, identity: str, environment: dict[str, Any]) -> None:
+    def __init__(
+        self, storage: Storage, piece: str, identity: str, environment: dict[str, Any], most: int | None = None
+    ) -> None:
+        """Keep checkpoints of a piece. most : bytes that one can have; a larger one is not read"""
         self._storage, self._folder = storage, f"{piece}/{EPOCHS}"
         self._about = {"identity": identity, "environment": environment}
+        self._most = most
         self._last, self._cost = time.monotonic(), 0.0
 
     def load(self) -> Checkpoint | None:
@@ -56,7 +60,7 @@ class StoredCheckpoints:
         self._cost = self._last - started
 
     def _read(self, path: str) -> Checkpoint | None:
-        content = self._storage.get(path)
+        content = self._storage.get(path, self._most)
         name = path.rsplit("/", 1)[-1].removesuffix(".safetensors")
         if content is None or hashlib.sha256(content).hexdigest() != name:
             return None

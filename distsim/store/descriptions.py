@@ -7,6 +7,7 @@ from distsim.metrics.registry import BUILT_IN, METRICS
 from distsim.specs import Identity, differences
 from distsim.store.commits import DamagedStore
 from distsim.store.described import (
+    LARGEST,
     LAYERS,
     StoredLayer,
     StoredMetric,
@@ -25,7 +26,7 @@ def layers_of(store: SweepStore) -> tuple[StoredLayer, ...]:
     Sweeps of older versions have no layers.json. Then the layers come from the model, if it is registered here.
     DamagedStore: layers.json is not what was written. ValueError: there is none, and the model is unknown.
     """
-    content = store.storage.get(LAYERS)
+    content = store.storage.get(LAYERS, most=LARGEST)
     if content is not None:
         try:
             return decode_layers(content)[0]
@@ -65,7 +66,7 @@ def metrics_of(store: SweepStore, names: Iterable[str]) -> dict[str, StoredMetri
 
 
 def _metric(store: SweepStore, name: str) -> StoredMetric | None:
-    content = store.storage.get(metric_path(name))
+    content = store.storage.get(metric_path(name), most=LARGEST)
     try:
         return None if content is None else decode_metric(content, name)
     except ValueError as error:

@@ -373,7 +373,7 @@ class SweepStore:
         mark = self.results_mark()
         if mark is None or name not in mark.objects:
             raise FileNotFoundError(f"no results of {self.problem} in {self.root.url} yet: distsim report writes them")
-        content = self.storage.get(f"results/{name}") or b""
+        content = self.storage.get(f"results/{name}", most=mark.objects[name][0]) or b""
         if hashlib.sha256(content).hexdigest() != mark.objects[name][1]:
             raise DamagedStore(
                 f"results/{name} in {self.storage.url} is not what was written: distsim report writes it again"

@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ from distsim.sweep.failures import EXPECTED, sentence
 from distsim.sweep.plan import Chain
 from distsim.training.chain import TrainedNetwork, Trainer
 
+CHECKPOINT_COPIES, CHECKPOINT_ROOM = 20, 2**26  # adam's two moments, the best and the rewind state; losses, names
 Event = dict[str, Any]
 
 
@@ -146,7 +148,14 @@ class TrainingWorker:
 
     def _checkpoints(self, network: NetworkId) -> StoredCheckpoints:
         sweep = self.sweep
-        return StoredCheckpoints(self.store.storage, network.path, sweep.identity.hash, environment(sweep))
+        where = self.store.storage, network.path
+        return StoredCheckpoints(*where, sweep.identity.hash, environment(sweep), self._largest_checkpoint)
+
+    @cached_property
+    def _largest_checkpoint(self) -> int:
+        """Return a bound on the bytes of a checkpoint, which holds a network, its optimizer and some copies of it."""
+        tensors = build(self.sweep.problem, self.trainer.classes).state_dict().values()
+        return CHECKPOINT_COPIES * sum(tensor.nbytes for tensor in tensors) + CHECKPOINT_ROOM
 
     def redo(self, network: NetworkId) -> str:
         """Train one network again. Commit it if it is missing, else compare it with the committed one.

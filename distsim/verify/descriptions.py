@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from distsim.activations.probe import layer_shapes
 from distsim.store import DamagedStore, Storage
-from distsim.store.described import LAYERS, StoredLayer, decode_layers, decode_metric
+from distsim.store.described import LARGEST, LAYERS, StoredLayer, decode_layers, decode_metric
 from distsim.store.storage import first_line
 from distsim.sweep import kept_behaviour
 from distsim.sweep.kept_behaviour import read_behaviour
@@ -23,7 +23,7 @@ def read_layers(storage: Storage, identity: str | None, model: Model, found: Cal
     identity : hash of the sweep's identity, if known
     found : gets each problem
     """
-    content = storage.get(LAYERS)
+    content = storage.get(LAYERS, most=LARGEST)
     if content is None:  # sweeps of older versions have none
         return
     try:
@@ -58,7 +58,7 @@ def faults(storage: Storage, path: str, problem: str, found: Callable[..., None]
 
 def metric_faults(storage: Storage, path: str, found: Callable[..., None]) -> None:
     """Report what is wrong with the description of a user's own metric."""
-    content, match = storage.get(path) or b"", METRIC.fullmatch(path)
+    content, match = storage.get(path, most=LARGEST) or b"", METRIC.fullmatch(path)
     try:
         decode_metric(content, match["name"] if match else "")
     except ValueError as error:
@@ -70,7 +70,7 @@ def metric_faults(storage: Storage, path: str, found: Callable[..., None]) -> No
 
 def behaviour_faults(storage: Storage, path: str, problem: str, found: Callable[..., None]) -> None:
     """Report what is wrong with the record of how a network or a metric behaved at the sweep's first start."""
-    content = storage.get(path)
+    content = storage.get(path, most=kept_behaviour.LARGEST)
     if content is None:
         found("is missing: the next start writes it", path, NOTE)
         return

@@ -30,6 +30,7 @@ from distsim.training.pruning import full_masks
 
 OBJECTS = {"weights.safetensors", "masks.safetensors"}
 OF_COMPLETE = {"rewind.safetensors", "probe.json"}
+LARGEST_IMAGE = 512  # pixels of its side; a network is run on one image of the store's size, to learn its shapes
 ROOM = 2**20  # bytes that an object may have besides its values: names, shapes, what compression adds
 
 
@@ -133,6 +134,14 @@ def layer_faults(model: Model, mark: Mark, layer: str, read: Callable[[str, int]
     ours = {"dtype": metadata["data_type"], "shape": metadata["shape"], "sha256": values.hexdigest()}
     if whole and mark.values and mark.values.get("layers", {}).get(layer) != ours:  # older marks have no values
         yield "its values do not match the digest in its mark"
+
+
+def strange_objects(mark: Mark) -> list[str]:
+    """Return the names in the mark of activations that are neither metadata nor chunks of its arrays, sorted."""
+    arrays = set(arrays_in(mark.objects).values())
+    expected = {ZARR, *(f"{folder}/{ZARR}" for folder in arrays)}
+    names = (name for name in mark.objects if name not in expected)
+    return sorted(name for name in names if name.split("/")[0] not in arrays or name.split("/")[1] != "c")
 
 
 def array_faults(model: Model, layer: str, metadata: Any, named: set[str]) -> list[str]:

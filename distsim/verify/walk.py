@@ -217,6 +217,9 @@ class _Walk:
         if not canonical(content):
             found(SAME, "spec.json", NOTE)
         try:
+            size = self.model.identity.problem.size
+            if size > networks.LARGEST_IMAGE:
+                raise ValueError(f"its images have {size:,} x {size:,} pixels")
             self.model.network = build(self.model.identity.problem)
         except ValueError as error:
             found(f"{error}: shapes and masks are not checked", "spec.json", NOTE)
@@ -282,10 +285,12 @@ class _Walk:
         layers = arrays_in(mark.objects)
         if set(layers) != set(self.model.layers or layers) or ZARR not in mark.objects:
             self._found(piece.path, f"its mark names the layers {shown(', '.join(sorted(layers)))}")
-        unread = set(mark.objects)
+            return
+        if strange := networks.strange_objects(mark):
+            self._found(piece.path, f"its mark names {shown(strange[0])}, which belongs to no array")
+            return
 
         def read(name: str, most: int) -> bytes | None:
-            unread.discard(name)
             return self._read(piece, mark, name, most)
 
         def check(layer: str) -> None:
@@ -294,8 +299,7 @@ class _Walk:
 
         for layer in layers:
             self._within(piece.path, check, layer)
-        for name in sorted(unread):
-            self._read(piece, mark, name)
+        self._read(piece, mark, ZARR, networks.ROOM)
 
     def _read(self, piece: _Piece, mark: Mark, name: str, most: int | None = None) -> bytes | None:
         """Return an object that the mark names, or report that it is damaged and return None.

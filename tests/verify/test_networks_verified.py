@@ -3,11 +3,16 @@
 import copy
 import dataclasses
 import hashlib
+import io
 import json
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import safetensors.torch
 import torch
@@ -15,15 +20,16 @@ from damage import changed, one
 
 from distsim.models import build
 from distsim.problems import PROBLEMS
-from distsim.specs import COMPLETE, Identity, NetworkId, Problem
-from distsim.store import SweepStore
+from distsim.specs import COMPLETE, Identity, NetworkId, Problem, canonical_json, digest
+from distsim.store import Storage, SweepStore
 from distsim.store.activations import Reader, Writer
 from distsim.store.arrays import chunk_names, decoded
-from distsim.store.commits import MARK, Attempt, drop
+from distsim.store.commits import MARK, Attempt, drop, read_mark, read_piece
 from distsim.training.chain import TrainedNetwork
 from distsim.verify import networks
 from distsim.verify.networks import Model
 from distsim.verify.report import DAMAGED, LEFTOVER, UNREAD, Finding
+from distsim.verify.store import verify_store
 
 # --- networks --------------------------------------------------------------------------------------------------------
 
@@ -250,3 +256,58 @@ def test_the_chunks_of_an_array() -> None:
     for shape in ([1] * 4, [0] * 4, [-1] * 4, [16, 3, 8], "16", None, [10**9] * 4, [0.5] * 4):
         grid = {"name": "regular", "configuration": {"chunk_shape": shape}}
         assert len(array_faults(METADATA | {"chunk_grid": grid})) == 1, shape
+
+
+# --- bounded work ----------------------------------------------------------------------------------------------------
+
+
+def test_a_mark_of_very_many_objects(store: SweepStore, new: Callable[[], list[Finding]]) -> None:
+    """One sentence says so, and nothing of them is read."""
+    many = {f"object-{number}": (1, "0" * 64) for number in range(20_000)}
+    for piece, said in (
+        ("runs/0001/iter_02", "its mark names 'object-0', which a network does not have"),
+        ("runs/0001/iter_02/activations", "its mark names 'object-0', which belongs to no array"),
+    ):
+        mark = read_piece(store.storage, piece)
+        assert mark is not None
+        path = f"{piece}/{MARK}" if store.storage.get(f"{piece}/{MARK}") else f"{piece}/COMMIT-2.json"
+        store.storage.put(path, dataclasses.replace(mark, objects=mark.objects | many).encode())
+        found = [finding.sentence for finding in new() if finding.piece == piece and finding.severity == DAMAGED]
+        assert found == [said]
+        store.storage.put(path, mark.encode())
+
+
+def test_weights_of_more_bytes_than_the_model_has(store: SweepStore, new: Callable[[], list[Finding]]) -> None:
+    mark = store.mark(NetworkId(1, 2))
+    assert mark is not None
+    objects = mark.objects | {"weights.safetensors": (10**12, mark.objects["weights.safetensors"][1])}
+    store.storage.put(f"runs/0001/iter_02/{MARK}", dataclasses.replace(mark, objects=objects).encode())
+    (found,) = (finding.sentence for finding in new() if finding.severity == DAMAGED)
+    assert found == "weights.safetensors has 1,000,000,000,000 bytes, more than the model's tensors"
+
+
+def test_a_spec_of_huge_images(root: Path) -> None:
+    """It is not run to learn its shapes."""
+    file = root / "digits" / "spec.json"
+    spec = json.loads(file.read_text())
+    spec["identity"]["problem"]["size"] = 4096
+    spec["hash"] = digest(spec["identity"])
+    file.write_text(canonical_json(spec))
+    sentences = [finding.sentence for finding in verify_store(Storage(root)).findings]
+    assert "its images have 4,096 x 4,096 pixels: shapes and masks are not checked" in sentences
+
+
+def test_a_table_that_unpacks_to_millions_of_rows(root: Path, new: Callable[[], list[Finding]]) -> None:
+    column = pa.array(["x"]).dictionary_encode().take(pa.array(np.zeros(10**6, np.int64)))
+    sink = io.BytesIO()
+    pq.write_table(pa.table(dict.fromkeys(("table", "piece", "digest"), column)), sink, compression="zstd")
+    content = sink.getvalue()
+    file = root / "digits" / "results" / "provenance.parquet"
+    file.write_bytes(content)
+    mark = read_mark(Storage(root), "digits/results/COMMIT.json")
+    assert mark is not None
+    objects = mark.objects | {file.name: (len(content), hashlib.sha256(content).hexdigest())}
+    (root / "digits" / "results" / MARK).write_bytes(dataclasses.replace(mark, objects=objects).encode())
+    (found,) = new()
+    assert (found.object, found.severity) == ("results/provenance.parquet", DAMAGED)
+    assert re.search(r"a table of [\d,]+ bytes would unpack to 1,000,000 rows", found.sentence)
