@@ -51,6 +51,7 @@ class Storage:
             raise StorageError(str(error)) from None
         self._for_large: dict[int, Any] = {}  # size in bytes -> obstore store for requests of that size
         self.conditional = True  # `exclusive` sets it to False if the store has no conditional puts
+        self.lease: Any = None  # the `store.lease.Lease` of this process, while it holds one; a root has it
         self.url = str(url)
         try:
             if "://" not in self.url:
