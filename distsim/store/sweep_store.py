@@ -40,6 +40,7 @@ from distsim.store.commits import (
     mark_path,
     read_object,
 )
+from distsim.store.epochs import delete_checkpoints
 from distsim.store.fenced import replace, replace_one
 from distsim.store.paths import Pair, pairs_path, place_of, values_path
 from distsim.store.records import LARGEST_SPEC, WEIGHTS, decode_spec, read_record, weights_of
@@ -51,9 +52,6 @@ if TYPE_CHECKING:  # PyTorch takes seconds to import, and most readers load no n
 
 class IdentityMismatch(ValueError):
     """The store holds another sweep than the one asked for: the values that determine its numbers differ."""
-
-
-EPOCHS = "epoch"  # folder of checkpoints, in the network's folder
 
 
 @dataclass(frozen=True)
@@ -229,7 +227,7 @@ class SweepStore:
             for name, content in (files or {}).items():
                 attempt.put(name, content)
             mark = attempt.commit(values=step.record, **fields)
-        self.storage.delete_prefix(f"{network.path}/{EPOCHS}")
+        delete_checkpoints(self.storage, network.path)
         return step if mark.objects == attempt.objects else self.load_network(network)
 
     def load_masks(self, network: NetworkId) -> dict[str, Any]:
@@ -378,11 +376,6 @@ class SweepStore:
                 f"results/{name} in {self.storage.url} is not what was written: distsim report writes it again"
             )
         return content
-
-
-def problems_in(root: Storage) -> list[str]:
-    """Return the names of the problems that have a sweep in the store, sorted."""
-    return [name for name in root.folders() if root.get(f"{name}/spec.json") is not None]
 
 
 def _current(mark: tuple[NetworkId, bool, int], dropped: set[tuple[NetworkId, bool, int]]) -> bool:
