@@ -27,6 +27,7 @@ from distsim.store.storage import Storage
 Key = tuple[int, int]  # fencing number, and how many times its driver has replaced these files
 _SET = re.compile(rf"{FOLDER}/(?P<number>\d{{6,18}})-(?P<time>[1-9]\d{{0,8}})\.(?P<group>.+)\.zip", re.ASCII)
 _MADE = b"distsim"  # the comment in a set; other files of such names are somebody else's
+LARGEST = 2**29  # bytes of a set; the tables and figures of 10,000 networks take a tenth of it
 _PATHS = re.compile(  # of what is replaced
     r"figures/[^/]+|[^/]+/(?:(?:pair_)?results/[^/]+|(?:spec|request|layers)\.json|(?:behaviour|metrics)/[^/]+\.json)"
 )
@@ -159,11 +160,13 @@ def _keep(root: Storage, group: str, number: int, files: Mapping[str, bytes]) ->
 
 def _read(root: Storage, group: str, key: Key) -> dict[str, bytes]:
     """Return the files of a set, none if it is gone. DamagedStore: it holds something else."""
-    content = root.get(_path(group, key))
+    content = root.get(_path(group, key), most=LARGEST)
     if content is None:
         return {}
     files = {}
     try:
+        if len(content) > LARGEST:
+            raise ValueError(f"it has more than {LARGEST:,} bytes")
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             for entry in archive.infolist():
                 path = entry.filename
@@ -180,6 +183,6 @@ def _read(root: Storage, group: str, key: Key) -> dict[str, bytes]:
 def _remove(root: Storage, group: str, keys: set[Key]) -> None:
     """Remove these sets, but no file of somebody else's."""
     for path in (_path(group, key) for key in sorted(keys)):
-        content = root.get(path) or b""
+        content = root.get(path, most=LARGEST) or b""
         if content.startswith(b"PK") and content.endswith(_MADE):
             root.delete([path])

@@ -96,7 +96,7 @@ class Lease:
         for path in self._root.sizes(FOLDER):
             match = _FILE.fullmatch(path)
             if match and int(match["number"]) < self.number:
-                content = self._root.get(path) or b""
+                content = self._root.get(path, most=2**16) or b""
                 if _SIGN.fullmatch(content) if match["kind"] == "beat" else {"id", "pid"} <= _read(content).keys():
                     self._root.delete([path])
 

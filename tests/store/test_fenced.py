@@ -12,12 +12,17 @@ import pytest
 import s3_server
 
 from distsim.store import DamagedStore, Lease, Storage, StoreInUse, SweepStore
-from distsim.store.fenced import finish, replace, replace_one
+from distsim.store.fenced import finish, replace_one
+from distsim.store.fenced import replace as replace_all
 
 FOLDER = "digits/results"
 OLD = {"results.csv": b"cka", "results.parquet": b"cka, too", "old.csv": b"only the older one has it"}
 NEW = {"results.csv": b"cka and nbs", "results.parquet": b"cka and nbs, too", "new.csv": b"new"}
 Work = Callable[[Storage], object]
+
+
+def replace(root: Storage, folder: str, files: dict[str, bytes]) -> None:
+    replace_all(root, folder, files, values={"inputs": "0" * 64})
 
 
 class Killed(BaseException):
@@ -38,9 +43,9 @@ class Paused(Storage):
         if self.dies is not None and self.at >= 0 and count >= self.at + self.dies:
             raise Killed
 
-    def get(self, path: str) -> bytes | None:
+    def get(self, path: str, *more: Any, **limits: Any) -> bytes | None:
         self._operation()
-        return super().get(path)
+        return super().get(path, *more, **limits)
 
     def _put(self, path: str, content: bytes, mode: Any) -> None:
         self._operation()
