@@ -25,8 +25,8 @@ models: layers lenet5 resnet_fast vgg calls compared contract .
 activations: . layout probe
 training: . optimizers pruning stepper checkpoint loop early_stopping chain
 comparison: . recording sides pair similarities layer models
-store: aws exclusive local reasons remote storage commits lease arrays activations described paths records sweep_store
-store: descriptions
+store: aws local exclusive reasons remote storage commits lease fenced epochs arrays activations described paths records
+store: sweep_store descriptions
 store: existing . checkpoints
 results: . claims tables claims.study figures text claims.parts pairs reduce claims.papers
 sweep: . cost exact behaviour kept_behaviour extraction failures jobs plan cluster own_code stored_models

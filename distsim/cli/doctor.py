@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
+import uuid
 from dataclasses import asdict, dataclass
 from typing import Any, get_args
 
@@ -180,7 +181,7 @@ def _storage(url: str) -> str:
     storage = Storage(url)
     storage.reach()
     content = np.random.default_rng(0).bytes(DISK)
-    name = f"doctor-{os.getpid()}"
+    name = f"probe-{uuid.uuid4().hex}"  # a name that nobody else has
     try:
         started = time.perf_counter()
         storage.put(name, content)

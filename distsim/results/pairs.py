@@ -101,6 +101,8 @@ def _replace(store: SweepStore, plan: str, files: dict[str, bytes], tiles: dict[
 
     While files are replaced, the mark lists those of the other plans only, or there is none.
     """
+    if store.root.lease is not None:
+        store.root.lease.check()
     try:
         before = read_mark(store.storage, f"{FOLDER}/{MARK}") or Mark("", {})
     except DamagedStore:
@@ -114,6 +116,8 @@ def _replace(store: SweepStore, plan: str, files: dict[str, bytes], tiles: dict[
     new = {f"{plan}/{name}": content for name, content in files.items()}
     store.storage.delete([f"{FOLDER}/{name}" for name in before.objects.keys() - objects.keys() - new.keys()])
     for name, content in new.items():
+        if store.root.lease is not None:
+            store.root.lease.check()
         store.storage.put(f"{FOLDER}/{name}", content)
         objects[name] = len(content), hashlib.sha256(content).hexdigest()
     store.storage.put(f"{FOLDER}/{MARK}", _mark(objects, others | {plan: tiles}, tiles))

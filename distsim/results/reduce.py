@@ -25,6 +25,7 @@ from distsim.store import DamagedStore, Mark, Storage, SweepStore, problems_in
 from distsim.store.commits import MARK, read_mark
 from distsim.store.described import ComparedLayer
 from distsim.store.descriptions import metrics_of
+from distsim.store.fenced import replace
 from distsim.store.paths import values_path
 from distsim.store.records import WEIGHTS_X, WEIGHTS_Y, weights_of
 
@@ -197,10 +198,7 @@ def draw(root: Storage, again: bool = False) -> list[str]:
         for name, figure in figures.draw_all(tables, metric_labels(root, tables.summary["metric"])).items():
             for format in plotting.FORMATS:
                 files[f"{name}.{format}"] = plotting.render(figure, format)
-        for name, content in files.items():
-            root.put(f"figures/{name}", content)
-        objects = {name: (len(content), hashlib.sha256(content).hexdigest()) for name, content in files.items()}
-        root.put(f"figures/{MARK}", Mark(attempt="", objects=objects, values={"inputs": inputs}).encode())
+        replace(root, "figures", files, values={"inputs": inputs})
     return [f"figures/{name}" for name in files]
 
 
@@ -323,6 +321,9 @@ def _digest(entries: list[tuple[str, str]]) -> str:
 
 
 def _all_there(storage: Storage, mark: Mark, folder: str) -> bool:
-    """Say whether the folder holds all objects of its mark, with their sizes."""
+    """Say whether the folder holds what its mark names."""
     sizes = storage.sizes(folder)
-    return all(sizes.get(f"{folder}/{name}") == size for name, (size, _) in mark.objects.items())
+    if any(sizes.get(f"{folder}/{name}") != size for name, (size, _) in mark.objects.items()):
+        return False
+    contents = {name: storage.get(f"{folder}/{name}") or b"" for name in mark.objects}
+    return all(hashlib.sha256(contents[name]).hexdigest() == sha256 for name, (_, sha256) in mark.objects.items())

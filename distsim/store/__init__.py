@@ -2,11 +2,11 @@
 
 from distsim.specs import NetworkId
 from distsim.store.commits import DamagedStore, Mark
-from distsim.store.existing import existing_root, existing_stores, new_root
+from distsim.store.existing import existing_root, existing_stores, new_root, problems_in
 from distsim.store.lease import Lease, StoreInUse
 from distsim.store.paths import Pair
 from distsim.store.storage import NoSpace, NotWritable, Storage, StorageError
-from distsim.store.sweep_store import Contents, IdentityMismatch, SweepStore, problems_in
+from distsim.store.sweep_store import Contents, IdentityMismatch, SweepStore
 
 __all__ = [
     "Contents",

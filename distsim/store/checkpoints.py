@@ -14,8 +14,8 @@ import safetensors.torch
 
 from distsim import trace
 from distsim.specs import canonical_json
+from distsim.store.epochs import CHECKPOINT, EPOCHS
 from distsim.store.storage import Storage, StorageError
-from distsim.store.sweep_store import EPOCHS
 from distsim.training.checkpoint import Checkpoint
 
 SHARE = 0.02  # share of the training time that writing checkpoints may take
@@ -51,7 +51,8 @@ class StoredCheckpoints:
             content = safetensors.torch.save(checkpoint.tensors, metadata={"about": about})
             path = f"{self._folder}/{hashlib.sha256(content).hexdigest()}.safetensors"
             try:
-                older = [other for other in self._storage.sizes(self._folder) if other != path]
+                others = filter(CHECKPOINT.fullmatch, self._storage.sizes(self._folder))
+                older = [other for other in others if other != path]
                 self._storage.put(path, content)
                 self._storage.delete(older)
             except StorageError:  # if the store stays unwritable, the commit reports it

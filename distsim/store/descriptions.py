@@ -17,6 +17,7 @@ from distsim.store.described import (
     encode_metric,
     metric_path,
 )
+from distsim.store.fenced import replace_one
 from distsim.store.sweep_store import IdentityMismatch, SweepStore
 
 
@@ -93,7 +94,7 @@ def describe_layers(store: SweepStore, layers: tuple[StoredLayer, ...], identity
             f"the store {store.root.url} holds networks of {store.problem} with other layers. The model "
             f"{identity.problem.model!r} differs in {differing}. Use another --storage, or the earlier model"
         )
-    store.storage.put(LAYERS, encoded)
+    replace_one(store.root, f"{store.problem}/{LAYERS}", encoded)
 
 
 def describe_metrics(store: SweepStore, names: Iterable[str]) -> None:
@@ -110,7 +111,7 @@ def describe_metrics(store: SweepStore, names: Iterable[str]) -> None:
         try:
             theirs = _metric(store, name) or ours
         except DamagedStore:
-            store.storage.put(metric_path(name), encode_metric(ours))
+            replace_one(store.root, f"{store.problem}/{metric_path(name)}", encode_metric(ours))
             continue
         if theirs.view != ours.view:
             raise IdentityMismatch(

@@ -12,6 +12,8 @@ import random
 import sys
 from pathlib import Path
 
+from distsim.store import local
+
 NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)  # what link() fails with there
 NO_RENAMES = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)  # of renameat2()
 _HERE, _NOREPLACE = -100, 1  # AT_FDCWD, RENAME_NOREPLACE
@@ -32,7 +34,7 @@ def create(root: Path, path: str, content: bytes) -> None:
     staged = target.with_name(f"{target.name}#{random.SystemRandom().getrandbits(48)}")
     for last in (False, False, True):
         try:
-            target.parent.mkdir(parents=True, exist_ok=True)
+            local.make_folder(target.parent)
             descriptor = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
             break
         except FileNotFoundError:  # another writer deleted the folder with its last object

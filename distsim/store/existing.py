@@ -1,11 +1,16 @@
 """Open the sweeps of an existing store, or a storage that may be new. A command that fails leaves no empty folders."""
 
 import contextlib
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from distsim.store.paths import place_of
 from distsim.store.storage import Storage
-from distsim.store.sweep_store import SweepStore, problems_in
+from distsim.store.sweep_store import SweepStore
+
+_RECORD = re.compile(r"behaviour/(?:network|metric-[^/]+)\.json|layers\.json")
+_DIGEST = re.compile("[0-9a-f]{16}")
 
 
 def existing_root(where: str | Path) -> Storage:
@@ -45,8 +50,8 @@ def new_root(where: str | Path) -> Iterator[Storage]:
 
 def _is_folder(where: str | Path) -> bool:
     try:
-        return Path(where).expanduser().is_dir()
-    except RuntimeError:  # ~nobody
+        return Path(where).expanduser().resolve().is_dir()  # as Storage finds it
+    except (OSError, RuntimeError, ValueError):  # a name that is too long, ~nobody, links in a loop
         return False
 
 
@@ -59,3 +64,29 @@ def existing_stores(where: str | Path, problem: str | None = None) -> list[Sweep
     if problem is not None and problem not in names:
         raise FileNotFoundError(f"no sweep of {problem} in {root.url}; there are {', '.join(names)}")
     return [SweepStore(root, name) for name in ([problem] if problem else names)]
+
+
+def problems_in(root: Storage) -> list[str]:
+    """Return the names of the problems that have a sweep in the store, sorted.
+
+    Another's folder in which there is a file spec.json is none of them.
+    """
+    return [name for name in root.folders() if _is_sweep(root, name)]
+
+
+def _is_sweep(root: Storage, name: str) -> bool:
+    spec = root.get(f"{name}/spec.json")
+    return spec is not None and (b'"identity"' in spec or holds_sweep(name, root.sizes(name)))  # it may be damaged
+
+
+def holds_sweep(name: str, paths: Iterable[str]) -> bool:
+    """Return whether distsim has written one of these paths into the folder, so that it is a sweep's."""
+    return any(_is_record(path.removeprefix(f"{name}/")) for path in paths if path.startswith(f"{name}/"))
+
+
+def _is_record(path: str) -> bool:
+    """Return whether a path within a folder is that of a mark, or of another record that only distsim writes."""
+    place = place_of(path)
+    if place is None or place.kind == "figures":
+        return _RECORD.fullmatch(path) is not None
+    return place.kind != "pairs" or _DIGEST.fullmatch(place.named) is not None

@@ -4,19 +4,23 @@
 lease once 8 exists. `lease/000007.beat` is rewritten all the time while the holder lives. Whether a holder on this
 machine lives is seen from its process, whether one elsewhere does from its beat.
 
+A process of another user may be hidden (`hidepid` of /proc, usual on login nodes). So that one is not to be seen is no
+proof that it has ended: unless the system says that no process has its number, its beat is waited for.
+
 Commits need no lease: they are safe beside any writer. Dropping activations and replacing tables are not, so a driver
-calls `check` before these.
+calls `check` before these, and `store.fenced` sees to what is replaced.
 """
 
 import contextlib
 import json
 import os
+import re
 import socket
 import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +29,10 @@ from distsim.store.storage import Storage, StorageError
 
 FOLDER = "lease"
 BEAT = 5.0  # seconds between two signs of life
-SILENCE = 30.0  # seconds without one, after which a driver on another machine is taken for dead
+SILENCE = 30.0  # seconds without one, after which a driver that cannot be seen is taken for dead
+_FILE = re.compile(rf"{FOLDER}/(?P<number>\d{{6,18}})\.(?P<kind>json|beat)", re.ASCII)
+_ANY = re.compile(rf"{FOLDER}/(?P<number>\d{{6,18}})[.-].+", re.ASCII)  # `store.fenced` writes such names too
+_SIGN = re.compile(rb"over|[0-9a-f]{32}")
 
 
 class StoreInUse(StorageError):
@@ -46,24 +53,28 @@ class Lease:
     ) -> None:
         self._root, self._say, self._beat, self._silence = root, say, beat, silence
         self.number = 0
+        self.interrupted = 0  # number of the driver before, if it did not end by itself
         self._over = threading.Event()
         self._beating = threading.Thread(target=self._go_on_beating, daemon=True)
 
     def __enter__(self) -> "Lease":
         while not self.number:
-            last = self._last()
-            if last:
-                self._require_over(last)
-            if self._root.create(_path(last + 1), canonical_json(_holder()).encode()):
-                self.number = last + 1
+            names = list(self._root.sizes(FOLDER))  # one listing: who comes between takes a number that is seen below
+            last = _highest(_FILE, names)
+            self.interrupted = last if last and not self._require_over(last) else 0
+            number = 1 + _highest(_ANY, names)
+            if self._root.create(_path(number), canonical_json(_holder()).encode()):
+                self.number = number
                 if self._last() > self.number:  # others took and released the lease meanwhile, and deleted older files
                     self._root.delete([_path(self.number)])
                     self.number = 0
-        self._root.delete([path for path in self._root.sizes(FOLDER) if _number(path) < self.number])
+        self._remove_earlier()
         self._beating.start()
+        self._root.lease = self
         return self
 
     def __exit__(self, *exception: object) -> None:
+        self._root.lease = None
         self._over.set()
         self._beating.join()
         with contextlib.suppress(StorageError):  # e.g. a full disk; the next driver sees that this process is gone
@@ -78,13 +89,25 @@ class Lease:
             )
 
     def _last(self) -> int:
-        return max(map(_number, self._root.sizes(FOLDER)), default=0)
+        return _highest(_FILE, self._root.sizes(FOLDER))
 
-    def _require_over(self, number: int) -> None:
-        """Check that holder `number` has ended, and wait for its beat if that cannot be seen. StoreInUse: it lives."""
+    def _remove_earlier(self) -> None:
+        """Remove what earlier holders have left, and no file of somebody else's with such a name."""
+        for path in self._root.sizes(FOLDER):
+            match = _FILE.fullmatch(path)
+            if match and int(match["number"]) < self.number:
+                content = self._root.get(path, most=2**16) or b""
+                if _SIGN.fullmatch(content) if match["kind"] == "beat" else {"id", "pid"} <= _read(content).keys():
+                    self._root.delete([path])
+
+    def _require_over(self, number: int) -> bool:
+        """Check that holder `number` has ended, and wait for its beat if that cannot be seen. StoreInUse: it lives.
+
+        Return whether it has ended by itself.
+        """
         beat, holder = self._root.get(_path(number, "beat")), _read(self._root.get(_path(number)))
         if beat == b"over":
-            return
+            return True
         who = f"process {holder.get('pid', '?')} on {holder.get('host', '?')}, since {holder.get('since', '?')}"
         alive = _lives(holder)
         if alive is None:
@@ -92,6 +115,7 @@ class Lease:
             alive = self._heard(number, beat)
         if alive:
             raise StoreInUse(f"another driver is at work in {self._root.url}: {who}. Wait until it ends, or stop it")
+        return False
 
     def _heard(self, number: int, beat: bytes | None) -> bool:
         """Return whether the holder gives a sign of life within the silence, by our own clock."""
@@ -117,9 +141,8 @@ def _path(number: int, kind: str = "json") -> str:
     return f"{FOLDER}/{number:06d}.{kind}"
 
 
-def _number(path: str) -> int:
-    stem = path.rsplit("/", 1)[-1].split(".")[0]
-    return int(stem) if stem.isdecimal() else 0
+def _highest(names: re.Pattern[str], paths: Iterable[str]) -> int:
+    return max((int(match["number"]) for match in map(names.fullmatch, paths) if match), default=0)
 
 
 def _holder() -> dict[str, Any]:
@@ -129,7 +152,7 @@ def _holder() -> dict[str, Any]:
         "host": socket.gethostname(),
         "machine": _machine(),
         "pid": os.getpid(),
-        "started": _started(os.getpid()),
+        "started": began[1] if (began := _state(os.getpid())) else None,
         "since": time.strftime("%Y-%m-%d %H:%M:%S"),
         "command": os.path.basename(sys.argv[0]),
     }
@@ -147,8 +170,19 @@ def _lives(holder: dict[str, Any]) -> bool | None:
     """Return whether the holder's process lives, or None if it cannot be seen from here."""
     if _machine() is None or holder.get("machine") != _machine():
         return None
-    started = _started(holder["pid"]) if isinstance(holder.get("pid"), int) else None
-    return started is not None and started == holder.get("started")
+    pid, began = holder.get("pid"), holder.get("started")
+    if type(pid) is not int or not 0 < pid < 2**31 or not isinstance(began, str):
+        return None
+    found = _state(pid)
+    if found is not None:
+        return found[0] not in "ZX" and found[1] == began
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # a process of another user, perhaps not the holder
+        pass
+    return None
 
 
 def _machine() -> str | None:
@@ -163,10 +197,10 @@ def _machine() -> str | None:
         return None
 
 
-def _started(pid: int) -> str | None:
-    """Return when the process began, in ticks since the boot, or None if it does not exist or is a zombie."""
+def _state(pid: int) -> tuple[str, str] | None:
+    """Return the state of a process and when it began, in ticks since the boot. None: it is not there, or is hidden."""
     try:
         state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
+        return state, fields[18]
+    except (OSError, ValueError, IndexError):
         return None
-    return None if state in "ZX" else fields[18]

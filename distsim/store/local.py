@@ -56,6 +56,29 @@ def folders(root: Path, prefix: str) -> list[str]:
         return []
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it. What is made in a folder that a group shares is the group's too (`share`)."""
+    if folder.is_dir():
+        return
+    make_folder(folder.parent)
+    folder.mkdir(exist_ok=True)
+    share(folder)
+
+
+def share(folder: Path) -> None:
+    """Let the group write into a folder of this user's, if the folder above is the group's: setgid and writable.
+
+    Else a member whose umask is 022 would keep the others from what lies there.
+    """
+    try:
+        above, own = os.stat(folder.parent), os.stat(folder)
+    except FileNotFoundError:  # another writer has removed it
+        return
+    shared = above.st_mode & stat.S_ISGID and above.st_mode & stat.S_IWGRP and own.st_gid == above.st_gid
+    if shared and own.st_uid == os.geteuid() and own.st_mode & stat.S_IRWXG != stat.S_IRWXG:
+        os.chmod(folder, stat.S_IMODE(own.st_mode) | stat.S_IRWXG | stat.S_ISGID)
+
+
 def is_special(path: Path) -> bool:
     """Return whether there is something that is neither a file nor a folder: a pipe or a device, which may block."""
     try:

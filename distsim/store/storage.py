@@ -51,6 +51,7 @@ class Storage:
             raise StorageError(str(error)) from None
         self._for_large: dict[int, Any] = {}  # size in bytes -> obstore store for requests of that size
         self.conditional = True  # `exclusive` sets it to False if the store has no conditional puts
+        self.lease: Any = None  # the `store.lease.Lease` of this process, while it holds one; a root has it
         self.url = str(url)
         try:
             if "://" not in self.url:
@@ -58,6 +59,7 @@ class Storage:
             if "://" in self.url:
                 self._store: Any = remote.connect(self.url)
             else:
+                local.make_folder(Path(self.url))
                 self._store = LocalStore(self.url, mkdir=True, automatic_cleanup=True)
         except (BaseError, OSError, ValueError, RuntimeError) as error:  # RuntimeError: ~nobody, or links in a loop
             raise storage_error(f"cannot use {self.url} as storage", error) from None
@@ -210,6 +212,8 @@ class Storage:
         if self.folder is not None:
             files = [Path(path) for path in paths]
             try:
+                for folder in sorted({parent for file in files for parent in file.parents} - {Path()}):
+                    local.share(self.folder / folder)  # Zarr has made some of them
                 for file in files:
                     exclusive.sync(self.folder / file)
                 exclusive.sync_folders(self.folder, {file.parent for file in files})
@@ -219,6 +223,9 @@ class Storage:
     def _put(self, path: str, content: bytes, mode: Any) -> None:
         self._require_inside(path)
         try:
+            if mode == "overwrite" and self.folder is not None:
+                with contextlib.suppress(FileNotFoundError):  # another writer is removing it; then obstore makes it
+                    local.make_folder((self.folder / path).parent)
             if mode == "create" and self.folder is not None:
                 exclusive.create(self.folder, path, content)
             else:

@@ -40,6 +40,8 @@ from distsim.store.commits import (
     mark_path,
     read_object,
 )
+from distsim.store.epochs import delete_checkpoints
+from distsim.store.fenced import replace, replace_one
 from distsim.store.paths import Pair, pairs_path, place_of, values_path
 from distsim.store.records import LARGEST_SPEC, WEIGHTS, decode_spec, read_record, weights_of
 from distsim.store.storage import Storage
@@ -50,9 +52,6 @@ if TYPE_CHECKING:  # PyTorch takes seconds to import, and most readers load no n
 
 class IdentityMismatch(ValueError):
     """The store holds another sweep than the one asked for: the values that determine its numbers differ."""
-
-
-EPOCHS = "epoch"  # folder of checkpoints, in the network's folder
 
 
 @dataclass(frozen=True)
@@ -92,7 +91,7 @@ class SweepStore:
         if theirs.hash == identity.hash:
             return False
         if not any(self.contents().__dict__.values()):
-            self.storage.put("spec.json", encoded)
+            replace_one(self.root, f"{self.problem}/spec.json", encoded)
             return True
         fields = "; ".join(differences(identity.as_dict(), theirs.as_dict()))
         raise IdentityMismatch(
@@ -142,7 +141,8 @@ class SweepStore:
     def write_request(self, request: Request) -> None:
         """Write request.json in place of an earlier one."""
         tree = request.as_dict()
-        self.storage.put("request.json", canonical_json(tree | {"sha256": digest(tree)}).encode())
+        content = canonical_json(tree | {"sha256": digest(tree)}).encode()
+        replace_one(self.root, f"{self.problem}/request.json", content)
 
     def request(self) -> Request:
         """Return what was asked for last.
@@ -227,7 +227,7 @@ class SweepStore:
             for name, content in (files or {}).items():
                 attempt.put(name, content)
             mark = attempt.commit(values=step.record, **fields)
-        self.storage.delete_prefix(f"{network.path}/{EPOCHS}")
+        delete_checkpoints(self.storage, network.path)
         return step if mark.objects == attempt.objects else self.load_network(network)
 
     def load_masks(self, network: NetworkId) -> dict[str, Any]:
@@ -359,14 +359,11 @@ class SweepStore:
         return read_record(self.storage, f"results/{MARK}")
 
     def replace_results(self, files: dict[str, bytes], **fields: Any) -> Mark:
-        """Write new tables in place of the old ones. They count as missing until the new mark is written."""
-        self.storage.delete([f"results/{MARK}"])
-        for name, content in files.items():
-            self.storage.put(f"results/{name}", content)
-        objects = {name: (len(content), hashlib.sha256(content).hexdigest()) for name, content in files.items()}
-        mark = Mark(attempt="", objects=objects, **fields)
-        self.storage.put(f"results/{MARK}", mark.encode())
-        return mark
+        """Write new tables in place of the old ones. They count as missing until the new mark is written.
+
+        StoreInUse: another driver took over. Its tables stay, or are put back.
+        """
+        return replace(self.root, f"{self.problem}/results", files, **fields)
 
     def read_result(self, name: str) -> bytes:
         """Return a table's bytes. FileNotFoundError: there are no tables yet. DamagedStore: the table was changed."""
@@ -379,11 +376,6 @@ class SweepStore:
                 f"results/{name} in {self.storage.url} is not what was written: distsim report writes it again"
             )
         return content
-
-
-def problems_in(root: Storage) -> list[str]:
-    """Return the names of the problems that have a sweep in the store, sorted."""
-    return [name for name in root.folders() if root.get(f"{name}/spec.json") is not None]
 
 
 def _current(mark: tuple[NetworkId, bool, int], dropped: set[tuple[NetworkId, bool, int]]) -> bool:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from distsim.store import Lease, Storage, StorageError
+from distsim.store.fenced import finish
 
 if TYPE_CHECKING:  # PyTorch takes seconds to import; writing tables needs the lease only
     from distsim.sweep.order import Prepared
@@ -56,6 +57,8 @@ def at_work(root: Storage, one_writer: bool = False, say: Say = print) -> Iterat
     """
     if root.exclusive():
         with Lease(root, say) as lease:
+            if lease.interrupted:
+                finish(root, lease.interrupted)
             yield lease.check
     elif one_writer:
         say(f"{root.url} has no conditional puts: nothing keeps a second driver away, so do not start one")

@@ -14,6 +14,7 @@ from typing import Any
 from distsim.metrics.registry import BUILT_IN, METRICS
 from distsim.specs import Sweep, canonical_json, digest
 from distsim.store import DamagedStore, Storage, SweepStore
+from distsim.store.fenced import replace_one
 from distsim.sweep.behaviour import (
     DECIDE,
     NAME,
@@ -94,7 +95,7 @@ def _network(store: SweepStore, sweep: Sweep, say: Callable[[str], None]) -> Non
     if not differing:
         return
     if not _begun(store):
-        store.storage.put(NETWORK, _encoded(ours))
+        replace_one(store.root, f"{store.problem}/{NETWORK}", _encoded(ours))
         return
     raise BehaviourChanged(
         f"{sweep.name}: the network {model} behaves differently from the one this store was begun with: first at "
@@ -111,7 +112,7 @@ def _metric(store: SweepStore, name: str, say: Callable[[str], None]) -> None:
         return
     differing = metric_differences(theirs, ours)
     if differing and not _measured(store, name):
-        store.storage.put(path, _encoded(ours))
+        replace_one(store.root, f"{store.problem}/{path}", _encoded(ours))
     elif differing:
         raise BehaviourChanged(
             f"{store.problem}: the metric {name} is not the one this store was begun with: {differing[0]}. "

@@ -55,8 +55,7 @@ def run(
         complete = {name for name, lack in lacking.items() if lack.reference}
         failures += unless_full(engine.train(busy, chains, complete))
         failures += unless_full(_compare(busy, stores, given_up, engine, say))
-        check()
-        _drop_activations(busy, stores)
+        _drop_activations(busy, stores, check)
         for order in busy:
             given_up[order.name] |= _failed(order, stores[order.name], chains[order.name])
     check()
@@ -87,10 +86,11 @@ def _compare(
     return engine.compare(busy, jobs)
 
 
-def _drop_activations(busy: list[Prepared], stores: dict[str, SweepStore]) -> None:
+def _drop_activations(busy: list[Prepared], stores: dict[str, SweepStore], check: Callable[[], None]) -> None:
     for order in busy:
         contents = stores[order.name].contents()
         for network in finished_with(order.sweep, contents, missing(order.sweep, contents, order.layers)):
+            check()
             stores[order.name].drop_activations(network)
 
 

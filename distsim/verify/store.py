@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 
 from distsim.results.reduce import drawn_from
 from distsim.store import DamagedStore, Storage, SweepStore
+from distsim.store.existing import holds_sweep, problems_in
 from distsim.store.storage import first_line
-from distsim.verify.derived import FIGURES, TABLES, files_faults
+from distsim.verify.derived import FIGURES, files_faults
 from distsim.verify.report import DAMAGED, FOREIGN, LEFTOVER, NOTE, UNREAD, Finding, Report
 from distsim.verify.unfinished import unlisted
 from distsim.verify.walk import verify
@@ -20,7 +21,8 @@ def verify_store(root: Storage, problems: Sequence[str] | None = None) -> Report
     """Read and check a store's sweeps and figures, or only some sweeps. FileNotFoundError: there is no such sweep."""
     sizes = root.sizes()
     folders = sorted({path.split("/")[0] for path in sizes if "/" in path})
-    names = [name for name in folders if name not in NO_PROBLEMS and _is_sweep(name, sizes)]
+    specs = problems_in(root)
+    names = [name for name in folders if name not in NO_PROBLEMS and (name in specs or holds_sweep(name, sizes))]
     if not names:
         raise FileNotFoundError(f"no sweep in {root.url}")
     if unknown := set(problems or ()) - set(names):
@@ -31,12 +33,6 @@ def verify_store(root: Storage, problems: Sequence[str] | None = None) -> Report
         of_sweep = {path.removeprefix(start): size for path, size in sizes.items() if path.startswith(start)}
         total += verify(SweepStore(root, name), of_sweep)
     return total if problems else total + _beside_sweeps(root, names, sizes)
-
-
-def _is_sweep(name: str, sizes: Mapping[str, int]) -> bool:
-    """Return whether a folder holds a sweep, even if its spec.json is gone."""
-    known = tuple(f"{name}/{part}" for part in ("spec.json", "complete/", "runs/", "pairs/", f"{TABLES}/"))
-    return any(path.startswith(known) for path in sizes)
 
 
 def _beside_sweeps(root: Storage, problems: list[str], sizes: Mapping[str, int]) -> Report:

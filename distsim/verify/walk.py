@@ -21,10 +21,10 @@ from distsim.store import DamagedStore, Mark, StorageError, SweepStore
 from distsim.store.arrays import ZARR, arrays_in
 from distsim.store.commits import MARK, WrittenByAnother, attempt_generation, dropped_path, read_mark
 from distsim.store.described import LAYERS
+from distsim.store.epochs import CHECKPOINT
 from distsim.store.paths import Place, place_of
 from distsim.store.records import LARGEST_SPEC, SpecRecord, decode_spec
 from distsim.store.storage import first_line
-from distsim.store.sweep_store import EPOCHS
 from distsim.sweep import kept_behaviour
 from distsim.verify import descriptions, lineage, networks
 from distsim.verify.derived import PAIR_TABLES, SAME, TABLES, canonical, files_faults, mark_at, size_faults
@@ -177,11 +177,14 @@ class _Walk:
             if place is not None and place.dropped:
                 continue
             if where and rest and attempt_generation(folder) is not None:
-                listed = self.networks.get(where)
+                listed, mark = self.networks.get(where), self.marks.get(where)
+                if mark is not None and folder == f"attempt-{mark.attempt}":  # its writer has listed all of its own
+                    self._found(path, "is not written by distsim", path, FOREIGN)
+                    continue
                 # a damaged mark may name it or not
                 if where in self.marks or listed is None or listed.generation not in listed.marks:
                     self._found(where, "no mark names it", path, LEFTOVER)
-            elif where and rest and folder == EPOCHS and not where.endswith("/activations"):
+            elif CHECKPOINT.fullmatch(path) is not None:
                 if where in self.marks:
                     self._found(where, "is a checkpoint of a finished training", path, LEFTOVER)
             elif path.removesuffix(ASIDE) in files:

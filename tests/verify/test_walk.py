@@ -235,7 +235,7 @@ def test_leftovers_and_what_nobody_knows(store: SweepStore, root: Path, new: Cal
         "readme": FOREIGN,
     }
     own = one(root, "digits/complete/attempt-*")
-    planted[f"{own.relative_to(root).as_posix()}/more"] = LEFTOVER
+    planted[f"{own.relative_to(root).as_posix()}/more"] = FOREIGN  # its writer has named all of its own
     for path in planted:
         (root / path).parent.mkdir(parents=True, exist_ok=True)
         (root / path).write_bytes(b"{}")
