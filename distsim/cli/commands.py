@@ -36,6 +36,7 @@ def _order(store: Any, flags: argparse.Namespace, **asked: Any) -> Any:
     order = prepare(
         identity.problem,
         data=flags.data if flags.data is not None else request.data,
+        reading=request.reading,
         **dataclasses.asdict(request.extent) | changes,
         device=device,
         resources=resources(argparse.Namespace(**vars(flags), threads=identity.threads), device),

@@ -13,7 +13,7 @@ from distsim.environment import free_memory, require_cupy, require_device
 from distsim.metrics.registry import known, require_libraries
 from distsim.models import Layer, build
 from distsim.problems import CIFAR_CLASSES
-from distsim.specs import Device, Extent, Identity, NetworkId, Problem, Sweep, names
+from distsim.specs import AS_IS, Device, Extent, Identity, NetworkId, Problem, Reading, Sweep, names
 from distsim.store import Storage, SweepStore
 from distsim.store.described import StoredLayer
 from distsim.store.descriptions import describe_layers, describe_metrics
@@ -101,6 +101,7 @@ def prepare(
     data: str = "",
     dataset: Dataset | None = None,
     download: bool = False,
+    reading: Reading = AS_IS,
     device: Device = "cpu",
     resources: tuple[tuple[str, float], ...] = (),
     pack: int = 1,
@@ -113,10 +114,13 @@ def prepare(
     """
     own_code.refuse_while_importing()
     known(choices.get("metrics", ()))
-    dataset = load(problem, data, download=download) if dataset is None else suited(problem, dataset)
+    if dataset is None:
+        dataset = load(problem, data, download=download, reading=reading)
+    else:
+        dataset = suited(problem, dataset)
     extent = Extent.of(problem, **{name: choices.pop(name) for name in names(Extent) if name in choices})
     identity = identify(problem, dataset, **choices)
-    sweep = Sweep(identity, extent, _absolute(data), device, resources, pack)
+    sweep = Sweep(identity, extent, _absolute(data), reading, device, resources, pack)
     network = build(identity.problem)
     require_streams(network, device)
     shapes = layer_shapes(network, identity.problem)
@@ -152,7 +156,9 @@ def take(orders: Iterable[Prepared], root: Storage, here: bool = True, say: Call
             describe_layers(store, order.described, sweep.identity)
         describe_metrics(store, sweep.extent.metrics)
         require_same_behaviour(store, sweep, say)
-        store.write_request(own_code.recorded_in(sweep.request, sweep.problem, store))
+        skipped = tuple(f"{name}: {reason}" for name, reason in order.dataset.skipped)
+        request = dataclasses.replace(sweep.request, skipped=skipped)
+        store.write_request(own_code.recorded_in(request, sweep.problem, store))
 
 
 def check_workplace(orders: Iterable[Prepared], here: bool) -> None:
