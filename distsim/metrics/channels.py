@@ -67,6 +67,24 @@ class ChannelSide:
         return _descending(alive[:, None] * self.products * alive[None, :])
 
     @property
+    def alive(self) -> Array:
+        """Return which columns have variance, (p,) bool."""
+        return self._deviations > 0
+
+    @cached_property
+    def spectrum(self) -> tuple[Array, Array]:
+        """Return the singular values of the centred X above rounding, (r,), and its right singular vectors, (p, r).
+
+        Dead columns are zero in the vectors. Undefined: no column has variance.
+        """
+        xp = array_namespace(self.products)
+        if self.dead == self.columns:
+            raise Undefined("every channel is constant")
+        values, vectors = self._principal
+        keep = min(self.rank, rank_of_products(values))
+        return xp.sqrt(values[:keep]), vectors[:, :keep]
+
+    @property
     def rank(self) -> int:
         """Return the number of independent columns, 0 if none has variance."""
         return 0 if self.dead == self.columns else int(self.whitening[0].shape[1])
