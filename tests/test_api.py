@@ -235,7 +235,7 @@ def test_provenance_has_a_row_for_each_row(kept: Path):
 
 def test_claims_are_those_of_the_report(kept: Path):
     claims = distsim.open(kept).claims()
-    assert list(claims.columns) == ["claim", "problem", "metric", "verdict", "numbers", "text", "where"]
+    assert list(claims.columns) == ["claim", "problem", "metric", "verdict", "numbers", "text", "where", "data"]
     assert set(claims["claim"]) <= {f"C{number}" for number in range(1, 19)}
     assert len(claims[claims["problem"] == "Tiny"])
 

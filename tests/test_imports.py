@@ -28,7 +28,7 @@ comparison: . recording sides pair similarities layer models
 store: aws local exclusive reasons remote storage commits lease fenced epochs arrays activations described paths records
 store: sweep_store descriptions
 store: existing . checkpoints
-results: . claims tables claims.study figures text claims.parts pairs reduce claims.papers
+results: . claims tables claims.study marks figures text claims.parts pairs reduce claims.papers claims.images
 sweep: . cost exact behaviour kept_behaviour extraction failures jobs plan cluster own_code stored_models
 sweep: comparison_worker order training_worker engine ray_cluster ray_engine forecast pairs run status at_work
 verify: . report unfinished networks derived descriptions lineage walk store repair

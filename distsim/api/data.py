@@ -32,12 +32,14 @@ def placed(
 
 
 def settled(
-    problem: specs.Problem, location: str, dataset: Dataset | None, download: bool
+    problem: specs.Problem, location: str, dataset: Dataset | None, download: bool, reading: specs.Reading
 ) -> tuple[specs.Problem, Dataset | None]:
     """Return the problem with size, channels and probe taken from the data where it left them open; and the data set.
 
     The data set is None if nothing had to be loaded for this.
     """
+    if dataset is not None:
+        reading.require_folder("")
     if not isinstance(problem, ProblemOfData):
         return problem, dataset
     if dataset is None:
@@ -46,7 +48,7 @@ def settled(
                 "size: images in a folder are cropped and resized; give the size in pixels, as in Problem(size=32)"
             )
         problem = _with(problem, channels=3)
-        dataset = load(problem, location, download=download)
+        dataset = load(problem, location, download=download, reading=reading)
     else:
         _, channels, height, width = dataset.train_images.shape
         if "size" in problem.of_data and height != width:

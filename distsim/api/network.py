@@ -158,7 +158,7 @@ class StudyNetwork:
         if data is None:
             location = self.store.request().data
         if dataset is None:
-            dataset = load(identity.problem, location)
+            dataset = load(identity.problem, location, reading=self.store.request().reading)
         else:
             dataset = suited(identity.problem, dataset)
         if dataset.digest != identity.data_digest:

@@ -37,6 +37,8 @@ def run(
     probe: int | None = None,
     train_limit: int | None = None,
     download: bool = False,
+    skip_bad: int = 0,
+    bits: int | None = None,
     local: bool = True,
     address: str | None = None,
     device: specs.DeviceChoice = "auto",
@@ -86,6 +88,7 @@ def run(
         "activations": activations,
         "chance": chance,
         "download": download,
+        "reading": specs.Reading(plain(skip_bad), plain(bits)),
         "device": chosen,
         "resources": trial_resources(chosen, threads, _amount("cpus", cpus), _amount("gpus", gpus)),
         "pack": pack,
@@ -163,7 +166,7 @@ def _prepared(problem: specs.Problem, data: Any, reductions: dict[str, Any], req
         problem = dataclasses.replace(problem, of_data=tuple(name for name in problem.of_data if name != "probe"))
     asked = {name: value for name, value in request.items() if name != "download"}
     checked(problem, data=location, network=not isinstance(problem, ProblemOfData), **asked)
-    problem, dataset = settled(problem, location, dataset, request["download"])
+    problem, dataset = settled(problem, location, dataset, request["download"], request["reading"])
     return prepare(problem, data=location, dataset=dataset, **request)
 
 

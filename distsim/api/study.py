@@ -123,10 +123,11 @@ class Study:
         """Return what the tables say of the papers' claims, C1 to C18: a row for each claim, problem and metric."""
         import pandas as pd
 
+        from distsim.results.claims.images import remark
         from distsim.results.claims.papers import check
         from distsim.results.claims.study import Verdict
 
-        verdicts = check(self._tables())
+        verdicts = check(self._tables(), {problem: remark(store) for problem, store in self._stores.items()})
         return pd.DataFrame([verdict.__dict__ for verdict in verdicts], columns=list(Verdict.__dataclass_fields__))
 
     @names_checked

@@ -36,6 +36,7 @@ def _order(store: Any, flags: argparse.Namespace, **asked: Any) -> Any:
     order = prepare(
         identity.problem,
         data=flags.data if flags.data is not None else request.data,
+        reading=request.reading,
         **dataclasses.asdict(request.extent) | changes,
         device=device,
         resources=resources(argparse.Namespace(**vars(flags), threads=identity.threads), device),
@@ -219,6 +220,7 @@ def do_layers(flags: argparse.Namespace) -> int:
 
 def do_report(flags: argparse.Namespace) -> int:
     from distsim.results import reduce, text
+    from distsim.results.claims.images import remark
     from distsim.results.claims.papers import check
     from distsim.results.claims.study import NO_DATA
     from distsim.store import NotWritable, StoreInUse
@@ -241,10 +243,11 @@ def do_report(flags: argparse.Namespace) -> int:
     for store in stores:
         print(f"{store.problem}\n{text.as_text(tables, store.problem)}\n")
     print("claims of the papers")
-    verdicts = check(tables)
+    verdicts = check(tables, {store.problem: remark(store) for store in stores})
     judged = [verdict for verdict in verdicts if verdict.verdict != NO_DATA]
     for verdict in judged:
-        print(f"  {verdict.claim:4} {verdict.problem:20} {verdict.metric:9} {verdict.verdict:18} {verdict.text}")
+        judgement = f"{verdict.verdict} ({verdict.data})" if verdict.data else verdict.verdict
+        print(f"  {verdict.claim:4} {verdict.problem:20} {verdict.metric:9} {judgement:18} {verdict.text}")
     if lacking := dict.fromkeys(f"{v.claim} ({v.problem})" for v in verdicts if v not in judged):
         print(
             textwrap.fill(

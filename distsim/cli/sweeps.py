@@ -17,6 +17,7 @@ from distsim.specs import (
     Extent,
     Precision,
     Problem,
+    Reading,
     Retention,
     names,
 )
@@ -70,6 +71,7 @@ def _orders(problems: Sequence[Problem], flags: argparse.Namespace) -> list[Any]
     device = resolved_device(flags.device, flags.address)
     asked: dict[str, Any] = dict(
         **{name: getattr(flags, name) for name in names(Extent)},
+        reading=Reading(flags.skip_bad, flags.bits),
         device=device,
         resources=resources(flags, device),
         pack=flags.pack,
@@ -165,6 +167,21 @@ def _data_flags(parser: argparse.ArgumentParser, problems: Sequence[Problem]) ->
         "$DISTSIM_DATA, else ~/.cache/distsim/data)",
     )
     group.add_argument("--download", action="store_true", help="fetch the published data set if it is not there")
+    group.add_argument(
+        "--skip-bad",
+        type=whole,
+        default=0,
+        metavar="N",
+        help="leave out at most N images of a folder that cannot be read; they are named, and another choice of images "
+        "is another sweep (default: %(default)s)",
+    )
+    group.add_argument(
+        "--bits",
+        type=whole,
+        metavar="B",
+        help="grey values of a folder that are stored in more than 8 bits range from 0 to 2^B - 1 (default: the bits "
+        "that the largest value in the data set has, if all images are of this kind, else 16)",
+    )
     group.add_argument(
         "--classes",
         type=lambda text: tuple(name.strip() for name in text.split(",")),

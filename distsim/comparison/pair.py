@@ -7,7 +7,7 @@ results from a `Pair`.
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, NamedTuple, TypedDict
+from typing import Any, NamedTuple, NotRequired, TypedDict
 
 from distsim.comparison.sides import LayerSource, Side, Wanted, collect, on_device
 from distsim.metrics.arrays import Array, Undefined, Workspace
@@ -31,6 +31,11 @@ class Result(TypedDict):
     rank_y: Natural | None
     dead_x: Natural  # constant channels of the layer, whatever the metric
     dead_y: Natural
+    # records of before 0.2 lack these
+    k_x: NotRequired[Natural | None]  # directions that SVCCA keeps; None for metrics that keep all
+    k_y: NotRequired[Natural | None]
+    effective_rank_x: NotRequired[float | None]  # participation ratio; None where rank_x is
+    effective_rank_y: NotRequired[float | None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,7 +114,15 @@ class Pair:
         if metric.view == "channels":
             x, y = self._channels.x, self._channels.y
             measured = _measured(metric, self._channels)
-            return self._record(measured, x.n, (x.columns, y.columns), (x.rank, y.rank))
+            spans: Spans = {
+                "rank_x": x.rank,
+                "rank_y": y.rank,
+                "effective_rank_x": x.effective_rank,
+                "effective_rank_y": y.effective_rank,
+            }
+            if metric.kept is not None:
+                spans["k_x"], spans["k_y"] = metric.kept(self._channels)
+            return self._record(measured, x.n, (x.columns, y.columns), spans)
         if metric.view == "kernel":
             kernels = self._kernels
             try:
@@ -124,13 +137,8 @@ class Pair:
             measured = Measured(None, f"unequal shapes: {self.x.of_example} and {self.y.of_example}")
         return self._record(measured, X.shape[0], (X.shape[1], Y.shape[1]))
 
-    def _record(
-        self,
-        measured: "Measured",
-        n: int,
-        columns: tuple[int, int],
-        ranks: tuple[int, int] | tuple[None, None] = (None, None),
-    ) -> Result:
+    def _record(self, measured: "Measured", n: int, columns: tuple[int, int], spans: "Spans | None" = None) -> Result:
+        spans = spans or {}
         return {
             "value": measured.value,
             "reason": measured.reason,
@@ -139,10 +147,14 @@ class Pair:
             "columns_y": columns[1],
             "n_per_p": n / max(columns),
             "warning": measured.warning,
-            "rank_x": ranks[0],
-            "rank_y": ranks[1],
+            "rank_x": spans.get("rank_x"),
+            "rank_y": spans.get("rank_y"),
             "dead_x": self.x.dead_channels,
             "dead_y": self.y.dead_channels,
+            "k_x": spans.get("k_x"),
+            "k_y": spans.get("k_y"),
+            "effective_rank_x": spans.get("effective_rank_x"),
+            "effective_rank_y": spans.get("effective_rank_y"),
         }
 
     @cached_property
@@ -156,6 +168,17 @@ class Pair:
     @cached_property
     def _wide_kernels(self) -> KernelPair:
         return KernelPair(self.x.wide, self.y.wide, workspace=self.workspace)
+
+
+class Spans(TypedDict, total=False):
+    """The parts of a result that say how many directions the two sides have, for metrics over channels."""
+
+    rank_x: int
+    rank_y: int
+    k_x: int
+    k_y: int
+    effective_rank_x: float
+    effective_rank_y: float
 
 
 class Measured(NamedTuple):

@@ -72,8 +72,12 @@ class Similarities:
         warning         why the value should be read with care
         rank_x, rank_y  independent channels among the columns, for metrics over channels; else missing
         dead_x, dead_y  constant channels of the layer
+        k_x, k_y        directions that SVCCA keeps; else missing
+        effective_rank_x, effective_rank_y   participation ratio of the channels' variances, for metrics over channels
         """
-        return _table(self.rows).astype({"value": "float64", "rank_x": "Int64", "rank_y": "Int64"})
+        whole = dict.fromkeys(("rank_x", "rank_y", "k_x", "k_y"), "Int64")
+        numbers = dict.fromkeys(("value", "effective_rank_x", "effective_rank_y"), "float64")
+        return _table(self.rows).astype(whole | numbers)
 
     def matrix(self, metric: str | None = None) -> Any:
         """Return a metric's values as a DataFrame, with layers of x as rows and layers of y as columns.
@@ -96,10 +100,17 @@ class Similarities:
     def heatmap(self, metric: str | None = None) -> Any:
         """Draw the matrix of a metric, or of every metric if none is named; the first layers are at the lower left.
 
+        Values with a warning have a star.
         Returns a matplotlib Figure. `figure.savefig(path)` writes it, or `distsim.plotting.render`, which writes the
         same bytes every time.
         """
-        return heatmap_figure({name: self.matrix(name) for name in ([metric] if metric else self.metrics)})
+        names = [metric] if metric else self.metrics
+        return heatmap_figure({name: self.matrix(name) for name in names}, {name: self._warned(name) for name in names})
+
+    def _warned(self, metric: str) -> Any:
+        """Return which values of a metric carry a warning, as an array with the shape of the matrix."""
+        warned = np.array([bool(row.get("warning")) for row in self.rows if row["metric"] == metric])
+        return warned.reshape(len(self.layers_x), len(self.layers_y))
 
 
 def _table(rows: tuple[Row, ...]) -> Any:
@@ -146,10 +157,14 @@ def _renamed(old: str, new: str, value: T) -> T:
 
 CELL = 0.19  # inches: the space of a tick label
 ANNOTATED = 12  # layers of a model up to which values are written into the cells
+STAR = "* to be read with care: column warning"
 
 
-def heatmap_figure(matrices: Mapping[str, Any]) -> Any:
-    """Draw one panel for each metric's matrix, side by side. Cells without a value are grey and crossed."""
+def heatmap_figure(matrices: Mapping[str, Any], warned: Mapping[str, Any]) -> Any:
+    """Draw one panel for each metric's matrix, side by side. Cells without a value are grey and crossed.
+
+    warned : for each metric an array of the same shape, True where a cell gets a star; a line below says what that is
+    """
     import matplotlib.style
     from matplotlib.figure import Figure
 
@@ -165,13 +180,15 @@ def heatmap_figure(matrices: Mapping[str, Any]) -> Any:
         figure = Figure(figsize=(width * len(matrices), height), layout="constrained")
         panels = figure.subplots(1, len(matrices), squeeze=False)[0]
         for panel, (metric, matrix) in zip(panels, matrices.items(), strict=True):
-            _cells(figure, panel, metric, matrix, few)
+            _cells(figure, panel, metric, matrix, few, warned[metric])
+        if any(of_metric.any() for of_metric in warned.values()):
+            figure.supxlabel(STAR, fontsize=7, color="0.3")
         figure.draw_without_rendering()  # laid out once, as in distsim.results.figures
         figure.set_layout_engine("none")
     return figure
 
 
-def _cells(figure: Any, panel: Any, metric: str, matrix: Any, few: bool) -> None:
+def _cells(figure: Any, panel: Any, metric: str, matrix: Any, few: bool, warned: Any) -> None:
     from distsim.plotting import SHADES
 
     values = matrix.to_numpy()
@@ -186,8 +203,9 @@ def _cells(figure: Any, panel: Any, metric: str, matrix: Any, few: bool) -> None
     for (i, j), value in np.ndenumerate(values):
         if not np.isfinite(value):
             panel.text(j, i, "×", ha="center", va="center", fontsize=7, color="0.4")
-        elif few:
+        elif few or warned[i, j]:
             dark = (value - low) / (high - low) > 0.55
-            panel.text(j, i, f"{value:.2f}", ha="center", va="center", fontsize=7, color="white" if dark else "0.1")
+            text = f"{value:.2f}" * few + "*" * bool(warned[i, j])
+            panel.text(j, i, text, ha="center", va="center", fontsize=7, color="white" if dark else "0.1")
     label = METRICS[metric].label if metric in METRICS else ""
     figure.colorbar(image, ax=panel, label=label or metric, fraction=0.05, pad=0.02)

@@ -28,6 +28,7 @@ class Dataset:
     """Decoded images with their labels. The training and the test set have the same classes and image shape.
 
     train_images : (n, c, h, w) uint8; train_labels : (n,) int64 in [0, len(classes)); the test arrays likewise
+    skipped : images that could not be read and were left out: (train/class/file, reason)
     ValueError: dtypes or shapes do not fit, a label is out of range, a class has no training image, or there is no test
     image.
     """
@@ -37,6 +38,7 @@ class Dataset:
     test_images: Images
     test_labels: Labels
     classes: tuple[str, ...]  # the name of label i is classes[i]
+    skipped: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
         _check_names(self.classes)
@@ -57,9 +59,15 @@ class Dataset:
 
     @cached_property
     def digest(self) -> str:
-        """Return the SHA-256, in hexadecimal, of the class names and of the four arrays' shapes and bytes."""
+        """Return the SHA-256, in hexadecimal, of the class names and of the four arrays' shapes and bytes.
+
+        Names of images that were left out enter too, if there are any, but not the reasons, which Pillow words.
+        """
         shapes = {part: [list(images.shape), list(labels.shape)] for part, images, labels in self._parts()}
-        total = hashlib.sha256(json.dumps({"classes": self.classes, "shapes": shapes}, sort_keys=True).encode())
+        said: dict[str, object] = {"classes": self.classes, "shapes": shapes}
+        if self.skipped:
+            said["skipped"] = [name for name, _ in self.skipped]
+        total = hashlib.sha256(json.dumps(said, sort_keys=True).encode())
         for _, images, labels in self._parts():
             total.update(np.ascontiguousarray(images).data)
             total.update(np.ascontiguousarray(labels, dtype="<i8").data)
@@ -99,7 +107,7 @@ def subset(dataset: Dataset, classes: tuple[str, ...]) -> Dataset:
 
     train = part(dataset.train_images, dataset.train_labels)
     test = part(dataset.test_images, dataset.test_labels)
-    return Dataset(*train, *test, classes)
+    return Dataset(*train, *test, classes, dataset.skipped)
 
 
 def limit(dataset: Dataset, n: int) -> Dataset:
@@ -123,6 +131,7 @@ def limit(dataset: Dataset, n: int) -> Dataset:
         dataset.test_images,
         dataset.test_labels,
         dataset.classes,
+        dataset.skipped,
     )
 
 

@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,7 @@ from PIL import Image
 
 from distsim.data.dataset import Dataset, Images, check_classes
 from distsim.data.fit import BITS, fit, largest_grey
+from distsim.specs import AS_IS, Reading
 
 EXTENSIONS = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"))
 
@@ -28,8 +29,10 @@ _FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
 
 MOST_PIXELS = 300_000_000  # of one image: 0.9 GB while it is decoded
 NAMED = 5  # images that cannot be read, in one message
-_CACHE_FORMAT = 2  # raise it when decoding or the cache's layout changes, so that old caches are not read
+SAID = 20  # images that were left out, in one message
+_CACHE_FORMAT = 3  # raise it when decoding or the cache's layout changes, so that old caches are not read
 _ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
+_NOTES = "notes"  # JSON: which images were left out, and how grey values were scaled
 _DECODE_BLOCK = 64  # images that a thread decodes before it asks for more
 # Mean bytes of a file up to which one thread is faster, since opening a file holds Python's lock. Measured (2 cores,
 # Pillow 13, one run each): CIFAR-10's 60,000 JPEGs of 1 kB took 8 s in one thread and 12 s in two; each JPEG of 800×600
@@ -40,7 +43,9 @@ PARTS = ("train", "test")
 _Listing = dict[str, list[tuple[Path, os.stat_result]]]  # of train or test: class -> (file, its stat), by file name
 
 
-def read_folder(path: str | Path, size: int, channels: int, classes: tuple[str, ...] = ()) -> Dataset:
+def read_folder(
+    path: str | Path, size: int, channels: int, classes: tuple[str, ...] = (), reading: Reading = AS_IS
+) -> Dataset:
     """Read the images under `path` as a Dataset of (channels, size, size) images; see `distsim.data.fit.fit`.
 
     The classes are the folders in `train`, by name. If `classes` is given, only those are read, and labels follow their
@@ -50,20 +55,58 @@ def read_folder(path: str | Path, size: int, channels: int, classes: tuple[str, 
     changes.
 
     If all images are 16-bit grey, they are scaled by the bits that the data set uses: by 12 if no value in it is above
-    4,095. A warning says so.
+    4,095. A warning says so. `reading.bits` says how many bits it is instead.
+    Up to `reading.skip_bad` images that cannot be read are left out; a warning names them, and `Dataset.skipped` has
+    the reasons.
     FileNotFoundError: there is no such folder, or no `train` or `test` in it. ValueError: `train` and `test` have
-    different classes, a class in `classes` is missing, a class has no image, or images cannot be read; the message
-    names the first of them and counts them all.
+    different classes, a class in `classes` is missing, a class has no image, or more images than that cannot be read;
+    the message names the first of them and counts them all.
     """
     root = expanded(path)
     names = _class_names(root, classes)
     listings = {part: _list_images(root / part, names) for part in PARTS}
-    cached = cache_root() / f"{_cache_key(root, size, channels, names, listings)}.npz"
-    dataset = _read_cache(cached, names)
-    if dataset is None:
-        dataset = _decode(listings, names, size, channels)
-        _write_cache(cached, dataset)
+    cached = cache_root() / f"{_cache_key(root, size, channels, names, listings, reading.bits)}.npz"
+    found = _read_cache(cached, names)
+    if found is None or len(found[0].skipped) > reading.skip_bad:
+        found = _decode(listings, names, size, channels, reading)
+        _write_cache(cached, *found)
+    dataset, greys = found
+    for said in (_skipped(dataset), _scaled(greys, reading.bits)):
+        if said:
+            warnings.warn(said, stacklevel=2)
     return dataset
+
+
+@dataclass(frozen=True)
+class _Greys:
+    """What was found of grey values that are stored in more than 8 bits, and how they were scaled."""
+
+    largest: int | None  # None: there is none
+    bits: int
+
+
+def _skipped(dataset: Dataset) -> str:
+    """Say which images were left out, "" if none was."""
+    if not dataset.skipped:
+        return ""
+    said = [f"{name} ({reason})" for name, reason in dataset.skipped[:SAID]]
+    more = f"; and {len(dataset.skipped) - SAID} more" if len(dataset.skipped) > SAID else ""
+    count = f"{len(dataset.skipped)} image{'s' * (len(dataset.skipped) > 1)}"
+    return f"{count} that cannot be read {'is' if count == '1 image' else 'are'} left out: {'; '.join(said)}{more}"
+
+
+def _scaled(greys: _Greys, asked: int | None) -> str:
+    """Say how grey values of more than 8 bits were scaled, "" if as usual, by 16 bits."""
+    white = 2**greys.bits - 1
+    if asked is not None and greys.largest is None:
+        return f"no image has grey values of more than 8 bits: bits {asked} changes nothing"
+    if greys.largest is None or (asked is None and greys.bits == BITS):
+        return ""
+    cut = f", and all above {white:,} becoming 255" if greys.largest > white else ""
+    return (
+        f"the 16-bit grey values of these images are at most {greys.largest:,}: they are scaled by {greys.bits} bits"
+        f"{' as asked' * (asked is not None)}, 0 to {white:,} becoming 0 to 255{cut}"
+    )
 
 
 def expanded(path: str | Path) -> Path:
@@ -140,73 +183,105 @@ def _list_images(folder: Path, names: tuple[str, ...]) -> _Listing:
                 for entry in entries
                 if not entry.name.startswith(".") and os.path.splitext(entry.name)[1].lower() in EXTENSIONS
             ]
-            if broken := sorted(entry.path for entry in named if entry.is_symlink() and not os.path.exists(entry.path)):
-                raise ValueError(f"cannot read image {broken[0]}: its link points to nothing")
-            images = [(Path(entry.path), entry.stat()) for entry in named if entry.is_file()]
+            images = [
+                (Path(entry.path), _stat(entry)) for entry in named if entry.is_file() or _points_to_nothing(entry)
+            ]
         if not images:
             raise ValueError(f"class {name!r} has no image in {folder / name}")
         listing[name] = sorted(images, key=lambda image: image[0].name)
     return listing
 
 
-def _decode(listings: dict[str, _Listing], names: tuple[str, ...], size: int, channels: int) -> Dataset:
-    """Decode all images. If all have 16 bits and the data set does not use them, decode them again by fewer bits."""
+def _points_to_nothing(entry: os.DirEntry[str]) -> bool:
+    return entry.is_symlink() and not os.path.exists(entry.path)
+
+
+def _stat(entry: os.DirEntry[str]) -> os.stat_result:
+    return entry.stat(follow_symlinks=not _points_to_nothing(entry))
+
+
+def _decode(
+    listings: dict[str, _Listing], names: tuple[str, ...], size: int, channels: int, reading: Reading
+) -> tuple[Dataset, _Greys]:
+    """Decode all images. If all have 16 bits and the data set does not use them, decode them again by fewer bits.
+
+    ValueError: more images cannot be read than may be left out.
+    """
     labels = {
         part: np.array([names.index(name) for name, images in listing.items() for _ in images], dtype=np.int64)
         for part, listing in listings.items()
     }
-    bits = BITS
+    bits = reading.bits or BITS
     with _large_images():
         decoded = {part: _decode_part(listings[part], size, channels, bits) for part in PARTS}
-        if failures := [failure for part in decoded.values() for failure in part.failures]:
-            raise ValueError(_unreadable(failures))
-        greys = [part.largest_grey for part in decoded.values()]
-        largest = max(grey or 0 for grey in greys)
-        if None not in greys and largest < 2 ** (BITS - 1):
+        failures = [failure for part in PARTS for failure in decoded[part].failures]
+        if len(failures) > reading.skip_bad:
+            raise ValueError(_unreadable(failures, reading.skip_bad))
+        greys = [grey for part in decoded.values() for grey in part.greys]
+        largest = max((grey for grey in greys if grey is not None), default=None)
+        if reading.bits is None and None not in greys and largest is not None and largest < 2 ** (BITS - 1):
             bits = max(8, largest.bit_length())
-            warnings.warn(
-                f"the 16-bit grey values of these images are at most {largest:,}: they are scaled by {bits} bits, "
-                f"0 to {2**bits - 1:,} becoming 0 to 255",
-                stacklevel=3,
-            )
             decoded = {part: _decode_part(listings[part], size, channels, bits) for part in PARTS}
+    for part, found in decoded.items():
+        if found.failures:
+            kept = np.delete(np.arange(len(labels[part])), [failure.at for failure in found.failures])
+            found.images, labels[part] = found.images[kept], labels[part][kept]
+    skipped = tuple(
+        (_text(f"{part}/{failure.named}"), failure.reason) for part in PARTS for failure in decoded[part].failures
+    )
     train, test = (decoded[part].images for part in PARTS)
-    return Dataset(train, labels["train"], test, labels["test"], names)
+    return Dataset(train, labels["train"], test, labels["test"], names, skipped), _Greys(largest, bits)
+
+
+@dataclass(frozen=True)
+class _Failure:
+    """An image that cannot be read."""
+
+    at: int  # among the images of its part
+    file: Path
+    reason: str
+
+    @property
+    def named(self) -> str:
+        """Return class/file, the same on file systems that write accents differently."""
+        return _composed(f"{self.file.parent.name}/{self.file.name}")
 
 
 @dataclass
 class _Decoded:
     """The images of train or test, and what was found while they were decoded."""
 
-    images: Images
-    largest_grey: int | None  # None unless all are of 16 bits
-    failures: list[str]  # of images that cannot be read, with the reason
+    images: Images  # arbitrary where an image cannot be read
+    greys: set[int | None]  # the largest grey values of images with more than 8 bits; None stands for the other images
+    failures: list[_Failure]
 
 
 def _decode_part(listing: _Listing, size: int, channels: int, bits: int) -> _Decoded:
     files = [file for images in listing.values() for file, _ in images]
     decoded = np.empty((len(files), channels, size, size), dtype=np.uint8)
 
-    def decode_block(start: int) -> tuple[list[int | None], list[str]]:
-        greys, failures = [], []
+    def decode_block(start: int) -> tuple[set[int | None], list[_Failure]]:
+        greys, failures = set(), []
         for i in range(start, min(start + _DECODE_BLOCK, len(files))):
             try:
+                if not os.path.exists(files[i]):
+                    raise OSError("its link points to nothing")
                 with Image.open(files[i], formats=_FORMATS) as image:
-                    greys.append(largest_grey(image))
+                    largest = largest_grey(image)
                     decoded[i] = fit(image, size, channels, bits)
+                    greys.add(largest)
             except (
                 Exception
             ) as error:  # Pillow raises OSError, ValueError, SyntaxError, struct.error, EOFError and more
-                failures.append(f"{files[i]}: {error}")
+                failures.append(_Failure(i, files[i], _text(" ".join(str(error).split()) or type(error).__name__)))
         return greys, failures
 
     mean_bytes = sum(stat.st_size for images in listing.values() for _, stat in images) / len(files)
     workers = min(os.cpu_count() or 1, 16) if mean_bytes > _SMALL_FILE else 1
     with ThreadPoolExecutor(workers) as pool:
         done = list(pool.map(decode_block, range(0, len(files), _DECODE_BLOCK)))
-    greys = [grey for values, _ in done for grey in values]
-    largest = max((grey for grey in greys if grey is not None), default=0) if None not in greys else None
-    return _Decoded(decoded, largest, [failure for _, failures in done for failure in failures])
+    greys = {grey for values, _ in done for grey in values}
+    return _Decoded(decoded, greys, [failure for _, failures in done for failure in failures])
 
 
 @contextmanager
@@ -223,15 +298,24 @@ def _large_images() -> Iterator[None]:
         Image.MAX_IMAGE_PIXELS = usual
 
 
-def _unreadable(failures: list[str]) -> str:
+def _text(named: str) -> str:
+    """Return text that JSON can hold, with the bytes of file names that are not UTF-8 written as escapes."""
+    return named.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def _unreadable(failures: list[_Failure], allowed: int) -> str:
     """Say which images cannot be read, the first few by name."""
+    said = [f"{failure.file}: {failure.reason}" for failure in failures[:NAMED]]
     if len(failures) == 1:
-        return f"cannot read image {failures[0]}"
+        return f"cannot read image {said[0]}"
     more = f"; and {len(failures) - NAMED} more" if len(failures) > NAMED else ""
-    return f"cannot read {len(failures)} images: {'; '.join(failures[:NAMED])}{more}"
+    but = f", and skip_bad {allowed} leaves out at most {allowed}" if allowed else ""
+    return f"cannot read {len(failures)} images{but}: {'; '.join(said)}{more}"
 
 
-def _cache_key(root: Path, size: int, channels: int, names: Sequence[str], listings: dict[str, _Listing]) -> str:
+def _cache_key(
+    root: Path, size: int, channels: int, names: Sequence[str], listings: dict[str, _Listing], bits: int | None
+) -> str:
     """Return the SHA-256 of everything that decides the decoded arrays, except the files' contents."""
     files = [
         (f"{part}/{file.parent.name}/{file.name}", stat.st_size, stat.st_mtime_ns)
@@ -239,21 +323,24 @@ def _cache_key(root: Path, size: int, channels: int, names: Sequence[str], listi
         for name, images in listing.items()
         for file, stat in images
     ]
-    key = [_CACHE_FORMAT, str(root.resolve()), size, channels, list(names), files]
+    key = [_CACHE_FORMAT, str(root.resolve()), size, channels, list(names), files, bits]
     return hashlib.sha256(json.dumps(key).encode()).hexdigest()
 
 
-def _read_cache(cached: Path, names: tuple[str, ...]) -> Dataset | None:
+def _read_cache(cached: Path, names: tuple[str, ...]) -> tuple[Dataset, _Greys] | None:
     """Return the cached data set, or None if there is none or it cannot be read (the archive carries checksums)."""
     try:
         with cached.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             train_images, train_labels, test_images, test_labels = (arrays[name] for name in _ARRAYS)
-            return Dataset(train_images, train_labels, test_images, test_labels, names)
+            notes = json.loads(str(arrays[_NOTES]))
+        skipped = tuple((str(name), str(reason)) for name, reason in notes["skipped"])
+        dataset = Dataset(train_images, train_labels, test_images, test_labels, names, skipped)
+        return dataset, _Greys(**notes["greys"])
     except Exception:  # whatever a damaged archive makes NumPy and zipfile raise, the images can be decoded again
         return None
 
 
-def _write_cache(cached: Path, dataset: Dataset) -> None:
+def _write_cache(cached: Path, dataset: Dataset, greys: _Greys) -> None:
     """Write the cache under a temporary name, then rename it, so that a reader sees a whole file or none.
 
     A failure is a warning: it costs only time.
@@ -263,7 +350,9 @@ def _write_cache(cached: Path, dataset: Dataset) -> None:
         cached.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=cached.parent, suffix=".tmp", delete=False) as file:
             temporary = Path(file.name)
-            np.savez(file, allow_pickle=False, **{name: getattr(dataset, name) for name in _ARRAYS})
+            notes = json.dumps({"skipped": dataset.skipped, "greys": asdict(greys)})
+            arrays = {name: getattr(dataset, name) for name in _ARRAYS}
+            np.savez(file, allow_pickle=False, **arrays | {_NOTES: np.array(notes)})
         os.replace(temporary, cached)
     except OSError as error:
         if temporary is not None:

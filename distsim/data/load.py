@@ -13,20 +13,22 @@ from distsim.data.dataset import Dataset, limit, subset
 from distsim.data.fit import fit_all
 from distsim.data.folder import expanded, home, read_folder
 from distsim.problems import ARRAYS
-from distsim.specs import Problem, shown
+from distsim.specs import AS_IS, Problem, Reading, shown
 
 # scikit-learn, SciPy and torchvision take seconds to import, and a load needs at most one of them. So the modules that
 # use them are imported inside the functions below.
 
 
-def load(problem: Problem, location: str, *, download: bool = False) -> Dataset:
+def load(problem: Problem, location: str, *, download: bool = False, reading: Reading = AS_IS) -> Dataset:
     """Load the problem's data: its classes in its order, its train_limit applied, images (channels, size, size).
 
     download : fetch published data that `location` lacks
+    reading : how a folder of images is read
     FileNotFoundError: there is no data; the message says what to pass. ValueError: files are damaged or malformed, a
-    class is unknown, or the location does not fit the source. ConnectionError: the download failed.
+    class is unknown, or the location does not fit the source; `reading` is not the usual one, but this is no folder of
+    images. ConnectionError: the download failed.
     """
-    return suited(problem, _read(problem, location, download))
+    return suited(problem, _read(problem, location, download, reading))
 
 
 def suited(problem: Problem, dataset: Dataset) -> Dataset:
@@ -47,14 +49,15 @@ def default_root() -> Path:
     return expanded(folder) if folder else home("DISTSIM_DATA") / ".cache" / "distsim" / "data"
 
 
-def _read(problem: Problem, location: str, download: bool) -> Dataset:
+def _read(problem: Problem, location: str, download: bool, reading: Reading) -> Dataset:
     if not isinstance(location, str):
         raise ValueError(f"--data, or data in request.json, must be text, got {shown(location)}")
     scheme, _, path = location.partition(":")
     if scheme in ("folder", "files") and location != scheme and not path:
         raise ValueError(f"--data {location} names no folder: pass {scheme}:PATH")
     if location.startswith("folder:"):
-        return read_folder(path, problem.size, problem.channels, problem.classes)
+        return read_folder(path, problem.size, problem.channels, problem.classes, reading)
+    reading.require_folder(location)
     if location.startswith("files:"):
         return _read_own_files(problem.source, expanded(path))
     if problem.source == "folder":
@@ -112,4 +115,5 @@ def _fitted(dataset: Dataset, size: int, channels: int) -> Dataset:
         fit_all(dataset.test_images, size, channels),
         dataset.test_labels,
         dataset.classes,
+        dataset.skipped,
     )

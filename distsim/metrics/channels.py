@@ -67,24 +67,65 @@ class ChannelSide:
         return _descending(alive[:, None] * self.products * alive[None, :])
 
     @property
-    def rank(self) -> int:
-        """Return the number of independent columns, 0 if none has variance."""
-        return 0 if self.dead == self.columns else int(self.whitening[0].shape[1])
+    def alive(self) -> Array:
+        """Return which columns have variance, (p,) bool."""
+        return self._deviations > 0
 
-    def leading(self, variance: float) -> Array:
-        """Return W (p, k), XW orthonormal: the fewest principal directions of X that hold this share of its variance.
+    @cached_property
+    def spectrum(self) -> tuple[Array, Array]:
+        """Return the singular values of the centred X above rounding, (r,), and its right singular vectors, (p, r).
 
-        k is the smallest with Σσ²[:k] / Σσ² ≥ variance, and at most the rank. Undefined: no column has variance.
+        Dead columns are zero in the vectors. Undefined: no column has variance.
         """
         xp = array_namespace(self.products)
         if self.dead == self.columns:
             raise Undefined("every channel is constant")
         values, vectors = self._principal
+        keep = min(self.rank, rank_of_products(values))
+        return xp.sqrt(values[:keep]), vectors[:, :keep]
+
+    @property
+    def rank(self) -> int:
+        """Return the number of independent columns, 0 if none has variance."""
+        return 0 if self.dead == self.columns else int(self.whitening[0].shape[1])
+
+    @cached_property
+    def effective_rank(self) -> float:
+        """Return the participation ratio of the variances along the principal directions, 0 if no column has variance.
+
+            (Σλᵢ)² / Σλᵢ² = tr(S)² / ‖S‖²_F      λᵢ: eigenvalues of S = XᵀX
+
+        Gao et al. 2017. It is 1 if one direction holds all variance, and the rank if all directions hold the same.
+        Unlike the rank, it changes when single columns are scaled.
+        """
+        if self.dead == self.columns:
+            return 0.0
+        xp = array_namespace(self.products)
+        scaled = self.products / xp.max(xp.linalg.diagonal(self.products))  # so that no square overflows
+        return float(xp.linalg.trace(scaled)) ** 2 / float(xp.sum(scaled * scaled))
+
+    def kept(self, variance: float) -> int:
+        """Return k, the fewest principal directions of X that hold this share of its variance; 0 if it has none.
+
+        k is the smallest with Σσ²[:k] / Σσ² ≥ variance, and at most the rank.
+        """
+        xp = array_namespace(self.products)
+        if self.dead == self.columns:
+            return 0
+        values, _ = self._principal
         share = xp.cumulative_sum(values) / xp.sum(values)
         short = xp.astype(share < variance - self.columns * EPS, xp.int64)
         k = min(int(xp.sum(short)) + 1, self.rank)
         # an eigenvalue of the unscaled products may be rounding although the rank after scaling counts its direction
-        k = min(k, rank_of_products(values))
+        return min(k, rank_of_products(values))
+
+    def leading(self, variance: float) -> Array:
+        """Return W (p, k), XW orthonormal: the `kept` directions of X. Undefined: no column has variance."""
+        xp = array_namespace(self.products)
+        if self.dead == self.columns:
+            raise Undefined("every channel is constant")
+        values, vectors = self._principal
+        k = self.kept(variance)
         return vectors[:, :k] / xp.sqrt(values[:k])
 
 

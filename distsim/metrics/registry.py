@@ -1,6 +1,7 @@
 """The metrics that sweeps and `distsim.comparison.layer` can compute, by name. `register` adds one of your own."""
 
 import importlib.util
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -22,6 +23,7 @@ from distsim.metrics.nbs import few_rows
 from distsim.metrics.nbs import from_pair as nbs
 from distsim.metrics.pwcca import from_pair as pwcca
 from distsim.metrics.svcca import from_pair as svcca
+from distsim.metrics.svcca import kept as kept_of_leading
 from distsim.metrics.svcca import saturation as saturation_of_leading
 
 VIEWS = ("channels", "kernel", "output")
@@ -37,6 +39,8 @@ class Metric:
              output: two matrices (n, p), not centred; for the output layer only
     measure  returns the value; raises distsim.metrics.arrays.Undefined with the reason if there is none
     caution  of the same arguments: why the value should be read with care, "" if nothing; None: there is no such check
+    kept     of the same arguments: the numbers of directions of both sides that it compares; None: all of them
+    bounds   between which all values lie; figures end bands there
     ValueError: another view, or a name that is not an identifier.
     """
 
@@ -47,6 +51,8 @@ class Metric:
     needs: str = ""  # a module that distsim does not require
     extra: str = ""  # the extra of distsim that installs it
     caution: Callable[..., str] | None = None
+    kept: Callable[..., tuple[int, int]] | None = None
+    bounds: tuple[float, float] = (-math.inf, math.inf)
 
     def __post_init__(self) -> None:
         if self.view not in VIEWS:
@@ -76,17 +82,32 @@ def known(names: Any) -> tuple[Metric, ...]:
     return tuple(METRICS[name] for name in names)
 
 
+_UNIT = (0.0, 1.0)
+
 for _metric in (
-    Metric("mean_cca", "channels", mean_cca, "mean CCA", caution=saturation),
-    Metric("svcca", "channels", svcca, "mean SVCCA", caution=saturation_of_leading),
+    Metric("mean_cca", "channels", mean_cca, "mean CCA", caution=saturation, bounds=_UNIT),
+    Metric(
+        "svcca",
+        "channels",
+        svcca,
+        "mean SVCCA",
+        caution=saturation_of_leading,
+        kept=kept_of_leading,
+        bounds=_UNIT,
+    ),
     # the weights always come from the complete network, so that the side does not jump between iterations
-    Metric("pwcca", "channels", partial(pwcca, side="first"), "PWCCA", caution=saturation),
-    Metric("cka", "kernel", cka, "CKA", caution=by_chance),
-    Metric("nbs", "kernel", nbs, "NBS", caution=few_rows),
-    Metric("cosine", "output", cosine, "cosine"),
+    Metric("pwcca", "channels", partial(pwcca, side="first"), "PWCCA", caution=saturation, bounds=_UNIT),
+    Metric("cka", "kernel", cka, "CKA", caution=by_chance, bounds=_UNIT),
+    Metric("nbs", "kernel", nbs, "NBS", caution=few_rows, bounds=_UNIT),
+    Metric("cosine", "output", cosine, "cosine", bounds=_UNIT),
     # beyond the papers
     Metric(
-        "mean_cca_mass98", "channels", partial(mean_cca, mean_rule="mass98"), "mean CCA (98 % mass)", caution=saturation
+        "mean_cca_mass98",
+        "channels",
+        partial(mean_cca, mean_rule="mass98"),
+        "mean CCA (98 % mass)",
+        caution=saturation,
+        bounds=_UNIT,
     ),
     Metric(
         "mean_cca_columns",
@@ -94,21 +115,40 @@ for _metric in (
         partial(mean_cca, denominator="columns"),
         "mean CCA (of columns)",
         caution=saturation,
+        bounds=_UNIT,
     ),
-    Metric("mean_squared_cca", "channels", mean_squared_cca, "mean squared CCA", caution=saturation),
+    Metric("mean_squared_cca", "channels", mean_squared_cca, "mean squared CCA", caution=saturation, bounds=_UNIT),
     Metric(
         "svcca_mass98",
         "channels",
         partial(svcca, mean_rule="mass98"),
         "mean SVCCA (98 % mass)",
         caution=saturation_of_leading,
+        kept=kept_of_leading,
+        bounds=_UNIT,
     ),
-    Metric("cka_channels", "channels", cka_channels, "CKA over channels"),
-    Metric("nbs_channels", "channels", nbs_channels, "NBS over channels"),
-    Metric("cka_unbiased", "kernel", cka_unbiased, "unbiased CKA"),
-    Metric("procrustes", "kernel", procrustes, "angular Procrustes", caution=few_rows),
+    Metric(
+        "pwcca_google",
+        "channels",
+        partial(pwcca, side="first", weights="google"),
+        "PWCCA (google/svcca's weights)",
+        caution=saturation,
+        bounds=_UNIT,
+    ),
+    Metric("cka_channels", "channels", cka_channels, "CKA over channels", bounds=_UNIT),
+    Metric("nbs_channels", "channels", nbs_channels, "NBS over channels", bounds=_UNIT),
+    Metric("cka_unbiased", "kernel", cka_unbiased, "unbiased CKA", bounds=(-math.inf, 1.0)),
+    Metric("procrustes", "kernel", procrustes, "angular Procrustes", caution=few_rows, bounds=(0.0, math.pi / 2)),
     # no similarities: each looks at one side only
-    Metric("dimension", "kernel", dimension, "intrinsic dimension", needs="skdim", extra="dimension"),
+    Metric(
+        "dimension",
+        "kernel",
+        dimension,
+        "intrinsic dimension",
+        needs="skdim",
+        extra="dimension",
+        bounds=(0.0, math.inf),
+    ),
     Metric(
         "dimension_complete",
         "kernel",
@@ -116,6 +156,7 @@ for _metric in (
         "intrinsic dimension of the complete network",
         needs="skdim",
         extra="dimension",
+        bounds=(0.0, math.inf),
     ),
 ):
     register(_metric)

@@ -30,5 +30,9 @@ def from_pair(pair: ChannelPair, variance: float = 0.99, mean_rule: str = "all")
 
 def saturation(pair: ChannelPair, variance: float = 0.99) -> str:
     """Say why the correlations of the leading directions should be read with care, "" if nothing is wrong with them."""
-    kept_x, kept_y = (int(side.leading(variance).shape[1]) for side in (pair.x, pair.y))
-    return saturated(pair.x.n, kept_x, kept_y)
+    return saturated(pair.x.n, *kept(pair, variance))
+
+
+def kept(pair: ChannelPair, variance: float = 0.99) -> tuple[int, int]:
+    """Return k of both sides: the numbers of leading directions that are compared."""
+    return pair.x.kept(variance), pair.y.kept(variance)

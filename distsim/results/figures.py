@@ -22,6 +22,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLoca
 from distsim.metrics.registry import METRICS, in_order
 from distsim.plotting import SHADES, drawn
 from distsim.problems import PROBLEMS
+from distsim.results.marks import mark, mark_cells, marked, note
 from distsim.results.tables import Tables, chance_level
 
 PANEL_METRICS = ("svcca", "pwcca", "cka", "nbs")  # in P2's figures; all other metrics are drawn separately
@@ -50,7 +51,7 @@ def accuracy_mean(accuracy: pd.DataFrame) -> Figure:
     """Draw P2 Fig. 4: mean test accuracy ± 2 sd against remaining parameters; dotted: the complete network."""
 
     def two_sd(rows: pd.DataFrame) -> tuple[pd.Series, pd.Series]:
-        return rows["mean"] - 2 * rows["sd"], rows["mean"] + 2 * rows["sd"]
+        return (rows["mean"] - 2 * rows["sd"]).clip(0, 1), (rows["mean"] + 2 * rows["sd"]).clip(0, 1)
 
     return _accuracy_figure(accuracy, "mean", two_sd, "± 2 sd", dotted=True)
 
@@ -69,7 +70,7 @@ def similarity_by_layer(
 
     chance : distsim.results.tables.chance_level, drawn as a grey band if the axis reaches down to it
     """
-    rows = summary[(summary["metric"] == metric) & (include_output | (summary["kind"] != "out"))]
+    rows = marked(summary[(summary["metric"] == metric) & (include_output | (summary["kind"] != "out"))])
     problems = _in_order(rows["problem"])
     layers = max(rows.groupby("problem")["layer"].nunique(), default=0)
     figure, panels = _grid(len(problems), width=_layer_width(layers), height=3.0, sharey=True)
@@ -79,6 +80,7 @@ def similarity_by_layer(
         _chance_band(panel, of_problem, chance, metric)
         _layer_lines(panel, of_problem, statistic, bands, last)
         panel.set_title(problem)
+    note(figure, rows)
     figure.supylabel(f"{label(metric, labels)} ({statistic} of runs)")
     _similarity_limits(panels[0], rows[["q25", statistic] if bands else [statistic]], zoom=True)
     _iteration_bar(figure, panels, last)
@@ -100,7 +102,7 @@ def similarity_panels(
     The axis of a panel goes from 0 to 1; metrics with values above 1 have an axis of their own.
     chance : distsim.results.tables.chance_level, drawn as a grey band
     """
-    rows = summary[(summary["problem"] == problem) & summary["metric"].isin(metrics)]
+    rows = marked(summary[(summary["problem"] == problem) & summary["metric"].isin(metrics)])
     seen = [rows[["metric", "mean"]]]  # all values that the axes must cover
     if chance is not None:
         of_chance = chance[(chance["problem"] == problem) & chance["metric"].isin(metrics)]
@@ -115,6 +117,7 @@ def similarity_panels(
         _chance_band(panel, of_metric, chance, metric)
         _layer_lines(panel, of_metric, "mean", bands, last)
         panel.set_ylabel(textwrap.fill(label(metric, labels), 30))
+    note(figure, rows)
     for panel, metric in zip(panels, metrics, strict=True):
         of_axis = values["metric"] == metric if metric in beyond else ~values["metric"].isin(beyond)
         _similarity_limits(panel, values.loc[of_axis, ["mean"]])
@@ -146,12 +149,13 @@ def iteration_maps(pairs: pd.DataFrame, problem: str, metric: str, labels: Label
             matrix[i, j] = matrix[j, i] = value
         panel.set_facecolor("0.88")
         image = panel.imshow(matrix, cmap=SHADES, vmin=low, vmax=high, origin="lower")
+        mark_cells(panel, shown, rows[rows["layer"] == layer])
         panel.grid(visible=False)
         panel.set_title(layer)
         ticks = [at for at, iteration in enumerate(shown) if len(shown) <= 8 or iteration % 5 == 0]
         panel.set_xticks(ticks, [str(shown[at]) for at in ticks])
         panel.set_yticks(ticks, [str(shown[at]) for at in ticks])
-    figure.supxlabel("IMP iteration")
+    note(figure, rows.assign(care=rows["warning"] != "", few=False), above="IMP iteration")
     figure.supylabel("IMP iteration")
     figure.suptitle(f"{problem}: iteration to iteration, median of runs", fontsize=10)
     figure.colorbar(image, ax=panels, label=label(metric, labels), pad=0.02)
@@ -164,7 +168,7 @@ def output_layer(summary: pd.DataFrame, problem: str, labels: Labels | None = No
 
     The metrics are the paper's and those that only the output layer has.
     """
-    rows = _of_output(summary[summary["problem"] == problem])
+    rows = marked(_of_output(summary[summary["problem"] == problem]))
     figure, (panel,) = _grid(1, width=5.2, height=3.4)
     others = [metric for metric in in_order(rows["metric"]) if metric not in METRIC_LOOKS]
     for metric, (colour, marker) in (METRIC_LOOKS | dict(zip(others, cycle(OTHER_LOOKS)))).items():
@@ -174,13 +178,17 @@ def output_layer(summary: pd.DataFrame, problem: str, labels: Labels | None = No
         # a missing iteration interrupts the line
         of_metric = of_metric.reindex(range(of_metric.index.min(), of_metric.index.max() + 1))
         mean, sd = of_metric["mean"], of_metric["sd"]
-        panel.fill_between(mean.index, mean - sd, mean + sd, color=colour, alpha=0.15, linewidth=0)
+        least, most = METRICS[metric].bounds if metric in METRICS else (None, None)
+        low, high = (mean - sd).clip(least, most), (mean + sd).clip(least, most)
+        panel.fill_between(mean.index, low, high, color=colour, alpha=0.15, linewidth=0)
         panel.plot(mean.index, mean, color=colour, marker=marker, label=label(metric, labels))
+        mark(panel, mean.index, of_metric, "mean", colour, marker, size=4)
     panel.set(title=f"{problem}: output layer", xlabel="IMP iteration", ylabel="similarity (mean ± sd of runs)")
     panel.xaxis.set_major_locator(FixedLocator(_iteration_ticks(int(rows["iteration"].max()))))
     limits = pd.DataFrame({"low": rows["mean"] - rows["sd"].fillna(0), "mean": rows["mean"]})
     _similarity_limits(panel, limits, zoom=True)
     figure.legend(loc="outside right center")
+    note(figure, rows)
     return figure
 
 
@@ -234,25 +242,27 @@ def _accuracy_figure(
     band_name: str,
     dotted: bool = False,
 ) -> Figure:
-    problems = _in_order(accuracy["problem"])
+    accuracy, problems = marked(accuracy), _in_order(accuracy["problem"])
     figure, panels = _grid(len(problems), width=3.6 if len(problems) > 1 else 5.0, height=2.8)
     for panel, problem in zip(panels, problems, strict=True):
         rows = accuracy[accuracy["problem"] == problem]
         low, high = band(rows)
         panel.fill_between(rows["remaining"], low, high, color=ACCURACY_COLOUR, alpha=0.2, linewidth=0, label=band_name)
         panel.plot(rows["remaining"], rows[statistic], "o-", color=ACCURACY_COLOUR, label=f"{statistic} of runs")
+        mark(panel, rows["remaining"], rows, statistic, ACCURACY_COLOUR, "o", size=4)
         complete = rows[rows["iteration"] == 0]
         if dotted and len(complete):
             panel.axhline(complete[statistic].iloc[0], color="0.3", linestyle=":", linewidth=1.2, zorder=1.5)
-        (marked,) = panel.plot(complete["remaining"], complete[statistic], "D", color="0.3", label="complete network")
-        marked.set(markersize=6, markerfacecolor="white", markeredgewidth=1.4, zorder=4)
-        marked.set_linestyle(":" if dotted else "none")
+        (diamond,) = panel.plot(complete["remaining"], complete[statistic], "D", color="0.3", label="complete network")
+        diamond.set(markersize=6, markerfacecolor="white", markeredgewidth=1.4, zorder=4)
+        diamond.set_linestyle(":" if dotted else "none")
         panel.set(title=problem, xlabel="remaining parameters")
         panel.yaxis.set_major_locator(MaxNLocator(6))
         _remaining_axis(panel, rows["remaining"])
     figure.supylabel(f"test accuracy ({statistic} of runs)")
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3)
+    note(figure, accuracy)
     return figure
 
 
@@ -267,6 +277,7 @@ def _layer_lines(panel: Axes, rows: pd.DataFrame, statistic: str, bands: bool, l
                 range(len(layers)), at_layer["q25"], at_layer["q75"], color=colour, alpha=0.2, linewidth=0
             )
         panel.plot(range(len(layers)), at_layer[statistic], color=colour, marker="o", markersize=2.2, linewidth=1.1)
+        mark(panel, range(len(layers)), at_layer, statistic, colour, "o", size=2.8)
     panel.set_xticks(range(len(layers)), layers, rotation=90)
     panel.grid(visible=False, axis="x")
 

@@ -14,7 +14,7 @@ from distsim.comparison.pair import Result
 from distsim.metrics.registry import in_order
 from distsim.results import figures
 from distsim.results.tables import (
-    RANKS,
+    ADDED,
     SIMILARITY_COLUMNS,
     read_parquet_bytes,
     summarise,
@@ -168,12 +168,18 @@ def _figures(problem: str, pairs: pd.DataFrame, labels: dict[str, str]) -> dict[
 
 
 def as_text(pairs: pd.DataFrame) -> str:
-    """Return the quartiles of each metric over pairs and layers, as a table of text."""
-    lines = [f"{'metric':20}  values  missing     q25  median     q75"]
+    """Return the quartiles of each metric over pairs and layers, as a table of text.
+
+    It says how many values are missing, and how many carry a warning.
+    """
+    lines = [f"{'metric':20}  values  missing  warned     q25  median     q75"]
     for metric, rows in pairs.groupby("metric", sort=False):
         low, middle, high = rows["value"].quantile([0.25, 0.5, 0.75])
-        missing = int(rows["value"].isna().sum())
-        lines.append(f"{metric:20}  {len(rows):6d}  {missing:7d}  {low:6.3f}  {middle:6.3f}  {high:6.3f}")
+        missing, warned = int(rows["value"].isna().sum()), int((rows["warning"] != "").sum())
+        counts = f"{len(rows):6d}  {missing:7d}  {warned:6d}"
+        lines.append(f"{metric:20}  {counts}  {low:6.3f}  {middle:6.3f}  {high:6.3f}")
+    if (pairs["warning"] != "").any():
+        lines.append("warned: values to be read with care; the column warning of pairs.csv says why.")
     return "\n".join(lines)
 
 
@@ -182,7 +188,8 @@ def _frame(rows: list[dict[str, Any]], last: list[str]) -> pd.DataFrame:
         return pd.DataFrame()
     table = pd.DataFrame.from_records(rows).astype(dict.fromkeys(KEYS, "Int64"))
     if "value" in table:
-        table = table.astype({"value": "float64"} | dict.fromkeys(RANKS, "Int64"))  # None becomes missing
+        optional = ("value", "rank_x", "rank_y", *(name for name in ADDED if name in table))
+        table = table.astype({name: SIMILARITY_COLUMNS[name] for name in optional})  # None becomes missing
         table = table[["problem", *KEYS, *(name for name in SIMILARITY_COLUMNS if name in table and name != "problem")]]
     return table.sort_values([*KEYS, *last], kind="stable", na_position="first").reset_index(drop=True)
 

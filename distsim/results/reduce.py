@@ -14,6 +14,7 @@ from distsim.results import figures
 from distsim.results.tables import (
     Tables,
     chance_table,
+    completed,
     long_table,
     network_table,
     read_parquet_bytes,
@@ -31,6 +32,7 @@ from distsim.store.records import WEIGHTS_X, WEIGHTS_Y, weights_of
 
 T = TypeVar("T")
 TABLES = ("results", "networks", "summary", "accuracy", "chance")
+VERSION = 2  # raise it when tables of the same values would come out differently: then written ones are made again
 
 
 def reduce(store: SweepStore, layers: Sequence[ComparedLayer], seed: int, again: bool = False) -> bool:
@@ -43,7 +45,8 @@ def reduce(store: SweepStore, layers: Sequence[ComparedLayer], seed: int, again:
     committed = Committed.of(store)
     mark = None if again else _undamaged(store.results_mark)
     inputs = committed.digest
-    if mark is not None and mark.values.get("inputs") == inputs and _all_there(store.storage, mark, "results"):
+    current = mark is not None and (mark.values.get("inputs"), mark.values.get("version")) == (inputs, VERSION)
+    if mark is not None and current and _all_there(store.storage, mark, "results"):
         return False
     with trace.stage("reduction", store.problem):
         tables, provenance = collect(store, layers, seed, committed)
@@ -52,7 +55,7 @@ def reduce(store: SweepStore, layers: Sequence[ComparedLayer], seed: int, again:
         for name, frame in frames.items():
             files[f"{name}.csv"] = to_csv_bytes(frame)
             files[f"{name}.parquet"] = to_parquet_bytes(frame)
-        store.replace_results(files, values={"inputs": inputs})
+        store.replace_results(files, values={"inputs": inputs, "version": VERSION})
     return True
 
 
@@ -129,10 +132,19 @@ def read_tables(root: Storage, problems: list[str] | None = None) -> Tables:
         store = SweepStore(root, problem)
         if problems is None and store.results_mark() is None:
             continue
-        parts.append(Tables(*(_read_table(store, name) for name in TABLES)))
+        parts.append(_read(store))
     if not parts:
         raise FileNotFoundError(f"no results in {root.url} yet")
     return joined(parts)
+
+
+def _read(store: SweepStore) -> Tables:
+    """Read a problem's written tables. Summaries that an earlier version wrote are computed again, not written."""
+    tables = Tables(*(_read_table(store, name) for name in TABLES))
+    mark = store.results_mark()
+    if mark is not None and mark.values.get("version") == VERSION:
+        return tables
+    return Tables.of(completed(tables.similarities), tables.networks, store.identity().seed, tables.chance)
 
 
 def _read_table(store: SweepStore, name: str) -> pd.DataFrame:
@@ -215,7 +227,13 @@ def metric_labels(root: Storage, names: Iterable[str]) -> dict[str, str]:
 def drawn_from(root: Storage) -> str:
     """Return a digest of the tables: equal digests stand for equal figures. DamagedStore: a table's mark is damaged."""
     marks = {problem: SweepStore(root, problem).results_mark() for problem in problems_in(root)}
-    return _digest([(problem, mark.values["inputs"]) for problem, mark in marks.items() if mark is not None])
+    return _digest([(problem, _tables_of(mark)) for problem, mark in marks.items() if mark is not None])
+
+
+def _tables_of(mark: Mark) -> str:
+    """Return what stands for the tables of a mark: the digest of the values, and the version if there is one."""
+    version = mark.values.get("version")
+    return str(mark.values["inputs"]) + (f" {version}" if version is not None else "")
 
 
 def _undamaged(read: Callable[[], T | None]) -> T | None:

@@ -1,7 +1,12 @@
 """The results of a study as text for a terminal."""
 
+import pandas as pd
+
 from distsim.metrics.registry import in_order
-from distsim.results.tables import Tables
+from distsim.results.tables import Tables, few
+
+CARE, FEW = "*", "!"  # behind a value: some layer carries a warning; some layer rests on fewer runs than the study has
+NAMED = 6  # layers in one line
 
 
 def as_text(tables: Tables, problem: str) -> str:
@@ -9,29 +14,59 @@ def as_text(tables: Tables, problem: str) -> str:
 
     Each metric of the summary has a column, in the order of the registry, the user's own metrics last. A similarity is
     also the median over layers, without the output layer. A metric that only the output layer has shows that layer.
+    Values to be read with care are marked, and lines below the table say in which layers and why.
     """
     accuracy = tables.accuracy[tables.accuracy["problem"] == problem].set_index("iteration")
     summary = tables.summary[tables.summary["problem"] == problem]
+    summary = summary.assign(care=summary["warned"] > 0, few=few(summary))
     hidden = summary[summary["kind"] != "out"]
-    by_layer = hidden.groupby(["iteration", "metric"], observed=True)["median"].median()
     metrics = in_order(summary["metric"])
     of_output = [name for name in metrics if name not in set(hidden["metric"])]
-    output = summary[summary["kind"] == "out"].groupby(["iteration", "metric"], observed=True)["median"].median()
+    cells = _cells(hidden) | _cells(summary[summary["metric"].isin(of_output)])
     widths = {name: max(8, len(name)) for name in metrics}
     lines = ["iteration  remaining  runs  accuracy  " + "  ".join(f"{name:>{widths[name]}}" for name in metrics)]
-    for iteration, row in accuracy.iterrows():
-        cells = []
-        for name in metrics:
-            value = (output if name in of_output else by_layer).get((iteration, name))
-            cells.append(f"{value:{widths[name]}.3f}" if value is not None else " " * widths[name])
-        lines.append(
-            f"{iteration:9d}  {row['remaining']:9.3f}  {row['count']:4d}  {row['median']:8.4f}  " + "  ".join(cells)
-        )
+    few_accuracies = few(tables.accuracy[tables.accuracy["problem"] == problem]).to_numpy()
+    for (iteration, row), of_few in zip(accuracy.iterrows(), few_accuracies, strict=True):
+        values = "  ".join(f"{cells.get((iteration, name), ''):>{widths[name]}}" for name in metrics)
+        runs = f"{row['count']}{FEW * bool(of_few)}"
+        lines.append(f"{iteration:9d}  {row['remaining']:9.3f}  {runs:>4}  {row['median']:8.4f}  {values}".rstrip())
     lines.append(
         "Medians over runs; similarities to the complete network, median over layers without the output"
         + (f"\n({', '.join(of_output)}: of the output layer)." if of_output else ".")
     )
+    shown = summary[(summary["kind"] != "out") | summary["metric"].isin(of_output)]
+    lines += _notes(shown, bool(few_accuracies.any()))
     missing = int(summary["missing"].sum())
     if missing:
         lines.append(f"{missing} values are missing; results.csv gives the reason of each.")
     return "\n".join(lines)
+
+
+def _cells(rows: pd.DataFrame) -> dict[tuple[int, str], str]:
+    """Return the text of each cell, by iteration and metric: the median over layers, and its marks."""
+    grouped = rows.groupby(["iteration", "metric"], observed=True)
+    medians, marks = grouped["median"].median(), grouped[["care", "few"]].any()
+    return {
+        key: f"{value:.3f}{CARE * bool(marks.loc[key, 'care'])}{FEW * bool(marks.loc[key, 'few'])}"
+        for key, value in medians.items()
+    }
+
+
+def _notes(rows: pd.DataFrame, few_accuracies: bool) -> list[str]:
+    """Return the lines that say what the marks of a table mean, and which layers they are about."""
+    notes = []
+    if rows["care"].any():
+        notes.append(f"{CARE} to be read with care; the column warning of results.csv says why:")
+        for metric, of_metric in rows[rows["care"]].groupby("metric", sort=False):
+            notes.append(f"    {metric}: {_layers(of_metric)}")
+    if rows["few"].any() or few_accuracies:
+        where = f": {_layers(rows[rows['few']])}" if rows["few"].any() else ""
+        notes.append(f"{FEW} on fewer runs than the study has{where}")
+    return notes
+
+
+def _layers(rows: pd.DataFrame) -> str:
+    """Name the layers of these rows, input to output, the first few of them."""
+    layers = list(rows.sort_values("position")["layer"].drop_duplicates())
+    more = f" and {len(layers) - NAMED} more" if len(layers) > NAMED else ""
+    return ", ".join(layers[:NAMED]) + more

@@ -16,6 +16,7 @@ from distsim.specs.problem import (
     pruned_count,
 )
 from distsim.specs.sweep import (
+    AS_IS,
     CHANCE_ITERATIONS,
     FORMAT,
     MOST_NETWORKS,
@@ -29,6 +30,7 @@ from distsim.specs.sweep import (
     Extent,
     Identity,
     Precision,
+    Reading,
     Request,
     Retention,
     StoredDtype,
@@ -36,6 +38,7 @@ from distsim.specs.sweep import (
 )
 
 __all__ = [
+    "AS_IS",
     "CHANCE_ITERATIONS",
     "COMPLETE",
     "FORMAT",
@@ -58,6 +61,7 @@ __all__ = [
     "ProbeRule",
     "Problem",
     "Pruning",
+    "Reading",
     "Recipe",
     "Request",
     "Retention",

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from distsim.specs.canonical import digest
-from distsim.specs.fields import INLINE, Count, added, check, count, expect, from_dict, frozen, shown, to_dict
+from distsim.specs.fields import INLINE, Count, Natural, added, check, count, expect, from_dict, frozen, shown, to_dict
 from distsim.specs.networks import NetworkId
 from distsim.specs.problem import Problem
 
@@ -22,6 +22,8 @@ Retention = Literal["reference", "all"]  # reference: a network's activations ar
 ActivationsIn = Literal["store", "memory"]  # store: written once, read for each comparison; memory: never written
 Device = Literal["cpu", "cuda"]
 DeviceChoice = Literal["auto", "cpu", "cuda"]
+
+Bits = Annotated[int, *count(16)]  # of a grey value
 
 PAPER_METRICS = ("mean_cca", "svcca", "pwcca", "cka", "nbs", "cosine")  # the default metrics
 CHANCE_ITERATIONS = (1, 10, 20)  # of run 0
@@ -125,12 +127,36 @@ class Extent:
 
 
 @dataclass(frozen=True)
+class Reading:
+    """How a folder of images is read. What comes of it is in the digest of the data, so it is not in the identity."""
+
+    skip_bad: Natural = 0  # images that cannot be read and may be left out, at most
+    # of grey values that are stored in more than 8 bits: 2^bits - 1 becomes 255; None: as many as the largest value has
+    bits: Bits | None = None
+
+    def __post_init__(self) -> None:
+        check(self)
+
+    def require_folder(self, data: str) -> None:
+        """Raise ValueError if something is chosen for data that are no folder of images."""
+        for name, value in (("skip_bad", self.skip_bad), ("bits", self.bits)):
+            where = f"the data at {shown(data)} are none" if data else "these data are none"
+            expect(not value, f"{name} is for a folder of images (folder:PATH), and {where}; got {value}")
+
+
+AS_IS = Reading()
+
+
+@dataclass(frozen=True)
 class Request:
     """The last request, as request.json holds it: the extent's fields, where the data are, the device, the script."""
 
     extent: Extent = field(metadata=INLINE)
     data: str
     device: DeviceChoice
+    skip_bad: Natural = added(0, absent=0)  # as in Reading
+    bits: Bits | None = added(None, absent=None)
+    skipped: tuple[str, ...] = added((), absent=())  # images that were left out, each with the reason
     script: str = added("", absent="")  # the script that registers the user's own network or metrics; "": there is none
     script_sha256: str = added("", absent="")
 
@@ -143,6 +169,11 @@ class Request:
             digest_or_none is not None,
             f"script_sha256 must be the script's SHA-256 in hexadecimal, got {shown(self.script_sha256)}",
         )
+
+    @property
+    def reading(self) -> Reading:
+        """Return how the images are read."""
+        return Reading(self.skip_bad, self.bits)
 
     def as_dict(self) -> dict[str, Any]:
         """Write plain JSON values, the extent's fields among the others."""
@@ -161,6 +192,7 @@ class Sweep:
     identity: Identity
     extent: Extent
     data: str = ""  # "folder:PATH", "files:PATH", or the folder torchvision keeps its data sets in
+    reading: Reading = AS_IS
     device: Device = "cpu"
     resources: tuple[tuple[str, float], ...] = ()  # of one trial, for Ray
     pack: Count = 1  # number of runs that one trial trains in turns, on one device
@@ -181,4 +213,4 @@ class Sweep:
     @property
     def request(self) -> Request:
         """Return what the store keeps of the sweep, so that `distsim run` can ask for it again."""
-        return Request(self.extent, self.data, self.device)
+        return Request(self.extent, self.data, self.device, self.reading.skip_bad, self.reading.bits)

@@ -71,6 +71,7 @@ class TablesRecord(TypedDict):
     """Tables or figures, and the digest of what they were made from."""
 
     inputs: str
+    version: NotRequired[Natural]  # of the tables (distsim.results.reduce.VERSION); older marks have none
 
 
 class PairTablesRecord(TypedDict):

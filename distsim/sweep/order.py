@@ -13,7 +13,7 @@ from distsim.environment import free_memory, require_cupy, require_device
 from distsim.metrics.registry import known, require_libraries
 from distsim.models import Layer, build
 from distsim.problems import CIFAR_CLASSES
-from distsim.specs import Device, Extent, Identity, NetworkId, Problem, Sweep, names
+from distsim.specs import AS_IS, Device, Extent, Identity, NetworkId, Problem, Reading, Sweep, names
 from distsim.store import Storage, SweepStore, problems_in
 from distsim.store.described import StoredLayer
 from distsim.store.descriptions import describe_layers, describe_metrics
@@ -101,6 +101,7 @@ def prepare(
     data: str = "",
     dataset: Dataset | None = None,
     download: bool = False,
+    reading: Reading = AS_IS,
     device: Device = "cpu",
     resources: tuple[tuple[str, float], ...] = (),
     pack: int = 1,
@@ -114,11 +115,15 @@ def prepare(
     dataset : used instead of the data at `data`; it must have the problem's classes and image size
     """
     own_code.refuse_while_importing()
-    extent = checked(problem, data=data, device=device, resources=resources, pack=pack, **choices)
+    places: dict[str, Any] = {"reading": reading, "device": device, "resources": resources, "pack": pack}
+    extent = checked(problem, data=data, **places, **choices)
     choices = {name: value for name, value in choices.items() if name not in names(Extent)}
-    dataset = load(problem, data, download=download) if dataset is None else suited(problem, dataset)
+    if dataset is None:
+        dataset = load(problem, data, download=download, reading=reading)
+    else:
+        dataset = suited(problem, dataset)
     identity = identify(problem, dataset, **choices)
-    sweep = Sweep(identity, extent, _absolute(data), device, resources, pack)
+    sweep = Sweep(identity, extent, _absolute(data), **places)
     network = build(identity.problem)
     require_streams(network, device)
     shapes = layer_shapes(network, identity.problem)
@@ -132,6 +137,7 @@ def checked(
     problem: Problem,
     *,
     data: str = "",
+    reading: Reading = AS_IS,
     device: Device = "cpu",
     resources: tuple[tuple[str, float], ...] = (),
     pack: int = 1,
@@ -147,7 +153,7 @@ def checked(
     known(choices.get("metrics", ()))
     extent = Extent.of(problem, **{name: value for name, value in choices.items() if name in names(Extent)})
     of_identity = {name: value for name, value in choices.items() if name not in names(Extent)}
-    Sweep(Identity(problem, "", **of_identity), extent, _absolute(data), device, resources, pack)
+    Sweep(Identity(problem, "", **of_identity), extent, _absolute(data), reading, device, resources, pack)
     if network and problem.classes:
         require_streams(build(problem), device)
     return extent
@@ -179,7 +185,9 @@ def take(orders: Iterable[Prepared], root: Storage, here: bool = True, say: Call
             describe_layers(store, order.described, sweep.identity)
         describe_metrics(store, sweep.extent.metrics)
         require_same_behaviour(store, sweep, say)
-        store.write_request(own_code.recorded_in(sweep.request, sweep.problem, store))
+        skipped = tuple(f"{name}: {reason}" for name, reason in order.dataset.skipped)
+        request = dataclasses.replace(sweep.request, skipped=skipped)
+        store.write_request(own_code.recorded_in(request, sweep.problem, store))
 
 
 def check_workplace(orders: Iterable[Prepared], here: bool) -> None:

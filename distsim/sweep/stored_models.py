@@ -54,7 +54,8 @@ def layer_by_layer(
     if shapes[0] != shapes[1]:
         raise ValueError(f"{a.label} takes images of {shapes[0]}, {b.label} of {shapes[1]}: they must be the same")
     require_cupy(device)
-    dataset = load(identity.problem, a.store.request().data if data is None else data)
+    request = a.store.request()
+    dataset = load(identity.problem, request.data if data is None else data, reading=request.reading)
     if dataset.digest != identity.data_digest:
         raise ValueError(
             f"the data are not those that {a.store.problem} was trained on: give their location with --data"

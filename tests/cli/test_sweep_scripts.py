@@ -35,7 +35,7 @@ FLAGS = (
     *("--runs", "--iterations", "--metrics", "--retention", "--epochs", "--train-limit", "--probe", "--data"),
     *("--download", "--classes", "--storage", "--address", "--local", "--device", "--cpus", "--gpus", "--seed"),
     *("--threads", "--allow-drift", "--activations", "--no-chance", "--comparison", "--pack", "--precision"),
-    "--deterministic",
+    *("--deterministic", "--skip-bad", "--bits"),
 )
 STUDIES = {
     "p1": ("cifar2", "cifar4", "cifar6", "cifar8", "cifar10"),

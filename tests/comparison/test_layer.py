@@ -185,6 +185,32 @@ def test_what_each_metric_saw_is_recorded(rng: np.random.Generator) -> None:
     assert flat["cosine"]["rank_x"] is flat["cosine"]["rank_y"] is None
 
 
+def test_directions_and_effective_ranks_are_recorded(rng: np.random.Generator) -> None:
+    """Both from the eigenvalues of the covariance, by another route: NumPy's SVD of the centred rows."""
+    scales = np.array([8.0, 4.0, 2.0, 0.3, 0.1])
+    X, Y = pair(rng, (60, 4, 3, 5))
+    X, Y = X * scales, Y * scales[::-1].copy()
+    X[..., 1] = 3.0
+    for name, result in compared(X, Y, 2).items():
+        for A, side in ((X, "x"), (Y, "y")):
+            rows = A.reshape(-1, 5)
+            squares = np.linalg.svd(rows - rows.mean(0), compute_uv=False) ** 2
+            k = int(np.argmax(np.cumsum(squares) / squares.sum() >= 0.99)) + 1
+            assert result[f"k_{side}"] == (k if name == "svcca" else None), name
+            ratio = squares.sum() ** 2 / (squares**2).sum()
+            if name in ("cka", "nbs"):
+                assert result[f"effective_rank_{side}"] is None
+            else:
+                np.testing.assert_allclose(result[f"effective_rank_{side}"], ratio, rtol=1e-6)
+    assert compared(X, Y, 2)["svcca"]["k_x"] == 2 < compared(X, Y, 2)["svcca"]["rank_x"]
+
+
+def test_a_side_without_variance_has_no_directions(rng: np.random.Generator) -> None:
+    X, Y = pair(rng, (60, 4, 3, 5))
+    result = compared(X, np.zeros_like(Y), 2)["svcca"]
+    assert (result["k_y"], result["effective_rank_y"], result["rank_y"]) == (0, 0.0, 0)
+
+
 def test_the_rank_is_that_of_the_data(rng: np.random.Generator) -> None:
     X = rng.normal(size=(400, 3)) @ rng.normal(size=(3, 9))
     Y = rng.normal(size=(400, 9))

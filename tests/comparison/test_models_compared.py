@@ -599,7 +599,8 @@ def test_the_heat_map_names_every_layer() -> None:
     for panel in panels:
         assert [label.get_text() for label in panel.get_yticklabels()] == list(found.layers_x)
         assert [label.get_text() for label in panel.get_xticklabels()] == list(found.layers_y)
-    assert texts(panels[0]) == [f"{value:.2f}" for value in found.matrix("cka").to_numpy().ravel()]
+    written = [text.rstrip("*") for text in texts(panels[0])]  # a star: with a warning
+    assert written == [f"{value:.2f}" for value in found.matrix("cka").to_numpy().ravel()]
     (panel, bar) = found.heatmap("mean_cca").axes
     assert bar.get_ylabel() == "mean CCA"
     assert panel.images[0].get_clim() == (0, 1)
@@ -691,6 +692,19 @@ print(len(found.rows), round(found.rows[0]["value"], 6))
 def dense(seed: int) -> nn.Sequential:
     torch.manual_seed(seed)
     return nn.Sequential(nn.Flatten(), nn.Linear(64, 512), nn.ReLU(), nn.Linear(512, 256), nn.ReLU(), nn.Linear(256, 4))
+
+
+@pytest.mark.parametrize("width", [2, 7])  # few layers, whose values are written, and many
+def test_values_with_a_warning_have_a_star_in_the_heat_map(width: int) -> None:
+    a, b = (nn.Sequential(*[nn.Linear(30, 30) for _ in range(2 * width)]) for _ in range(2))
+    found = compare(a, b, torch.randn(20, 30), metrics=("mean_cca", "cosine"))  # cosine has no such check
+    figure = found.heatmap()
+    of_cca, of_cosine = [axes for axes in figure.axes if axes.get_label() != "<colorbar>"]
+    assert len(of_cca.texts) == (2 * width) ** 2
+    assert all(text.get_text().endswith("*") for text in of_cca.texts)
+    assert not any("*" in text.get_text() for text in of_cosine.texts)
+    assert figure._supxlabel.get_text() == "* to be read with care: column warning"
+    assert found.heatmap("cosine")._supxlabel is None
 
 
 @pytest.mark.filterwarnings("default::distsim.metrics.UnreliableSimilarity")

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from distsim.data import cache_root, folder, read_folder, subset
+from distsim.data import cache_root, folder, limit, read_folder, subset
 from distsim.data.fit import fit, fit_all
+from distsim.specs import Reading
 
 
 @pytest.fixture(autouse=True)
@@ -378,3 +379,134 @@ def test_a_scan_of_ninety_megapixels_is_read(root):
     before = Image.MAX_IMAGE_PIXELS
     assert (read_folder(root, 10, 3).train_images[6] == 128).all()
     assert before == Image.MAX_IMAGE_PIXELS
+
+
+# --- images that are left out, and the range of grey values ---
+
+
+def damage(root, *files):
+    for file in files:
+        (root / file).write_bytes(b"<html>404</html>")
+
+
+BAD = ("train/ant/1.png", "train/cat/0.png", "test/bee/1.png")
+
+
+def test_images_that_cannot_be_read_are_left_out_and_named(root):
+    whole = read_folder(root, 10, 3)
+    damage(root, *BAD)
+    with pytest.warns(UserWarning, match="3 images that cannot be read are left out: train/ant/1.png") as caught:
+        data = read_folder(root, 10, 3, reading=Reading(skip_bad=3))
+    assert all(name in str(caught[0].message) for name in BAD)
+    assert [name for name, _ in data.skipped] == list(BAD)
+    assert all("cannot identify image" in reason for _, reason in data.skipped)
+    np.testing.assert_array_equal(data.train_images, np.delete(whole.train_images, [1, 6], axis=0))
+    np.testing.assert_array_equal(data.train_labels, np.delete(whole.train_labels, [1, 6]))
+    np.testing.assert_array_equal(data.test_images, np.delete(whole.test_images, 2, axis=0))
+    np.testing.assert_array_equal(data.test_labels, np.delete(whole.test_labels, 2))
+
+
+def test_no_more_images_are_left_out_than_asked(root):
+    damage(root, *BAD)
+    with pytest.raises(ValueError, match=r"cannot read 3 images, and skip_bad 2 leaves out at most 2: .*ant/1\.png"):
+        read_folder(root, 10, 3, reading=Reading(skip_bad=2))
+
+
+def test_what_was_left_out_is_in_the_digest(root):
+    """Of two equal images, leaving out one or the other gives the same arrays; it is another identity all the same."""
+    for at in (1, 2):
+        Image.new("RGB", (10, 10)).save(root / f"train/ant/{at}.png")
+    found = []
+    for at in (1, 2):
+        damage(root, f"train/ant/{at}.png")
+        with pytest.warns(UserWarning, match="left out"):
+            found.append(read_folder(root, 10, 3, reading=Reading(skip_bad=1)))
+        Image.new("RGB", (10, 10)).save(root / f"train/ant/{at}.png")
+    first, second = found
+    np.testing.assert_array_equal(first.train_images, second.train_images)
+    assert first.digest != second.digest
+    assert subset(first, ("ant", "cat")).skipped == limit(first, 5).skipped == first.skipped
+    assert read_folder(root, 10, 3, reading=Reading(skip_bad=9)).digest == read_folder(root, 10, 3).digest
+
+
+def test_the_cache_knows_what_was_left_out(root, monkeypatch):
+    damage(root, *BAD)
+    with pytest.warns(UserWarning, match="left out"):
+        first = read_folder(root, 10, 3, reading=Reading(skip_bad=5))
+    with monkeypatch.context() as patch:
+        patch.setattr(folder, "fit", None)  # nothing is decoded
+        with pytest.warns(UserWarning, match="3 images that cannot be read are left out"):
+            again = read_folder(root, 10, 3, reading=Reading(skip_bad=3))
+    assert equal(first, again)
+    assert first.skipped == again.skipped
+    with pytest.raises(ValueError, match="cannot read 3 images: "):
+        read_folder(root, 10, 3)
+
+
+def test_a_link_to_nothing_is_one_of_the_images_that_cannot_be_read(root):
+    damage(root, "train/ant/1.png")
+    (root / "train/bee/x.png").symlink_to(root / "nowhere.png")
+    with pytest.raises(
+        ValueError, match=r"cannot read 2 images: .*ant/1\.png: .*; .*bee/x\.png: its link points to no"
+    ):
+        read_folder(root, 10, 3)
+    with pytest.warns(UserWarning, match="2 images that cannot be read are left out"):
+        data = read_folder(root, 10, 3, reading=Reading(skip_bad=2))
+    assert dict(data.skipped)["train/bee/x.png"] == "its link points to nothing"
+
+
+def test_a_name_that_is_not_utf8_can_be_left_out(root):
+    name = os.fsencode(root / "train" / "ant") + b"/z\xe9.png"
+    with open(name, "wb") as file:
+        file.write(b"nothing")
+    with pytest.warns(UserWarning, match="left out"):
+        data = read_folder(root, 10, 3, reading=Reading(skip_bad=1))
+    assert data.skipped[0][0] == "train/ant/z\\xe9.png"
+    assert len(data.digest) == 64
+
+
+def test_a_class_whose_images_are_all_left_out_is_named(root):
+    damage(root, "train/bee/0.png", "train/bee/1.png")
+    with pytest.raises(ValueError, match="class 'bee' has no training image"):
+        read_folder(root, 10, 3, reading=Reading(skip_bad=2))
+
+
+def grey(root, largest, first=None):
+    rng = np.random.default_rng(0)
+    for file in root.rglob("*.png"):
+        Image.fromarray(rng.integers(0, largest + 1, (10, 10)).astype(np.uint16)).save(file)
+    if first is not None:
+        Image.fromarray(first).save(root / "train/ant/0.png")
+
+
+def test_bits_say_the_range_instead_of_the_largest_value(root):
+    """Twelve bits, of which this data set happens to use ten."""
+    values = np.arange(100, dtype=np.uint16).reshape(10, 10) * 10
+    grey(root, 990, values)
+    with pytest.warns(UserWarning, match=r"at most 990: they are scaled by 12 bits as asked, 0 to 4,095 becoming"):
+        data = read_folder(root, 10, 1, reading=Reading(bits=12))
+    np.testing.assert_array_equal(data.train_images[0, 0], np.floor(values * 255.0 / 4095 + 0.5).astype(np.uint8))
+    with pytest.warns(UserWarning, match="scaled by 10 bits, 0 to 1,023"):
+        other = read_folder(root, 10, 1)
+    assert other.digest != data.digest
+
+
+def test_bits_are_used_beside_images_of_eight_bits_and_said_again_from_the_cache(root):
+    grey(root, 4095, np.full((10, 10), 51, np.uint8))
+    for _ in range(2):
+        with pytest.warns(UserWarning, match="scaled by 12 bits as asked"):
+            data = read_folder(root, 10, 1, reading=Reading(bits=12))
+    assert (data.train_images[0] == 51).all()
+    assert data.train_images[1:].max() > 250
+
+
+def test_bits_below_the_largest_value_say_what_is_cut(root):
+    grey(root, 4000)
+    with pytest.warns(UserWarning, match=r"at most \d,\d+: .* 10 bits .* and all above 1,023 becoming 255"):
+        assert (read_folder(root, 10, 1, reading=Reading(bits=10)).train_images == 255).mean() > 0.5
+
+
+def test_bits_without_grey_values_of_more_than_eight_are_said_to_change_nothing(root):
+    with pytest.warns(UserWarning, match="no image has grey values of more than 8 bits: bits 12 changes nothing"):
+        data = read_folder(root, 10, 3, reading=Reading(bits=12))
+    assert equal(data, read_folder(root, 10, 3))

@@ -84,6 +84,25 @@ def pwcca(X, Y):
     return pwcca_first(X, Y) if basis(X).shape[1] <= basis(Y).shape[1] else pwcca_first(Y, X)
 
 
+def pwcca_google(X, Y):
+    """google/svcca's `compute_pwcca`, step by step on the activations themselves, weights from X."""
+
+    def inverse_root(S):
+        values, vectors = np.linalg.eigh(S)
+        return vectors / np.sqrt(values) @ vectors.T
+
+    n = len(X)
+    covariances = np.cov(X.T, Y.T)
+    p = X.shape[1]
+    Sxx, Sxy, Syy = covariances[:p, :p], covariances[:p, p:], covariances[p:, p:]
+    U, rho, _ = np.linalg.svd(inverse_root(Sxx) @ Sxy @ inverse_root(Syy), full_matrices=False)
+    mean = X.mean(axis=0)
+    directions = (X - mean) @ U + np.tile(mean[: U.shape[1]], (n, 1))
+    Q, _ = np.linalg.qr(directions)
+    alpha = np.abs(Q.T @ X).sum(axis=1)
+    return (alpha * rho).sum() / alpha.sum()
+
+
 def gram(X):
     """HXXᵀH with H the centring matrix."""
     n = len(X)

@@ -267,6 +267,39 @@ def test_pwcca_weighs_a_planted_spectrum_by_the_loadings(side, rng):
     same(pwcca(Q @ M, R @ N, side=side), (alpha * SPECTRUM).sum() / alpha.sum())
 
 
+@pytest.mark.parametrize(("p1", "p2"), [(1, 1), (5, 5), (4, 9), (24, 24)])
+def test_googles_weights_follow_from_the_covariances(p1, p2, rng):
+    """The plain derivation works on the rows, as google/svcca does."""
+    X = np.maximum(rng.standard_normal((400, p1)) @ mixing(rng, p1) + 0.5, 0)
+    Y = X[:, :1] * rng.standard_normal(p2) + 2 * rng.standard_normal((400, p2))
+    same(pwcca(X, Y, side="first", weights="google"), plain.pwcca_google(X, Y))
+    same(pwcca(Y, X, side="second", weights="google"), plain.pwcca_google(X, Y))
+
+
+def test_googles_weights_leave_dead_columns_out_and_change_with_a_shift(rng):
+    X = np.maximum(rng.standard_normal((300, 6)) + 0.5, 0)
+    Y = X + 0.5 * rng.standard_normal((300, 6))
+    X[:, 2] = Y[:, 4] = 0.0
+    expected = plain.pwcca_google(np.delete(X, 2, axis=1), np.delete(Y, 4, axis=1))
+    same(pwcca(X, Y, side="first", weights="google"), expected)
+    assert abs(pwcca(X + 3, Y, side="first", weights="google") - expected) > 1e-3
+
+
+def test_googles_weights_of_a_side_that_has_lost_directions(rng):
+    X = np.maximum(rng.standard_normal((300, 6)) + 0.5, 0)
+    Y = X + rng.standard_normal((300, 6))
+    X[:, 3] = X[:, 0] + X[:, 1]
+    value = pwcca(X, Y, side="first", weights="google")
+    assert 0 < value < 1
+    assert np.isfinite(pwcca(X, X, side="first", weights="google"))
+
+
+def test_other_words_for_weights_are_refused(rng):
+    X = rng.standard_normal((30, 3))
+    with pytest.raises(ValueError, match="weights must be paper or google, got 'svcca'"):
+        pwcca(X, X, weights="svcca")
+
+
 def test_unequal_widths_count_the_smaller(rng):
     """Three columns beside five: three correlations."""
     X, Y = planted(rng, 60, SPECTRUM)

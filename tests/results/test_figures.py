@@ -1,9 +1,11 @@
 """What figures show: panels, lines, ticks, gaps; and that equal tables give equal files."""
 
+from collections.abc import Callable
 from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+import pandas as pd
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -13,6 +15,7 @@ from distsim.results.figures import (
     accuracy_mean,
     accuracy_median,
     draw_all,
+    iteration_maps,
     output_layer,
     similarity_by_layer,
     similarity_panels,
@@ -23,8 +26,18 @@ LAYERS = (("conv1_1", "conv"), ("pool1", "pool"), ("conv2_1", "conv"), ("pool2",
 ITERATIONS = 4
 
 
-def tables(*problems: str, missing: tuple[str, int] = ("", 0), level: float = 0.4, rate: float = 0.2) -> Tables:
-    """A small study; `missing` names a (layer, iteration) without a value."""
+def tables(
+    *problems: str,
+    missing: tuple[str, int] = ("", 0),
+    level: float = 0.4,
+    rate: float = 0.2,
+    lacking: tuple[str, int] = ("", 0),
+    doubtful: tuple[str, int] = ("", 0),
+) -> Tables:
+    """A small study. `missing` names a (layer, iteration) without a value, `lacking` one that only run 0 has.
+
+    `doubtful` is one that carries a warning in run 1.
+    """
     similarities, networks = [], []
     counts: dict[str, Any] = dict.fromkeys(("columns_x", "columns_y", "rank_x", "rank_y", "dead_x", "dead_y", "n"), 8)
     counts |= {"n_per_p": 1.0, "warning": ""}
@@ -47,8 +60,9 @@ def tables(*problems: str, missing: tuple[str, int] = ("", 0), level: float = 0.
                     for metric in ("svcca", "pwcca", "cka", "nbs", "cosine")[: 5 if kind == "out" else 4]:
                         value = level + 0.05 * position - 0.02 * iteration + 0.01 * run
                         named = {"position": position, "layer": layer, "kind": kind, "metric": metric, "reason": ""}
-                        lacks = (layer, iteration) == missing
-                        similarities.append(place | named | counts | {"value": np.nan if lacks else value})
+                        lacks = (layer, iteration) == missing or (run > 0 and (layer, iteration) == lacking)
+                        named["warning"] = "high by chance" * (run == 1 and (layer, iteration) == doubtful)
+                        similarities.append(place | counts | named | {"value": np.nan if lacks else value})
     return Tables.of(long_table(similarities), network_table(networks))
 
 
@@ -184,3 +198,74 @@ def test_equal_tables_give_equal_bytes(format: str) -> None:
 def test_an_unknown_format_is_refused() -> None:
     with pytest.raises(ValueError, match="format must be one of"):
         render(Figure(), "gif")
+
+
+# --- marks -----------------------------------------------------------------------------------------------------------
+
+
+def marks(panel: Axes, name: str) -> list[tuple[float, float]]:
+    """The points that carry this mark: care or few."""
+    drawn = [line for line in panel.lines if line.get_gid() == name]
+    return sorted(
+        (float(x), float(y)) for line in drawn for x, y in zip(line.get_xdata(), line.get_ydata(), strict=True)
+    )
+
+
+def notes(figure: Figure) -> str:
+    return figure._supxlabel.get_text().replace("\n", " ") if figure._supxlabel is not None else ""
+
+
+@pytest.mark.parametrize("draw", [similarity_by_layer, lambda summary: similarity_panels(summary, "digits")])
+def test_points_to_be_read_with_care_are_hollow_and_those_of_fewer_runs_crossed(
+    draw: Callable[[pd.DataFrame], Figure],
+) -> None:
+    study = tables("digits", doubtful=("conv2_1", 3), lacking=("fc1", 2))
+    figure = draw(study.summary)
+    for panel in panels(figure):
+        assert marks(panel, "care") == [(2.0, pytest.approx(0.4 + 0.1 - 0.06 + 0.01))]
+        assert marks(panel, "few") == [(4.0, pytest.approx(0.4 + 0.2 - 0.04))], "of run 0 alone"
+        (hollow,) = (line for line in panel.lines if line.get_gid() == "care")
+        assert hollow.get_markerfacecolor() == "white"
+        (crossed,) = (line for line in panel.lines if line.get_gid() == "few")
+        assert crossed.get_marker() == "x"
+    assert "hollow: in some run a value to be read with care" in notes(figure)
+    assert "crossed: on fewer runs than the study has" in notes(figure)
+    plain = draw(tables("digits").summary)
+    assert notes(plain) == ""
+    assert not any(marks(panel, name) for panel in panels(plain) for name in ("care", "few"))
+
+
+def test_the_output_layer_is_marked_too() -> None:
+    figure = output_layer(tables("digits", doubtful=("out", 3), lacking=("out", 2)).summary, "digits")
+    (panel,) = panels(figure)
+    assert [x for x, _ in marks(panel, "care")] == [3.0] * 5
+    assert [x for x, _ in marks(panel, "few")] == [2.0] * 5
+    assert "hollow" in notes(figure)
+
+
+def test_accuracies_of_fewer_runs_are_crossed() -> None:
+    accuracy = tables("digits").accuracy
+    assert notes(accuracy_median(accuracy)) == ""
+    accuracy.loc[accuracy["iteration"] == 4, "count"] = 2
+    figure = accuracy_median(accuracy)
+    assert [x for x, _ in marks(panels(figure)[0], "few")] == [pytest.approx(0.8**4)]
+    assert notes(figure) == "crossed: on fewer runs than the study has"
+
+
+def test_bands_end_where_values_end() -> None:
+    study = tables("digits", level=0.7)
+    accuracy = study.accuracy.assign(sd=0.1)
+    (panel,) = panels(accuracy_mean(accuracy))
+    assert panel.collections[0].get_paths()[0].vertices[:, 1].max() == 1.0
+    (panel,) = panels(output_layer(study.summary.assign(sd=0.2), "digits"))
+    for band in panel.collections:
+        assert band.get_paths()[0].vertices[:, 1].max() == 1.0
+
+
+def test_cells_of_maps_are_marked() -> None:
+    rows = pd.DataFrame({"layer": "fc1", "position": 0, "metric": "cka", "iteration_x": [0, 0, 1], "value": 0.5})
+    rows = rows.assign(iteration_y=[1, 2, 2], warning=["", "0.5 by chance", ""])
+    figure = iteration_maps(rows, "digits", "cka")
+    assert marks(panels(figure)[0], "care") == [(0.0, 2.0), (2.0, 0.0)]
+    assert notes(figure).startswith("IMP iteration hollow")
+    assert notes(iteration_maps(rows.assign(warning=""), "digits", "cka")) == "IMP iteration"

@@ -14,10 +14,13 @@ import pytest
 
 from distsim.results.tables import (
     ACCURACY_COLUMNS,
+    ADDED,
     NETWORK_COLUMNS,
     SIMILARITY_COLUMNS,
     SUMMARY_COLUMNS,
     Tables,
+    completed,
+    few,
     long_table,
     network_table,
     read_parquet_bytes,
@@ -62,8 +65,55 @@ def test_statistics_are_those_worked_out_by_hand() -> None:
     assert found["sd"] == pytest.approx(np.sqrt(0.025))  # (0.04 + 0.01 + 0 + 0.01 + 0.04) / 4
     quantiles = [found[name] for name in ("q05", "q25", "q75", "q95")]
     np.testing.assert_allclose(quantiles, [0.12, 0.2, 0.4, 0.48])  # linear between the five: 0.1 + 0.4 q
-    # the median of 5 draws is at most the smallest value with probability Σₖ₌₃⁵ C(5,k) 0.2ᵏ 0.8⁵⁻ᵏ = 5.8 % > 2.5 %
-    assert (found["ci_low"], found["ci_high"]) == (0.1, 0.5)
+    assert (found["ci_low"], found["ci_high"]) == (0.1, 0.5), "the range of five"
+    assert found["warned"] == 0
+
+
+@pytest.mark.parametrize("count", [2, 3, 4, 5])
+def test_of_fewer_than_six_values_the_range_is_given(count: int) -> None:
+    """No interval within the range of five covers the median with 95 %, and the bootstrap's is narrower for some."""
+    values = np.array([0.31, 0.1, 0.12, 0.3, 0.9])[:count]
+    (found,) = summarise(long_table(sweep(values))).to_dict("records")
+    assert (found["ci_low"], found["ci_high"]) == (values.min(), values.max())
+
+
+def test_from_six_values_on_the_interval_of_the_bootstrap_is_given() -> None:
+    values = np.linspace(0.1, 0.9, 12)
+    (found,) = summarise(long_table(sweep(values))).to_dict("records")
+    assert 0.1 < found["ci_low"] < found["median"] < found["ci_high"] < 0.9
+
+
+def test_the_summary_counts_the_values_that_carry_a_warning() -> None:
+    rows = sweep(np.array([0.5, 0.6, 0.7, np.nan]), warning="high by chance")
+    rows[1]["warning"] = ""
+    clean = sweep(np.array([0.5, 0.6]), layer="conv1_2", position=1)
+    found = summarise(long_table(rows + clean))
+    assert found["warned"].tolist() == [2, 0], "a missing value carries none"
+    assert list(found.columns)[-1] == "warned"
+
+
+def test_rows_of_fewer_runs_than_the_problem_has_are_known() -> None:
+    rows = sweep(np.array([0.5, 0.6, 0.7])) + sweep(np.array([0.5, np.nan, 0.7]), layer="conv1_2", position=1)
+    rows += sweep(np.array([0.5, 0.6]), iteration=2)  # the third run has not come so far
+    rows += sweep(np.array([0.5, 0.6]), problem="another")
+    found = summarise(long_table(rows))
+    thin = found[few(found)]
+    assert set(zip(thin["problem"], thin["layer"], thin["iteration"], strict=True)) == {
+        ("digits", "conv1_2", 1),
+        ("digits", "conv1_1", 2),
+    }
+    accuracy = summarise_accuracy(network_table([network(0.9, None, 0), network(0.9, 0), network(0.8, 1)]))
+    assert not few(accuracy).any(), "the complete network is one network by design"
+
+
+def test_values_without_the_columns_of_today_are_missing_there() -> None:
+    table = long_table([similarity(0.5), similarity(0.5, 1, k_x=3, k_y=4, effective_rank_x=2.5, effective_rank_y=1.0)])
+    assert table["k_x"].tolist() == [pd.NA, 3]
+    assert np.isnan(table["effective_rank_y"][0])
+    pd.testing.assert_frame_equal(read_parquet_bytes(to_parquet_bytes(table)), table, check_exact=True)
+    older = table.drop(columns=list(ADDED))
+    pd.testing.assert_frame_equal(completed(older)[list(older.columns)], older)
+    assert {name: str(dtype) for name, dtype in completed(older).dtypes.items()} == SIMILARITY_COLUMNS
 
 
 def test_one_value_has_no_spread_and_none_has_nothing() -> None:

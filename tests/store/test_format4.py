@@ -9,9 +9,13 @@ import pandas as pd
 import pytest
 from sweep_scripts import outcome
 
+import distsim
 from distsim.cli.main import main
+from distsim.results.reduce import read_tables, reduce
+from distsim.results.tables import ADDED, SIMILARITY_COLUMNS
 from distsim.specs import FORMAT
 from distsim.store import Storage, SweepStore
+from distsim.store.descriptions import layers_of
 
 STORES = Path(__file__).parents[1] / "stores"
 DIGESTS = STORES / "format4.digests.txt"
@@ -45,10 +49,43 @@ def test_nothing_is_damaged(store: Path) -> None:
     assert lines[-1].endswith("nothing damaged"), lines
 
 
-def test_tables_that_are_made_anew_are_the_same_bytes(store: Path) -> None:
+def test_tables_that_are_made_anew_hold_the_same_values(store: Path, unpacked: Path) -> None:
+    """Two tables have more columns than 0.1.0 wrote; all other pieces and tables have the same bytes."""
     shutil.rmtree(store / "golden" / "results")
     said("report", str(store))
-    assert said("digest", "--pieces", str(store)).splitlines() == DIGESTS.read_text().splitlines()
+    grown = ("golden/results/results.", "golden/results/summary.")
+    now, then = (
+        [line for line in lines if "golden (" not in line and not any(name in line for name in grown)]
+        for lines in (said("digest", "--pieces", str(store)).splitlines(), DIGESTS.read_text().splitlines())
+    )
+    assert now == then
+    for name, added in (("results", ADDED), ("summary", ("warned",))):
+        for suffix, read in ((".csv", pd.read_csv), (".parquet", pd.read_parquet)):
+            made, kept = (read(root / "golden" / "results" / f"{name}{suffix}") for root in (store, unpacked))
+            assert list(made.columns) == [*kept.columns, *added]
+            pd.testing.assert_frame_equal(made[kept.columns], kept, check_exact=True)
+            assert made[list(ADDED)].isna().all().all() if name == "results" else made["warned"].ge(0).all()
+
+
+def test_tables_as_they_were_written_are_read_with_what_they_lack(store: Path) -> None:
+    study = distsim.open(store)
+    assert list(study.results.columns) == list(SIMILARITY_COLUMNS)
+    assert study.results[list(ADDED)].isna().all().all()
+    by_warning = study.results.assign(warned=study.results["warning"] != "")
+    keys = ["metric", "layer", "iteration"]
+    expected = by_warning.groupby(keys)["warned"].sum()
+    assert expected.sum() > 0, "0.1.0 warned of metrics with fewer rows than columns"
+    found = study.summary.set_index(keys)["warned"]
+    assert found.sort_index().tolist() == expected.sort_index().tolist()
+    assert study.figure("fig5") is not None
+
+
+def test_reading_them_makes_them_anew_once(store: Path) -> None:
+    root, one = Storage(store), SweepStore(Storage(store), "golden")
+    layers = layers_of(one)
+    assert reduce(one, layers, one.identity().seed) is True
+    assert "warned" in read_tables(root).summary
+    assert reduce(one, layers, one.identity().seed) is False
 
 
 def test_the_identity_keeps_its_hash_and_format(store: Path) -> None:

@@ -1,6 +1,6 @@
 """The claims of the two papers, C1 to C18."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import pandas as pd
@@ -18,6 +18,7 @@ from distsim.results.claims.parts import (
     lowest_in,
     lowest_near,
     quotient,
+    same_shape,
     scatters,
     spikes,
     stays_above,
@@ -28,6 +29,7 @@ from distsim.results.claims.study import (
     EASY,
     HARD,
     NO_DATA,
+    P1_CIFAR10,
     P2_METRICS,
     P2_PROBLEMS,
     RESNET,
@@ -43,12 +45,20 @@ from distsim.results.claims.study import (
 from distsim.results.tables import Tables
 
 
-def check(tables: Tables) -> list[Verdict]:
-    """Judge all claims, C1 to C18. Claims about every model are also judged for problems that are not in the papers."""
-    return [_verdict(claim, tables, problem, metric) for claim in CLAIMS for problem, metric in claim.cases(tables)]
+def check(tables: Tables, data: Mapping[str, str] | None = None) -> list[Verdict]:
+    """Judge all claims, C1 to C18. Claims about every model are also judged for problems that are not in the papers.
+
+    data : problem -> what to say of its images beside each verdict that uses it, "" if they are the published ones
+        (distsim.results.claims.images.remark)
+    """
+    return [
+        _verdict(claim, tables, problem, metric, data or {})
+        for claim in CLAIMS
+        for problem, metric in claim.cases(tables)
+    ]
 
 
-def _verdict(claim: Claim, tables: Tables, problem: str, metric: str) -> Verdict:
+def _verdict(claim: Claim, tables: Tables, problem: str, metric: str, data: Mapping[str, str]) -> Verdict:
     evidence = Evidence(tables, claim.statistic)
     try:
         parts = claim.judge(evidence, problem, metric)
@@ -62,7 +72,8 @@ def _verdict(claim: Claim, tables: Tables, problem: str, metric: str) -> Verdict
     numbers = evidence.extent | {name: float(number) for part in parts for name, number in part.numbers.items()}
     text = "; ".join(f"{part.says}: {'yes' if part.ok else 'no'}" for part in parts)
     text = text[0].upper() + text[1:] + "."
-    return Verdict(claim.name, problem, metric, verdict, numbers, text, claim.where)
+    remarks = dict.fromkeys(remark for used in evidence.problems if (remark := data.get(used, "")))
+    return Verdict(claim.name, problem, metric, verdict, numbers, text, claim.where, "; ".join(remarks))
 
 
 # --- the claims, each by a function that returns its conditions -------------------------------------------------------
@@ -170,7 +181,9 @@ def _c8(evidence: Evidence, problem: str, metric: str) -> list[Part]:
 
 
 def _c9(evidence: Evidence, problem: str, metric: str) -> list[Part]:
-    """Judge C9. The third convolution is read as conv3 of P2's Fig. 3, the first of block 3.
+    """Judge C9. `metric` may be a variant of SVCCA or PWCCA, with the same levels.
+
+    The third convolution is read as conv3 of P2's Fig. 3, the first of block 3.
 
     In this reading NBS's minimum in the second residual block is also 2–3 layers later, as P2 §6.1 says.
     """
@@ -193,7 +206,7 @@ def _c9(evidence: Evidence, problem: str, metric: str) -> list[Part]:
         raise Absent("at least three iterations")
     ratio = quotient(steps.iloc[len(steps) // 2 :].median(), steps.iloc[: len(steps) // 2].median())
     return [
-        stays_above("at least", study.levels, T.c9_svcca if metric == "svcca" else T.c9_pwcca),
+        stays_above("at least", study.levels, T.c9_svcca if metric.startswith("svcca") else T.c9_pwcca),
         Part(f"lowest at the third convolution ({study.lowest})", near, lowest(study)),
         Part("weak recovery in hidden layers", recovery < T.u_depth, {"recovery": recovery}),
         Part("curves of successive iterations draw together", ratio <= T.smaller, {"step_ratio": ratio}),
@@ -270,8 +283,27 @@ def _c16(evidence: Evidence, problem: str, _: str) -> list[Part]:
     return [Part("no iteration worse than comparable", pruned.min() >= complete - T.comparable, numbers)]
 
 
-def _c17(*_: Any) -> list[Part]:
-    raise Absent("one problem pruned both with weight rewinding and with learning-rate rewinding")
+def _c17(evidence: Evidence, problem: str, metric: str) -> list[Part]:
+    """Judge C17, as P2 §3.1 does, on P1's cifar10 (weight rewinding) and P2's VGG16 (learning-rate rewinding).
+
+    Of other problems it is judged where one of them was pruned with both: `name` and `name_wr` or `name_lrr`.
+    """
+    if problem != "all":
+        (other,) = (name for name in _twins(evidence.tables)[problem])
+        return same_shape(evidence.study(problem, metric), evidence.study(other, metric))
+    return same_shape(evidence.study(P1_CIFAR10, metric), evidence.study(VGG16, metric))
+
+
+def _twins(tables: Tables) -> dict[str, list[str]]:
+    """Return the problems of which the tables have a twin of the other rewinding, with that twin."""
+    names = set(tables.summary["problem"])
+    ends = ("_wr", "_lrr")
+    twins = {name: [name + end for end in ends if name + end in names][:1] for name in sorted(names)}
+    return {name: twin for name, twin in twins.items() if twin}
+
+
+def _rewindings(tables: Tables) -> list[tuple[str, str]]:
+    return [("all", "svcca"), *((name, "svcca") for name in _twins(tables))]
 
 
 def _c18(*_: Any) -> list[Part]:
@@ -281,6 +313,21 @@ def _c18(*_: Any) -> list[Part]:
 def _cases(problems: Iterable[str], metrics: Iterable[str]) -> Callable[[Tables], list[tuple[str, str]]]:
     pairs = [(problem, metric) for problem in problems for metric in metrics]
     return lambda tables: pairs
+
+
+# Of SVCCA and PWCCA two definitions are in use. Where a claim is about a level, all that the tables hold are judged.
+VARIANTS = {"svcca": "svcca_mass98", "pwcca": "pwcca_google"}
+
+
+def _levels(problem: str, metrics: Iterable[str]) -> Callable[[Tables], list[tuple[str, str]]]:
+    """Return the cases of a claim about levels: each metric, and its variant if the tables have it."""
+
+    def cases(tables: Tables) -> list[tuple[str, str]]:
+        there = set(tables.summary.loc[tables.summary["problem"] == problem, "metric"])
+        variants = [VARIANTS[metric] for metric in metrics if metric in VARIANTS]
+        return [(problem, metric) for metric in (*metrics, *(name for name in variants if name in there))]
+
+    return cases
 
 
 def _every_model(metrics: Iterable[str]) -> Callable[[Tables], list[tuple[str, str]]]:
@@ -298,18 +345,18 @@ CLAIMS = (
     Claim("C2", "P1 §5.2", "median", _cases(EASY, ["svcca"]), _c2),
     Claim("C3", "P1 §5.2", "median", _cases(HARD, ["svcca"]), _c3),
     Claim("C4", "P1 §5.2", "median", _cases(["all"], ["svcca"]), _c4),
-    Claim("C5", "P2 §5.2", "mean", _cases([VGG16], ["svcca", "pwcca"]), _c5),
+    Claim("C5", "P2 §5.2", "mean", _levels(VGG16, ["svcca", "pwcca"]), _c5),
     Claim("C6", "P2 §5.2", "mean", _cases([VGG16], ["cka"]), _c6),
     Claim("C7", "P2 §5.2", "mean", _cases([VGG16], ["nbs"]), _c7),
     Claim("C8", "P2 §5.2", "mean", _cases([SVHN], ["svcca", "pwcca", "nbs"]), _c8),
-    Claim("C9", "P2 §5.3", "mean", _cases([RESNET], P2_METRICS), _c9),
+    Claim("C9", "P2 §5.3", "mean", _levels(RESNET, P2_METRICS), _c9),
     Claim("C10", "P2 §5.1", "mean", _cases(P2_PROBLEMS, ["accuracy"]), _c10),
-    Claim("C11", "P2 §6.2", "mean", _cases([VGG16], ["svcca", "pwcca", "nbs", "cosine"]), _c11),
+    Claim("C11", "P2 §6.2", "mean", _levels(VGG16, ["svcca", "pwcca", "nbs", "cosine"]), _c11),
     Claim("C12", "P2 §7", "mean", _every_model(P2_METRICS), _c12),
     Claim("C13", "P2 §7", "mean", _every_model(["cka"]), _c13),
     Claim("C14", "P2 §6.1", "mean", _cases(P2_PROBLEMS, ["nbs"]), _c14),
     Claim("C15", "P1 §5.2", "median", _cases(EASY + HARD, ["svcca"]), _c15),
     Claim("C16", "P1 §5.2", "median", _cases(EASY + HARD, ["accuracy"]), _c16),
-    Claim("C17", "P2 §3.1", "mean", _cases(["all"], ["svcca"]), _c17),
+    Claim("C17", "P2 §3.1", "mean", _rewindings, _c17),
     Claim("C18", "P1 §5.2", "median", _cases(["all"], ["svcca"]), _c18),
 )

@@ -8,7 +8,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from distsim.results.claims.study import Absent, Part, Study, T, spearman
-from distsim.results.tables import CONFIDENCE, RESAMPLES
+from distsim.results.tables import CONFIDENCE, ENOUGH, RESAMPLES
 from distsim.seeds import numpy_stream
 
 
@@ -16,13 +16,14 @@ def falls(says: str, levels: pd.Series, by_run: pd.DataFrame, prefix: str = "", 
     """Judge whether levels fall. All of this must be so.
 
     - Spearman's ρ is at most −0.8.
-    - The mean slope over runs is negative, and with several runs its 95 % bootstrap interval lies below 0.
+    - The mean slope over runs is negative. From ENOUGH runs on its 95 % bootstrap interval lies below 0. With fewer
+      runs, of which no interval reaches 95 %, their range does: every run falls.
     - The last level is at least `effect` below the first.
     - What is regained after the lowest level is at most a quarter of the fall.
 
     levels   the statistic over runs at each point, in order
     by_run   runs × the same points; each run's least-squares slope is taken over the points it has, and the interval
-             is that of the mean of the slopes over runs
+             is that of the mean of the slopes over runs (slope_low, slope_high; with fewer runs the range of slopes)
     Absent: there are fewer than two points.
     """
     if len(levels) < 2:
@@ -33,7 +34,9 @@ def falls(says: str, levels: pd.Series, by_run: pd.DataFrame, prefix: str = "", 
     slopes = slopes[~np.isnan(slopes)]
     slope = slopes.mean() if len(slopes) else math.nan
     low = high = math.nan
-    if len(slopes) > 1:  # one run shows no spread
+    if 1 < len(slopes) < ENOUGH:
+        low, high = slopes.min(), slopes.max()
+    elif len(slopes) > 1:  # one run shows no spread
         drawn = numpy_stream(0, "claims").integers(len(slopes), size=(RESAMPLES, len(slopes)))
         tail = (1 - CONFIDENCE) / 2
         low, high = np.quantile(slopes[drawn].mean(axis=1), (tail, 1 - tail))
@@ -123,7 +126,7 @@ def stays_within(says: str, levels: pd.DataFrame | pd.Series, bounds: tuple[floa
     low, high = float(np.min(levels.to_numpy())), float(np.max(levels.to_numpy()))
     ok = low >= bounds[0] - T.about and high <= bounds[1] + T.about
     text = f"{bounds[0]:g}" if bounds[0] == bounds[1] else f"{bounds[0]:g}–{bounds[1]:g}"
-    return Part(f"{says} {text}", ok, {f"{name}_low": low, f"{name}_high": high})
+    return Part(f"{says} {text} (± {T.about:g})", ok, {f"{name}_low": low, f"{name}_high": high})
 
 
 def scatters(says: str, levels: pd.Series, least: float) -> Part:
@@ -145,6 +148,35 @@ def gathers(study: Study, level: float) -> Part:
     if sparse.empty:
         raise Absent(f"iteration {T.gathered_from} and later")
     return stays_within(f"output from iteration {T.gathered_from} on about", sparse, (level, level), "gathering")
+
+
+def same_shape(one: Study, other: Study) -> list[Part]:
+    """Judge whether two profiles have the same shape over relative depth. The layers may be others.
+
+    Pooling layers are set aside, since their ticks stand at other depths. Absent: a profile has less than three layers.
+    """
+    profiles = [_over_depth(one), _over_depth(other)]
+    depths = max((profile.index.to_numpy() for profile in profiles), key=len)
+    levels = [np.interp(depths, profile.index, profile) for profile in profiles]
+    alike = spearman(*levels)
+    apart = abs(float(profiles[0].idxmin()) - float(profiles[1].idxmin()))
+    ranges = quotient(*(float(profile.max() - profile.min()) for profile in profiles))
+    comparable = 1 / T.c17_range <= ranges <= T.c17_range
+    return [
+        Part("profiles go up and down together", alike >= T.c17_alike, {"alike": alike}),
+        Part("bottoms at about the same depth", apart <= T.c17_apart, {"apart": apart}),
+        Part("ranges comparable", comparable, {"range_ratio": ranges}),
+    ]
+
+
+def _over_depth(study: Study) -> pd.Series:
+    """Return the profile without pooling layers, by depth from 0 (the first hidden layer) to 1 (the last)."""
+    profile = study.profile
+    by_depth = profile.set_axis(np.arange(len(profile)) / max(len(profile) - 1, 1))
+    by_depth = by_depth[(study.kinds[profile.index] != "pool").to_numpy()]
+    if len(by_depth) < 3:
+        raise Absent("at least three hidden layers besides pooling")
+    return by_depth
 
 
 def quotient(a: float, b: float) -> float:

@@ -17,8 +17,10 @@ from distsim.results.tables import Tables
 class Thresholds:
     """Every number that a verdict depends on, including the papers' own.
 
-    `about` widens levels that the papers read off a figure ("about", "near", "within"). Bounds that they state as such
-    ("never below", "above") are taken as they stand.
+    Two kinds of level, each with one tolerance everywhere. `about` widens levels that the papers read off a figure
+    ("about", "near", "within"): their curves can be read to some hundredths. Bounds that they state as such ("never
+    below", "always above") get none: who writes "never" has looked at the numbers. So an NBS of .898 is "about 0.9"
+    (C7) but not "above 0.9" (C11). Verdicts say which kind a level is.
     """
 
     runs: int = 5
@@ -58,11 +60,15 @@ class Thresholds:
     c11_cosine: tuple[float, float] = (0.80, 0.97)
     c13_lowest: float = 0.75
     c14_lag: tuple[int, int] = (2, 3)  # layers
+    c17_alike: float = 0.6  # rank correlation of the two profiles over depth, at least; ours
+    c17_apart: float = 0.15  # distance of the two bottoms, as a share of the depth, at most; ours
+    c17_range: float = 2.0  # quotient of the profiles' ranges, or its inverse, at most; ours
 
 
 THRESHOLDS = T = Thresholds()
 EASY = ("cifar2", "cifar4")
 HARD = ("cifar6", "cifar8", "cifar10")
+P1_CIFAR10 = "cifar10"
 VGG16, RESNET, SVHN = "vgg16_cifar10", "resnet_fast_cifar10", "vgg_svhn"
 P2_PROBLEMS = (VGG16, RESNET, SVHN)
 P2_METRICS = ("svcca", "pwcca", "cka", "nbs")
@@ -80,6 +86,7 @@ class Verdict:
     numbers: dict[str, float]
     text: str  # one sentence
     where: str  # in the papers
+    data: str = ""  # "on re-encoded images" if they are not the published ones
 
 
 @dataclass(frozen=True)
@@ -153,6 +160,7 @@ class Evidence:
         self.statistic = statistic
         self.full = True  # whether the studies used so far are large enough for more than a tendency
         self.extent: dict[str, float] = {}  # runs and iterations of the smallest study used so far
+        self.problems: list[str] = []  # used so far
 
     def study(self, problem: str, metric: str) -> Study:
         """Return one problem under one metric. Absent: there is no iteration in which every layer has a value."""
@@ -181,6 +189,7 @@ class Evidence:
         return rows
 
     def _weigh(self, problem: str, runs_by_iteration: pd.Series) -> None:
+        self.problems.append(problem)
         reduced = self.tables.networks.loc[self.tables.networks["problem"] == problem, "reduced"]
         enough = (runs_by_iteration >= T.runs).sum() >= T.iterations
         self.full = self.full and bool(enough) and len(reduced) > 0 and not reduced.any()
