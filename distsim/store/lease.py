@@ -61,9 +61,11 @@ class Lease:
                     self.number = 0
         self._root.delete([path for path in self._root.sizes(FOLDER) if _number(path) < self.number])
         self._beating.start()
+        _held.add(self)
         return self
 
     def __exit__(self, *exception: object) -> None:
+        _held.discard(self)
         self._over.set()
         self._beating.join()
         with contextlib.suppress(StorageError):  # e.g. a full disk; the next driver sees that this process is gone
@@ -111,6 +113,15 @@ class Lease:
                 self._root.put(_path(self.number, "beat"), uuid.uuid4().hex.encode())
             if self._over.wait(self._beat):
                 return
+
+
+_held: set[Lease] = set()
+
+
+def release_all() -> None:
+    """Release the leases that this process holds, because it is ended while its main thread cannot do so."""
+    for lease in list(_held):
+        lease.__exit__()
 
 
 def _path(number: int, kind: str = "json") -> str:
