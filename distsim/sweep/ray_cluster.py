@@ -186,11 +186,13 @@ class Watch:
 
     address : that of the cluster, None if Ray was started on this machine. A ray:// address is not watched: its client
         raises an error itself.
+    ours : this engine connected to it, so nobody else may have stopped it
     """
 
-    def __init__(self, address: str | None) -> None:
+    def __init__(self, address: str | None, ours: bool = True) -> None:
         self.lost = ""  # the sentence that says what died
         self._here, self._watched = address is None, not (address or "").startswith("ray://")
+        self._ours = ours
         self._over, self._seen = threading.Event(), threading.Event()
         self._node = self._gcs = ""  # not known while Ray starts
         self._answered = time.monotonic()
@@ -217,10 +219,12 @@ class Watch:
 
     def _look(self) -> None:
         while not self._over.wait(LOOKS):
+            if self._node and not ray.is_initialized():  # somebody stopped it
+                return
             cause = self._cause()
             if cause and not self._over.is_set():
                 self.lost = cluster.lost(cause, self._here)
-                if not self._seen.wait(GRACE):
+                if self._ours and not self._seen.wait(GRACE) and (ray.is_initialized() or not self._node):
                     # the process waits in Ray's C++, which would end it soon, too, and say nothing
                     print(f"distsim: {self.lost}", file=sys.stderr, flush=True)
                     release_all()

@@ -212,7 +212,7 @@ class RayEngine:
             self._watch = ray_cluster.connect(self.address, [order.dataset for order in orders])
             self._started = True
         if self._watch is None:  # somebody else started it
-            self._watch = Watch(self.address)
+            self._watch = Watch(self.address, ours=False)
             self._watch.begin()
         self._check()
         if self.address is None:  # a cluster may grow on demand
