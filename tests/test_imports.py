@@ -33,7 +33,7 @@ sweep: . cost exact behaviour kept_behaviour extraction failures jobs plan clust
 sweep: comparison_worker order training_worker engine ray_cluster ray_engine forecast pairs run status at_work
 verify: . report unfinished networks derived descriptions lineage walk store repair
 api: . arguments problem data drawing network study running
-cli: . arguments doctor output run commands sweeps main __main__
+cli: ending . arguments doctor output run commands sweeps main __main__
 script __main__
 """
 

@@ -1,13 +1,18 @@
 """`distsim doctor`: measures this machine and says which flags suit it and how long a sweep would take."""
 
+import contextlib
 import json
 import os
+import platform
 import shutil
 import subprocess
 import sys
 import time
 import uuid
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
@@ -23,8 +28,15 @@ from distsim.store import Storage
 from distsim.sweep.cost import comparison_memory, duration, images_to_train, readable, training_rate
 
 SECONDS = 3.0  # of each measurement of training
+PATIENCE = 60.0  # seconds more that the processes of a measurement may take to start and to answer
+OF_PRODUCTS = 1.0  # seconds in which products of one dtype are measured
+OF_STORAGE = 5.0  # seconds in which the storage is written, and in which it is read
+SIZES = (128, 256, 512, 1024, 2048)  # of the matrices; a larger one takes eight times as long
+LONG = 0.1  # seconds that a product takes to be worth measuring: no larger ones are then tried
 PACKS = (1, 5, 20)  # chains that take turns on a GPU
-DISK = 64 * 2**20  # bytes written and read to measure the storage
+OBJECT = 4 * 2**20  # bytes of an object that is written and read to measure the storage
+OBJECTS = 16  # at most
+BFLOAT16 = {"x86_64": ("avx512_bf16", "amx_bf16"), "aarch64": ("bf16",)}  # how processors name it in /proc/cpuinfo
 TRAINING_IMAGES = {"mnist": 60_000, "svhn": 73_257, "digits": 1_437}  # of the published sets; CIFAR-10 by class
 
 
@@ -51,27 +63,30 @@ class Measured:
 
 
 def examine(problem: Problem, storage: str, device: str, say: Any = print, enough: float = SECONDS) -> list[Measured]:
-    """Measure this machine and say the results line by line.
+    """Measure this machine and say the results line by line. Each measurement is said before it begins.
 
     Returns what was measured of training, for each precision the fastest way first. `enough` is the seconds that each
     measurement of training takes.
     """
     cores = _cores()
     free = free_memory()
+    lacking = lacks_bfloat16() if device == "cpu" else ""
     say(f"cores     {cores}, {torch.backends.cpu.get_cpu_capability()}")
+    if lacking:
+        say(f"          {lacking}")
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     say(f"memory    {readable(total)}" + (f", {readable(free)} of it free" if free is not None else ""))
     say(f"GPU       {_gpu()}")
+    say(f"measuring products of matrices, about {3 * OF_PRODUCTS:g} s")
     say(f"products  {_products(cores)}")
+    say(f"measuring the storage, at most about {2 * OF_STORAGE:g} s")
     say(f"storage   {_storage(storage)}")
     measured = []
     for precision in get_args(Precision):
-        results = [measure(problem, way, enough) for way in ways(cores, device, precision)]
-        results.sort(key=lambda result: -result.rate)
-        for result in results:
-            rate, memory = f"{result.rate:,.0f} images/s", f"{readable(result.memory)} each"
-            say(f"training  {problem.name}, {result.way.text()}: {rate}, {memory}")
-        measured += results
+        if precision == "bfloat16" and lacking:
+            say(f"training  {problem.name}, bfloat16: not measured, since this processor does not have it")
+        else:
+            measured += _training(problem, ways(cores, device, precision), enough, say)
     network = build(problem, len(problem.classes) or 10)
     shapes = layer_shapes(network, problem)
     of_layers = [(problem.probe, *shape) for shape in shapes.values()]
@@ -82,6 +97,36 @@ def examine(problem: Problem, storage: str, device: str, say: Any = print, enoug
     for line in advice(problem, measured, largest, free):
         say(line)
     return measured
+
+
+def _training(problem: Problem, ways: list[Way], enough: float, say: Any) -> list[Measured]:
+    """Measure ways to train, say each before and after, and return the fastest first."""
+    results = []
+    for way in ways:
+        what = f"{problem.name}, {way.text()}"
+        say(f"measuring training of {what}, about {enough:g} s, at most {enough + PATIENCE:g} s")
+        result = measure(problem, way, enough)
+        if result is None:
+            say(f"training  {what}: no step was finished in that time")
+        else:
+            say(f"training  {what}: {result.rate:,.0f} images/s, {readable(result.memory)} each")
+            results.append(result)
+    return sorted(results, key=lambda result: -result.rate)
+
+
+def lacks_bfloat16(cpuinfo: Path = Path("/proc/cpuinfo"), machine: str = platform.machine()) -> str:
+    """Return a sentence if this processor has no instructions for bfloat16; "" if it has, or does not say."""
+    names = BFLOAT16.get(machine, ())
+    try:
+        lines = cpuinfo.read_text().splitlines()
+    except OSError:
+        return ""
+    flags = next((line.split(":", 1)[1].split() for line in lines if line.startswith(("flags", "Features"))), None)
+    if not names or flags is None or set(names) & set(flags):
+        return ""
+    return (
+        f"this processor lacks instructions for bfloat16 ({' or '.join(names)}): PyTorch imitates them, which is slow"
+    )
 
 
 def ways(cores: int, device: str, precision: str) -> list[Way]:
@@ -97,7 +142,10 @@ def advice(problem: Problem, measured: list[Measured], comparison: float, free: 
     lines = []
     every = images_to_train(problem, _training_images(problem), True, problem.runs * problem.iterations)
     for precision in get_args(Precision):
-        best = max((result for result in measured if result.way.precision == precision), key=lambda result: result.rate)
+        of_precision = [result for result in measured if result.way.precision == precision]
+        if not of_precision:
+            continue
+        best = max(of_precision, key=lambda result: result.rate)
         way = best.way
         flags = f"--device cuda --pack {way.trials}" if way.device == "cuda" else f"--threads {way.threads}"
         flags += " --precision bfloat16" if precision == "bfloat16" else ""
@@ -116,24 +164,43 @@ def advice(problem: Problem, measured: list[Measured], comparison: float, free: 
     return lines
 
 
-def measure(problem: Problem, way: Way, enough: float) -> Measured:
-    """Measure a way of training in new processes that run at the same time. RuntimeError: one of them failed."""
+def measure(problem: Problem, way: Way, enough: float, patience: float | None = None) -> Measured | None:
+    """Measure a way of training in new processes that run at the same time.
+
+    Returns None if one of them has not answered `patience` (by default PATIENCE) seconds after the measurement should
+    be over. However this ends, by Ctrl-C too, the processes end with it. ChildProcessError: one of them failed.
+    """
     request = {"problem": problem.name, "way": asdict(way), "enough": enough}
     environment = os.environ | {"OMP_NUM_THREADS": str(way.threads)}
     command = [sys.executable, "-m", "distsim.cli.doctor", json.dumps(request)]
     processes = 1 if way.device == "cuda" else way.trials
-    running = [
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
-        for _ in range(processes)
-    ]
-    answers = []
-    for process in running:
-        out, error = process.communicate()
-        if process.returncode:
-            lines = error.strip().splitlines()
-            raise RuntimeError(f"doctor: {way.text()}: {lines[-1] if lines else f'status {process.returncode}'}")
-        answers.append(json.loads(out.splitlines()[-1]))
+    until = time.monotonic() + enough + (PATIENCE if patience is None else patience)
+    with contextlib.ExitStack() as stack:
+        running = []
+        for _ in range(processes):
+            process = subprocess.Popen(
+                command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+            )
+            running.append(stack.enter_context(process))
+            stack.callback(_end, process)  # also after Ctrl-C
+        answers = []
+        for process in running:
+            try:
+                out, error = process.communicate(timeout=max(0.0, until - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                return None
+            if process.returncode:
+                lines = error.strip().splitlines()
+                raise ChildProcessError(
+                    f"doctor: {way.text()}: {lines[-1] if lines else f'status {process.returncode}'}"
+                )
+            answers.append(json.loads(out.splitlines()[-1]))
     return Measured(way, sum(answer["rate"] for answer in answers), max(answer["memory"] for answer in answers))
+
+
+def _end(process: "subprocess.Popen[str]") -> None:
+    process.kill()
+    process.wait()
 
 
 def _answer(request: dict[str, Any]) -> dict[str, float]:
@@ -160,39 +227,74 @@ def _gpu() -> str:
 
 def _products(cores: int) -> str:
     """Measure the FLOP/s of matrix products in three dtypes, with all cores."""
-    size, rates = 2048, []
+    rates = []
     with threads(cores):
         for dtype in (torch.float64, torch.float32, torch.bfloat16):
-            A = torch.randn(size, size).to(dtype)
-            A @ A  # warms up
-            taken = min(_once(A) for _ in range(3))
-            rates.append(f"{str(dtype).removeprefix('torch.')} {2 * size**3 / taken / 1e9:,.0f} GFLOP/s")
+            rate = rate_of_products(partial(_multiplication, dtype))
+            rates.append(f"{str(dtype).removeprefix('torch.')} {rate / 1e9:,.3g} GFLOP/s")
     return ", ".join(rates)
 
 
-def _once(A: torch.Tensor) -> float:
-    started = time.perf_counter()
-    A @ A
-    return time.perf_counter() - started
+def _multiplication(dtype: torch.dtype, size: int) -> Callable[[], object]:
+    A = torch.randn(size, size).to(dtype)
+    return lambda: A @ A
+
+
+def rate_of_products(
+    multiplication: Callable[[int], Callable[[], object]],
+    enough: float = OF_PRODUCTS,
+    clock: Callable[[], float] = time.perf_counter,
+) -> float:
+    """Measure FLOP/s of matrix products, from small to large, so that it ends soon however slow the processor is.
+
+    multiplication : returns for n a function that multiplies two (n, n) matrices
+    enough : seconds after which no other product begins
+    """
+    until, best = clock() + enough, 0.0
+    for size in SIZES:
+        multiply, fastest = multiplication(size), float("inf")
+        for _ in range(4):  # the first warms up
+            started = clock()
+            multiply()
+            fastest = min(fastest, clock() - started)
+            if clock() > until:
+                break
+        best = max(best, 2 * size**3 / max(fastest, 1e-9))
+        if fastest > LONG or clock() > until:
+            break
+    return best
 
 
 def _storage(url: str) -> str:
-    """Measure how fast an object is written and read back, and how much room there is."""
+    """Measure how fast objects are written and read back, and how much room there is."""
     storage = Storage(url)
     storage.reach()
-    content = np.random.default_rng(0).bytes(DISK)
-    name = f"probe-{uuid.uuid4().hex}"  # a name that nobody else has
+    content = np.random.default_rng(0).bytes(OBJECT)
+    names = [f"probe-{uuid.uuid4().hex}" for _ in range(OBJECTS)]  # names that nobody else has
     try:
-        started = time.perf_counter()
-        storage.put(name, content)
-        written = time.perf_counter()
-        storage.get(name)
-        read = time.perf_counter()
+        written, writing = _timed(lambda name: storage.put(name, content), names)
+        read, reading = _timed(lambda name: storage.get(name), names[:written])
     finally:
-        storage.delete([name])
-    rates = f"writes {readable(DISK / (written - started))}/s, reads {readable(DISK / (read - written))}/s"
+        storage.delete(names)
+    rates = f"writes {readable(written * OBJECT / writing)}/s, reads {readable(read * OBJECT / reading)}/s"
     room = "" if storage.folder is None else f", {readable(shutil.disk_usage(storage.folder).free)} free"
     return f"{storage.url}: {rates}{room}"
+
+
+def _timed(
+    work: Callable[[str], object],
+    names: list[str],
+    enough: float = OF_STORAGE,
+    clock: Callable[[], float] = time.perf_counter,
+) -> tuple[int, float]:
+    """Do the work for the names until `enough` seconds are over. Return for how many, at least one, and the seconds."""
+    started, count = clock(), 0
+    for name in names:
+        work(name)
+        count += 1
+        if clock() - started > enough:
+            break
+    return count, max(clock() - started, 1e-9)
 
 
 def _training_images(problem: Problem) -> int:

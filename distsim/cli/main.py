@@ -26,8 +26,12 @@ from distsim.cli.output import reported
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command of `distsim` and return its exit status. arguments : the command line, sys.argv's by default."""
-    flags = _parser().parse_args(arguments)
-    return reported(lambda: flags.command(flags))
+
+    def work() -> Any:
+        flags = _parser().parse_args(arguments)
+        return flags.command(flags)
+
+    return reported(work)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -1,44 +1,66 @@
 """The output of a command: its results, and one sentence if it fails."""
 
-import io
+import os
 import re
 import sys
 import warnings
 from typing import Any
 
+from distsim.cli.ending import NO_MEMORY, early_ends, lacks_memory, reason, say
+
 
 def reported(work: Any) -> int:
     """Do the work and return the exit status.
 
-    An error that a user can act on becomes one sentence on stderr and status 1; an interruption gives status 130.
+    An error that a user can act on becomes one sentence on stderr and status 1. `distsim.cli.ending` says how signals,
+    and output without a reader, end it.
     """
+    with early_ends():
+        try:
+            with warnings.catch_warnings():
+                warnings.showwarning = _one_sentence
+                try:
+                    return int(work() or 0)
+                finally:
+                    sys.stdout.flush()
+        except KeyboardInterrupt as error:
+            return _ended(error)
+        except Exception as error:
+            # under a library's own error there may be our interruption, which it took for a failure
+            return _ended() if reason() else _failed(error)
+
+
+def _ended(error: KeyboardInterrupt | None = None) -> int:
+    ended = reason(error)
+    assert ended is not None
+    if ended.said:
+        say(ended.said)
+    return ended.status
+
+
+def _failed(error: Exception) -> int:
+    """Print the error in a sentence and return the status. It is raised again if it is no error of the user's."""
+    if lacks_memory(error):  # first: what is imported below may be what could not be imported
+        say(NO_MEMORY)
+        return 1
     from distsim.store import NoSpace
+    from distsim.sweep.cluster import ClusterLost
     from distsim.sweep.failures import EXPECTED, SweepFailed
 
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # file names need not be valid text, nor terminals show it all
-            stream.reconfigure(errors="backslashreplace")
-    try:
-        with warnings.catch_warnings():
-            warnings.showwarning = _one_sentence
-            return int(work() or 0)
-    except SweepFailed as error:
-        print(f"distsim: {len(error.failures)} failed, the rest is done:", file=sys.stderr)
+    if isinstance(error, SweepFailed):
+        say(f"{len(error.failures)} failed, the rest is done:")
         for failure in error.failures:
             print(f"  {one_line(failure)}", file=sys.stderr)
-        return 1
-    except NoSpace as error:
-        print(
-            f"distsim: {one_line(error)}. What is committed is kept. Make room, then run the same command again",
-            file=sys.stderr,
-        )
-        return 1
-    except (*EXPECTED, OSError) as error:
-        print(f"distsim: {one_line(error)}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("distsim: interrupted; run the same command again to go on from here", file=sys.stderr)
-        return 130
+    elif isinstance(error, NoSpace):
+        say(f"{one_line(error)}. What is committed is kept. Make room, then run the same command again")
+    elif isinstance(error, (*EXPECTED, OSError)):
+        say(one_line(error))
+    else:
+        raise error
+    if isinstance(error, ClusterLost):
+        sys.stdout.flush()
+        os._exit(1)  # on its way out Ray would wait for what has died, for a minute
+    return 1
 
 
 _usual = warnings.showwarning
@@ -47,7 +69,7 @@ _usual = warnings.showwarning
 def _one_sentence(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
     """Print what distsim warns of as a sentence on stderr. Other warnings keep the line of code that they are about."""
     if category is UserWarning or category.__module__.startswith("distsim."):
-        print(f"distsim: {one_line(message)}", file=sys.stderr)
+        say(one_line(message))
     else:
         _usual(message, category, *where, **more)
 

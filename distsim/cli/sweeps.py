@@ -2,7 +2,7 @@
 
 import argparse
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, get_args
 
 from distsim.cli.arguments import cluster, positive, resolved_device, resources, whole
@@ -24,14 +24,17 @@ from distsim.specs import (
 
 # What needs torch is imported inside functions, so that --help answers at once.
 
+# Flags that are passed on under their names: what changes the problem, and what else the sweep is prepared with.
+OF_PROBLEM = ("classes", "epochs", "probe", "train_limit")
+OF_SWEEP = ("pack", "seed", "threads", "precision", "deterministic", "comparison")
+
 
 def main(*problems: Problem, arguments: Sequence[str] | None = None, **defaults: Any) -> int:
     """Run the sweep of one problem, or of several in one store, and return the exit status.
 
     arguments : the command line, sys.argv's by default. defaults : values for flags that this study sets itself.
     """
-    flags = parser_for(problems, defaults).parse_args(arguments)
-    return reported(lambda: _run(problems, flags))
+    return reported(lambda: _run(problems, parser_for(problems, defaults).parse_args(arguments)))
 
 
 def parser_for(problems: Sequence[Problem], defaults: dict[str, Any]) -> argparse.ArgumentParser:
@@ -69,34 +72,18 @@ def _orders(problems: Sequence[Problem], flags: argparse.Namespace) -> list[Any]
     from distsim.sweep.order import adapted, checked, prepare, require_tools
 
     device = resolved_device(flags.device, flags.address)
-    asked: dict[str, Any] = dict(
-        **{name: getattr(flags, name) for name in names(Extent)},
-        reading=Reading(flags.skip_bad, flags.bits),
-        device=device,
-        resources=resources(flags, device),
-        pack=flags.pack,
-        seed=flags.seed,
-        threads=flags.threads,
-        precision=flags.precision,
-        deterministic=flags.deterministic,
-        comparison=flags.comparison,
-    )
-    problems = [
-        adapted(
-            problem,
-            flags.data,
-            classes=flags.classes,
-            epochs=flags.epochs,
-            probe=flags.probe,
-            train_limit=flags.train_limit,
-        )
-        for problem in problems
-    ]
+    asked = _values(flags, (*OF_SWEEP, *names(Extent))) | {"device": device, "resources": resources(flags, device)}
+    asked["reading"] = Reading(flags.skip_bad, flags.bits)
+    problems = [adapted(problem, flags.data, **_values(flags, OF_PROBLEM)) for problem in problems]
     for problem in problems:
         checked(problem, data=flags.data, **asked)
     if flags.address is None:
         require_tools(device, flags.metrics)
     return [prepare(problem, data=flags.data, download=flags.download, **asked) for problem in problems]
+
+
+def _values(flags: argparse.Namespace, names: Iterable[str]) -> dict[str, Any]:
+    return {name: getattr(flags, name) for name in names}
 
 
 def _defaults(problems: Sequence[Problem], of: Callable[[Problem], object]) -> str:

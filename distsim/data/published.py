@@ -4,10 +4,14 @@ torchvision reports a missing and a damaged file alike as "not found or corrupte
 files at all.
 """
 
+import contextlib
 import hashlib
-from collections.abc import Callable
+import urllib.request
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError, URLError
 
 import numpy as np
 from torchvision import datasets
@@ -45,11 +49,43 @@ def read_published(source: str, root: Path, *, download: bool) -> Dataset:
     if download and not all(_present(root, names) for names in published.files):
         try:
             root.mkdir(parents=True, exist_ok=True)
-            published.fetch(root)
+            with _https_only():
+                published.fetch(root)
         except (OSError, RuntimeError) as error:
             said = " ".join(str(error).split())  # torchvision's message has several lines
             raise ConnectionError(f"could not download {published.title} to {root}: {said}") from error
     return published.read(root, _checked_files(published, root))
+
+
+class _HttpsOnly(urllib.request.HTTPSHandler, urllib.request.HTTPHandler, urllib.request.HTTPDefaultErrorHandler):
+    """Opens https only. torchvision tries http where https fails: it gets the failure of https again."""
+
+    _failed: URLError | None = None
+
+    def https_open(self, req: urllib.request.Request) -> Any:
+        try:
+            return super().https_open(req)
+        except URLError as error:
+            self._failed = error
+            raise
+
+    def http_error_default(self, req: urllib.request.Request, fp: Any, code: int, msg: str, hdrs: Any) -> Any:
+        self._failed = HTTPError(req.full_url, code, msg, hdrs, fp)
+        raise self._failed
+
+    def http_open(self, req: urllib.request.Request) -> Any:
+        raise self._failed or URLError(f"{req.full_url} is not fetched: what comes by http can be changed on its way")
+
+
+@contextlib.contextmanager
+def _https_only() -> Iterator[None]:
+    """Let urllib open https only in the block, also where a server redirects to http."""
+    before = getattr(urllib.request, "_opener", None)  # there is no public way to ask
+    urllib.request.install_opener(urllib.request.build_opener(_HttpsOnly()))
+    try:
+        yield
+    finally:
+        urllib.request.install_opener(before)  # type: ignore[arg-type]  # None: one is made when it is needed
 
 
 def _present(root: Path, names: dict[str, str]) -> Path | None:
@@ -90,12 +126,21 @@ def _fetch_cifar10(root: Path) -> None:
 
 
 def _fetch_svhn(root: Path) -> None:
+    """Fetch from torchvision's place, which it asks by http."""
+    by_https = {split: [_by_https(url), *rest] for split, (url, *rest) in datasets.SVHN.split_list.items()}
+    source = type("SVHN", (datasets.SVHN,), {"split_list": by_https})
     for split in ("train", "test"):
-        datasets.SVHN(root, split, download=True)
+        source(root, split, download=True)
 
 
 def _fetch_mnist(root: Path) -> None:
-    datasets.MNIST(root, download=True)
+    """Fetch from those of torchvision's mirrors that have https."""
+    mirrors = [url for url in datasets.MNIST.mirrors if url.startswith("https:")]
+    type("MNIST", (datasets.MNIST,), {"mirrors": mirrors})(root, download=True)  # its folder has the class's name
+
+
+def _by_https(url: str) -> str:
+    return url.replace("http:", "https:", 1)
 
 
 def _read_cifar10(root: Path, files: list[Path]) -> Dataset:

@@ -71,10 +71,12 @@ class Lease:
         self._remove_earlier()
         self._beating.start()
         self._root.lease = self
+        _held.add(self)
         return self
 
     def __exit__(self, *exception: object) -> None:
         self._root.lease = None
+        _held.discard(self)
         self._over.set()
         self._beating.join()
         with contextlib.suppress(StorageError):  # e.g. a full disk; the next driver sees that this process is gone
@@ -135,6 +137,15 @@ class Lease:
                 self._root.put(_path(self.number, "beat"), uuid.uuid4().hex.encode())
             if self._over.wait(self._beat):
                 return
+
+
+_held: set[Lease] = set()
+
+
+def release_all() -> None:
+    """Release the leases that this process holds, because it is ended while its main thread cannot do so."""
+    for lease in list(_held):
+        lease.__exit__()
 
 
 def _path(number: int, kind: str = "json") -> str:

@@ -9,7 +9,12 @@ from pathlib import Path
 PATIENCE = 10.0  # seconds within which a machine of the cluster must answer
 SOCKET_PATH = 107  # bytes of a Unix socket's path, at most
 RAYS_PART = len("/ray/session_2026-01-01_00-00-00_000000_0000000/sockets/plasma_store.1")
+ADDRESSES = 16 * 2**30  # bytes of addresses that a process of Ray takes, at most; 12 GB were seen to be too few
 TOKENS = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
+
+
+class ClusterLost(ConnectionError):
+    """The Ray cluster that this process works on has died, or takes this machine for dead."""
 
 
 def require_answer(address: str) -> None:
@@ -35,6 +40,26 @@ def require_answer(address: str) -> None:
         ) from None
 
 
+def answers(address: str, patience: float = PATIENCE) -> bool:
+    """Return whether something listens at host:port."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), patience).close()
+    except (OSError, OverflowError, ValueError):
+        return False
+    return True
+
+
+def lost(cause: str, here: bool) -> str:
+    """Return the sentence for a Ray that died while a sweep ran. `here`: it was started on this machine."""
+    do = (
+        "see whether this machine has too little memory or too much work (--cpus), or use --local"
+        if here
+        else ("see whether the cluster runs (ray status)")
+    )
+    return f"Ray has died: {cause}. What is committed is kept: {do}, then run the same command again to go on from here"
+
+
 def _started_here() -> str:
     """Return the address of the cluster that `ray start` recorded on this machine, "" if there is none."""
     folder = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"
@@ -58,8 +83,9 @@ def prepare_local_start() -> None:
     """Give a Ray that starts here a token of its own, and a folder short enough for its sockets.
 
     Without a token in the environment Ray would leave one in ~/.ray, which may not be writable, and which a cluster
-    that is started later would ask for.
+    that is started later would ask for. ConnectionError: Ray would not start, or not work.
     """
+    _require_addresses()
     if os.environ.get("RAY_AUTH_MODE", "token") == "token" and not any(name in os.environ for name in TOKENS):
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
     if "RAY_TMPDIR" not in os.environ and _too_long(tempfile.gettempdir()) and os.access("/tmp", os.W_OK | os.X_OK):
@@ -69,6 +95,20 @@ def prepare_local_start() -> None:
         raise ConnectionError(
             f"Ray cannot start: its sockets would have too long a path in {folder}. Set RAY_TMPDIR to a folder with a "
             f"path of at most {SOCKET_PATH - RAYS_PART} bytes, or use --local, which works without Ray"
+        )
+
+
+def _require_addresses() -> None:
+    """Check that the processes of Ray may have enough addresses. Where they get too few, they abort again and again."""
+    try:
+        import resource
+    except ImportError:  # Windows has no such limits
+        return
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit != resource.RLIM_INFINITY and limit < ADDRESSES:
+        raise ConnectionError(
+            f"Ray cannot work with `ulimit -v {limit // 1024}`: its processes take up to {ADDRESSES // 1024} kB. Raise "
+            "the limit, or use --local, which works without Ray"
         )
 
 

@@ -107,9 +107,12 @@ def training_rate(
     pack : number of trainings that take turns, on a GPU each on a stream of its own
     """
     lanes = [_Lane(problem, classes, torch.device(device), precision) for _ in range(pack)]
+    started = time.perf_counter()
     for lane in lanes * 2:  # the first steps choose kernels and allocate memory
         lane.step()
     lanes[0].wait()
+    if (taken := time.perf_counter() - started) > 2 * enough:  # so slow that this start says enough
+        return 2 * pack * lanes[0].stepper.batch / taken
     steps, started = 0, time.perf_counter()
     while time.perf_counter() - started < enough:
         for _ in range(1 if device == "cpu" else 50):  # a GPU loses time when it is waited for

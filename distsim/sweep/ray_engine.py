@@ -4,11 +4,13 @@ Tune schedules, retries and logs. What is done is asked of the store, never of T
 store and are never read. A sweep is resumed by a fresh Tuner for what the store lacks.
 """
 
+import contextlib
+import os
 import time
 import uuid
 import warnings
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, unquote
@@ -26,12 +28,13 @@ from distsim.specs import NetworkId, Sweep
 from distsim.store import Storage, StorageError, SweepStore
 from distsim.store.storage import first_line
 from distsim.sweep import own_code, ray_cluster
+from distsim.sweep.cluster import ClusterLost
 from distsim.sweep.comparison_worker import ComparisonWorker
 from distsim.sweep.failures import attempt, last_line
 from distsim.sweep.jobs import Comparison, PairJob
 from distsim.sweep.order import Prepared
 from distsim.sweep.plan import Chain, packed, runs_of
-from distsim.sweep.ray_cluster import bundle_of, require_room, room_for, slot
+from distsim.sweep.ray_cluster import LOOKS, Watch, bundle_of, require_room, room_for, slot
 from distsim.sweep.training_worker import Event, TrainingWorker
 
 # Tune passes the driver's AWS_SECRET_ACCESS_KEY to its actors in their runtime_env, which Ray writes into its logs.
@@ -50,11 +53,16 @@ class RayEngine:
         self.root, self.address, self.allow_drift = root, address, allow_drift
         self.tell = tell or (lambda event: None)
         self._started = False
+        self._watch: Watch | None = None
 
     def __enter__(self) -> "RayEngine":
         return self
 
     def __exit__(self, *exception: object) -> None:
+        if self._watch is not None:
+            self._watch.stop()
+            if self._watch.lost:  # leaving a Ray that has died can end this process, with the store's lease unreleased
+                return
         if self._started:
             ray.shutdown()
 
@@ -82,7 +90,8 @@ class RayEngine:
         while tasks:
             self._start(orders)
             before = [self._committed(task) for task in tasks]
-            died, failed = self._fit(orders, tasks)
+            with _interrupts_end_tune(self._started):
+                died, failed = self._fit(orders, tasks)
             failures += failed
             # in a sweep of days a trial may die many times, as long as it gets further each time
             again = {task for task, count in zip(tasks, before, strict=True) if self._committed(task) > count}
@@ -121,10 +130,12 @@ class RayEngine:
                         name=time.strftime("%Y%m%d-%H%M%S-") + uuid.uuid4().hex[:6],
                         storage_path=_tune_path(self.root),
                         verbose=0,
-                        callbacks=[_Listener(self.tell)],
+                        callbacks=[_Listener(self.tell, self._check)],
                         failure_config=tune.FailureConfig(max_failures=RETRIES),
                     ),
                 ).fit()
+            except _Lost as error:
+                raise ClusterLost(str(error)) from None
             except (OSError, ValueError) as error:  # Tune cannot write its files, or does not find them at the end
                 if not waiting.begun:
                     raise StorageError(f"Ray Tune cannot write {self.root.url}/tune: {first_line(error)}") from None
@@ -161,7 +172,11 @@ class RayEngine:
             while idle and not waiting:  # frees their room: another actor may be waiting for it
                 ray.kill(idle.pop())
                 started -= 1
-            (done,), _ = ray.wait(list(running), num_returns=1)
+            finished, _ = ray.wait(list(running), num_returns=1, timeout=LOOKS)
+            self._check()
+            if not finished:
+                continue
+            (done,) = finished
             job, tries, actor = running.pop(done)
             try:
                 failures += ray.get(done)
@@ -188,10 +203,18 @@ class RayEngine:
         actor: Any = _ComparisonActor  # ray.remote has no types
         return actor.options(num_cpus=cpus, num_gpus=gpus).remote(self.root, _own(orders), self.allow_drift, *shared)
 
+    def _check(self) -> None:
+        if self._watch is not None:
+            self._watch.check()
+
     def _start(self, orders: list[Prepared]) -> None:
         if not ray.is_initialized():
-            ray_cluster.connect(self.address, [order.dataset for order in orders])
+            self._watch = ray_cluster.connect(self.address, [order.dataset for order in orders])
             self._started = True
+        if self._watch is None:  # somebody else started it
+            self._watch = Watch(self.address, ours=False)
+            self._watch.begin()
+        self._check()
         if self.address is None:  # a cluster may grow on demand
             require_room(orders)
 
@@ -263,11 +286,39 @@ class _Tasks(Searcher):  # type: ignore[misc]  # ray has no types
         """Restore nothing."""
 
 
-class _Listener(tune.Callback):  # type: ignore[misc]
-    """A callback that passes the trials' reports on to `tell`."""
+@contextlib.contextmanager
+def _interrupts_end_tune(ours: bool) -> Iterator[None]:
+    """Let Ctrl-C end Tune at once, if Ray is `ours`, so that what is left of the trials ends with it.
 
-    def __init__(self, tell: Callable[[Event], None]) -> None:
+    Tune's own handler asks each trial to stop and waits for it.
+    """
+    before = os.environ.get("TUNE_DISABLE_SIGINT_HANDLER")
+    if ours and before is None:
+        os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
+    try:
+        yield
+    finally:
+        if ours and before is None:
+            del os.environ["TUNE_DISABLE_SIGINT_HANDLER"]
+
+
+class _Lost(BaseException):
+    """Ray has died. Tune cleans up after an Exception, and would wait for a Ray that does not answer."""
+
+
+class _Listener(tune.Callback):  # type: ignore[misc]
+    """A callback that passes the trials' reports on to `tell`, and calls `check` ten times a second."""
+
+    def __init__(self, tell: Callable[[Event], None], check: Callable[[], None]) -> None:
         self._tell: Callable[[Event], None] | None = tell
+        self._check: Callable[[], None] | None = check
+
+    def on_step_begin(self, iteration: int, trials: Any, **info: Any) -> None:
+        try:
+            if self._check:
+                self._check()
+        except ClusterLost as error:
+            raise _Lost(str(error)) from None
 
     def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **info: Any) -> None:
         if self._tell and "accuracy" in result:
@@ -281,7 +332,7 @@ class _Listener(tune.Callback):  # type: ignore[misc]
         self.on_trial_error(iteration, trials, trial)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"_tell": None}  # Tune pickles its callbacks into its snapshots
+        return {"_tell": None, "_check": None}  # Tune pickles its callbacks into its snapshots
 
 
 @ray.remote(max_restarts=0)

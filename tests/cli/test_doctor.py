@@ -2,7 +2,11 @@
 
 import dataclasses
 import re
+import signal
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +18,7 @@ from distsim.cli.doctor import Measured, Way, advice, ways
 from distsim.data import load
 from distsim.environment import threads
 from distsim.problems import PROBLEMS
+from distsim.specs import Problem
 from distsim.store import Storage
 from distsim.sweep import cost, forecast, order
 from distsim.sweep.engine import LocalEngine
@@ -25,12 +30,17 @@ from distsim.training.stepper import Stepper
 TINY = PROBLEMS["digits"].reduced_to(epochs=3, probe=60, train_limit=200)
 
 
-def test_doctor_measures_and_advises(tmp_path: Path) -> None:
+def test_doctor_measures_and_advises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "lacks_bfloat16", lambda: "")
+    monkeypatch.setattr(doctor, "PATIENCE", 300.0)
     result = outcome(lambda: cli.main(["doctor", "digits", "--seconds", "0.1", "--storage", str(tmp_path / "store")]))
     assert (result.status, result.err) == (0, "")
     lines = [line.partition(" ")[::2] for line in result.out.splitlines()]
-    heads = [head for head, _ in lines if head]
+    heads = [head for head, _ in lines if head and head != "measuring"]
     assert heads[:5] == ["cores", "memory", "GPU", "products", "storage"]
+    for what in ("products", "storage", "training"):
+        place = next(i for i, (head, _) in enumerate(lines) if head == what)
+        assert lines[place - 1][0] == "measuring", "each measurement is said before it begins"
     training = [text for head, text in lines if head == "training"]
     expected = len(ways(doctor._cores(), "cpu", "float32"))
     assert sum("float32" in text for text in training) == sum("bfloat16" in text for text in training) == expected
@@ -39,6 +49,126 @@ def test_doctor_measures_and_advises(tmp_path: Path) -> None:
     assert len(told) == 2
     assert all(re.search(r"--threads \d+.*: 4 runs x 6 iterations are 0 million images, about \d+ ", t) for t in told)
     assert Storage(tmp_path / "store").sizes() == {}, "what it wrote to see how fast that goes is gone"
+
+
+class Clock:
+    """A clock on which only work takes time."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def working(self, seconds: float) -> Callable[[], None]:
+        def work() -> None:
+            self.now += seconds
+
+        return work
+
+
+@pytest.mark.parametrize(("flops", "sizes"), [(1e13, list(doctor.SIZES)), (1e9, [128, 256, 512]), (1e4, [128])])
+def test_products_are_measured_from_small_to_large_until_one_takes_long(flops: float, sizes: list[int]) -> None:
+    clock, multiplied = Clock(), []
+
+    def multiplication(size: int) -> Callable[[], None]:
+        multiplied.append(size)
+        return clock.working(2 * size**3 / flops)
+
+    rate = doctor.rate_of_products(multiplication, 1.0, clock)
+    assert rate == pytest.approx(flops)
+    assert multiplied == sizes
+    assert clock.now <= 1.0 + 2 * sizes[-1] ** 3 / flops + 1e-6, "no other product begins after that"
+
+
+def test_a_slow_storage_is_measured_by_fewer_objects() -> None:
+    clock = Clock()
+    names = [str(number) for number in range(16)]
+    assert doctor._timed(lambda name: clock.working(2.0)(), names, 5.0, clock) == (3, 6.0)
+    assert doctor._timed(lambda name: clock.working(0.1)(), names, 5.0, clock)[0] == 16
+    assert doctor._timed(lambda name: clock.working(100.0)(), names, 5.0, clock) == (1, 100.0)
+
+
+def test_training_that_takes_too_long_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its processes are ended; the others are measured, and what has no measurement gets no advice."""
+    started: list[subprocess.Popen[str]] = []
+    run = subprocess.Popen
+
+    def slow(command: list[str], **choices: Any) -> "subprocess.Popen[str]":
+        started.append(run(["sleep", "600"], **choices))
+        return started[-1]
+
+    monkeypatch.setattr(subprocess, "Popen", slow)
+    assert doctor.measure(PROBLEMS["digits"], Way(2, 1, "bfloat16"), enough=0.0, patience=0.0) is None
+    assert [process.poll() for process in started] == [-signal.SIGKILL] * 2
+    said: list[str] = []
+    monkeypatch.setattr(doctor, "PATIENCE", 0.0)
+    monkeypatch.setattr(doctor, "measure", lambda problem, way, enough: None)
+    assert doctor._training(PROBLEMS["digits"], [Way(2, 1, "bfloat16")], 0.0, said.append) == []
+    assert said[-1] == "training  digits, bfloat16, 2 at once x 1 thread: no step was finished in that time"
+    assert doctor.advice(PROBLEMS["digits"], [], comparison=1e9, free=None) == []
+
+
+def test_an_interrupt_ends_the_processes_that_measure(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[subprocess.Popen[str]] = []
+    run = subprocess.Popen
+
+    def interrupted(command: list[str], **choices: Any) -> "subprocess.Popen[str]":
+        started.append(run(["sleep", "600"], **choices))
+        signal.setitimer(signal.ITIMER_REAL, 0.1)
+        return started[-1]
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(subprocess, "Popen", interrupted)
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            doctor.measure(PROBLEMS["digits"], Way(1, 1, "float32"), enough=1.0)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert started[0].poll() == -signal.SIGKILL
+
+
+@pytest.mark.parametrize(
+    ("machine", "line", "lacking"),
+    [
+        ("x86_64", "flags\t\t: fpu avx2 avx512f", "avx512_bf16 or amx_bf16"),
+        ("x86_64", "flags\t\t: fpu avx512f avx512_bf16", ""),
+        ("x86_64", "flags\t\t: fpu amx_bf16", ""),
+        ("aarch64", "Features\t: fp asimd", "bf16"),
+        ("aarch64", "Features\t: fp asimd bf16", ""),
+        ("riscv64", "isa\t: rv64", ""),
+        ("x86_64", "model name\t: it does not say", ""),
+    ],
+)
+def test_a_processor_without_bfloat16_is_told(tmp_path: Path, machine: str, line: str, lacking: str) -> None:
+    (tmp_path / "cpuinfo").write_text(f"processor\t: 0\n{line}\n")
+    said = doctor.lacks_bfloat16(tmp_path / "cpuinfo", machine)
+    assert (f"lacks instructions for bfloat16 ({lacking})" in said) == bool(lacking)
+    assert bool(said) == bool(lacking)
+    assert doctor.lacks_bfloat16(tmp_path / "nothing", machine) == ""
+
+
+def test_training_in_bfloat16_is_not_measured_where_it_is_lacking(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def measure(problem: Problem, way: Way, enough: float) -> Measured:
+        asked.append(way.precision)
+        return Measured(way, 1000.0, 1e9)
+
+    monkeypatch.setattr(doctor, "measure", measure)
+    monkeypatch.setattr(doctor, "lacks_bfloat16", lambda: "this processor lacks instructions for bfloat16 (x)")
+    monkeypatch.setattr(doctor, "OF_PRODUCTS", 0.01)
+    said: list[str] = []
+    doctor.examine(PROBLEMS["digits"], str(tmp_path / "store"), "cpu", said.append)
+    assert set(asked) == {"float32"}
+    assert said[1].strip() == "this processor lacks instructions for bfloat16 (x)"
+    assert "training  digits, bfloat16: not measured, since this processor does not have it" in said
+    assert sum(line.startswith("advice") for line in said) == 1
 
 
 @pytest.mark.parametrize(

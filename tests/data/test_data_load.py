@@ -1,8 +1,14 @@
+import contextlib
 import dataclasses
 import gzip
 import hashlib
 import pickle
+import re
 import struct
+import threading
+import urllib.request
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.error import URLError
 
 import numpy as np
 import pytest
@@ -289,14 +295,60 @@ def test_download_fetches_what_is_absent_and_only_then(tmp_path, cifar, monkeypa
 
 @pytest.mark.parametrize("name", ["cifar2", "vgg_svhn", "lenet5_mnist"])
 def test_a_failed_download_is_explained(tmp_path, name, monkeypatch):
-    from urllib.error import URLError
-
     def offline(*_args, **_kwargs):
         raise URLError("network is unreachable")
 
     monkeypatch.setattr("urllib.request.urlopen", offline)
     with pytest.raises(ConnectionError, match=r"could not download .* to .*: (.|\n)*network is unreachable"):
         load(PROBLEMS[name], str(tmp_path), download=True)
+
+
+@contextlib.contextmanager
+def recorded_requests():
+    """A web server that serves nothing, also as a proxy; its port, and the first lines of what it was asked."""
+    asked = []
+
+    class Recorder(BaseHTTPRequestHandler):
+        def parse_request(self):
+            asked.append(self.raw_requestline.decode("latin-1").strip())
+            self.requestline, self.request_version, self.command = asked[-1], "HTTP/1.0", "?"
+            self.send_error(502)
+            return False
+
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Recorder) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield server.server_address[1], asked
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.mark.parametrize("name", ["cifar2", "vgg_svhn", "lenet5_mnist"])
+def test_a_download_is_tried_by_https_only(tmp_path, name, monkeypatch):
+    """What goes through a proxy: CONNECT for https, GET for http."""
+    before = urllib.request._opener
+    with recorded_requests() as (port, asked):
+        for variable in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+            monkeypatch.setenv(variable, f"http://127.0.0.1:{port}")
+        for variable in ("no_proxy", "NO_PROXY"):
+            monkeypatch.delenv(variable, raising=False)
+        with pytest.raises(ConnectionError, match=r"could not download .* 502"):
+            load(PROBLEMS[name], str(tmp_path), download=True)
+    assert asked
+    assert all(re.fullmatch(r"CONNECT [\w.-]+:443 HTTP/1\.\d", line) for line in asked), asked
+    assert urllib.request._opener is before
+
+
+def test_a_download_that_is_sent_on_to_http_is_refused():
+    with recorded_requests() as (port, asked), published._https_only():
+        with pytest.raises(URLError, match=r"http://.*/x is not fetched: what comes by http can be changed"):
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/x")
+        assert asked == []
 
 
 def test_published_checksums_are_torchvisions():

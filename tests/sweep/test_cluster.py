@@ -1,6 +1,7 @@
 """What is said, and set, before Ray starts here or a cluster is asked."""
 
 import os
+import resource
 import socket
 from pathlib import Path
 
@@ -93,3 +94,27 @@ def test_a_folder_too_long_for_sockets_is_not_used(tmp_path: Path, monkeypatch: 
     monkeypatch.setenv("RAY_TMPDIR", str(long))  # what the user says is not overruled
     with pytest.raises(ConnectionError, match=r"sockets would have too long a path .* Set RAY_TMPDIR .* --local"):
         cluster.prepare_local_start()
+
+
+def test_ray_is_not_started_where_it_gets_too_few_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    monkeypatch.setattr(resource, "getrlimit", lambda of: (6_000_000 * 1024, resource.RLIM_INFINITY))
+    with pytest.raises(ConnectionError, match=r"Ray cannot work with `ulimit -v 6000000`: .* or use --local"):
+        cluster.prepare_local_start()
+    monkeypatch.setattr(resource, "getrlimit", lambda of: (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    cluster.prepare_local_start()
+
+
+def test_who_answers_at_an_address(port: int) -> None:
+    assert not cluster.answers(f"127.0.0.1:{port}")
+    assert not cluster.answers("nonsense")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        assert cluster.answers(f"127.0.0.1:{server.getsockname()[1]}")
+
+
+def test_a_loss_says_what_died_and_what_to_do() -> None:
+    here, elsewhere = (cluster.lost("its raylet was killed by signal 9", here) for here in (True, False))
+    assert here.startswith("Ray has died: its raylet was killed by signal 9. What is committed is kept: ")
+    assert "--local" in here
+    assert "ray status" in elsewhere
+    assert all(said.endswith("then run the same command again to go on from here") for said in (here, elsewhere))

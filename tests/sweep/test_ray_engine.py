@@ -18,8 +18,9 @@ from faults.kills import Kill, Watch
 from distsim.problems import PROBLEMS
 from distsim.results import reduce as results
 from distsim.specs import COMPLETE, Extent, NetworkId, Problem
-from distsim.store import Storage, SweepStore
-from distsim.sweep import ray_engine
+from distsim.store import Storage, StorageError, SweepStore
+from distsim.sweep import ray_cluster, ray_engine
+from distsim.sweep.cluster import ClusterLost
 from distsim.sweep.engine import Engine, LocalEngine
 from distsim.sweep.failures import SweepFailed
 from distsim.sweep.order import Prepared, prepare, take
@@ -267,6 +268,49 @@ def test_a_chain_that_cannot_go_on_does_not_stop_the_others(copy: Path) -> None:
     assert "is damaged" in failed.value.failures[0]
     assert store_in(copy).contents().networks == {*before, NetworkId(0, 4)}
     assert {network for network, _ in store_in(copy).contents().comparisons} == {*before, NetworkId(0, 4)} - {COMPLETE}
+
+
+# --- a cluster that is not as it should be ---------------------------------------------------------------------------
+
+
+def test_a_machine_that_is_taken_for_dead_ends_the_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a raylet is that was stopped for a minute: its trial would wait for ever for a machine."""
+    nodes = ray.nodes
+
+    def mark_dead(event: Event) -> None:
+        monkeypatch.setattr(ray, "nodes", lambda: [node | {"Alive": False} for node in nodes()])
+
+    with pytest.raises(ClusterLost, match=r"Ray has died: it takes this machine for dead, .* --local, then run"):
+        by_ray(tmp_path, ordered(1, 3, SMALL), tell=mark_dead)
+    monkeypatch.setattr(ray, "nodes", nodes)
+
+
+@pytest.mark.parametrize(
+    ("imported", "said"),
+    [
+        ("distsim_gone as distsim", "ModuleNotFoundError: No module named 'distsim_gone'"),
+        ("argparse as distsim", "it has distsim 1.1"),
+    ],
+)
+def test_a_machine_without_this_distsim_is_named(imported: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    left: list[bool] = []
+    monkeypatch.setattr(ray, "shutdown", lambda: left.append(True))  # this Ray serves other tests
+    ray_cluster._require_distsim()
+    assert not left
+    monkeypatch.setattr(ray_cluster, "ASK", ray_cluster.ASK.replace("import distsim", f"import {imported}"))
+    host = ray.nodes()[0]["NodeManagerHostname"]
+    with pytest.raises(ConnectionError, match=rf"on some machines of the Ray cluster \({host}: {said}.*install it"):
+        ray_cluster._require_distsim()
+    assert left
+
+
+def test_tune_does_not_write_through_a_link(tmp_path: Path) -> None:
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store/tune").symlink_to(tmp_path / "outside")
+    with pytest.raises(StorageError, match="tune leads out of the store"):
+        ray_engine._tune_path(Storage(tmp_path / "store"))
+    assert list((tmp_path / "outside").iterdir()) == []
 
 
 # --- who may run when ------------------------------------------------------------------------------------------------
