@@ -7,7 +7,7 @@ import torch
 
 from distsim.problems import PROBLEMS
 from distsim.specs import NetworkId
-from distsim.store import Storage, SweepStore
+from distsim.store import Storage, StorageError, SweepStore
 from distsim.store import checkpoints as kept
 from distsim.store.checkpoints import StoredCheckpoints
 from distsim.sweep.order import prepare
@@ -61,13 +61,33 @@ def test_of_several_the_furthest_counts(storage):
     assert len(StoredCheckpoints(storage, "complete", "abc", HERE).load().values["losses"]) == 3
 
 
+def test_the_older_one_stays_until_the_newer_is_written(storage, monkeypatch):
+    checkpoints = StoredCheckpoints(storage, "complete", "abc", HERE)
+    checkpoints.offer(lambda: checkpoint(1))
+
+    def full(path, content):
+        raise StorageError("the disk is full")
+
+    monkeypatch.setattr(storage, "put", full)
+    checkpoints.offer(lambda: checkpoint(2))
+    assert len(StoredCheckpoints(storage, "complete", "abc", HERE).load().values["losses"]) == 1
+
+
 @pytest.mark.parametrize("other", [("abd", HERE), ("abc", {"torch": "2", "threads": 1})], ids=["identity", "versions"])
 def test_those_of_another_identity_or_environment_are_not_used(storage, other):
     StoredCheckpoints(storage, "complete", "abc", HERE).offer(lambda: checkpoint(1))
     assert StoredCheckpoints(storage, "complete", *other).load() is None
 
 
-@pytest.mark.parametrize("harm", [lambda c: c[:-1], lambda c: c[:40] + bytes([c[40] ^ 1]) + c[41:], lambda c: b""])
+HARMS = {
+    "cut": lambda content: content[:-1],
+    "header": lambda content: content[:40] + bytes([content[40] ^ 1]) + content[41:],
+    "weights": lambda content: content[:-1] + bytes([content[-1] ^ 1]),
+    "empty": lambda content: b"",
+}
+
+
+@pytest.mark.parametrize("harm", HARMS.values(), ids=HARMS)
 def test_a_damaged_one_is_as_good_as_none(storage, harm):
     StoredCheckpoints(storage, "complete", "abc", HERE).offer(lambda: checkpoint(1))
     (path,) = objects(storage)
