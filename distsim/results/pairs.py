@@ -22,11 +22,11 @@ from distsim.results.tables import (
     to_parquet_bytes,
 )
 from distsim.specs import NetworkId
-from distsim.store import Mark, Pair, SweepStore
-from distsim.store.commits import MARK, DamagedStore, read_mark
+from distsim.store import Mark, Pair, SweepStore, fenced
+from distsim.store.commits import MARK, DamagedStore
 from distsim.store.described import ComparedLayer
 from distsim.store.descriptions import metrics_of
-from distsim.store.records import pairs_in
+from distsim.store.records import pairs_in, read_record
 
 FOLDER = "pair_results"
 Found = dict[tuple[NetworkId, NetworkId, str], dict[str, Result]]  # (x, y, layer) -> metric -> result
@@ -95,32 +95,25 @@ def read_pairs(data: bytes) -> pd.DataFrame:
 
 
 def _replace(store: SweepStore, plan: str, files: dict[str, bytes], tiles: dict[str, str]) -> None:
-    """Replace the files of a plan, and write the mark, which lists the files of all plans and their tiles.
+    """Replace the files of a plan. The mark lists the files of all plans and the tiles that they were made from.
 
     tiles : path -> digest of every tile in the store
-
-    While files are replaced, the mark lists those of the other plans only, or there is none.
     """
-    if store.root.lease is not None:
-        store.root.lease.check()
     try:
-        before = read_mark(store.storage, f"{FOLDER}/{MARK}") or Mark("", {})
+        before = read_record(store.storage, f"{FOLDER}/{MARK}") or Mark("", {})
     except DamagedStore:
         before = Mark("", {})
-    others = _kept(before, plan, tiles)
-    objects = {name: entry for name, entry in before.objects.items() if name.split("/")[0] in others}
-    if others:
-        store.storage.put(f"{FOLDER}/{MARK}", _mark(objects, others, tiles))
-    else:
-        store.storage.delete([f"{FOLDER}/{MARK}"])
-    new = {f"{plan}/{name}": content for name, content in files.items()}
-    store.storage.delete([f"{FOLDER}/{name}" for name in before.objects.keys() - objects.keys() - new.keys()])
-    for name, content in new.items():
-        if store.root.lease is not None:
-            store.root.lease.check()
-        store.storage.put(f"{FOLDER}/{name}", content)
-        objects[name] = len(content), hashlib.sha256(content).hexdigest()
-    store.storage.put(f"{FOLDER}/{MARK}", _mark(objects, others | {plan: tiles}, tiles))
+    plans, kept = _kept(before, plan, tiles), {}
+    for name, (size, sha256) in before.objects.items():
+        if (of_plan := name.split("/")[0]) in plans:
+            content = store.storage.get(f"{FOLDER}/{name}", most=size) or b""
+            if hashlib.sha256(content).hexdigest() != sha256:  # they can be made again
+                plans.pop(of_plan)
+            kept[name] = content
+    kept = {name: content for name, content in kept.items() if name.split("/")[0] in plans}
+    new = kept | {f"{plan}/{name}": content for name, content in files.items()}
+    values = {"inputs": tiles, "plans": plans | {plan: tiles}}
+    fenced.replace(store.root, f"{store.problem}/{FOLDER}", new, before.objects.keys() - new.keys(), values=values)
 
 
 def _kept(before: Mark, plan: str, tiles: dict[str, str]) -> dict[str, dict[str, str]]:
@@ -131,11 +124,6 @@ def _kept(before: Mark, plan: str, tiles: dict[str, str]) -> dict[str, dict[str,
     plans = before.values.get("plans", {})
     made = {name: of_plan for name, of_plan in plans.items() if isinstance(of_plan, dict) and name != plan}
     return {name: of_plan for name, of_plan in made.items() if of_plan.items() <= tiles.items()}
-
-
-def _mark(objects: dict[str, tuple[int, str]], plans: dict[str, dict[str, str]], tiles: dict[str, str]) -> bytes:
-    values = {"inputs": tiles, "plans": plans}
-    return Mark(attempt="", objects=objects, values=values).encode()
 
 
 def _labels(store: SweepStore, pairs: pd.DataFrame) -> dict[str, str]:

@@ -15,7 +15,7 @@ import hashlib
 import io
 import re
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -29,14 +29,15 @@ _SET = re.compile(rf"{FOLDER}/(?P<number>\d{{6,18}})-(?P<time>[1-9]\d{{0,8}})\.(
 _MADE = b"distsim"  # the comment in a set; other files of such names are somebody else's
 LARGEST = 2**29  # bytes of a set; the tables and figures of 10,000 networks take a tenth of it
 _PATHS = re.compile(  # of what is replaced
-    r"figures/[^/]+|[^/]+/(?:(?:pair_)?results/[^/]+|(?:spec|request|layers)\.json|(?:behaviour|metrics)/[^/]+\.json)"
+    r"figures/[^/]+|[^/]+/(?:results/[^/]+|pair_results/(?:[^/]+/)?[^/]+|(?:spec|request|layers)\.json|(?:behaviour|metrics)/[^/]+\.json)"
 )
 
 
-def replace(root: Storage, folder: str, files: Mapping[str, bytes], **fields: Any) -> Mark:
+def replace(root: Storage, folder: str, files: Mapping[str, bytes], gone: Iterable[str] = (), **fields: Any) -> Mark:
     """Write a set of files in place of an older one, in a folder of the store. Return its mark, which is written last.
 
     files : name -> content
+    gone : names of files of the older set, which are deleted
     fields : of the Mark
 
     Nothing is fenced where no lease is held (`Storage.lease`). StoreInUse: the lease is lost, and the folder is as the
@@ -44,7 +45,8 @@ def replace(root: Storage, folder: str, files: Mapping[str, bytes], **fields: An
     """
     objects = {name: (len(content), hashlib.sha256(content).hexdigest()) for name, content in files.items()}
     mark = Mark(attempt="", objects=objects, **fields)
-    everything = {f"{folder}/{name}": content for name, content in files.items()}
+    everything: dict[str, bytes | None] = {f"{folder}/{name}": None for name in gone}
+    everything |= {f"{folder}/{name}": content for name, content in files.items()}
     _replace(root, folder, everything | {f"{folder}/{MARK}": mark.encode()})
     return mark
 
@@ -62,7 +64,7 @@ def finish(root: Storage, number: int) -> None:
             _copy(root, group)
 
 
-def _replace(root: Storage, place: str, files: Mapping[str, bytes]) -> None:
+def _replace(root: Storage, place: str, files: Mapping[str, bytes | None]) -> None:
     lease, group = root.lease, place.replace("/", ".")
     if lease is None:
         _write(root, files, set(files), lambda: False)
@@ -87,7 +89,7 @@ def _lost(lease: Lease) -> bool:
 # --- plain paths -----------------------------------------------------------------------------------------------------
 
 
-def _copy(root: Storage, group: str, mine: Key | None = None, files: Mapping[str, bytes] | None = None) -> None:
+def _copy(root: Storage, group: str, mine: Key | None = None, files: Mapping[str, bytes | None] | None = None) -> None:
     """Copy the newest set to the plain paths, until no newer one is there. Remove older ones.
 
     mine, files : the set of this driver, which needs not be read
@@ -145,12 +147,13 @@ def _replaced(root: Storage, group: str, newest: Key) -> bool:
     return _newest(root, group) != newest
 
 
-def _keep(root: Storage, group: str, number: int, files: Mapping[str, bytes]) -> Key:
+def _keep(root: Storage, group: str, number: int, files: Mapping[str, bytes | None]) -> Key:
     """Create the object that holds the files, and return its key."""
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w", zipfile.ZIP_STORED) as archive:
         for path, data in sorted(files.items()):
-            archive.writestr(zipfile.ZipInfo(path), data)
+            if data is not None:
+                archive.writestr(zipfile.ZipInfo(path), data)
         archive.comment = _MADE
     time = 1 + max((time for of, time in _keys(root, group) if of == number), default=0)
     while not root.create(_path(group, (number, time)), content.getvalue()):
@@ -170,7 +173,7 @@ def _read(root: Storage, group: str, key: Key) -> dict[str, bytes]:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             for entry in archive.infolist():
                 path = entry.filename
-                as_named = group in (path.replace("/", "."), path.rpartition("/")[0].replace("/", "."))
+                as_named = f"{path.replace('/', '.')}.".startswith(f"{group}.")
                 as_kept = entry.compress_type == zipfile.ZIP_STORED and entry.file_size <= len(content)
                 if not (as_named and as_kept and _PATHS.fullmatch(path) and path.isprintable()):
                     raise ValueError(f"{path!r} does not belong into it")

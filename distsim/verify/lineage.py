@@ -28,6 +28,11 @@ def faults(marks: Mapping[str, Mark], values: Iterable[Place]) -> dict[str, str]
     return found
 
 
+def named(marks: Mapping[str, Mark], values: Iterable[Place]) -> bool:
+    """Return whether any piece names the weights that it comes from. Those of 0.1 do not."""
+    return any(True for _ in _origins(marks, values))
+
+
 def _origins(marks: Mapping[str, Mark], values: Iterable[Place]) -> Iterator[tuple[str, str, str]]:
     """Yield a piece, the path of a network that it comes from, and the SHA-256 of the weights, if its mark has them."""
     for piece, mark in marks.items():

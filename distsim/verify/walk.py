@@ -16,7 +16,7 @@ from typing import Any
 from distsim.models import build
 from distsim.results.reduce import Committed
 from distsim.results.tables import read_parquet_bytes
-from distsim.specs import PATTERN, Identity, NetworkId, digest, shown
+from distsim.specs import COMPLETE, PATTERN, Identity, NetworkId, digest, shown
 from distsim.store import DamagedStore, Mark, StorageError, SweepStore
 from distsim.store.arrays import ZARR, arrays_in
 from distsim.store.commits import MARK, WrittenByAnother, attempt_generation, dropped_path, read_mark
@@ -344,6 +344,10 @@ class _Walk:
         faults = lineage.faults(self.marks, self.values)
         for piece, fault in faults.items():
             self._found(piece, fault)
+        if any(file.piece in self.marks for file in self.values) and not lineage.named(self.marks, self.values):
+            self._found(
+                COMPLETE.path, "an older distsim wrote this sweep: values do not name their weights", None, NOTE
+            )
 
     # --- tables ------------------------------------------------------------------------------------------------------
 

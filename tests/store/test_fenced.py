@@ -181,6 +181,27 @@ def test_an_older_driver_that_is_killed_leaves_nothing_that_is_believed(make: Ca
     assert refused > 0
 
 
+def test_what_an_older_driver_deletes_is_there_again(make: Callable[[], str]) -> None:
+    """As the tables of a plan of pairs, which the newer driver has made."""
+
+    def write(root: Storage, files: dict[str, bytes], gone: tuple[str, ...] = ()) -> None:
+        replace_all(root, "digits/pair_results", files, gone, values={"inputs": {}})
+
+    gone = "complete/pairs.csv"
+    old, new = (
+        (lambda root: write(root, {"across/pairs.csv": b"old"}, (gone,))),
+        (lambda root: write(root, {gone: b"new"})),
+    )
+    for url in paused_everywhere(make, old, new):
+        assert Storage(url).get(f"digits/pair_results/{gone}") == b"new"
+        assert Storage(url).get("digits/pair_results/across/pairs.csv") in (None, b"old"), "no mark names it"
+    with Lease(Storage(url)) as lease:
+        root = Storage(url)
+        root.lease = lease
+        write(root, {"across/pairs.csv": b"newest"}, (gone,))
+        assert root.get(f"digits/pair_results/{gone}") is None
+
+
 def test_the_request_of_a_newer_driver_stays(make: Callable[[], str]) -> None:
     for url in paused_everywhere(
         make,

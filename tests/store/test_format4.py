@@ -47,6 +47,7 @@ def test_every_piece_has_the_digest_of_then(store: Path) -> None:
 def test_nothing_is_damaged(store: Path) -> None:
     lines = said("verify", str(store)).splitlines()
     assert lines[-1].endswith("nothing damaged"), lines
+    assert any("values do not name their weights" in line for line in lines)
 
 
 def test_tables_that_are_made_anew_hold_the_same_values(store: Path, unpacked: Path) -> None:
