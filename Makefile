@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: demo test check lint types faults faults-more faults-short bench clean
+.PHONY: demo test check lint types faults faults-more faults-short mutants mutants-short bench clean
 
 demo: $(READY)
 	$(BIN)/python sweeps/digits.py
@@ -35,6 +35,14 @@ faults-short: $(READY)
 	$(BIN)/python tests/faults/full_disk.py --stages commit comparison
 	$(BIN)/python tests/faults/nodes.py
 	$(BIN)/python tests/faults/flips.py --flips 100 --losses 20 --repairs 2
+
+# Mistakes made on purpose, one at a time: for each a test must fail. Half an hour on 2 cores.
+mutants: $(READY)
+	$(BIN)/python tests/mutants/run.py --write docs/mutants.md
+
+# The short form that CI runs: twelve of them.
+mutants-short: $(READY)
+	$(BIN)/python tests/mutants/run.py --sample 12
 
 # Hours: bench/*.py --help says how to measure less, and how to write the tables of docs/benchmarks.md.
 bench: $(READY)

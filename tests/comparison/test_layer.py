@@ -104,6 +104,17 @@ def test_equals_the_public_metrics_with_unequal_widths(rng: np.random.Generator)
             np.testing.assert_allclose(value, PUBLIC[name](X, Y), rtol=0, atol=1e-10, err_msg=name)
 
 
+def test_svcca_keeps_99_percent_of_the_variance(rng: np.random.Generator) -> None:
+    """Of the directions with 97, 1.5, .8 and .7 %, the first two hold 98 %, and 99 % take the third."""
+    X = np.linalg.qr(rng.normal(size=(500, 8)))[0]
+    X, Y = X - X.mean(axis=0), X[:, :4]
+    X = X[:, [0, 1, 4, 5]] * np.sqrt([0.97, 0.015, 0.008, 0.007])
+    value = compared(X, Y, kind="fc", names=("svcca",))["svcca"]["value"]
+    assert value == pytest.approx(metrics.svcca(X, Y, 0.99), abs=1e-10)
+    assert abs(value - metrics.svcca(X, Y, 0.98)) > 0.1
+    assert abs(value - metrics.svcca(X, Y, 0.995)) > 0.1
+
+
 def test_the_output_layer_has_a_cosine_too(rng: np.random.Generator) -> None:
     X, Y = pair(rng, (90, 10))
     results = compared(X, Y, kind="out")

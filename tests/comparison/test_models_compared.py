@@ -800,8 +800,40 @@ def test_values_that_depend_on_the_batch_are_refused_by_name(between: nn.Module,
     compare(model, model, x, layers=["first"])
 
 
+class Rounding(nn.Module):
+    """Returns other values for large batches, by a share of each value.
+
+    Libraries round otherwise for another size of the batch, on some processors and not on others.
+    """
+
+    def __init__(self, share: float) -> None:
+        super().__init__()
+        self.share = share
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * (1 + self.share) if len(x) > 10 else x
+
+
+@pytest.mark.parametrize(
+    ("dtype", "rounding", "more"),
+    [
+        (torch.bfloat16, 2**-6, 2**-4),
+        (torch.float16, 2**-9, 2**-4),
+        (torch.float32, 1e-5, 2e-3),
+        (torch.float64, 2e-7, 2e-6),
+    ],
+)
+def test_rounding_is_no_dependence_on_the_batch(dtype: torch.dtype, rounding: float, more: float) -> None:
+    x = torch.randn(60, 20).to(dtype)
+    model = Mixing(Rounding(rounding)).to(dtype)
+    compare(model, model, x, layers=["between"])
+    model = Mixing(Rounding(more)).to(dtype)
+    with pytest.raises(ValueError, match="model_a: layer 'between' returns other values for the same inputs"):
+        compare(model, model, x, layers=["between"])
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
-def test_rounding_is_no_dependence_on_the_batch(dtype: torch.dtype) -> None:
+def test_a_network_of_another_precision_does_not_depend_on_the_batch(dtype: torch.dtype) -> None:
     model = resnet(16, 8).to(dtype)
     compare(model, model, images(60).to(dtype))
 

@@ -116,6 +116,13 @@ def test_batch_norm_and_dropout_are_where_the_table_has_them(name):
     assert all(m.p == 0.5 for m in network.modules() if isinstance(m, Dropout))
 
 
+@each_problem
+def test_batch_norm_is_pytorchs_default(name):
+    norms = [m for m in network_of(name).modules() if isinstance(m, nn.BatchNorm2d | nn.BatchNorm1d)]
+    for norm in norms:
+        assert (norm.momentum, norm.eps, norm.affine, norm.track_running_stats) == (0.1, 1e-5, True, True)
+
+
 def test_order_within_a_block_and_within_the_hidden_layer():
     network = network_of("cifar8")
     assert [type(m) for m in network.blocks.conv1_1] == [nn.Conv2d, nn.BatchNorm2d, nn.ReLU]
@@ -124,14 +131,41 @@ def test_order_within_a_block_and_within_the_hidden_layer():
     assert network.blocks.conv1_1.conv.padding == (1, 1)
 
 
-def test_resnet_fast_equals_its_formula():
-    network = network_of("resnet_fast_cifar10", torch_stream(0, "initialisation")).eval()
-    x = torch.randn(2, 3, 32, 32, generator=torch_stream(0, "x"))
+def with_statistics(network):
+    """The network in evaluation mode, with running statistics and scales that show in its output."""
     with torch.no_grad():
-        for norm in (m for m in network.modules() if isinstance(m, nn.BatchNorm2d)):
+        for norm in (m for m in network.modules() if isinstance(m, nn.BatchNorm2d | nn.BatchNorm1d)):
             norm.running_mean.uniform_(-0.1, 0.1, generator=torch_stream(0, "mean"))
             norm.running_var.uniform_(0.5, 2.0, generator=torch_stream(0, "variance"))
             norm.weight.uniform_(0.5, 2.0, generator=torch_stream(0, "scale"))
+    return network.eval()
+
+
+def test_vgg_equals_its_formula():
+    """The network with batch norm everywhere."""
+    network = with_statistics(network_of("cifar8", torch_stream(0, "initialisation")))
+    x, w = torch.randn(2, 3, 32, 32, generator=torch_stream(0, "x")), network.state_dict()
+
+    def normalised(h, path):
+        norm = [w[f"{path}.norm.{part}"] for part in ("running_mean", "running_var", "weight", "bias")]
+        return F.relu(F.batch_norm(h, *norm))
+
+    with torch.no_grad():
+        h = x
+        for block in (1, 2, 3, 4):
+            for conv in (f"blocks.conv{block}_1", f"blocks.conv{block}_2"):
+                h = normalised(F.conv2d(h, w[f"{conv}.conv.weight"], w[f"{conv}.conv.bias"], padding=1), conv)
+            h = F.max_pool2d(h, 2)
+        assert h.shape == (2, 512, 2, 2)
+        fc = "head.fc1.linear"
+        h = normalised(F.linear(h.flatten(1), w[f"{fc}.weight"], w[f"{fc}.bias"]), "head.fc1")
+        torch.testing.assert_close(network(x), F.linear(h, w["out.weight"], w["out.bias"]))
+
+
+def test_resnet_fast_equals_its_formula():
+    network = with_statistics(network_of("resnet_fast_cifar10", torch_stream(0, "initialisation")))
+    x = torch.randn(2, 3, 32, 32, generator=torch_stream(0, "x"))
+    with torch.no_grad():
         state = network.state_dict()
 
         def cnr(h, path):

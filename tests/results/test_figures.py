@@ -88,6 +88,19 @@ def test_accuracy_median() -> None:
     assert panel.get_xlabel() == "remaining parameters"
 
 
+def test_figures_show_the_statistic_that_they_name() -> None:
+    study = tables("digits")
+    accuracy = study.accuracy.assign(median=study.accuracy["mean"] - 0.02)
+    for draw, statistic in ((accuracy_median, "median"), (accuracy_mean, "mean")):
+        (panel,) = panels(draw(accuracy))
+        np.testing.assert_allclose(panel.lines[0].get_ydata(), accuracy[statistic])
+    summary = study.summary.assign(median=study.summary["mean"] - 0.02)
+    cka = summary[(summary["metric"] == "cka") & (summary["iteration"] == 1) & (summary["kind"] != "out")]
+    for statistic in ("median", "mean"):
+        (panel,) = panels(similarity_by_layer(summary, "cka", statistic))
+        np.testing.assert_allclose(panel.lines[0].get_ydata(), cka[statistic])
+
+
 @pytest.mark.parametrize(
     ("rate", "expected"),
     [

@@ -19,6 +19,8 @@ from distsim.results.tables import (
     SIMILARITY_COLUMNS,
     SUMMARY_COLUMNS,
     Tables,
+    chance_level,
+    chance_table,
     completed,
     few,
     long_table,
@@ -45,8 +47,8 @@ def similarity(value: float, run: int = 0, **changes: Any) -> Row:
 
 
 def network(accuracy: float, run: int | None = 0, iteration: int = 1, **changes: Any) -> Row:
-    left = 0.8**iteration
-    row = {"problem": "digits", "run": run, "iteration": iteration, "remaining": left, "remaining_pool": left}
+    left = {"remaining": 0.8**iteration, "remaining_pool": 0.75**iteration}
+    row = {"problem": "digits", "run": run, "iteration": iteration} | left
     return row | {"accuracy": accuracy, "loss": 0.1 + 0.2, "epochs": 3, "reduced": False} | changes
 
 
@@ -114,6 +116,30 @@ def test_values_without_the_columns_of_today_are_missing_there() -> None:
     older = table.drop(columns=list(ADDED))
     pd.testing.assert_frame_equal(completed(older)[list(older.columns)], older)
     assert {name: str(dtype) for name, dtype in completed(older).dtypes.items()} == SIMILARITY_COLUMNS
+
+
+def test_mean_and_median_of_lopsided_values() -> None:
+    (found,) = summarise(long_table(sweep(np.array([0.1, 0.2, 0.9])))).to_dict("records")
+    assert (found["mean"], found["median"]) == pytest.approx((0.4, 0.2))
+
+
+def test_the_interval_is_that_of_the_order_statistics() -> None:
+    """Of 27 values the median of a resample is at most the ninth with probability Σₖ₌₁₄²⁷ C(27,k)·2²⁷⁻ᵏ/3²⁷ = 3.6 %.
+
+    That is more than 2.5 % and less than 5 %, so an interval of 90 % would begin at the tenth.
+    """
+    (found,) = summarise(long_table(sweep(np.arange(1, 28) / 100))).to_dict("records")
+    assert (found["ci_low"], found["ci_high"]) == (0.09, 0.19)
+
+
+def test_chance_levels_are_the_lowest_the_median_and_the_highest() -> None:
+    place = {"problem": "digits", "run": 0, "iteration": 1, "position": 0, "layer": "conv1_1", "kind": "conv"}
+    rows = [
+        place | {"metric": "cka", "permutation": number, "value": value, "reason": ""}
+        for number, value in enumerate((0.3, 0.1, 0.9, 0.2, 0.25))
+    ]
+    (found,) = chance_level(chance_table(rows)).to_dict("records")
+    assert (found["low"], found["median"], found["high"]) == (0.1, 0.25, 0.9)
 
 
 def test_one_value_has_no_spread_and_none_has_nothing() -> None:
@@ -255,7 +281,7 @@ def test_csv_is_exact_and_leaves_missing_values_empty() -> None:
     assert to_csv_bytes(table).decode() == (
         "problem,run,iteration,remaining,remaining_pool,accuracy,loss,epochs,reduced\n"
         "digits,,0,1.0,1.0,,0.30000000000000004,3,False\n"
-        "digits,0,1,0.8,0.8,0.3333333333333333,0.30000000000000004,3,False\n"
+        "digits,0,1,0.8,0.75,0.3333333333333333,0.30000000000000004,3,False\n"
     )
 
 

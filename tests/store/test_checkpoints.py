@@ -7,7 +7,7 @@ import torch
 
 from distsim.problems import PROBLEMS
 from distsim.specs import NetworkId
-from distsim.store import Storage, SweepStore
+from distsim.store import Storage, StorageError, SweepStore
 from distsim.store import checkpoints as kept
 from distsim.store.checkpoints import StoredCheckpoints
 from distsim.sweep.order import prepare
@@ -59,6 +59,18 @@ def test_of_several_the_furthest_counts(storage):
     storage.put(f"complete/epoch/{name}.safetensors", content)
     assert len(objects(storage)) == 2
     assert len(StoredCheckpoints(storage, "complete", "abc", HERE).load().values["losses"]) == 3
+
+
+def test_the_older_one_stays_until_the_newer_is_written(storage, monkeypatch):
+    checkpoints = StoredCheckpoints(storage, "complete", "abc", HERE)
+    checkpoints.offer(lambda: checkpoint(1))
+
+    def full(path, content):
+        raise StorageError("the disk is full")
+
+    monkeypatch.setattr(storage, "put", full)
+    checkpoints.offer(lambda: checkpoint(2))
+    assert len(StoredCheckpoints(storage, "complete", "abc", HERE).load().values["losses"]) == 1
 
 
 @pytest.mark.parametrize("other", [("abd", HERE), ("abc", {"torch": "2", "threads": 1})], ids=["identity", "versions"])

@@ -211,6 +211,33 @@ def test_what_was_dropped_can_be_committed_again_and_again(storage: Storage) -> 
     assert sorted(storage.sizes()) == [f"{PIECE}/DROPPED{number}.json" for number in ("-2", "-3", "")]
 
 
+class Noted(Storage):
+    """A storage that notes what is created and deleted."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        self.done: list[tuple[str, str]] = []
+
+    def create(self, path: str, content: bytes) -> bool:
+        self.done.append(("create", path))
+        return super().create(path, content)
+
+    def delete(self, paths: list[str]) -> None:
+        self.done += [("delete", path) for path in paths]
+        super().delete(paths)
+
+
+def test_a_piece_ends_before_anything_of_it_is_removed(storage: Storage) -> None:
+    mark = written(storage, "x").commit()
+    noted = Noted(storage.url)
+    drop(noted, PIECE)
+    assert noted.done == [
+        ("create", f"{PIECE}/DROPPED.json"),
+        ("delete", f"{PIECE}/{MARK}"),
+        ("delete", f"{PIECE}/attempt-{mark.attempt}/x"),
+    ]
+
+
 def test_a_writer_whose_piece_was_dropped_is_told_and_leaves_nothing(storage: Storage) -> None:
     late = written(storage, "x", salt=b"late")
     drop(storage, PIECE)

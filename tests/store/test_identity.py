@@ -13,7 +13,7 @@ import zarr
 
 import distsim
 from distsim.problems import PROBLEMS
-from distsim.specs import COMPLETE, FORMAT, Extent, Identity, Request, canonical_json, digest
+from distsim.specs import COMPLETE, FORMAT, Extent, Identity, NetworkId, Request, canonical_json, digest
 from distsim.store import DamagedStore, IdentityMismatch, Mark, Storage, SweepStore
 from distsim.store.activations import Reader
 from distsim.store.commits import Attempt
@@ -106,6 +106,16 @@ def test_a_request_that_lacks_what_was_always_there_is_damaged(store: SweepStore
         store.request()
 
 
+def test_a_damaged_request_is_not_carried_out(store: SweepStore) -> None:
+    store.write_request(REQUEST)
+    content = store.storage.get("request.json") or b""
+    changed = content.replace(b'"runs":2', b'"runs":3')
+    assert changed != content
+    store.storage.put("request.json", changed)
+    with pytest.raises(DamagedStore, match=r"request\.json of .* is damaged: run its sweep script"):
+        store.request()
+
+
 def test_a_spec_of_a_newer_distsim_is_refused_by_the_field(store: SweepStore) -> None:
     store.claim(OURS)
     spec = spec_of(store)
@@ -122,6 +132,56 @@ def test_a_spec_in_another_problems_folder_is_refused(store: SweepStore, tmp_pat
     other.storage.put("spec.json", store.storage.get("spec.json") or b"")
     with pytest.raises(DamagedStore, match=r"belongs to digits"):
         other.identity()
+
+
+# --- what counts as committed -----------------------------------------------------------------------------------------
+
+NETWORK, SECOND = NetworkId(0, 1), NetworkId(1, 1)
+
+
+@pytest.mark.parametrize(
+    ("there", "counts"),
+    [
+        (["COMMIT"], True),
+        (["COMMIT", "DROPPED"], False),  # whoever dropped it died before the mark was deleted
+        (["DROPPED", "COMMIT-2"], True),
+        (["DROPPED", "COMMIT", "COMMIT-2"], True),
+        (["COMMIT-2"], False),  # the end of the first generation was lost: nobody may write a second
+        (["COMMIT-3", "DROPPED-2"], False),
+        (["DROPPED", "COMMIT-2", "DROPPED-2"], False),
+    ],
+)
+def test_a_mark_counts_in_its_own_generation_only(store: SweepStore, there: list[str], counts: bool) -> None:
+    for name in there:
+        store.storage.put(f"{NETWORK.path}/{name}.json", Mark("", {}).encode())
+    assert (NETWORK in store.contents().networks) is counts
+
+
+def test_values_and_activations_count_while_their_network_is_committed(store: SweepStore) -> None:
+    for what in ("comparison", "chance"):
+        store.commit_comparison(NETWORK, "fc1", {"cka": {"value": 0.5}}, what)
+    store.storage.put(f"{store.activations_path(NETWORK)}/COMMIT.json", Mark("", {}).encode())
+    assert not any(store.contents().__dict__.values())
+    store.commit_network(NETWORK, STEP)
+    found = store.contents()
+    assert found.networks == found.activations == {NETWORK}
+    assert found.comparisons == found.chance == {(NETWORK, "fc1"): {"cka"}}
+
+
+def test_values_in_anothers_place_are_refused(store: SweepStore) -> None:
+    for network, value in ((NETWORK, 0.1), (SECOND, 0.2)):
+        store.commit_comparison(network, "fc1", {"cka": {"value": value}})
+    paths = [store.comparison_path(network, "fc1", ["cka"]) for network in (NETWORK, SECOND)]
+    store.storage.put(paths[0], store.storage.get(paths[1]) or b"")
+    with pytest.raises(DamagedStore, match=f"{paths[0]} in .* is damaged: it belongs to "):
+        store.comparisons()
+
+
+def test_values_of_the_first_writer_stay(store: SweepStore) -> None:
+    for value in (0.1, 0.2):
+        store.commit_comparison(NETWORK, "fc1", {"cka": {"value": value}})
+    (mark,) = store.comparisons()[NETWORK, "fc1"]
+    assert mark.values == {"cka": {"value": 0.1}}
 
 
 class Program:

@@ -1,5 +1,6 @@
 """What similarity comes by chance, and comparisons without activations on disk."""
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from distsim.seeds import numpy_stream
 from distsim.specs import COMPLETE, NetworkId
 from distsim.store import Storage, SweepStore
 from distsim.store.activations import Reader
+from distsim.store.lease import StoreInUse
 from distsim.sweep.comparison_worker import ComparisonWorker, Permuted
 from distsim.sweep.engine import LocalEngine
 from distsim.sweep.failures import SweepFailed
@@ -152,6 +154,24 @@ def test_permuted_examples_of_the_same_order_are_the_same() -> None:
     source = InMemory(X, rows=2)
     same = Permuted(source, np.arange(30))
     assert Reference(source, ("cka", "svcca")).compare(same) == Reference(source, ("cka", "svcca")).compare(source)
+
+
+@pytest.mark.parametrize(("held", "dropped"), [(1, False), (2, True)])
+def test_a_driver_that_was_taken_over_drops_and_replaces_nothing(tmp_path: Path, held: int, dropped: bool) -> None:
+    """It is asked before a wave, before activations are dropped, and before tables are written."""
+    one, root, asked = ordered(runs=1, chance=False), Storage(tmp_path), itertools.count()
+    take([one], root)
+
+    def check() -> None:
+        if next(asked) >= held:
+            raise StoreInUse("another driver took over")
+
+    with pytest.raises(StoreInUse):
+        run([one], root, LocalEngine(root), lambda line: None, check)
+    names = [path.rpartition("/")[2] for path in root.sizes()]
+    assert ("DROPPED.json" in names) is dropped
+    assert not any(path.startswith("digits/results/") for path in root.sizes())
+    assert len(SweepStore(root, "digits").contents().comparisons) > 0
 
 
 def test_without_chance_there_is_none(tmp_path: Path) -> None:

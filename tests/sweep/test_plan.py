@@ -10,7 +10,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distsim.models import Layer
-from distsim.specs import COMPLETE, PAPER_METRICS, Extent, Identity, NetworkId, Problem, Pruning, Recipe, Sweep
+from distsim.specs import (
+    COMPLETE,
+    PAPER_METRICS,
+    PERMUTATIONS,
+    Extent,
+    Identity,
+    NetworkId,
+    Problem,
+    Pruning,
+    Recipe,
+    Sweep,
+)
 from distsim.store import Contents, NoSpace, Storage, SweepStore
 from distsim.sweep.jobs import comparisons
 from distsim.sweep.plan import Chain, Missing, finished_with, missing, room_for_activations, wave
@@ -258,6 +269,18 @@ def test_activations_are_dropped_once_they_have_served() -> None:
     assert finished_with(sweep_of(), every, missing(sweep_of(), every, LAYERS)) == pruned, "the reference stays"
     keep = sweep_of(retention="all")
     assert finished_with(keep, every, missing(keep, every, LAYERS)) == []
+
+
+def test_chance_levels_are_planned_and_keep_activations() -> None:
+    sweep, pruned = sweep_of(chance=True), networks(2, 3)
+    there = contents([COMPLETE, *pruned], [COMPLETE, *pruned], pruned)
+    lacking = missing(sweep, there, LAYERS)
+    wanted = list(sweep.extent.chance_networks)
+    assert wanted
+    assert lacking.comparisons == {}
+    assert lacking.chance == dict.fromkeys(wanted, ALL)
+    assert lacking.values == 16 * PERMUTATIONS * len(wanted)
+    assert finished_with(sweep, there, lacking) == [network for network in pruned if network not in wanted]
 
 
 def test_run_10_comes_after_run_2() -> None:

@@ -145,12 +145,17 @@ def test_what_a_chain_gives_has_no_fault(small):
         require_values(Place("network", which.path, which), step.record)
 
 
-def test_what_is_pruned_is_smallest_at_the_end_of_training(small):
-    _, complete, (first, *_) = small
-    names = [name for name in first.masks if name.startswith("blocks")]
-    magnitude = torch.cat([complete.weights[name].abs().flatten() for name in names])
-    alive = torch.cat([first.masks[name].flatten() for name in names])
-    assert magnitude[~alive].max() <= magnitude[alive].min()
+@pytest.mark.parametrize("pool", ["blocks", "head"])
+def test_what_is_pruned_is_smallest_at_the_end_of_each_training(small, pool):
+    """Of those that were alive, by the weights of the training just before and not of an earlier one."""
+    _, complete, steps = small
+    for before, step in zip((complete, *steps), steps, strict=False):
+        names = [name for name in step.masks if name.startswith(pool)]
+        magnitude, was, stays = (
+            torch.cat([of[name].flatten() for name in names]) for of in (before.weights, before.masks, step.masks)
+        )
+        magnitude = magnitude.abs()
+        assert magnitude[was & ~stays].max() <= magnitude[stays].min(), f"iteration {step.iteration}"
 
 
 def test_the_complete_network_learns_and_carries_its_rewind_state(small):
