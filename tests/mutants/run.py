@@ -174,7 +174,7 @@ def require_passing(copy: Copy, tests: Sequence[str]) -> None:
     print(f"{len(tests)} tests on the code as it is", flush=True)
     status, output = copy.pytest(tests, limit=3600)
     if status != 0:
-        raise Broken(f"the tests do not pass on the code as it is:\n{output[-4000:]}")
+        raise Broken(f"the tests do not pass on the code as it is, pytest ends with {status}:\n{output[-4000:]}")
     print(f"they pass: {time.monotonic() - started:.0f} s", flush=True)
 
 

@@ -15,10 +15,11 @@ import os
 import signal
 import sys
 import time
+import traceback
 from types import FrameType
 from typing import Any
 
-OPTIONS = ("-q", "-x", "-n", "0", "-p", "no:cacheprovider")
+OPTIONS = ("-q", "-x", "-n", "0", "-p", "no:cacheprovider", "-W", "ignore:Module already imported")
 
 
 class Forks:
@@ -71,6 +72,8 @@ def _become_pytest(tests: list[str], output: str) -> None:
         status = pytest.main([*OPTIONS, *tests])
         sys.stdout.flush()
         sys.stderr.flush()
+    except BaseException:
+        traceback.print_exc()
     finally:
         os._exit(int(status))
 
