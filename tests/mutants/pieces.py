@@ -127,11 +127,11 @@ MUTANTS = (
     ),
     Mutant(
         "own-objects-not-looked-for",
-        "A mark may name objects that a repair has removed meanwhile.",
+        "A mark may name objects that somebody has removed meanwhile.",
         "store/commits.py",
         "winner.attempt == self.id and not self._whole()",
         "winner.attempt == self.id and False",
-        ("verify/test_repair.py::test_a_late_writer_cannot_name_what_was_removed",),
+        (COMMITS + "test_a_writer_whose_objects_were_removed_is_told_and_leaves_no_mark",),
     ),
     Mutant(
         "failed-attempts-stay",
@@ -199,7 +199,7 @@ MUTANTS = (
         "        if target.exists():\n"
         '            raise FileExistsError(17, "exists")\n'
         "        os.replace(staged, target)\n",
-        (STORAGE + "test_one_of_many_threads_creates", EXCLUSIVE + "test_of_many_one_wins"),
+        (EXCLUSIVE + "test_a_file_that_comes_at_the_last_moment_is_left_as_it_is",),
     ),
     Mutant(
         "ones-own-link-is-anothers",

@@ -162,7 +162,7 @@ MUTANTS = (
         "training/pruning.py",
         '"mixed": kind,',
         '"mixed": path,',
-        (PRUNING + "test_mixed_ranks_by_kind",),
+        (PRUNING + "test_pools_of_p1",),
     ),
     Mutant(
         "global-is-layerwise",
@@ -295,7 +295,7 @@ MUTANTS = (
         "training/loop.py",
         "return torch_stream(self.seed, purpose, self.run, self.iteration, epoch)",
         "return torch_stream(self.seed, purpose, self.iteration, epoch)",
-        (LOOP + "test_other_streams_give_other_weights",),
+        ("test_seeds.py::test_epoch_streams_depend_on_all_they_name",),
     ),
     # --- optimizers and schedules ---
     Mutant(

@@ -79,7 +79,15 @@ def test_those_of_another_identity_or_environment_are_not_used(storage, other):
     assert StoredCheckpoints(storage, "complete", *other).load() is None
 
 
-@pytest.mark.parametrize("harm", [lambda c: c[:-1], lambda c: c[:40] + bytes([c[40] ^ 1]) + c[41:], lambda c: b""])
+HARMS = {
+    "cut": lambda content: content[:-1],
+    "header": lambda content: content[:40] + bytes([content[40] ^ 1]) + content[41:],
+    "weights": lambda content: content[:-1] + bytes([content[-1] ^ 1]),
+    "empty": lambda content: b"",
+}
+
+
+@pytest.mark.parametrize("harm", HARMS.values(), ids=HARMS)
 def test_a_damaged_one_is_as_good_as_none(storage, harm):
     StoredCheckpoints(storage, "complete", "abc", HERE).offer(lambda: checkpoint(1))
     (path,) = objects(storage)

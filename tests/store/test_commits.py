@@ -248,6 +248,17 @@ def test_a_writer_whose_piece_was_dropped_is_told_and_leaves_nothing(storage: St
     assert attempts(storage) == [f"attempt-{mark.attempt}"]
 
 
+def test_a_writer_whose_objects_were_removed_is_told_and_leaves_no_mark(storage: Storage) -> None:
+    """By somebody who did not drop the piece, such as a person who tidies up."""
+    attempt = written(storage, "x", "y")
+    storage.delete([f"{attempt.prefix}/y"])
+    with pytest.raises(DamagedStore, match=r"attempt-.* was removed while it was being written"):
+        attempt.commit()
+    assert read_piece(storage, PIECE) is None
+    mark = written(storage, "x", "y").commit()
+    assert read_piece(storage, PIECE) == mark
+
+
 def test_who_clears_up_after_an_earlier_generation_leaves_the_next_alone(storage: Storage) -> None:
     """A writer that was stopped between creating its mark and clearing up, for as long as two others needed."""
     first = written(storage, "x").commit()

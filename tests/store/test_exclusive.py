@@ -4,6 +4,8 @@ import errno
 import os
 import stat
 import threading
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -50,6 +52,22 @@ def test_of_many_one_wins(tmp_path: Path, ways: str) -> None:
         thread.join()
     (number,) = won
     assert (tmp_path / "name").read_bytes() == str(number).encode() * 1000
+    assert os.listdir(tmp_path) == ["name"]
+
+
+def test_a_file_that_comes_at_the_last_moment_is_left_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between a look whether the name is free and the call that gives it, another writer may take it."""
+    target = tmp_path / "name"
+
+    def late(real: Callable[..., None], source: Path, name: Path) -> None:
+        target.write_bytes(b"another's")
+        real(source, name)
+
+    for call in ("link", "rename", "replace"):
+        monkeypatch.setattr(os, call, partial(late, getattr(os, call)))
+    with pytest.raises(exclusive.NameTaken):
+        exclusive.create(tmp_path, "name", b"ours")
+    assert target.read_bytes() == b"another's"
     assert os.listdir(tmp_path) == ["name"]
 
 
