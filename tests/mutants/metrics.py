@@ -53,11 +53,11 @@ MUTANTS = (
     ),
     Mutant(
         "panels-not-centred",
-        "In a sweep features keep their means.",
+        "In a sweep features keep their means until their products are summed, and large means cost digits.",
         "comparison/sides.py",
         "    A -= shift\n",
         "    shift = 0 * shift\n",
-        (LAYER + "test_equals_the_public_metrics",),
+        (LAYER + "test_large_means_cost_no_digits",),
     ),
     # --- formulas ---
     Mutant(
@@ -238,7 +238,9 @@ MUTANTS = (
         (
             SATURATION + "test_correlations_that_are_1_by_force_are_counted",
             SECOND + "test_more_columns_together_than_rows",
+            LAYER + "test_the_rank_is_that_of_the_data",
         ),
+        changes_nothing="eigenvalues beyond the first n - 1 are rounding, which the floor cuts off already",
     ),
     # --- views and sides ---
     Mutant(

@@ -5,7 +5,7 @@ from mutants.mutant import Mutant
 IDENTITY = "store/test_identity.py::"
 PLAN = "sweep/test_plan.py::"
 REDUCE = "results/test_reduce.py::"
-WALK = "verify/test_walk.py::"
+RECORDS = "store/test_records.py::"
 
 MUTANTS = (
     # --- what a store holds ---
@@ -83,26 +83,30 @@ MUTANTS = (
     ),
     Mutant(
         "piece-of-any-network",
-        "Activations that changed places between two networks are believed.",
-        "store/commits.py",
-        'mark.provenance.get("piece", piece) != piece:',
-        'mark.provenance.get("piece", piece) is None:',
-        (WALK + "test_a_piece_in_anothers_place",),
+        "Activations and values that changed places between two networks are believed.",
+        "store/records.py",
+        "expect(owner == place.piece, ",
+        "expect(True, ",
+        (RECORDS + "test_a_mark_in_the_place_of_another", IDENTITY + "test_values_in_anothers_place_are_refused"),
     ),
     Mutant(
-        "values-of-any-network",
-        "Values that changed places between two networks are believed.",
-        "store/sweep_store.py",
-        'if mark.provenance.get("piece", path) != path:',
+        "record-of-any-network",
+        "A network of an older store that changed places with another is believed.",
+        "store/records.py",
+        "if place.kind in _AGREES:",
         "if False:",
-        (IDENTITY + "test_values_in_anothers_place_are_refused",),
+        (RECORDS + "test_a_mark_in_the_place_of_another",),
     ),
     Mutant(
         "later-values-win",
         "Who compares a layer again replaces the values that are there.",
         "store/sweep_store.py",
-        'self.storage.create(path, Mark(attempt="", objects={}, values=values, **fields).encode())',
-        'self.storage.put(path, Mark(attempt="", objects={}, values=values, **fields).encode())',
+        "path = values_path(network, what, layer, values)\n"
+        '        fields["provenance"] = fields.get("provenance", {}) | {"piece": path}\n'
+        "        self.storage.create(",
+        "path = values_path(network, what, layer, values)\n"
+        '        fields["provenance"] = fields.get("provenance", {}) | {"piece": path}\n'
+        "        self.storage.put(",
         (IDENTITY + "test_values_of_the_first_writer_stay",),
     ),
     Mutant(

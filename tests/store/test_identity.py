@@ -17,11 +17,14 @@ from distsim.specs import COMPLETE, FORMAT, Extent, Identity, NetworkId, Request
 from distsim.store import DamagedStore, IdentityMismatch, Mark, Storage, SweepStore
 from distsim.store.activations import Reader
 from distsim.store.commits import Attempt
+from distsim.store.paths import values_path
 from distsim.training.chain import TrainedNetwork
 
 OURS = Identity(problem=PROBLEMS["digits"], data_digest="0" * 64)
 OTHER = dataclasses.replace(OURS, seed=7)
-STEP = TrainedNetwork(0, {"w": torch.ones(3)}, {"w": torch.ones(3, dtype=torch.bool)}, {"accuracy": 0.5})
+RECORD = {"accuracy": 0.5, "loss": 1.0, "remaining": 1.0, "remaining_pool": 1.0, "epochs": 2, "reduced": False}
+RECORD |= {"run": "complete", "iteration": 0}
+STEP = TrainedNetwork(0, {"w": torch.ones(3)}, {"w": torch.ones(3, dtype=torch.bool)}, RECORD)
 
 
 @pytest.fixture
@@ -139,6 +142,13 @@ def test_a_spec_in_another_problems_folder_is_refused(store: SweepStore, tmp_pat
 NETWORK, SECOND = NetworkId(0, 1), NetworkId(1, 1)
 
 
+def similarity(value: float) -> dict[str, Any]:
+    """The values of a layer's comparison."""
+    counts = dict.fromkeys(("n", "columns_x", "columns_y", "dead_x", "dead_y"), 8)
+    said = {"reason": "", "n_per_p": 1.0, "warning": "", "rank_x": None, "rank_y": None}
+    return {"cka": {"value": value} | counts | said}
+
+
 @pytest.mark.parametrize(
     ("there", "counts"),
     [
@@ -159,7 +169,7 @@ def test_a_mark_counts_in_its_own_generation_only(store: SweepStore, there: list
 
 def test_values_and_activations_count_while_their_network_is_committed(store: SweepStore) -> None:
     for what in ("comparison", "chance"):
-        store.commit_comparison(NETWORK, "fc1", {"cka": {"value": 0.5}}, what)
+        store.commit_comparison(NETWORK, "fc1", similarity(0.5), what)
     store.storage.put(f"{store.activations_path(NETWORK)}/COMMIT.json", Mark("", {}).encode())
     assert not any(store.contents().__dict__.values())
     store.commit_network(NETWORK, STEP)
@@ -170,8 +180,8 @@ def test_values_and_activations_count_while_their_network_is_committed(store: Sw
 
 def test_values_in_anothers_place_are_refused(store: SweepStore) -> None:
     for network, value in ((NETWORK, 0.1), (SECOND, 0.2)):
-        store.commit_comparison(network, "fc1", {"cka": {"value": value}})
-    paths = [store.comparison_path(network, "fc1", ["cka"]) for network in (NETWORK, SECOND)]
+        store.commit_comparison(network, "fc1", similarity(value))
+    paths = [values_path(network, "comparison", "fc1", ["cka"]) for network in (NETWORK, SECOND)]
     store.storage.put(paths[0], store.storage.get(paths[1]) or b"")
     with pytest.raises(DamagedStore, match=f"{paths[0]} in .* is damaged: it belongs to "):
         store.comparisons()
@@ -179,9 +189,9 @@ def test_values_in_anothers_place_are_refused(store: SweepStore) -> None:
 
 def test_values_of_the_first_writer_stay(store: SweepStore) -> None:
     for value in (0.1, 0.2):
-        store.commit_comparison(NETWORK, "fc1", {"cka": {"value": value}})
+        store.commit_comparison(NETWORK, "fc1", similarity(value))
     (mark,) = store.comparisons()[NETWORK, "fc1"]
-    assert mark.values == {"cka": {"value": 0.1}}
+    assert mark.values == similarity(0.1)
 
 
 class Program:
@@ -226,7 +236,7 @@ def test_no_pickle_is_read_from_a_network(store: SweepStore, tmp_path: Path, nam
     with Attempt(store.storage, "complete") as attempt:
         for file in ("weights.safetensors", "masks.safetensors"):
             attempt.put(file, pickle.dumps(Program(ran)))
-        mark = attempt.commit()
+        mark = attempt.commit(values=RECORD)
     assert isinstance(mark, Mark)
     with pytest.raises(DamagedStore, match=r"complete/attempt-.* cannot be read"):
         store.load_network(COMPLETE)
