@@ -63,7 +63,7 @@ MUTANTS = (
         "Intervals depend on which other metrics and layers are in the table.",
         "results/tables.py",
         'rng = numpy_stream(seed, "bootstrap", problem, metric, layer, int(iteration))',
-        "rng = _SHARED",
+        'rng = numpy_stream(seed, "bootstrap", len(rows))',
         (TABLES + "test_other_groups_and_the_order_of_rows_change_nothing",),
     ),
     Mutant(
@@ -122,7 +122,7 @@ MUTANTS = (
         "results/claims/parts.py",
         "rho <= T.spearman\n        and (slope",
         "(rho <= T.spearman or True)\n        and (slope",
-        (CLAIMS + "test_what_counts_as_falling",),
+        (CLAIMS + "test_a_fall_needs_its_ranks_whatever_its_layers_do",),
     ),
     Mutant(
         "claims-fall-by-any-amount",

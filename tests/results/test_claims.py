@@ -7,6 +7,7 @@ import numpy.typing as npt
 import pandas as pd
 import pytest
 
+from distsim.results.claims.parts import falls
 from distsim.results.claims.papers import CLAIMS, check
 from distsim.results.claims.study import EASY, HARD, Verdict, block_of, spearman
 from distsim.results.tables import Tables, long_table, network_table
@@ -283,6 +284,7 @@ TWINS = [
     ("C14", "vgg_svhn", "nbs", ("vgg_svhn", "svcca", put("conv4_1", 0.4)), "after that of svcca"),
     ("C14", "vgg_svhn", "nbs", ("vgg_svhn", "nbs", put("conv1_2", 0.4)), "after that of pwcca"),
     ("C15", "cifar2", "svcca", ("cifar2", "svcca", put("pool1", 0.5)), "almost all pooling layers"),
+    ("C15", "cifar6", "svcca", ("cifar6", "svcca", put("pool1", 0.1)), "almost all pooling layers"),  # two of three
 ]  # fmt: skip
 
 
@@ -404,6 +406,14 @@ FALLING = {
 def test_what_counts_as_falling(line: Matrix, verdict: str) -> None:
     matrix = np.tile(line, (len(LAYERS["cifar2"]), 1))
     assert verdict_on(check(tables({"cifar2": {"svcca": matrix}})), "C1", "cifar2", "svcca").verdict == verdict
+
+
+@pytest.mark.parametrize(("blocks", "ok"), [((9, 5, 4), False), ((6, 6, 6), True)])
+def test_a_fall_needs_its_ranks_whatever_its_layers_do(blocks: tuple[int, ...], ok: bool) -> None:
+    """Over layers, and of accuracies, nothing but the levels themselves is asked for their ranks."""
+    line = shuffled(*blocks)
+    by_run = pd.DataFrame(line + 1e-4 * np.arange(5)[:, None])
+    assert falls("falls", pd.Series(line), by_run).ok is ok
 
 
 @pytest.mark.parametrize(("rising", "verdict"), [(3, "fails"), (2, "fails"), (1, "holds")])
