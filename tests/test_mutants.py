@@ -69,7 +69,7 @@ def test_outcomes(tree: Path) -> None:
     outcomes = {outcome.mutant.name: outcome for outcome in run.run(mutants, jobs=2, root=tree, libraries=())}
     assert list(outcomes) == [one.name for one in mutants]
     assert {name for name, outcome in outcomes.items() if outcome.wrong} == {"survives", "not equal", "no module"}
-    assert outcomes["killed"].killer == "test_sums.py::test_add"
+    assert outcomes["killed"].killer == "tests/test_sums.py::test_add"
     assert outcomes["equal"].killer == outcomes["survives"].killer == ""
     assert "pytest ends with" in outcomes["no module"].error
     assert (tree / "distsim" / "sums.py").read_text() == before, "the checkout is only read"
@@ -114,13 +114,13 @@ def test_the_sample_is_drawn_from_the_seed() -> None:
 
 def test_the_table(tmp_path: Path) -> None:
     outcomes = [
-        Outcome(KILLED, "test_sums.py::test_add[a|b]", 1.6),
+        Outcome(KILLED, "tests/test_sums.py::test_add[a|b]", 1.6),
         Outcome(SURVIVES, "", 2.0),
         Outcome(EQUAL, "", 3.0),
     ]
     lines = table(outcomes).splitlines()[2:]
     assert lines == [
-        "| killed | It spoils sums. | `test_sums.py::test_add` | 2 |",
+        "| killed | It spoils sums. | `tests/test_sums.py::test_add` | 2 |",
         "| survives | It spoils sums. | **survives** | 2 |",
         "| equal | It spoils sums. | changes nothing: a whole number divided by 1 is equal to itself | 3 |",
     ]

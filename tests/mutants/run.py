@@ -194,7 +194,7 @@ def attempt(mutant: Mutant, copy: Copy, limit: float) -> Outcome:
     finally:
         _replace(path, before)
     seconds = time.monotonic() - started
-    failed = re.search(r"^(?:FAILED|ERROR) tests/(\S+)", output, re.M)
+    failed = re.search(r"^(?:FAILED|ERROR) (tests/\S+)", output, re.M)
     if status is None:
         return Outcome(mutant, f"the limit of {limit:.0f} s", seconds)
     if status == 1 and failed:
