@@ -36,7 +36,7 @@ faults-short: $(READY)
 	$(BIN)/python tests/faults/nodes.py
 	$(BIN)/python tests/faults/flips.py --flips 100 --losses 20 --repairs 2
 
-# Mistakes made on purpose, one at a time: for each a test must fail. Half an hour on 2 cores.
+# Mistakes made on purpose, one at a time: for each a test must fail. Ten to twenty minutes on 2 cores.
 mutants: $(READY)
 	$(BIN)/python tests/mutants/run.py --write docs/mutants.md
 

@@ -255,8 +255,8 @@ MUTANTS = (
         "cka-over-channels",
         "A sweep's CKA takes pixels of examples for rows.",
         "metrics/registry.py",
-        'Metric("cka", "kernel", cka, "CKA", caution=by_chance)',
-        'Metric("cka", "channels", cka_channels, "CKA")',
+        'Metric("cka", "kernel", cka, "CKA", caution=by_chance',
+        'Metric("cka", "channels", cka_channels, "CKA"',
         (LAYER + "test_equals_the_public_metrics",),
     ),
     Mutant(
@@ -271,8 +271,8 @@ MUTANTS = (
         "ranks-exchanged-in-records",
         "The complete network's rank is recorded as the pruned one's.",
         "comparison/pair.py",
-        '"rank_x": ranks[0],\n            "rank_y": ranks[1],',
-        '"rank_x": ranks[1],\n            "rank_y": ranks[0],',
+        '"rank_x": x.rank,\n                "rank_y": y.rank,',
+        '"rank_x": y.rank,\n                "rank_y": x.rank,',
         (LAYER + "test_what_each_metric_saw_is_recorded",),
     ),
     Mutant(

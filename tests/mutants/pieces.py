@@ -222,8 +222,8 @@ MUTANTS = (
         "lease-number-not-increased",
         "A driver has the fencing number of the one before it.",
         "store/lease.py",
-        "self.number = last + 1",
-        "self.number = max(last, 1)",
+        "self.number = number\n",
+        "self.number = last or 1\n",
         (LEASE + "test_numbers_grow_and_only_the_last_is_kept",),
     ),
     Mutant(
@@ -246,8 +246,8 @@ MUTANTS = (
         "any-process-of-the-number",
         "A process that has a dead driver's number keeps the store for ever.",
         "store/lease.py",
-        'return started is not None and started == holder.get("started")',
-        "return started is not None",
+        'return found[0] not in "ZX" and found[1] == began',
+        'return found[0] not in "ZX"',
         (LEASE + "test_another_process_with_the_number_of_a_dead_one_is_not_taken_for_it",),
     ),
     Mutant(

@@ -48,7 +48,7 @@ MUTANTS = (
         "results/tables.py",
         "np.median(values[resamples], axis=1)",
         "np.mean(values[resamples], axis=1)",
-        (TABLES + "test_statistics_are_those_worked_out_by_hand",),
+        (TABLES + "test_the_interval_is_that_of_the_order_statistics",),
     ),
     Mutant(
         "interval-of-90-percent",
@@ -103,8 +103,8 @@ MUTANTS = (
         "band-of-one-sd",
         "P2's band is ± 1 sd.",
         "results/figures.py",
-        'rows["mean"] - 2 * rows["sd"], rows["mean"] + 2 * rows["sd"]',
-        'rows["mean"] - rows["sd"], rows["mean"] + rows["sd"]',
+        '(rows["mean"] - 2 * rows["sd"]).clip(0, 1), (rows["mean"] + 2 * rows["sd"])',
+        '(rows["mean"] - rows["sd"]).clip(0, 1), (rows["mean"] + rows["sd"])',
         (FIGURES + "test_accuracy_mean_has_two_sd_and_a_dotted_line",),
     ),
     Mutant(
