@@ -201,6 +201,7 @@ class Recording:
                 raise ValueError(f"{self.label}: layer {idle[0]!r} does not run in the forward pass")
             for name in idle:
                 self.left_out.setdefault(name, "it does not run as a module in the forward pass")
+        if not self._named:  # the default's order is that of the calls
             self._modules = {name: self._modules[name] for name in ran}
         self._require_some()
         self._blocks = {name: [] for name in self._modules}

@@ -130,7 +130,12 @@ def test_figures_need_no_backend(tmp_path: Path) -> None:
 def ended_by(number: int, *line: str, when: str, environment: dict[str, str] | None = None) -> tuple[int, str]:
     """Send the signal once the process has printed a line that contains `when`; its status and stderr."""
     process = subprocess.Popen(
-        line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | (environment or {})
+        line,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | (environment or {}),
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),  # the tests may run under nohup, which ignores it
     )
     assert process.stdout is not None
     try:
