@@ -34,7 +34,7 @@ sweep: comparison_worker order training_worker engine ray_cluster ray_engine for
 verify: . report unfinished networks derived descriptions lineage walk store repair
 api: . arguments problem data drawing network study running
 cli: ending . arguments doctor output run commands sweeps main __main__
-script __main__
+script stages __main__
 """
 
 
@@ -262,3 +262,17 @@ def test_metrics_need_numpy_alone() -> None:
         for name in ("cka", "cka_unbiased", "nbs", "procrustes"):
             (line,) = [line for line in lines if line.startswith(f"{name} {n} {p} ")]
             np.testing.assert_allclose(getattr(distsim.metrics, name)(X, Y), float(line.split()[-1]), rtol=1e-9)
+
+
+def test_the_former_name_of_trace_can_be_used_for_one_more_release() -> None:
+    code = (
+        "import warnings\n"
+        "with warnings.catch_warnings(record=True) as caught:\n"
+        "    warnings.simplefilter('always')\n"
+        "    from distsim import stages\n"
+        "from distsim import trace\n"
+        "assert stages.announce is trace.announce and stages is trace\n"
+        "assert [str(one.message) for one in caught] == ['distsim.stages is now distsim.trace']\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr

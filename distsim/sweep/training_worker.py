@@ -164,8 +164,7 @@ class TrainingWorker:
         ValueError: it differs from the committed one, or there is no such network in this sweep. FileNotFoundError: the
         network before it is missing.
         """
-        if network.complete:
-            raise ValueError(f"the complete network of {self.sweep.name} is run=complete, got {network.argument}")
+        require_before(self.store, network)
         started, label = time.time(), f"{self.sweep.name}, {network.label}"
         with threads(self.sweep.identity.threads):
             if network.run is None:
@@ -273,7 +272,12 @@ def _announce_epoch(epoch: int, network: Network) -> bool:
 
 
 def require_before(store: SweepStore, network: NetworkId) -> None:
-    """Check that the network that this one is pruned from is committed. FileNotFoundError names both."""
+    """Check that the network that this one is pruned from is committed. FileNotFoundError names both.
+
+    ValueError: the network comes from another complete network, and a sweep has one.
+    """
+    if network.complete:
+        raise ValueError(f"the complete network of {store.problem} is run=complete, got {network.argument}")
     if network.before is not None and store.mark(network.before) is None:
         raise FileNotFoundError(
             f"{network.label} of {store.problem} is pruned from {_article(network.before)}, which is not in "

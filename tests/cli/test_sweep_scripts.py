@@ -21,6 +21,7 @@ import pytest
 import safetensors.numpy
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 from PIL import Image
 from sweep_scripts import SWEEPS, Outcome, outcome, run_script, write_images, write_mnist, write_svhn
@@ -393,12 +394,17 @@ def panels(figure: Figure) -> list[Axes]:
     return [axes for axes in figure.axes if axes.get_label() != "<colorbar>"]
 
 
+def lines_of(panel: Axes) -> list[Line2D]:
+    """The panel's lines, without the marks over some of their points."""
+    return [line for line in panel.lines if line.get_gid() is None]
+
+
 def check_layer_panel(panel: Axes, layers: list[str], results: pd.DataFrame, metric: str) -> None:
     """Its ticks are the layers; its lines, one for each iteration, go through the table's values (of the one run)."""
     # of panels that share an axis only the lowest show the labels, so the axis is asked for what it would write
     assert panel.xaxis.get_major_formatter().format_ticks(panel.get_xticks()) == layers
-    assert len(panel.lines) == results["iteration"].nunique()
-    for iteration, line in enumerate(panel.lines, start=1):
+    assert len(lines_of(panel)) == results["iteration"].nunique()
+    for iteration, line in enumerate(lines_of(panel), start=1):
         rows = results[(results["metric"] == metric) & (results["iteration"] == iteration)].set_index("layer")
         np.testing.assert_array_equal(line.get_xdata(), np.arange(len(layers)))
         np.testing.assert_array_equal(line.get_ydata(), rows["value"].reindex(layers))
@@ -412,6 +418,9 @@ def test_every_panel_has_every_layer(finished: Finished) -> None:
         assert panel.get_title() == finished.problem
         assert len(np.asarray(panel.lines[0].get_xdata())) == 1 + finished.row.iterations
     (panel,) = panels(drawn["fig2_svcca_by_layer"])
+    marks = {line.get_gid() for line in panel.lines}
+    hidden = results[(results["metric"] == "svcca") & (results["layer"] != "out")]
+    assert ("care" in marks) == (hidden["warning"] != "").any()
     assert panel.get_title() == finished.problem
     check_layer_panel(panel, names[:-1], results, "svcca")
     four = panels(drawn[f"fig5_similarity_{finished.problem}"])
@@ -419,7 +428,7 @@ def test_every_panel_has_every_layer(finished: Finished) -> None:
     for panel, metric in zip(four, ("svcca", "pwcca", "cka", "nbs"), strict=True):
         check_layer_panel(panel, names, results, metric)
     (panel,) = panels(drawn[f"fig8_output_{finished.problem}"])
-    lines = {line.get_label(): line for line in panel.lines}
+    lines = {line.get_label(): line for line in lines_of(panel)}
     assert lines.keys() == {"mean SVCCA", "PWCCA", "CKA", "NBS", "cosine"}
     for label, metric in zip(lines, ("svcca", "pwcca", "cka", "nbs", "cosine"), strict=True):
         rows = results[(results["metric"] == metric) & (results["layer"] == "out")]
