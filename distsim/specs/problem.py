@@ -31,7 +31,7 @@ ProbeRule = Literal["uniform", "first"]  # uniform without replacement
 
 MOST_SIZE = 4096
 MOST_MILESTONES, MOST_CLASSES, MOST_PATTERNS = 1000, 100_000, 10_000
-_OTHER_FOLDERS = ("figures", "tune", "lease")  # folders of a store that are not problems
+OTHER_FOLDERS = ("figures", "tune", "lease")  # folders of a store that are not problems
 
 
 @dataclass(frozen=True)
@@ -143,11 +143,11 @@ class Problem:
             "" not in self.layers,
             "layers: a pattern is empty; write a name such as 'layer1.0.relu', with * for any text",
         )
-        plain = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{,99}", self.name) and self.name not in _OTHER_FOLDERS
+        plain = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{,99}", self.name) and self.name not in OTHER_FOLDERS
         expect(
             bool(plain),
             "a problem's name must be the name of a folder, of letters, digits, - _ and . (at most 100), and not "
-            f"{', '.join(_OTHER_FOLDERS)}; got {shown(self.name)}",
+            f"{', '.join(OTHER_FOLDERS)}; got {shown(self.name)}",
         )
         expect(len(set(self.classes)) == len(self.classes), f"classes are repeated: {self.classes}")
         if self.recipe.normalise is not None:

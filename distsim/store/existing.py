@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from distsim.specs.problem import OTHER_FOLDERS
 from distsim.store.paths import place_of
 from distsim.store.storage import Storage
 from distsim.store.sweep_store import SweepStore
@@ -71,7 +72,7 @@ def problems_in(root: Storage) -> list[str]:
 
     Another's folder in which there is a file spec.json is none of them.
     """
-    return [name for name in root.folders() if _is_sweep(root, name)]
+    return [name for name in root.folders() if name not in OTHER_FOLDERS and _is_sweep(root, name)]
 
 
 def _is_sweep(root: Storage, name: str) -> bool:

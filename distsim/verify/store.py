@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from distsim.results.reduce import drawn_from
+from distsim.specs.problem import OTHER_FOLDERS
 from distsim.store import DamagedStore, Storage, SweepStore
 from distsim.store.existing import holds_sweep, problems_in
 from distsim.store.storage import first_line
@@ -13,7 +14,6 @@ from distsim.verify.report import DAMAGED, FOREIGN, LEFTOVER, NOTE, UNREAD, Find
 from distsim.verify.unfinished import unlisted
 from distsim.verify.walk import verify
 
-NO_PROBLEMS = (FIGURES, "tune", "lease")  # folders of a store that are not of a sweep
 _PROBED = re.compile(r"probe-[0-9a-f]{32}")  # Storage.exclusive
 
 
@@ -22,7 +22,7 @@ def verify_store(root: Storage, problems: Sequence[str] | None = None) -> Report
     sizes = root.sizes()
     folders = sorted({path.split("/")[0] for path in sizes if "/" in path})
     specs = problems_in(root)
-    names = [name for name in folders if name not in NO_PROBLEMS and (name in specs or holds_sweep(name, sizes))]
+    names = [name for name in folders if name not in OTHER_FOLDERS and (name in specs or holds_sweep(name, sizes))]
     if not names:
         raise FileNotFoundError(f"no sweep in {root.url}")
     if unknown := set(problems or ()) - set(names):
@@ -47,7 +47,7 @@ def _beside_sweeps(root: Storage, problems: list[str], sizes: Mapping[str, int])
             findings.append(
                 Finding("", path, path, "was written to see whether the store has conditional puts", LEFTOVER)
             )
-        elif folder == path or folder not in {*problems, *NO_PROBLEMS}:
+        elif folder == path or folder not in {*problems, *OTHER_FOLDERS}:
             findings.append(Finding("", path, path, "is not written by distsim", FOREIGN))
     others = {path: size for path, size in sizes.items() if path.split("/")[0] not in problems}
     return Report(tuple(findings), Counter({"set of figures": int(bool(figures))}), others)

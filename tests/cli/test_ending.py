@@ -32,6 +32,7 @@ def shell(line: str, **environment: str) -> tuple[int, str, str]:
         timeout=300,
         env=os.environ | environment,
         errors="surrogateescape",
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # the tests may run in the background
     )
     return done.returncode, done.stdout, done.stderr
 

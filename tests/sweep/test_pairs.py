@@ -100,7 +100,8 @@ def test_a_run_goes_on_from_its_own_complete_network() -> None:
 
 def test_pairs_are_stored_as_format_4_wrote_them(tmp_path: Path) -> None:
     store = SweepStore(Storage(tmp_path), "digits")
-    values = {"cka": {"value": 0.5}}
+    counts = {"n": 60, "columns_x": 84, "columns_y": 84, "n_per_p": 60 / 84, "rank_x": 60, "rank_y": 60}
+    values = {"cka": {"value": 0.5, "reason": "", "warning": "", "dead_x": 0, "dead_y": 0} | counts}
     store.commit_pairs("fc1", {(COMPLETE, NetworkId(0, 1)): values, (NetworkId(0, 10), NetworkId(2, 10)): values})
     ((path, mark),) = store.pair_marks().items()
     named = b'[["((0, 10), (2, 10))","(None, (0, 1))"],["cka"]]'
