@@ -259,10 +259,10 @@ def test_another_error_is_not_taken_for_that() -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits are enforced on Linux")
-def test_little_memory_ends_in_a_sentence() -> None:
+def test_little_memory_ends_in_a_sentence(tmp_path: Path) -> None:
     for limit in (500_000, 1_500_000):
         status, _, err = shell(
-            f"ulimit -v {limit}; {sys.executable} {SWEEPS / 'digits.py'} --local --storage /dev/null/x"
+            f"ulimit -v {limit}; {sys.executable} {SWEEPS / 'digits.py'} --local --storage {tmp_path / 's'}"
         )
         assert status == 1
         assert "Traceback" not in err
