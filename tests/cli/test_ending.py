@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -21,6 +21,16 @@ from distsim.cli.output import reported
 
 FLAGS = ("--local", "--device", "cpu", "--train-limit", "100", "--probe", "50", "--runs", "1", "--iterations", "1")
 INTERRUPTED = "distsim: interrupted; run the same command again to go on from here\n"
+
+
+@pytest.fixture(autouse=True)
+def usual_handlers() -> Iterator[None]:
+    """Give this process the handlers that a command begins with. Ray, in other tests, leaves some of its own."""
+    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL, signal.SIGHUP: signal.SIG_DFL}
+    before = {number: signal.signal(number, handler) for number, handler in usual.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def shell(line: str, **environment: str) -> tuple[int, str, str]:
