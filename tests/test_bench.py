@@ -42,6 +42,7 @@ def script(name: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
             del sys.modules[name]
 
 
+@pytest.mark.long
 def test_every_section_of_the_metrics_benchmark(
     metrics: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -85,6 +86,7 @@ def test_networks_are_chosen_evenly(metrics: ModuleType) -> None:
     assert metrics.spaced(3, 5) == [1, 2, 3]
 
 
+@pytest.mark.long
 def test_sections_of_the_training_benchmark(
     training: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

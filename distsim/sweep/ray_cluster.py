@@ -31,6 +31,7 @@ ASKED = 60.0  # seconds that the machines of a cluster have to say whether dists
 LOOKS = 1.0  # seconds between two looks at whether Ray lives
 SILENCE = 30.0  # seconds without an answer after which a cluster is given up; Ray ends this process after 60
 GRACE = 8.0  # seconds that this process has to end by itself when Ray has died; Ray ends it after 12 to 60
+TAKEN_FOR_DEAD = "it takes this machine for dead, as if it had not answered for a while"
 VITAL = {"raylet": "its raylet", "gcs_server": "its control service (gcs_server)"}
 
 
@@ -241,7 +242,7 @@ class Watch:
             self._answered = time.monotonic()
             with contextlib.suppress(Exception):  # a cluster that begins to fail: the next look says more
                 if any(node["NodeID"] == self._node and not node["Alive"] for node in ray.nodes()):
-                    return "it takes this machine for dead, as if it had not answered for a while"
+                    return TAKEN_FOR_DEAD
         elif time.monotonic() - self._answered > SILENCE:
             return f"its control service at {self._gcs} has not answered for {SILENCE:.0f} s"
         return ""
@@ -258,10 +259,15 @@ def _dead_process() -> str:
 
 
 def require_room(orders: list[Prepared]) -> None:
-    """Check that each trial and comparison fits on a machine. ValueError: one does not, and Ray would wait forever."""
+    """Check that each trial and comparison fits on this machine.
+
+    ValueError: one does not, and Ray would wait for ever. ClusterLost: Ray takes the machine for dead.
+    """
     cpus, gpus = slot(orders)
     wanted = [bundle_of(dict(order.sweep.resources)) for order in orders] + [{"CPU": cpus, "GPU": gpus}]
     machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    if not machines:
+        raise cluster.ClusterLost(cluster.lost(TAKEN_FOR_DEAD, here=True))
     for bundle in wanted:
         if not any(all(machine.get(name, 0) >= amount for name, amount in bundle.items()) for machine in machines):
             needed = ", ".join(f"{amount:g} {name}" for name, amount in bundle.items() if amount)

@@ -30,6 +30,7 @@ from distsim.training.stepper import Stepper
 TINY = PROBLEMS["digits"].reduced_to(epochs=3, probe=60, train_limit=200)
 
 
+@pytest.mark.long
 def test_doctor_measures_and_advises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "lacks_bfloat16", lambda: "")
     monkeypatch.setattr(doctor, "PATIENCE", 300.0)

@@ -76,6 +76,7 @@ def test_a_status_does_not_need_a_stderr(tmp_path: Path) -> None:
         assert shell(f"{COMMAND} list {tmp_path}/nowhere {closed}") == (1, "", "")
 
 
+@pytest.mark.long
 def test_a_sweep_that_nobody_reads_ends_and_can_go_on(tmp_path: Path) -> None:
     script = shlex.join([sys.executable, str(SWEEPS / "digits.py"), *FLAGS, "--epochs", "1", "--metrics", "cosine"])
     script += f" --storage {tmp_path}/store"
@@ -105,7 +106,7 @@ def test_what_is_opened_does_not_take_the_place_of_a_closed_stdout(tmp_path: Pat
     "environment",
     [
         {"PYTHONIOENCODING": "latin-1"},
-        {"PYTHONIOENCODING": "ascii:strict"},
+        pytest.param({"PYTHONIOENCODING": "ascii:strict"}, marks=pytest.mark.long),
         {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
     ],
     ids=["latin-1", "ascii", "C"],
@@ -196,9 +197,9 @@ def test_a_python_session_keeps_its_handler() -> None:
 @pytest.mark.parametrize(
     ("number", "status", "said"),
     [
-        (signal.SIGINT, 130, "interrupted"),
+        pytest.param(signal.SIGINT, 130, "interrupted", marks=pytest.mark.long),
         (signal.SIGTERM, 143, "ended by SIGTERM"),
-        (signal.SIGHUP, 129, "ended because its terminal has gone"),
+        pytest.param(signal.SIGHUP, 129, "ended because its terminal has gone", marks=pytest.mark.long),
     ],
 )
 def test_a_sweep_ended_by_a_signal(tmp_path: Path, number: int, status: int, said: str) -> None:

@@ -136,6 +136,7 @@ def test_every_command_leaves_them_as_they_are(strewn: Path, finished: Path) -> 
     assert Storage(strewn).folders("digits/runs") == ["0000", "0000 copy", "0001"]
 
 
+@pytest.mark.long
 def test_repair_of_a_damaged_store_leaves_them_too(strewn: Path) -> None:
     before = state(strewn)
     for pattern in (

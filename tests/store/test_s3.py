@@ -332,6 +332,7 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, str], Wat
 
 
 @pytest.mark.ray
+@pytest.mark.long
 def test_a_sweep_by_ray_is_all_in_the_bucket(
     root: Storage, local: tuple[dict[str, str], Watch], tmp_path: Path
 ) -> None:

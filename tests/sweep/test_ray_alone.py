@@ -75,6 +75,7 @@ LOOPBACK = (
 )  # 127.0.0.1, also in IPv6
 
 
+@pytest.mark.long
 def test_it_listens_on_loopback_only_and_its_death_is_a_sentence(tmp_path: Path) -> None:
     with sweep(tmp_path) as process:
         family = descendants(process.pid)

@@ -15,6 +15,8 @@ from sweep_scripts import run_script, write_images
 
 from distsim.specs import pruned_count
 
+pytestmark = pytest.mark.long  # 1.6 GB of weights are written
+
 PRUNABLE = 14_715_584  # weights of the 13 convolutions and of the output
 PARAMETERS = PRUNABLE + 4_224 + 10 + 2 * 4_224  # and biases, and scales and shifts of batch normalisation
 ITERATIONS = 20

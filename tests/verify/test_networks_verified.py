@@ -28,7 +28,7 @@ from distsim.store.commits import MARK, Attempt, drop, read_mark, read_piece
 from distsim.training.chain import TrainedNetwork
 from distsim.verify import networks
 from distsim.verify.networks import Model
-from distsim.verify.report import DAMAGED, LEFTOVER, UNREAD, Finding
+from distsim.verify.report import DAMAGED, FOREIGN, UNREAD, Finding
 from distsim.verify.store import verify_store
 
 # --- networks --------------------------------------------------------------------------------------------------------
@@ -187,7 +187,7 @@ def test_activations_whose_mark_lacks_a_chunk(store: SweepStore, new: Callable[[
     objects = {name: entry for name, entry in mark.objects.items() if name != "pool1/c/0/0/0/0"}
     store.storage.put(f"{piece}/COMMIT-2.json", dataclasses.replace(mark, objects=objects).encode())
     said = {finding.severity: finding.sentence for finding in new()}
-    assert said == {DAMAGED: "its mark names 0 chunks, 1 belong to the array", LEFTOVER: "no mark names it"}
+    assert said == {DAMAGED: "its mark names 0 chunks, 1 belong to the array", FOREIGN: "is not written by distsim"}
 
 
 # --- metadata of arrays ----------------------------------------------------------------------------------------------
