@@ -21,7 +21,13 @@ FLAGS = ("--device", "cpu", "--runs", "1", "--iterations", "1", "--epochs", "500
 def sweep(folder: Path) -> Iterator[subprocess.Popen[str]]:
     """A sweep that trains on a Ray of its own, for as long as the block runs."""
     line = [sys.executable, str(SWEEPS / "digits.py"), *FLAGS, "--probe", "60", "--storage", str(folder)]
-    with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        line,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # the tests may run in the background
+    ) as process:
         try:
             assert process.stdout is not None
             for said in process.stdout:
