@@ -122,6 +122,7 @@ def distsim(*arguments: object) -> Outcome:
     return outcome(lambda: cli.main([str(argument) for argument in arguments]))
 
 
+@pytest.mark.long
 def test_every_command_leaves_them_as_they_are(strewn: Path, finished: Path) -> None:
     before = state(strewn)
     assert len(before) > 50
