@@ -40,7 +40,7 @@ def new_root(where: str | Path) -> Iterator[Storage]:
         folder, absent, there = None, [], set()
     try:
         yield Storage(where)
-    except BaseException:
+    except BaseException:  # also Ctrl-C; it is raised again
         with contextlib.suppress(OSError):
             inside = set(folder.iterdir()) - there if folder is not None else set()
             for made in (*inside, *absent):
