@@ -187,6 +187,11 @@ def _pairs(place: Place, values: dict[str, Any]) -> None:
             _require_value_or_reason(where, result["value"], result["reason"])
 
 
+def _pair_tables(place: Place, values: dict[str, Any]) -> None:
+    for plan, tiles in values.get("plans", {}).items():
+        expect(tiles.items() <= values["inputs"].items(), f"field values.plans.{plan} has tiles that inputs has not")
+
+
 def pairs_in(values: dict[str, Any]) -> Iterator[tuple[NetworkId, NetworkId, dict[str, Result]]]:
     """Yield the networks x and y of each pair in a tile, and metric -> result. ValueError: a network is not one."""
     for x, y, results in values["pairs"]:
@@ -211,4 +216,5 @@ _AGREES: dict[str, Callable[[Place, dict[str, Any]], None]] = {
     "comparison": _comparison,
     "chance": _chance,
     "pairs": _pairs,
+    "pair_tables": _pair_tables,
 }

@@ -1,16 +1,20 @@
 """Damages a finished store in one place after the other; each time `distsim verify` must name it.
 
-    python tests/faults/flips.py --flips 1000 --losses 100 --repairs 16 --seed 0
+    python tests/faults/flips.py --flips 1000 --losses 100 --forgeries 200 --repairs 16 --seed 0
 
 The store is that of a small digits sweep, all activations kept, some of them dropped and written again, with pairs of
 runs compared and with the remains of interrupted writers. A damage is one bit flipped, or an object deleted, emptied,
 cut, doubled or replaced by another's content; the object is drawn by its kind, among all objects, or by bytes, a third
-each. It counts as
+each. A forgery is a damage under digests that are right, as a stranger's program could write it: a mark one of whose
+fields is of another type, or the mark of another network's piece with all its objects, as it is or made to say that it
+belongs here. A damage counts as
 
     found     verify says that the object, or its piece, is damaged
     noted     verify names it, but not as damaged: its text changed but not its meaning, it has no mark, it is left over
     harmless  verify does not name it, and all that any reader reads of the store is what it was
     silent    none of these: must not be
+
+With every forgery in place, `distsim digest`, `status` and `report` must end in a sentence.
 
 Of some of what was found the store is then repaired and run again: the digests must be those of before, and nothing
 but what was dropped may have been written. Exit status 0: nothing was silent, every repair led back. The tables that
@@ -19,6 +23,7 @@ are printed are those of docs/reliability.md.
 
 import argparse
 import contextlib
+import dataclasses
 import hashlib
 import io
 import json
@@ -31,6 +36,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import safetensors.torch
@@ -43,9 +49,11 @@ from invariants import store_faults
 from distsim.cli import main as cli
 from distsim.cli import sweeps
 from distsim.problems import PROBLEMS
-from distsim.specs import NetworkId, canonical_json
+from distsim.specs import NetworkId, canonical_json, digest
 from distsim.store import Storage, SweepStore, problems_in
 from distsim.store.activations import Reader
+from distsim.store.commits import decode_mark
+from distsim.store.paths import place_of
 from distsim.verify.repair import planned
 from distsim.verify.report import DAMAGED, UNREAD, Report
 from distsim.verify.store import verify_store
@@ -53,6 +61,7 @@ from distsim.verify.store import verify_store
 FLAGS = ("--local", "--device", "cpu", "--runs", "2", "--iterations", "2", "--epochs", "2")
 FLAGS = (*FLAGS, "--train-limit", "200", "--probe", "60")
 LOSSES = ("deleted", "emptied", "cut", "last byte gone", "doubled", "replaced")
+FORGERIES = ("field of another type", "another's piece", "another's piece, renamed")
 OUTCOMES = ("found", "noted", "harmless", "silent")
 
 
@@ -64,10 +73,22 @@ class FlipsFailed(RuntimeError):
 class Damage:
     """One object, damaged in one way."""
 
-    how: str  # flip, or of LOSSES
+    how: str  # flip, or of LOSSES or FORGERIES
     path: str
     bit: int = 0  # that is flipped; of `cut`, bytes that stay
     other: str = ""  # the object whose content is put in its place
+    content: bytes = b""  # that is put in its place
+
+    def changes(self, root: Path) -> dict[str, bytes | None]:
+        """Path -> the content as it is then, of every object that is changed; None where the object is gone."""
+        changes = {self.path: self.done_to((root / self.path).read_bytes(), root)}
+        if self.other and self.how in FORGERIES:
+            folder, attempt = (root / self.other).parent, decode_mark(self.content).attempt
+            for file in folder.glob(f"attempt-{attempt}/**/*"):
+                if file.is_file():
+                    path = (root / self.path).parent / file.relative_to(folder)
+                    changes[path.relative_to(root).as_posix()] = file.read_bytes()
+        return changes
 
     def done_to(self, content: bytes, root: Path) -> bytes | None:
         """The content as it is then; None where the object is gone."""
@@ -86,6 +107,8 @@ class Damage:
                 return content[:-1]
             case "doubled":
                 return content * 2
+            case _ if self.content:
+                return self.content
             case _:
                 return (root / self.other).read_bytes()
 
@@ -180,9 +203,9 @@ def reading(root: Path) -> str:
                 said += [_sha256(tensors[key].numpy().tobytes()) for key in sorted(tensors)]
         for network in sorted(contents.activations):
             said += list(_values(store, network))
-        folder = root / name
-        said += [_sha256(path.read_bytes()) for path in sorted(folder.glob("*results/*"))]
-    said += [_sha256(path.read_bytes()) for path in sorted((root / "figures").glob("*"))]
+        for folder in ("results", "pair_results"):
+            said += _contents(root / name / folder).items()
+    said += _contents(root / "figures").items()
     return _sha256(repr(said).encode())
 
 
@@ -219,20 +242,66 @@ def drawn(rng: random.Random, sizes: dict[str, int], how: str) -> Damage:
     return Damage(how, path, rng.randrange(sizes[path] * (8 if how == "flip" else 1)), other)
 
 
+def forged(rng: random.Random, root: Path, how: str) -> Damage:
+    """A forgery of this kind, of a mark of a drawn kind."""
+    marks = {path: place for path in files(root) if (place := place_of(path.removeprefix("digits/")))}
+    marks = {path: place for path, place in marks.items() if not place.dropped}
+    kind = rng.choice(sorted({place.kind for place in marks.values()}))
+    path, place = rng.choice([(path, place) for path, place in marks.items() if place.kind == kind])
+    if how == FORGERIES[0]:
+        return Damage(how, path, content=_of_another_type(rng, (root / path).read_bytes()))
+    others = [
+        other
+        for other, its in marks.items()
+        if (its.kind, its.layer, its.generation) == (kind, place.layer, place.generation)
+        and its.network not in (None, place.network)
+    ]
+    if not others:
+        return forged(rng, root, how)
+    content = (root / (other := rng.choice(others))).read_bytes()
+    if how == FORGERIES[2]:
+        mark = decode_mark(content)
+        content = dataclasses.replace(mark, provenance=mark.provenance | {"piece": place.piece}).encode()
+    return Damage(how, path, other=other, content=content)
+
+
+def _of_another_type(rng: random.Random, content: bytes) -> bytes:
+    """A mark in which a drawn field has a value of another type. Its digest is right."""
+    tree = json.loads(content)
+    del tree["sha256"]
+    fields: list[tuple[Any, Any]] = []
+    below: list[Any] = [tree]
+    while below:
+        node = below.pop()
+        keys = list(node) if isinstance(node, dict) else range(len(node))
+        fields += [(node, key) for key in keys]
+        below += [node[key] for key in keys if isinstance(node[key], dict | list)]
+    node, key = rng.choice(fields)
+    node[key] = rng.choice([new for new in (None, True, "text", [], [[1]], {}, {"a": 1}) if new != node[key]])
+    return canonical_json(tree | {"sha256": digest(tree)}).encode()
+
+
 @contextlib.contextmanager
 def damaged(root: Path, damage: Damage) -> Iterator[bool]:
     """The store with the damage, for the length of the block; whether anything is changed by it."""
-    file = root / damage.path
-    before = file.read_bytes()
-    after = damage.done_to(before, root)
-    if after is None:
-        file.unlink()
-    else:
-        file.write_bytes(after)
+    changes = damage.changes(root)
+    before = {path: (root / path).read_bytes() if (root / path).exists() else None for path in changes}
+    _put(root, changes)
     try:
-        yield after != before
+        yield changes != before
     finally:
-        file.write_bytes(before)
+        _put(root, before)
+
+
+def _put(root: Path, contents: dict[str, bytes | None]) -> None:
+    for path, content in contents.items():
+        if content is None:
+            (root / path).unlink()
+            with contextlib.suppress(OSError):
+                (root / path).parent.rmdir()
+        else:
+            (root / path).parent.mkdir(parents=True, exist_ok=True)
+            (root / path).write_bytes(content)
 
 
 def judged(root: Path, damage: Damage, healthy: Report, before: str) -> str:
@@ -267,11 +336,7 @@ def repaired(kept: Path, damages: Sequence[Damage]) -> list[str]:
         root = Path(shutil.copytree(kept, Path(scratch) / "store"))
         expected, before = _digests(kept), _contents(kept)
         for damage in damages:
-            content = damage.done_to((root / damage.path).read_bytes(), kept)
-            if content is None:
-                (root / damage.path).unlink()
-            else:
-                (root / damage.path).write_bytes(content)
+            _put(root, damage.changes(root))
         actions = planned(Storage(root), verify_store(Storage(root)))
         _quietly(lambda: cli.main(["repair", str(root)]))
         left = verify_store(Storage(root))
@@ -329,7 +394,9 @@ class Counts:
         return f"| {kind} | {row.total()} | {' | '.join(str(row[outcome]) for outcome in OUTCOMES)} |"
 
 
-def experiment(root: Path, flips: int, losses: int, seed: int) -> tuple[Counts, Counts, list[tuple[Damage, str]]]:
+def experiment(
+    root: Path, flips: int, losses: int, forgeries: int, seed: int
+) -> tuple[Counts, Counts, list[tuple[Damage, str]]]:
     """By kind of object, by kind of damage, and each damage with what it led to."""
     rng = random.Random(seed)
     healthy, before, sizes = verify_store(Storage(root)), reading(root), files(root)
@@ -340,13 +407,17 @@ def experiment(root: Path, flips: int, losses: int, seed: int) -> tuple[Counts, 
             raise FlipsFailed(f"the store is not what a sweep computes: {faults}")
     by_object, by_damage = Counts({}), Counts({})
     judgements = []
-    hows = ["flip"] * flips + [LOSSES[number % len(LOSSES)] for number in range(losses)]
+    hows = ["flip"] * flips
+    for number, kinds in ((losses, LOSSES), (forgeries, FORGERIES)):
+        hows += [kinds[n % len(kinds)] for n in range(number)]
     while hows:
-        damage = drawn(rng, sizes, hows[-1])
+        damage = forged(rng, root, hows[-1]) if hows[-1] in FORGERIES else drawn(rng, sizes, hows[-1])
         with damaged(root, damage) as changes:
             if not changes:
                 continue  # an object replaced by one of the same content: draw another
             outcome = judged(root, damage, healthy, before)
+            if damage.how in FORGERIES:
+                _commands_end_in_a_sentence(root, damage)
         hows.pop()
         by_object.add(kind_of(damage.path), outcome)
         by_damage.add(damage.how, outcome)
@@ -354,6 +425,18 @@ def experiment(root: Path, flips: int, losses: int, seed: int) -> tuple[Counts, 
     if reading(root) != before:
         raise FlipsFailed("the store is not as it was, though every damage was undone")
     return by_object, by_damage, judgements
+
+
+def _commands_end_in_a_sentence(root: Path, damage: Damage) -> None:
+    """Run them on a copy, since a report writes. FlipsFailed: one of them ended in an error that nobody caught."""
+    with tempfile.TemporaryDirectory() as scratch:
+        copy = str(shutil.copytree(root, Path(scratch) / "store"))
+        for command in ("digest", "status", "report"):
+            try:
+                with contextlib.suppress(FlipsFailed):
+                    _quietly(lambda command=command: cli.main([command, copy]))
+            except Exception as error:
+                raise FlipsFailed(f"{command} of a store with {damage} ends in {error!r}") from error
 
 
 def sample(judgements: Sequence[tuple[Damage, str]], count: int) -> list[Damage]:
@@ -368,6 +451,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--flips", type=int, default=1000, help="single bits (default: %(default)s)")
     parser.add_argument("--losses", type=int, default=100, help="objects gone or cut (default: %(default)s)")
+    parser.add_argument("--forgeries", type=int, default=200, help="under right digests (default: %(default)s)")
     parser.add_argument("--repairs", type=int, default=16, help="of these damages (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
     parser.add_argument("--out", type=Path, help="a file for every damage and what it led to, as JSON lines")
@@ -376,12 +460,18 @@ def main() -> int:
         root = Path(folder) / "store"
         make(root)
         started = time.monotonic()
-        by_object, by_damage, judgements = experiment(root, options.flips, options.losses, options.seed)
+        by_object, by_damage, judgements = experiment(
+            root, options.flips, options.losses, options.forgeries, options.seed
+        )
         print(by_object.table("object", [kind for kind, _ in KINDS]))
-        print("\n" + by_damage.table("damage", ("flip", *LOSSES)))
+        print("\n" + by_damage.table("damage", ("flip", *LOSSES, *FORGERIES)))
         print(f"\n{len(judgements)} damages in {time.monotonic() - started:.0f} s, {len(files(root))} objects")
         if options.out:
-            options.out.write_text("".join(json.dumps([*vars(d).values(), o]) + "\n" for d, o in judgements))
+            options.out.write_text(
+                "".join(
+                    json.dumps([d.how, d.path, d.bit, d.other, d.content.decode(), o]) + "\n" for d, o in judgements
+                )
+            )
         wrong = [f"silent: {damage}" for damage, outcome in judgements if outcome == "silent"]
         chosen = sample(judgements, options.repairs)
         for damages in [[damage] for damage in chosen] + ([chosen] if chosen else []):

@@ -140,6 +140,11 @@ def test_activations_and_tables() -> None:
     assert fault("results/COMMIT.json", {"inputs": "abc"}) == fault("figures/COMMIT.json", {"inputs": "abc"}) == ""
     assert fault("results/COMMIT.json", {"inputs": 3}) == "field values.inputs must be text, got 3"
     assert fault("pair_results/COMMIT.json", {"inputs": {"a": 3}}) == "field values.inputs.a must be text, got 3"
+    tiles = {"pairs/fc1/a.json": "0", "pairs/fc1/b.json": "1"}
+    assert fault("pair_results/COMMIT.json", {"inputs": tiles, "plans": {"runs": {"pairs/fc1/b.json": "1"}}}) == ""
+    for of_plan in ({"pairs/fc1/b.json": "0"}, {"pairs/fc1/c.json": "1"}):
+        said = fault("pair_results/COMMIT.json", {"inputs": tiles, "plans": {"runs": of_plan}})
+        assert said == "field values.plans.runs has tiles that inputs has not"
 
 
 def signed(tree: dict[str, Any]) -> bytes:

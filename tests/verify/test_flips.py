@@ -27,13 +27,14 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield folder
 
 
-def test_sixty_flips_and_twenty_losses(root: Path) -> None:
-    by_object, by_damage, judgements = experiment(root, 60, 20, seed=1)
+def test_sixty_flips_twenty_losses_and_fifteen_forgeries(root: Path) -> None:
+    by_object, by_damage, judgements = experiment(root, 60, 20, 15, seed=1)
     assert [judgement for judgement in judgements if judgement[1] == "silent"] == []
-    assert sum(row.total() for row in by_object.rows.values()) == 80
+    assert sum(row.total() for row in by_object.rows.values()) == 95
     assert by_damage.rows["flip"].total() == 60
     harmless = {kind_of(damage.path) for damage, outcome in judgements if outcome == "harmless"}
     assert harmless <= {"lease, Tune's files", "leftovers", "ends of generations", "spec"}, "no part of any result"
+    assert by_damage.rows["another's piece"]["found"] == by_damage.rows["another's piece, renamed"]["found"] == 5
     assert by_object.rows["chunks of activations"]["found"] >= 5
 
 
