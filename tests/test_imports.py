@@ -29,11 +29,12 @@ store: aws local exclusive reasons remote storage commits lease fenced epochs ar
 store: sweep_store descriptions
 store: existing . checkpoints
 results: . claims tables claims.study marks figures text claims.parts pairs reduce claims.papers claims.images
+results: published merging
 sweep: . cost exact behaviour kept_behaviour extraction failures jobs plan cluster own_code stored_models
 sweep: comparison_worker order training_worker engine ray_cluster ray_engine forecast pairs run status at_work
 verify: . report unfinished networks derived descriptions lineage walk store repair
 api: . arguments problem data drawing network study running
-cli: ending . arguments doctor output run commands sweeps main __main__
+cli: ending . arguments doctor output run studies commands sweeps main __main__
 script stages __main__
 """
 

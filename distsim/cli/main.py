@@ -20,6 +20,7 @@ from distsim.cli.commands import (
     do_verify,
 )
 from distsim.cli.output import reported
+from distsim.cli.studies import do_merge
 
 # What needs torch is imported inside functions, so that --help answers at once.
 
@@ -74,6 +75,17 @@ def _parser() -> argparse.ArgumentParser:
         help="also remove a damaged complete network, and everything that came from it, if this machine or its "
         "versions would not train the same one again",
     )
+    merge = commands.add_parser(
+        "merge",
+        help="publish the tables of a sweep, or join those of several machines",
+        description="Write the tables, figures and claims of a sweep into a folder that can be published, without "
+        "weights and activations. Several sources are joined if they are of the same sweep. Runs that start from "
+        "different complete networks, as other processors train them, are kept apart in the column `complete`.",
+    )
+    merge.set_defaults(command=do_merge)
+    merge.add_argument("sources", nargs="+", metavar="SOURCE", help="a store, or the folder of a published study")
+    merge.add_argument("--into", required=True, metavar="FOLDER", help="where the published study is written")
+    merge.add_argument("--problem", help="one problem of the stores, where they hold several")
     doctor = commands.add_parser(
         "doctor",
         help="measure this machine and say which flags suit it",

@@ -177,7 +177,7 @@ def summarise(similarities: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
         named = dict(zip(keys, (problem, metric, layer, iteration), strict=True))
         placed = {"kind": group["kind"].iloc[0], "position": group["position"].iloc[0]}
         warned = {"warned": int(((group["warning"] != "") & group["value"].notna()).sum())}
-        rows.append(named | placed | _statistics(group["value"], group["remaining"], rng) | warned)
+        rows.append(named | placed | _statistics(group["value"], group, rng) | warned)
     return _sorted(_frame(rows, SUMMARY_COLUMNS), ["problem", "metric", "position", "iteration"])
 
 
@@ -187,7 +187,7 @@ def summarise_accuracy(networks: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     for (problem, iteration), group in networks.groupby(["problem", "iteration"], sort=False):
         rng = numpy_stream(seed, "bootstrap", problem, "accuracy", int(iteration))
         named = {"problem": problem, "iteration": iteration}
-        rows.append(named | _statistics(group["accuracy"], group["remaining"], rng))
+        rows.append(named | _statistics(group["accuracy"], group, rng))
     return _sorted(_frame(rows, ACCURACY_COLUMNS), ["problem", "iteration"])
 
 
@@ -279,24 +279,46 @@ def _sorted(frame: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
     return frame.iloc[order].reset_index(drop=True)
 
 
-def _statistics(values: pd.Series, remaining: pd.Series, rng: np.random.Generator) -> dict[str, Any]:
-    present = np.sort(values.dropna().to_numpy(np.float64))  # sorted: the bootstrap must not depend on the order
+def _statistics(values: pd.Series, group: pd.DataFrame, rng: np.random.Generator) -> dict[str, Any]:
+    """Return the statistics of a column of a group of rows, one row for each run."""
+    there = values.dropna()
+    present = np.sort(there.to_numpy(np.float64))  # sorted: the bootstrap must not depend on the order
     count = len(present)
     result = dict.fromkeys(STATISTICS, np.nan)
-    result |= {"remaining": float(np.median(remaining)), "count": count, "missing": len(values) - count}
+    result |= {"remaining": float(np.median(group["remaining"])), "count": count, "missing": len(values) - count}
     if count:
         result |= {"mean": present.mean(), "median": np.median(present)}
         result |= dict(zip(("q05", "q25", "q75", "q95"), np.quantile(present, QUANTILES), strict=True))
     if count > 1:
         result["sd"] = present.std(ddof=1)
-        interval = (present[0], present[-1]) if count < ENOUGH else _median_interval(present, rng)
-        result["ci_low"], result["ci_high"] = interval
+        by_complete = [np.sort(of_one) for _, of_one in there.groupby(group["complete"])] if "complete" in group else []
+        result["ci_low"], result["ci_high"] = _median_interval(present, by_complete, rng)
     return result
 
 
-def _median_interval(values: npt.NDArray[np.float64], rng: np.random.Generator) -> tuple[float, float]:
-    """Return the percentile bootstrap interval of the median (Efron 1979), with probability `CONFIDENCE`."""
-    resamples = rng.integers(len(values), size=(RESAMPLES, len(values)))
+def _median_interval(
+    values: npt.NDArray[np.float64], by_complete: list[npt.NDArray[np.float64]], rng: np.random.Generator
+) -> tuple[float, float]:
+    """Return the percentile bootstrap interval of the median (Efron 1979), with probability `CONFIDENCE`.
+
+    by_complete : the values of each complete network; of several, complete networks are drawn and then their runs.
+        Where what is drawn first is less than `ENOUGH`, the interval is the range of the values.
+    """
+    several = len(by_complete) > 1
+    if len(by_complete if several else values) < ENOUGH:
+        return float(values[0]), float(values[-1])
+    if several:
+        drawn = rng.integers(len(by_complete), size=(RESAMPLES, len(by_complete)))
+        medians = [
+            np.median(np.concatenate([rng.choice(by_complete[k], len(by_complete[k])) for k in ks])) for ks in drawn
+        ]
+    else:
+        medians = list(np.median(values[rng.integers(len(values), size=(RESAMPLES, len(values)))], axis=1))
     tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(np.median(values[resamples], axis=1), (tail, 1 - tail))
+    low, high = np.quantile(medians, (tail, 1 - tail))
     return float(low), float(high)
+
+
+def runs_of(rows: pd.DataFrame) -> list[str]:
+    """Return the columns that name a run: published studies may have several complete networks."""
+    return [name for name in ("complete", "run") if name in rows]

@@ -42,7 +42,7 @@ from distsim.results.claims.study import (
     T,
     Verdict,
 )
-from distsim.results.tables import Tables
+from distsim.results.tables import Tables, runs_of
 
 
 def check(tables: Tables, data: Mapping[str, str] | None = None) -> list[Verdict]:
@@ -220,7 +220,7 @@ def _c10(evidence: Evidence, problem: str, metric: str) -> list[Part]:
     if problem == SVHN:
         networks = evidence.tables.networks
         runs = networks[(networks["problem"] == problem) & (networks["iteration"] > 0)]
-        by_run = runs.pivot_table(index="run", columns="iteration", values="accuracy")
+        by_run = runs.pivot_table(index=runs_of(runs), columns="iteration", values="accuracy")
         first = complete - float(pruned.iloc[0])
         return [
             Part("first iteration below the complete network", first > 0, {"first_loss": first}),

@@ -8,7 +8,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from distsim.results.claims.study import Absent, Part, Study, T, spearman
-from distsim.results.tables import CONFIDENCE, ENOUGH, RESAMPLES
+from distsim.results.tables import CONFIDENCE, ENOUGH, RESAMPLES, runs_of
 from distsim.seeds import numpy_stream
 
 
@@ -75,7 +75,7 @@ def falls_with_depth(says: str, study: Study, layers: pd.Index) -> Part:
 
 
 def _by_run(runs: pd.DataFrame, along: str) -> pd.DataFrame:
-    return runs.pivot_table(index="run", columns=along, values="value", aggfunc="mean")
+    return runs.pivot_table(index=runs_of(runs), columns=along, values="value", aggfunc="mean")
 
 
 def u_shaped(study: Study, depth: float) -> Part:

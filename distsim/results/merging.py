@@ -1,0 +1,221 @@
+"""Making published studies: of what a store holds, and of other studies of the same sweep."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from distsim import plotting
+from distsim.metrics.registry import BUILT_IN
+from distsim.results import figures
+from distsim.results.claims.images import remark
+from distsim.results.claims.papers import check
+from distsim.results.claims.study import Verdict
+from distsim.results.published import ENVIRONMENT, KEYS, PartRecord, Published, encoded, is_published
+from distsim.results.reduce import collect, current
+from distsim.results.tables import Tables, to_csv_bytes
+from distsim.specs import COMPLETE, Identity, Request, canonical_json, differences
+from distsim.store import SweepStore
+from distsim.store.descriptions import layers_of, metrics_of
+from distsim.store.records import weights_of
+
+# --- from a store ----------------------------------------------------------------------------------------------------
+
+
+def of_store(store: SweepStore) -> Published:
+    """Return the tables of what a store holds, ready to be published.
+
+    FileNotFoundError: it has no complete network.
+    """
+    complete = store.mark(COMPLETE)
+    if complete is None:
+        raise FileNotFoundError(f"{store.storage.url} has no complete network yet: there is nothing to publish")
+    identity = store.identity()
+    tables, provenance = current(store) or collect(store, layers_of(store), identity.seed)
+    environments, numbers = _environments(provenance)
+    weights = {network: weights_of(mark) for network in store.contents().networks if (mark := store.mark(network))}
+    named = {(-1 if n.run is None else n.run, n.iteration): sha256 for n, sha256 in weights.items()}
+    networks = _with_environment(tables.networks, "networks", provenance, numbers)
+    keys = zip(networks["run"].fillna(-1), networks["iteration"], strict=True)
+    measured = Tables(
+        _with_environment(tables.similarities, "results", provenance, numbers),
+        networks.assign(weights=[named[run, iteration] for run, iteration in keys]),
+        tables.summary,
+        tables.accuracy,
+        _with_environment(tables.chance, "chance", provenance, numbers),
+    )
+    request = store.request()
+    part = PartRecord(
+        complete=0,
+        weights=weights_of(complete),
+        runs=int(networks["run"].nunique()),
+        iterations=int(networks["iteration"].max()),
+        command=_command(identity, request),
+        environments=list(range(len(environments))),
+        training_hours=_hours(provenance, training=True),
+        comparison_hours=_hours(provenance, training=False),
+        first=str(provenance["started"].min()),
+        last=str(provenance["started"].max()),
+    )
+    own = [name for name in dict.fromkeys(tables.similarities["metric"]) if name not in BUILT_IN]
+    labels = {name: metric.label for name, metric in metrics_of(store, own).items()}
+    return Published(identity, measured, environments, (part,), remark(store), labels)
+
+
+def _environments(provenance: pd.DataFrame) -> tuple[pd.DataFrame, pd.Series]:
+    """Return the table of environments, and the number of each row of the provenance."""
+    described = provenance.reindex(columns=list(ENVIRONMENT)).astype("str")
+    numbers = described.groupby(list(ENVIRONMENT), sort=False, dropna=False).ngroup()
+    table = described.drop_duplicates().reset_index(drop=True)
+    table.insert(0, "environment", range(len(table)))
+    return table, numbers
+
+
+def _with_environment(table: pd.DataFrame, name: str, provenance: pd.DataFrame, numbers: pd.Series) -> pd.DataFrame:
+    keys = ["run", "iteration", *(["layer", "metric"] if name != "networks" else [])]
+    rows = provenance.assign(environment=numbers)
+    rows = rows.loc[rows["table"] == name, [*keys, "environment"]].astype({"run": "Int64"})
+    found = table.astype({"run": "Int64"})[keys].merge(rows, on=keys, how="left", validate="many_to_one")
+    added = table.assign(environment=found["environment"].to_numpy("int64"))
+    added.insert(1, "complete", 0)
+    return added
+
+
+def _hours(provenance: pd.DataFrame, training: bool) -> float:
+    """Return the hours that all processes together spent in training, or else in comparisons."""
+    pieces = provenance.drop_duplicates(["table", "piece"])
+    return round(float(pieces.loc[(pieces["table"] == "networks") == training, "seconds"].sum()) / 3600, 3)
+
+
+def _command(identity: Identity, request: Request) -> str:
+    """Return the command that computes these runs. The place of the data is left to the reader."""
+    script = Path(request.script).name if request.script else f"sweeps/{identity.problem.name}.py"
+    scheme = request.data.partition(":")[0] if ":" in request.data else ""
+    flags = [f"--data {scheme}:FOLDER"] if scheme else []
+    flags += [f"--runs {request.extent.runs}", f"--iterations {request.extent.iterations}"]
+    flags += [f"--threads {identity.threads}", f"--device {request.device}"]
+    flags += ["--activations memory"] if request.extent.activations == "memory" else []
+    return " ".join(["python", script, *flags, "--storage STORE"])
+
+
+# --- joining ---------------------------------------------------------------------------------------------------------
+
+
+def merge(studies: Sequence[Published], names: Sequence[str]) -> Published:
+    """Join the tables of several studies of one sweep. names : of the studies, for messages
+
+    Runs that start from equal complete networks, bit by bit, are runs of one complete network. What two studies both
+    have is taken from the first. ValueError: they are of different sweeps, or the same network has other weights.
+    """
+    first = studies[0]
+    for study, name in zip(studies, names, strict=True):
+        if study.identity.hash != first.identity.hash:
+            fields = differences(first.identity.as_dict(), study.identity.as_dict())
+            here = "; ".join(fields).replace("asked for", f"in {names[0]}").replace("in the store", f"in {name}")
+            raise ValueError(f"{name} is of another sweep than {names[0]}: {here}")
+    numbers: dict[str, int] = {}  # of complete networks, by their weights
+    for study in studies:
+        for part in study.parts:
+            numbers.setdefault(part["weights"], len(numbers))
+    environments = _joined_environments(studies)
+    renumbered = [_renumbered(study, numbers, environments) for study in studies]
+    frames = {name: _joined(name, [tables[name] for tables in renumbered], names) for name in KEYS}
+    parts = tuple(_joined_part(studies, weights, number, frames, environments) for weights, number in numbers.items())
+    tables = Tables.of(frames["results"], frames["networks"], first.identity.seed, frames["chance"])
+    labels = {name: label for study in reversed(studies) for name, label in study.labels.items()}
+    images = "; ".join(dict.fromkeys(study.images for study in studies if study.images))
+    return Published(first.identity, tables, environments, parts, images, labels)
+
+
+def _joined_environments(studies: Sequence[Published]) -> pd.DataFrame:
+    every = pd.concat([study.environments for study in studies], ignore_index=True)[list(ENVIRONMENT)]
+    table = every.drop_duplicates().reset_index(drop=True)
+    table.insert(0, "environment", range(len(table)))
+    return table
+
+
+def _renumbered(study: Published, numbers: Mapping[str, int], environments: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Return a study's tables with the joined study's numbers of complete networks and environments."""
+    complete = {part["complete"]: numbers[part["weights"]] for part in study.parts}
+    joined = study.environments.merge(environments, on=list(ENVIRONMENT), suffixes=("", "_joined"))
+    environment = dict(zip(joined["environment"], joined["environment_joined"], strict=True))
+    measured = (study.tables.similarities, study.tables.networks, study.tables.chance)
+    return {
+        name: frame.assign(
+            complete=frame["complete"].map(complete).astype("int64"),
+            environment=frame["environment"].map(environment).astype("int64"),
+        )
+        for name, frame in zip(KEYS, measured, strict=True)
+    }
+
+
+def _joined(name: str, frames: Sequence[pd.DataFrame], names: Sequence[str]) -> pd.DataFrame:
+    keys, merged = KEYS[name], frames[0]
+    for frame, source in zip(frames[1:], names[1:], strict=True):
+        if name == "networks":
+            both = merged.merge(frame, on=keys, suffixes=("", "_other"))
+            differing = both[both["weights"] != both["weights_other"]]
+            if len(differing):
+                run, iteration = differing[["run", "iteration"]].iloc[0]
+                raise ValueError(
+                    f"run {run}, iteration {iteration} has other weights in {source} than in a study before it, though "
+                    "both start from the same complete network: only one of them can be part of this study"
+                )
+        merged = pd.concat([merged, frame], ignore_index=True).drop_duplicates(keys)
+    order = ["problem", *(key for key in keys if key not in ("layer", "metric", "permutation"))]
+    order += [key for key in ("position", "permutation") if key in merged]
+    return merged.sort_values(order, kind="stable", na_position="first").reset_index(drop=True)
+
+
+def _joined_part(
+    studies: Sequence[Published],
+    weights: str,
+    number: int,
+    frames: Mapping[str, pd.DataFrame],
+    environments: pd.DataFrame,
+) -> PartRecord:
+    """Describe the runs of one complete network in the joined study."""
+    parts = [part for study in studies for part in study.parts if part["weights"] == weights]
+    networks = frames["networks"][frames["networks"]["complete"] == number]
+    used = set().union(*(frame.loc[frame["complete"] == number, "environment"] for frame in frames.values()))
+    return {
+        "complete": number,
+        "weights": weights,
+        "runs": int(networks["run"].nunique()),
+        "iterations": int(networks["iteration"].max()),
+        "command": "; ".join(dict.fromkeys(part["command"] for part in parts)),
+        "environments": sorted(map(int, used)),
+        "training_hours": round(sum(part["training_hours"] for part in parts), 3),
+        "comparison_hours": round(sum(part["comparison_hours"] for part in parts), 3),
+        "first": min(part["first"] for part in parts),
+        "last": max(part["last"] for part in parts),
+    }
+
+
+# --- writing ---------------------------------------------------------------------------------------------------------
+
+
+def publish(study: Published, folder: Path) -> list[str]:
+    """Write a study's tables, figures and claims into a folder, and return the names of the files.
+
+    A study that is there is replaced; other files in the folder are left alone. ValueError: the folder holds something
+    else than a published study.
+    """
+    if folder.is_dir() and any(folder.iterdir()) and not is_published(folder):
+        raise ValueError(f"{folder} is not empty and holds no published study: name another folder")
+    files = {"claims.csv": to_csv_bytes(claims_table(study))}
+    for name, figure in figures.draw_all(study.tables, study.labels).items():
+        files[f"{name}.png"] = plotting.render(figure, "png")
+    files |= encoded(study)  # study.json last: until it is written, its digests do not fit the tables
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    return sorted(files)
+
+
+def claims_table(study: Published) -> pd.DataFrame:
+    """Return a row for each claim and metric that is about the study's problem, with the numbers as JSON."""
+    verdicts = check(study.tables, {study.problem: study.images})
+    rows = [verdict.__dict__ for verdict in verdicts if verdict.problem in (study.problem, "all")]
+    frame = pd.DataFrame(rows, columns=list(Verdict.__dataclass_fields__))
+    return frame.assign(numbers=frame["numbers"].map(canonical_json))

@@ -1,0 +1,157 @@
+"""Published studies: the tables of a sweep without its weights and activations.
+
+A published study is a folder. `study.json` says which sweep it is, on which machines its runs were made, and the
+SHA-256 of every table. The tables have two columns more than those of a store:
+
+    complete     the complete network that a run starts from, from 0; networks that differ in a bit have other numbers
+    environment  a row of environments.parquet: versions, processor, device and threads that a row was computed with
+
+networks.parquet also has the SHA-256 of each network's weights. No column names a host.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NotRequired, TypedDict
+
+import pandas as pd
+
+from distsim.results.tables import Tables, read_parquet_bytes, to_parquet_bytes
+from distsim.specs import Identity, canonical_json, shown
+from distsim.specs.fields import Natural
+from distsim.specs.json_shape import require_json
+from distsim.store import DamagedStore
+from distsim.store.commits import Sha256
+
+STUDY = "study.json"
+TABLES = ("results", "networks", "summary", "accuracy", "chance", "environments")
+VERSION = 1
+LARGEST = 2**20  # bytes of study.json
+LARGEST_TABLE = 2**28
+ENVIRONMENT = ("device", "instruction_set", "blas", "machine", "threads", "torch", "numpy", "python", "distsim", "code")
+KEYS = {  # of the tables with measured values
+    "results": ["complete", "run", "iteration", "layer", "metric"],
+    "networks": ["complete", "run", "iteration"],
+    "chance": ["complete", "run", "iteration", "layer", "metric", "permutation"],
+}
+
+
+class PartRecord(TypedDict):
+    """The runs of one complete network, as study.json describes them."""
+
+    complete: Natural
+    weights: Sha256  # of the complete network
+    runs: Natural
+    iterations: Natural  # of the longest run
+    command: str  # that computes them
+    environments: list[Natural]
+    training_hours: float  # of processes, added up
+    comparison_hours: float
+    first: str  # when the first and the last piece were begun
+    last: str
+
+
+class StudyRecord(TypedDict):
+    """The content of study.json."""
+
+    version: Natural
+    identity: dict[str, Any]
+    hash: Sha256
+    parts: list[PartRecord]
+    images: NotRequired[str]  # what to say of the images beside claims
+    labels: NotRequired[dict[str, str]]  # of metrics that do not come with distsim
+    tables: NotRequired[dict[str, Sha256]]
+
+
+@dataclass(frozen=True)
+class Published:
+    """A published study of one problem."""
+
+    identity: Identity
+    tables: Tables  # similarities, networks and chance with the columns `complete` and `environment`
+    environments: pd.DataFrame  # one row for each number in the columns `environment`, from 0
+    parts: tuple[PartRecord, ...]  # by their numbers in the columns `complete`
+    images: str = ""
+    labels: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def problem(self) -> str:
+        return self.identity.problem.name
+
+
+def is_published(folder: Path) -> bool:
+    """Return whether this is the folder of a published study."""
+    return (folder / STUDY).is_file()
+
+
+def encoded(study: Published) -> dict[str, bytes]:
+    """Return the files of a published study, by name. Equal studies give equal bytes, whatever the versions are."""
+    tables = study.tables
+    frames = tables.similarities, tables.networks, tables.summary, tables.accuracy, tables.chance, study.environments
+    files = {f"{name}.parquet": to_parquet_bytes(frame) for name, frame in zip(TABLES, frames, strict=True)}
+    record: StudyRecord = {
+        "version": VERSION,
+        "identity": study.identity.as_dict(),
+        "hash": study.identity.hash,
+        "parts": list(study.parts),
+        "images": study.images,
+        "labels": study.labels,
+        "tables": {name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
+    }
+    text = json.dumps(json.loads(canonical_json(record)), indent=1, sort_keys=True, ensure_ascii=False)
+    return files | {STUDY: f"{text}\n".encode()}
+
+
+def read(folder: Path) -> Published:
+    """Read a published study.
+
+    FileNotFoundError: the folder holds none. DamagedStore: a file in it is not what it was; the text names it.
+    """
+    if not is_published(folder):
+        raise FileNotFoundError(f"{folder} holds no published study: there is no {STUDY} in it")
+    record = _record(folder)
+    try:
+        identity = Identity.from_dict(record["identity"])
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        raise DamagedStore(f"{folder / STUDY} was written by another distsim: {error}") from None
+    if identity.hash != record["hash"]:
+        raise DamagedStore(f"{folder / STUDY} is damaged: its identity does not match its hash")
+    frames = {name: _table(folder / f"{name}.parquet", record["tables"].get(f"{name}.parquet")) for name in TABLES}
+    environments = frames.pop("environments")
+    return Published(
+        identity,
+        Tables(*(frames[name] for name in TABLES[:-1])),
+        environments,
+        tuple(record["parts"]),
+        record.get("images", ""),
+        record.get("labels", {}),
+    )
+
+
+def _record(folder: Path) -> Any:
+    file = folder / STUDY
+    if file.stat().st_size > LARGEST:
+        raise DamagedStore(f"{file} is damaged: it has more than {LARGEST:,} bytes")
+    try:
+        record = json.loads(file.read_bytes())
+        require_json("", record, StudyRecord)
+    except (ValueError, RecursionError) as error:
+        raise DamagedStore(f"{file} is damaged: {shown(str(error))}") from None
+    if record["version"] != VERSION:
+        raise DamagedStore(f"{file} was written by another distsim: its version is {record['version']}, not {VERSION}")
+    return {"tables": {}} | record
+
+
+def _table(file: Path, sha256: str | None) -> pd.DataFrame:
+    if not file.is_file():
+        raise DamagedStore(f"{file} is missing")
+    if file.stat().st_size > LARGEST_TABLE:
+        raise DamagedStore(f"{file} is damaged: it has more than {LARGEST_TABLE:,} bytes")
+    content = file.read_bytes()
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise DamagedStore(f"{file} is damaged: its digest is not the one in {STUDY}")
+    try:
+        return read_parquet_bytes(content)
+    except ValueError as error:
+        raise DamagedStore(f"{file} is damaged: {error}") from None
