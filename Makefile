@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: demo test check lint types faults faults-more faults-short mutants mutants-short bench clean
+.PHONY: demo test check lint types faults faults-more faults-short mutants mutants-short results bench clean
 
 demo: $(READY)
 	$(BIN)/python sweeps/digits.py
@@ -45,6 +45,10 @@ mutants-short: $(READY)
 	$(BIN)/python tests/mutants/run.py --sample 12
 
 # Hours: bench/*.py --help says how to measure less, and how to write the tables of docs/benchmarks.md.
+# Rebuild the figures, claims and tables of docs/replication.md from results/published.
+results: $(READY)
+	$(BIN)/python bench/replication.py
+
 bench: $(READY)
 	$(BIN)/python bench/training.py
 	$(BIN)/python bench/metrics.py --no-peers

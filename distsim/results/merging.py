@@ -1,5 +1,6 @@
 """Making published studies: of what a store holds, and of other studies of the same sweep."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -7,13 +8,14 @@ import pandas as pd
 
 from distsim import plotting
 from distsim.metrics.registry import BUILT_IN
+from distsim.problems import PROBLEMS
 from distsim.results import figures
 from distsim.results.claims.images import remark
 from distsim.results.claims.papers import check
 from distsim.results.claims.study import Verdict
 from distsim.results.published import ENVIRONMENT, KEYS, PartRecord, Published, encoded, is_published
 from distsim.results.reduce import collect, current
-from distsim.results.tables import Tables, to_csv_bytes
+from distsim.results.tables import Tables, sorted_by, to_csv_bytes
 from distsim.specs import COMPLETE, Identity, Request, canonical_json, differences
 from distsim.store import SweepStore
 from distsim.store.descriptions import layers_of, metrics_of
@@ -88,8 +90,9 @@ def _hours(provenance: pd.DataFrame, training: bool) -> float:
 
 
 def _command(identity: Identity, request: Request) -> str:
-    """Return the command that computes these runs. The place of the data is left to the reader."""
-    script = Path(request.script).name if request.script else f"sweeps/{identity.problem.name}.py"
+    """Return the command that computes these runs. The place of the data is left to the reader, as is a lost script."""
+    name = identity.problem.name
+    script = Path(request.script).name or (f"sweeps/{name}.py" if name in PROBLEMS else "SCRIPT")
     scheme = request.data.partition(":")[0] if ":" in request.data else ""
     flags = [f"--data {scheme}:FOLDER"] if scheme else []
     flags += [f"--runs {request.extent.runs}", f"--iterations {request.extent.iterations}"]
@@ -162,9 +165,8 @@ def _joined(name: str, frames: Sequence[pd.DataFrame], names: Sequence[str]) -> 
                     "both start from the same complete network: only one of them can be part of this study"
                 )
         merged = pd.concat([merged, frame], ignore_index=True).drop_duplicates(keys)
-    order = ["problem", *(key for key in keys if key not in ("layer", "metric", "permutation"))]
-    order += [key for key in ("position", "permutation") if key in merged]
-    return merged.sort_values(order, kind="stable", na_position="first").reset_index(drop=True)
+    order = ["problem", "complete", "run", "iteration", "position", "metric", "permutation"]
+    return sorted_by(merged, [key for key in order if key in merged])
 
 
 def _joined_part(
@@ -218,4 +220,9 @@ def claims_table(study: Published) -> pd.DataFrame:
     verdicts = check(study.tables, {study.problem: study.images})
     rows = [verdict.__dict__ for verdict in verdicts if verdict.problem in (study.problem, "all")]
     frame = pd.DataFrame(rows, columns=list(Verdict.__dataclass_fields__))
-    return frame.assign(numbers=frame["numbers"].map(canonical_json))
+    return frame.assign(numbers=frame["numbers"].map(_as_json))
+
+
+def _as_json(numbers: dict[str, float]) -> str:
+    """Return the numbers as JSON. What is not a number is null."""
+    return canonical_json({name: value if math.isfinite(value) else None for name, value in numbers.items()})

@@ -18,11 +18,12 @@ from typing import Any, NotRequired, TypedDict
 import pandas as pd
 
 from distsim.results.tables import Tables, read_parquet_bytes, to_parquet_bytes
-from distsim.specs import Identity, canonical_json, shown
+from distsim.specs import Identity, canonical_json
 from distsim.specs.fields import Natural
 from distsim.specs.json_shape import require_json
 from distsim.store import DamagedStore
 from distsim.store.commits import Sha256
+from distsim.store.storage import first_line
 
 STUDY = "study.json"
 TABLES = ("results", "networks", "summary", "accuracy", "chance", "environments")
@@ -137,7 +138,7 @@ def _record(folder: Path) -> Any:
         record = json.loads(file.read_bytes())
         require_json("", record, StudyRecord)
     except (ValueError, RecursionError) as error:
-        raise DamagedStore(f"{file} is damaged: {shown(str(error))}") from None
+        raise DamagedStore(f"{file} is damaged: {first_line(error)}") from None
     if record["version"] != VERSION:
         raise DamagedStore(f"{file} was written by another distsim: its version is {record['version']}, not {VERSION}")
     return {"tables": {}} | record

@@ -140,14 +140,14 @@ def long_table(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     """
     frame = _frame(({**dict.fromkeys(ADDED), **row} for row in rows), SIMILARITY_COLUMNS)
     _check_unique(frame, ["problem", "run", "iteration", "layer", "metric"])
-    return _sorted(frame, ["problem", "run", "iteration", "position", "metric"])
+    return sorted_by(frame, ["problem", "run", "iteration", "position", "metric"])
 
 
 def network_table(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     """Make the table of networks, each problem's complete network first. ValueError: as in `long_table`."""
     frame = _frame(rows, NETWORK_COLUMNS)
     _check_unique(frame, ["problem", "run", "iteration"])
-    return _sorted(frame, ["problem", "run", "iteration"])
+    return sorted_by(frame, ["problem", "run", "iteration"])
 
 
 def chance_table(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
@@ -155,7 +155,7 @@ def chance_table(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     frame = _frame(rows, CHANCE_COLUMNS)
     keys = ["problem", "run", "iteration", "layer", "metric", "permutation"]
     _check_unique(frame, keys)
-    return _sorted(frame, ["problem", "run", "iteration", "position", "metric", "permutation"])
+    return sorted_by(frame, ["problem", "run", "iteration", "position", "metric", "permutation"])
 
 
 def chance_level(chance: pd.DataFrame) -> pd.DataFrame:
@@ -178,7 +178,7 @@ def summarise(similarities: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
         placed = {"kind": group["kind"].iloc[0], "position": group["position"].iloc[0]}
         warned = {"warned": int(((group["warning"] != "") & group["value"].notna()).sum())}
         rows.append(named | placed | _statistics(group["value"], group, rng) | warned)
-    return _sorted(_frame(rows, SUMMARY_COLUMNS), ["problem", "metric", "position", "iteration"])
+    return sorted_by(_frame(rows, SUMMARY_COLUMNS), ["problem", "metric", "position", "iteration"])
 
 
 def summarise_accuracy(networks: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
@@ -188,7 +188,7 @@ def summarise_accuracy(networks: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
         rng = numpy_stream(seed, "bootstrap", problem, "accuracy", int(iteration))
         named = {"problem": problem, "iteration": iteration}
         rows.append(named | _statistics(group["accuracy"], group, rng))
-    return _sorted(_frame(rows, ACCURACY_COLUMNS), ["problem", "iteration"])
+    return sorted_by(_frame(rows, ACCURACY_COLUMNS), ["problem", "iteration"])
 
 
 def to_csv_bytes(frame: pd.DataFrame) -> bytes:
@@ -269,7 +269,7 @@ def _check_unique(frame: pd.DataFrame, keys: list[str]) -> None:
         raise ValueError(f"{len(repeated)} rows are duplicates, the first of {example}")
 
 
-def _sorted(frame: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
+def sorted_by(frame: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
     """Sort by `keys`, missing values first, metrics in the order of the registry."""
     rank: dict[str, int] = {}
     if "metric" in frame:

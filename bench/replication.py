@@ -1,0 +1,205 @@
+"""Rebuild the published studies' figures and claims, and the tables of docs/replication.md, from their tables.
+
+python bench/replication.py          # make results: every folder of results/published, in about a minute
+python bench/replication.py --check  # write nothing; exit status 1 if a table in the document would change
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pandas as pd
+from report import Section, Table, replace
+
+from distsim.metrics.registry import METRICS
+from distsim.problems import PROBLEMS, departures
+from distsim.results.merging import claims_table, merge, publish
+from distsim.results.published import Published, is_published, read
+from distsim.results.tables import chance_level
+
+ROOT = Path(__file__).resolve().parents[1]
+STUDIES = ROOT / "results/published"
+DOCUMENT = ROOT / "docs/replication.md"
+SHOWN = (1, 5, 10, 15, 20)  # iterations
+SEVERAL = ("mean_cca", "svcca", "pwcca", "cka", "nbs", "cosine")
+NUMBERS = {  # of a verdict, that are shown beside it, as far as it has them
+    "iteration_spearman": "Spearman",
+    "iteration_slope": "slope per iteration",
+    "depth_spearman": "Spearman",
+    "depth_slope": "slope per layer",
+    "minimum": "lowest",
+    "share_up": "share of layers and iterations",
+    "median_step": "median step",
+    "complete": "complete",
+    "worst": "worst median",
+    "worst_iteration": "at iteration",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--studies", type=Path, default=STUDIES, help="folder of the published studies")
+    parser.add_argument("--write", type=Path, default=DOCUMENT, help="document whose tables are replaced")
+    parser.add_argument("--check", action="store_true", help="write nothing, and compare")
+    flags = parser.parse_args(arguments)
+    studies = {folder.name: read(folder) for folder in sorted(flags.studies.iterdir()) if is_published(folder)}
+    before = flags.write.read_text()
+    document = flags.write if not flags.check else _copy(before)
+    for section in sections(studies):
+        replace(document, section)
+    if flags.check:
+        same = document.read_text() == before
+        document.unlink()
+        print("as written" if same else f"{flags.write} is not what the studies say: run make results")
+        return 0 if same else 1
+    for name, study in studies.items():
+        files = publish(merge([study], [name]), flags.studies / name)
+        print(f"{name}: {len(files)} files", flush=True)
+    print(f"tables in {flags.write}")
+    return 0
+
+
+def _copy(text: str) -> Path:
+    import tempfile
+
+    file = Path(tempfile.mkstemp(suffix=".md")[1])
+    file.write_text(text)
+    return file
+
+
+def sections(studies: dict[str, Published]) -> Iterator[Section]:
+    """Yield the sections of the document."""
+    yield Section("replication studies", "What ran", "", [_what_ran(studies)])
+    yield Section("replication problems", "What of the papers ran", "", [_of_the_papers(studies)])
+    yield Section("replication claims", "Claims", "", [_claims(studies)])
+    for name, study in studies.items():
+        tables = [_accuracies(study), *(_by_layer(study, metric) for metric in ("svcca", "cka", "nbs")), _chance(study)]
+        tables += [_spread(study)] if len(study.parts) > 1 else []
+        yield Section(f"replication {name}", f"Tables of {name}", "", [table for table in tables if table.rows])
+
+
+# --- all studies -----------------------------------------------------------------------------------------------------
+
+
+def _what_ran(studies: dict[str, Published]) -> Table:
+    table = Table(
+        ("study", "complete network", "runs × iterations", "recipe", "device", "hours of training, comparisons")
+    )
+    for name, study in studies.items():
+        for part in study.parts:
+            used = study.environments[study.environments["environment"].isin(part["environments"])]
+            devices = [
+                f"CPU, {row.instruction_set}" if row.device == "cpu" else row.device
+                for row in used.drop_duplicates(["device", "instruction_set"]).itertuples()
+            ]
+            fields = departures(study.identity.problem)
+            table.add(
+                f"`{name}`",
+                f"{part['complete']} (`{part['weights'][:8]}`)",
+                f"{part['runs']} × {part['iterations']}",
+                f"reduced: {', '.join(fields)}" if fields else "the paper's",
+                "; ".join(devices),
+                f"{part['training_hours']:.2f}, {part['comparison_hours']:.2f}",
+            )
+    table.notes.append(
+        "Hours are added up over processes; most ran two at a time, beside other work. A complete network is named by "
+        "the first digits of its weights' SHA-256."
+    )
+    return table
+
+
+def _of_the_papers(studies: dict[str, Published]) -> Table:
+    table = Table(("problem", "paper", "asked for", "ran"))
+    for name, problem in PROBLEMS.items():
+        if name == "digits":
+            continue
+        ran = [
+            f"`{study}`: {' and '.join(str(part['runs']) for part in published.parts)} runs"
+            + (" (reduced)" if departures(published.identity.problem) else "")
+            for study, published in studies.items()
+            if published.problem == name
+        ]
+        table.add(name, problem.paper, f"{problem.runs} × {problem.iterations}", "; ".join(ran) or "not run")
+    return table
+
+
+def _claims(studies: dict[str, Published]) -> Table:
+    table = Table(("claim", "study", "metric", "verdict", "what was judged", "numbers"))
+    for name, study in studies.items():
+        for row in claims_table(study).itertuples():
+            if row.verdict == "not enough data":
+                continue
+            verdict = f"{row.verdict}, {row.data}" if row.data else row.verdict
+            table.add(row.claim, f"`{name}`", row.metric, verdict, row.text, _numbers(json.loads(row.numbers)))
+    table.rows.sort(key=lambda cells: (int(cells[0][1:]), cells[1]))
+    return table
+
+
+def _numbers(numbers: dict[str, float | None]) -> str:
+    shown = [f"{NUMBERS[name]} {_short(numbers[name])}" for name in NUMBERS if name in numbers]
+    low, high = numbers.get("iteration_slope_low"), numbers.get("iteration_slope_high")
+    if low is not None and high is not None:
+        shown.append(f"slope {_short(low)} to {_short(high)} over runs")
+    return "; ".join(shown) or "; ".join(f"{name} {_short(value)}" for name, value in numbers.items())
+
+
+def _short(value: float | None) -> str:
+    if value is None:
+        return "undefined"
+    return f"{value:.0f}" if abs(value) >= 1.5 and value == int(value) else f"{value:.3g}"
+
+
+# --- one study -------------------------------------------------------------------------------------------------------
+
+
+def _accuracies(study: Published) -> Table:
+    shown = study.tables.accuracy[study.tables.accuracy["iteration"].isin((0, *SHOWN))]
+    table = Table(("test accuracy after iteration", *map(str, shown["iteration"])))
+    table.add("left of all parameters", *(f"{value:.3f}" for value in shown["remaining"]))
+    for name in ("median", "q05", "q95"):
+        table.add(name, *(f"{value:.4f}" for value in shown[name]))
+    table.add("networks", *map(str, shown["count"]))
+    return table
+
+
+def _by_layer(study: Published, metric: str) -> Table:
+    summary = study.tables.summary[study.tables.summary["metric"] == metric]
+    shown = [iteration for iteration in SHOWN if iteration in set(summary["iteration"])]
+    label = study.labels.get(metric) or METRICS[metric].label
+    table = Table((f"{label}, median (q05 to q95), iteration", *map(str, shown)))
+    for layer, rows in summary.groupby("layer", sort=False):
+        by_iteration = rows.set_index("iteration")
+        cells = [by_iteration.loc[iteration] for iteration in shown]
+        table.add(str(layer), *(f"{row['median']:.3f} ({row['q05']:.3f} to {row['q95']:.3f})" for row in cells))
+    return table
+
+
+def _chance(study: Published) -> Table:
+    levels = chance_level(study.tables.chance)
+    wide = levels.pivot(index="layer", columns="metric", values="median")
+    order = levels.drop_duplicates("layer").sort_values("position")["layer"]
+    metrics = [metric for metric in SEVERAL if metric in wide]
+    table = Table(("chance, median of permutations", *metrics))
+    for layer in order:
+        table.add(layer, *("" if pd.isna(v) else f"{v:.3f}" for v in wide.loc[layer, metrics]))
+    return table
+
+
+def _spread(study: Published) -> Table:
+    """Compare what lies between complete networks with what lies between the runs of one of them."""
+    table = Table(("SVCCA, mean over runs, iteration", "complete network", *map(str, SHOWN)))
+    rows = study.tables.similarities[study.tables.similarities["metric"] == "svcca"]
+    for layer, of_layer in rows.sort_values("position").groupby("layer", sort=False):
+        for complete, of_one in of_layer.groupby("complete"):
+            by_iteration = of_one.groupby("iteration")["value"].agg(["mean", "std"])
+            cells = [by_iteration.loc[i] if i in by_iteration.index else None for i in SHOWN]
+            texts = ["" if cell is None else f"{cell['mean']:.3f} ± {cell['std']:.3f}" for cell in cells]
+            table.add(str(layer), str(complete), *texts)
+    table.notes.append("± is the standard deviation over the runs of one complete network.")
+    return table
+
+
+if __name__ == "__main__":
+    sys.exit(main())

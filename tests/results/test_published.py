@@ -1,0 +1,199 @@
+"""Published studies: of a store, joined, written and read again."""
+
+import dataclasses
+import json
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from pandas.testing import assert_frame_equal
+
+from distsim.cli.main import main
+from distsim.results.merging import claims_table, merge, of_store, publish
+from distsim.results.published import STUDY, Published, read
+from distsim.results.tables import summarise
+from distsim.specs import COMPLETE
+from distsim.store import DamagedStore, SweepStore, existing_stores
+
+OLD = Path(__file__).parents[1] / "stores" / "format4.tar.xz"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with one run of digits."""
+    where = tmp_path_factory.mktemp("published")
+    with tarfile.open(OLD) as archive:
+        archive.extractall(where, filter="data")
+    return next(path.parents[1] for path in where.rglob("spec.json"))
+
+
+@pytest.fixture(scope="module")
+def store(folder: Path) -> SweepStore:
+    (store,) = existing_stores(folder)
+    return store
+
+
+@pytest.fixture(scope="module")
+def study(store: SweepStore) -> Published:
+    return of_store(store)
+
+
+def elsewhere(study: Published, weights: str = "a" * 64, device: str = "another card", by: float = 0.01) -> Published:
+    """The study as another machine could have made it: other weights, other values."""
+    tables = study.tables
+    networks = tables.networks.assign(weights=weights)
+    similarities = tables.similarities.assign(value=tables.similarities["value"] - by)
+    return dataclasses.replace(
+        study,
+        tables=dataclasses.replace(tables, networks=networks, similarities=similarities),
+        environments=study.environments.assign(device=device),
+        parts=tuple({**part, "weights": weights} for part in study.parts),
+    )
+
+
+def test_every_row_of_the_store_is_there_and_says_where_it_was_computed(store: SweepStore, study: Published) -> None:
+    written = pd.read_parquet(Path(store.storage.url) / "results/results.parquet")
+    shared = [name for name in written if name in study.tables.similarities]
+    published = study.tables.similarities[shared]
+    assert_frame_equal(published, written[shared].astype(published.dtypes), check_exact=True)
+    assert set(study.tables.similarities["environment"]) <= set(study.environments["environment"])
+    mark = store.mark(COMPLETE)
+    assert mark is not None
+    for name in ("device", "torch", "numpy", "instruction_set"):
+        assert list(study.environments[name]) == [str(mark.environment[name])]
+    (part,) = study.parts
+    assert (part["runs"], part["iterations"]) == (1, 2)
+    assert part["command"].startswith("python SCRIPT --runs 1 --iterations 2 --threads 1 --device cpu")
+    assert part["training_hours"] > 0
+    complete = study.tables.networks[study.tables.networks["run"].isna()]
+    assert list(complete["weights"]) == [part["weights"]]
+
+
+def test_no_host_is_named(store: SweepStore, study: Published, tmp_path: Path) -> None:
+    mark = store.mark(COMPLETE)
+    assert mark is not None
+    host = mark.provenance["host"]
+    publish(study, tmp_path / "study")
+    for file in (tmp_path / "study").glob("*.parquet"):
+        table = pd.read_parquet(file)
+        assert "host" not in table
+        assert not (table == host).any(axis=None)
+    assert f'"{host}"' not in (tmp_path / "study" / STUDY).read_text()
+
+
+def test_what_is_written_is_read_again(study: Published, tmp_path: Path) -> None:
+    files = publish(study, tmp_path)
+    assert {STUDY, "claims.csv", "results.parquet", "environments.parquet", "fig1_accuracy_median.png"} <= set(files)
+    again = read(tmp_path)
+    assert (again.identity, again.parts, again.images) == (study.identity, study.parts, study.images)
+    for name in ("similarities", "networks", "summary", "accuracy", "chance"):
+        assert_frame_equal(getattr(again.tables, name), getattr(study.tables, name), check_exact=True)
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    publish(merge([again], ["again"]), tmp_path)
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before, "made again, nothing changes"
+
+
+def test_runs_of_another_complete_network_are_kept_apart(study: Published) -> None:
+    joined = merge([study, elsewhere(study)], ["here", "there"])
+    assert [part["complete"] for part in joined.parts] == [0, 1]
+    rows = joined.tables.similarities
+    assert_frame_equal(rows[rows["complete"] == 0].reset_index(drop=True), study.tables.similarities, check_exact=True)
+    assert len(rows) == 2 * len(study.tables.similarities)
+    assert list(joined.environments["environment"]) == [0, 1]
+    assert set(rows.loc[rows["complete"] == 1, "environment"]) == {1}
+    assert set(joined.environments.loc[1, ["device"]]) == {"another card"}
+    counts = joined.tables.summary["count"] + joined.tables.summary["missing"]
+    assert set(counts) == {2}, "statistics are over all runs of all complete networks"
+    complete = joined.tables.accuracy[joined.tables.accuracy["iteration"] == 0]
+    assert list(complete["count"]) == [2]
+
+
+def test_the_same_run_twice_is_one_run(study: Published) -> None:
+    joined = merge([study, study], ["here", "again"])
+    assert len(joined.parts) == len(joined.environments) == 1
+    for name in ("similarities", "networks", "chance", "summary"):
+        assert_frame_equal(getattr(joined.tables, name), getattr(study.tables, name), check_exact=True)
+
+
+def test_a_run_with_other_weights_from_the_same_complete_network_is_refused(study: Published) -> None:
+    networks = study.tables.networks
+    others = networks.assign(weights=networks["weights"].where(networks["iteration"] < 2, "b" * 64))
+    other = dataclasses.replace(study, tables=dataclasses.replace(study.tables, networks=others))
+    with pytest.raises(ValueError, match="run 0, iteration 2 has other weights in there than in a study before it"):
+        merge([study, other], ["here", "there"])
+
+
+def test_another_sweep_is_refused_by_the_fields_that_differ(study: Published) -> None:
+    other = dataclasses.replace(study, identity=dataclasses.replace(study.identity, seed=7))
+    with pytest.raises(ValueError, match="there is of another sweep than here: seed: 0 in here, 7 in there"):
+        merge([study, other], ["here", "there"])
+
+
+def test_intervals_over_several_complete_networks() -> None:
+    """Complete networks are drawn first: few of them give no interval, however many runs they have."""
+
+    def rows(completes: int, runs: int) -> pd.DataFrame:
+        values = np.random.default_rng(0).normal(size=(completes, 1)) + np.linspace(-0.01, 0.01, runs)
+        keys = {"problem": "p", "metric": "cka", "layer": "fc1", "iteration": 1, "kind": "fc", "position": 0}
+        shared = keys | {"remaining": 0.8, "warning": ""}
+        return pd.DataFrame(
+            [shared | {"complete": c, "run": r, "value": values[c, r]} for c in range(completes) for r in range(runs)]
+        )
+
+    few, many = rows(3, 10), rows(20, 10)
+    (low, high), value = summarise(few)[["ci_low", "ci_high"]].iloc[0], few["value"]
+    assert (low, high) == (value.min(), value.max())
+    interval, alone = summarise(many).iloc[0], summarise(many.drop(columns="complete")).iloc[0]
+    assert many["value"].min() < interval["ci_low"] < interval["median"] < interval["ci_high"] < many["value"].max()
+    width, alone_width = (row["ci_high"] - row["ci_low"] for row in (interval, alone))
+    assert width > 2 * alone_width, "200 runs of 20 complete networks are not 200 independent values"
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "said"),
+    [
+        (STUDY, lambda text: text.replace(b'"seed": 0', b'"seed": 1'), "its identity does not match its hash"),
+        (STUDY, lambda text: text.replace(b'"runs": 1', b'"runs": "x"'), "is damaged: field parts"),
+        (STUDY, lambda text: text.replace(b'"version": 1', b'"version": 9'), "was written by another distsim"),
+        (STUDY, lambda text: b"[" * 100_000, "is damaged"),
+        ("results.parquet", lambda content: content[:-1] + b"x", "results.parquet is damaged: its digest"),
+        ("chance.parquet", None, "chance.parquet is missing"),
+    ],
+)
+def test_a_damaged_folder_is_named(study: Published, tmp_path: Path, file: str, change: object, said: str) -> None:
+    publish(study, tmp_path)
+    if callable(change):
+        before = (tmp_path / file).read_bytes()
+        (tmp_path / file).write_bytes(change(before))
+        assert (tmp_path / file).read_bytes() != before
+    else:
+        (tmp_path / file).unlink()
+    with pytest.raises(DamagedStore, match=said):
+        read(tmp_path)
+
+
+def test_claims_are_those_of_the_studys_problem(study: Published) -> None:
+    claims = claims_table(study)
+    assert set(claims["problem"]) <= {study.problem, "all"}
+    judged = claims[claims["verdict"] != "not enough data"]
+    assert set(judged["verdict"]) <= {"tendency: for", "tendency: against"}, "one run is not a study"
+    assert all(json.loads(numbers) for numbers in judged["numbers"])
+
+
+def test_the_command(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    into = tmp_path / "study"
+    assert main(["merge", str(folder), "--into", str(into)]) == 0
+    said = capsys.readouterr().out
+    assert "1 runs, up to iteration 2" in said
+    assert f"files in {into}" in said
+    assert main(["merge", str(into), str(folder), "--into", str(into)]) == 0, "a study may be extended in place"
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/notes.txt").write_text("mine")
+    assert main(["merge", str(folder), "--into", str(tmp_path / "mine")]) == 1
+    assert "is not empty and holds no published study" in capsys.readouterr().err
+    assert [file.name for file in (tmp_path / "mine").iterdir()] == ["notes.txt"]
+    assert main(["merge", str(tmp_path / "nowhere"), "--into", str(tmp_path / "new")]) == 1
+    assert "no store in" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
