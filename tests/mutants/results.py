@@ -2,6 +2,7 @@
 
 from mutants.mutant import Mutant
 
+PUBLISHED = "results/test_published.py::"
 TABLES = "results/test_tables.py::"
 FIGURES = "results/test_figures.py::"
 CLAIMS = "results/test_claims.py::"
@@ -46,8 +47,8 @@ MUTANTS = (
         "bootstrap-of-the-mean",
         "The interval is that of the mean.",
         "results/tables.py",
-        "np.median(values[resamples], axis=1)",
-        "np.mean(values[resamples], axis=1)",
+        "np.median(values[rng.integers",
+        "np.mean(values[rng.integers",
         (TABLES + "test_the_interval_is_that_of_the_order_statistics",),
     ),
     Mutant(
@@ -67,20 +68,55 @@ MUTANTS = (
         (TABLES + "test_other_groups_and_the_order_of_rows_change_nothing",),
     ),
     Mutant(
-        "accuracy-over-the-pool",
-        "Figures of accuracy have prunable parameters on their axis.",
+        "remaining-over-the-pool",
+        "Figures have prunable parameters on their axis.",
         "results/tables.py",
-        '_statistics(group["accuracy"], group["remaining"], rng)',
-        '_statistics(group["accuracy"], group["remaining_pool"], rng)',
-        (TABLES + "test_accuracy_includes_the_complete_network",),
+        'np.median(group["remaining"])',
+        'np.median(group["remaining_pool"])',
+        (
+            TABLES + "test_accuracy_includes_the_complete_network",
+            TABLES + "test_statistics_are_those_worked_out_by_hand",
+        ),
     ),
     Mutant(
-        "similarity-over-the-pool",
-        "The summary's axis counts prunable parameters.",
+        "complete-networks-are-not-drawn",
+        "Runs of few complete networks count as independent.",
         "results/tables.py",
-        '_statistics(group["value"], group["remaining"], rng)',
-        '_statistics(group["value"], group["remaining_pool"], rng)',
-        (TABLES + "test_statistics_are_those_worked_out_by_hand",),
+        "drawn = rng.integers(len(by_complete), size=(RESAMPLES, len(by_complete)))",
+        "drawn = np.tile(np.arange(len(by_complete)), (RESAMPLES, 1))",
+        (PUBLISHED + "test_intervals_over_several_complete_networks",),
+    ),
+    Mutant(
+        "complete-networks-are-mixed",
+        "Runs of another processor are taken for runs of this complete network.",
+        "results/merging.py",
+        'numbers.setdefault(part["weights"], len(numbers))',
+        'numbers.setdefault(part["weights"], 0)',
+        (PUBLISHED + "test_runs_of_another_complete_network_are_kept_apart",),
+    ),
+    Mutant(
+        "other-weights-are-merged",
+        "Two trainings of one run are taken for one.",
+        "results/merging.py",
+        "if len(differing):",
+        "if len(differing) > len(both):",
+        (PUBLISHED + "test_a_run_with_other_weights_from_the_same_complete_network_is_refused",),
+    ),
+    Mutant(
+        "other-sweeps-are-merged",
+        "Tables of another recipe are joined.",
+        "results/merging.py",
+        "if study.identity.hash != first.identity.hash:",
+        "if study.problem != first.problem:",
+        (PUBLISHED + "test_another_sweep_is_refused_by_the_fields_that_differ",),
+    ),
+    Mutant(
+        "damaged-tables-are-read",
+        "A published table that was changed is believed.",
+        "results/published.py",
+        "if hashlib.sha256(content).hexdigest() != sha256:",
+        "if sha256 is None:",
+        (PUBLISHED + "test_a_damaged_folder_is_named",),
     ),
     Mutant(
         "missing-values-are-zero",
