@@ -71,13 +71,13 @@ def _copy(text: str) -> Path:
 
 def sections(studies: dict[str, Published]) -> Iterator[Section]:
     """Yield the sections of the document."""
-    yield Section("replication studies", "What ran", "", [_what_ran(studies)])
-    yield Section("replication problems", "What of the papers ran", "", [_of_the_papers(studies)])
-    yield Section("replication claims", "Claims", "", [_claims(studies)])
+    yield Section("replication studies", "", "", [_what_ran(studies)])
+    yield Section("replication problems", "", "", [_of_the_papers(studies)])
+    yield Section("replication claims", "", "", [_claims(studies)])
     for name, study in studies.items():
         tables = [_accuracies(study), *(_by_layer(study, metric) for metric in ("svcca", "cka", "nbs")), _chance(study)]
         tables += [_spread(study)] if len(study.parts) > 1 else []
-        yield Section(f"replication {name}", f"Tables of {name}", "", [table for table in tables if table.rows])
+        yield Section(f"replication {name}", "", "", [table for table in tables if table.rows])
 
 
 # --- all studies -----------------------------------------------------------------------------------------------------

@@ -31,7 +31,7 @@ class Table:
 
 @dataclass
 class Section:
-    """The results of one measurement: a title, the conditions (machine and sizes), and the tables."""
+    """The results of one measurement: a title and the conditions (machine and sizes), if any, and the tables."""
 
     name: str  # marks the section's place in the document
     title: str
@@ -39,7 +39,8 @@ class Section:
     tables: list[Table]
 
     def markdown(self) -> str:
-        parts = [f"### {self.title}", self.conditions, *(table.markdown() for table in self.tables)]
+        head = [f"### {self.title}"] if self.title else []
+        parts = [*head, *([self.conditions] if self.conditions else []), *(table.markdown() for table in self.tables)]
         return "\n\n".join(parts) + "\n"
 
 

@@ -131,3 +131,18 @@ def test_a_seed_that_trains_badly_fails_the_digits_benchmark(
     monkeypatch.setattr(digits, "accuracies", lambda seeds, count: [0.98, 0.97, 0.9])
     assert digits.main(["--seeds", "3"]) == 1
     assert "min 90.0 %, median 97.0 %, max 98.0 %; at or below 97.0 %: 1, 2\n" in capsys.readouterr().out
+
+
+def test_the_published_studies_give_the_tables_of_the_document(monkeypatch: pytest.MonkeyPatch) -> None:
+    (replication,) = (module for module in script("replication", monkeypatch))
+    assert replication.main(["--check"]) == 0
+
+
+def test_a_document_that_says_something_else_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (replication,) = (module for module in script("replication", monkeypatch))
+    text = replication.DOCUMENT.read_text()
+    changed = tmp_path / "replication.md"
+    changed.write_text(text.replace("| conv1_2 ", "| conv1_3 "))
+    assert changed.read_text() != text
+    assert replication.main(["--check", "--write", str(changed)]) == 1
+    assert changed.read_text() == text.replace("| conv1_2 ", "| conv1_3 "), "nothing is written"
