@@ -28,7 +28,7 @@ faults-more: $(READY)
 
 # Both in the short form that CI runs.
 faults-short: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m long
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m long -n 2 --dist loadfile
 	$(BIN)/python tests/faults/suite.py --rounds 1
 	$(BIN)/python tests/faults/s3.py --short
 	$(BIN)/python tests/faults/full_disk.py --local
