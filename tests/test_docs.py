@@ -178,7 +178,7 @@ def _subcommands() -> dict[str, Any]:
 
 
 def _flags() -> set[str]:
-    parsers = [sweeps.parser_for([PROBLEMS["digits"]], {}), *_subcommands().values()]
+    parsers = [sweeps.parser_for([PROBLEMS["digits"], PROBLEMS["cifar2"]], {}), *_subcommands().values()]
     return {flag for parser in parsers for action in parser._actions for flag in action.option_strings}
 
 

@@ -3,6 +3,7 @@
 import argparse
 import os
 from collections.abc import Callable, Iterable, Sequence
+from fnmatch import fnmatchcase
 from typing import Any, get_args
 
 from distsim.cli.arguments import cluster, positive, resolved_device, resources, whole
@@ -50,13 +51,14 @@ def parser_for(problems: Sequence[Problem], defaults: dict[str, Any]) -> argpars
     _data_flags(parser, problems)
     _place_flags(parser, f"results/{problems[0].name}")
     _numbers_flags(parser)
-    parser.set_defaults(**defaults)
+    parser.set_defaults(**({"only": None} | defaults))
     return parser
 
 
 def _run(problems: Sequence[Problem], flags: argparse.Namespace) -> int:
     from distsim.store import new_root
 
+    problems = _chosen(problems, flags.only)
     if flags.data.startswith(("folder:", "files:")) and len({problem.source for problem in problems}) > 1:
         raise ValueError(
             f"{flags.data} holds one data set, but these problems need several: pass the folder of all of them"
@@ -65,6 +67,19 @@ def _run(problems: Sequence[Problem], flags: argparse.Namespace) -> int:
         orders = _orders(problems, flags)
         finish(orders, root, local=flags.local, address=flags.address, allow_drift=flags.allow_drift)
     return 0
+
+
+def _chosen(problems: Sequence[Problem], patterns: Sequence[str] | None) -> Sequence[Problem]:
+    """Return the problems that a pattern matches, in their order; all without patterns.
+
+    ValueError: a pattern matches none.
+    """
+    if patterns is None:
+        return problems
+    for pattern in patterns:
+        if not any(fnmatchcase(problem.name, pattern) for problem in problems):
+            raise ValueError(f"--only {pattern}: there are {', '.join(problem.name for problem in problems)}")
+    return [problem for problem in problems if any(fnmatchcase(problem.name, pattern) for pattern in patterns)]
 
 
 def _orders(problems: Sequence[Problem], flags: argparse.Namespace) -> list[Any]:
@@ -93,6 +108,13 @@ def _defaults(problems: Sequence[Problem], of: Callable[[Problem], object]) -> s
 
 def _extent_flags(parser: argparse.ArgumentParser, problems: Sequence[Problem]) -> None:
     group = parser.add_argument_group("how much (may grow later)")
+    if len(problems) > 1:
+        group.add_argument(
+            "--only",
+            nargs="+",
+            metavar="NAME",
+            help="problems to run, of those above; * stands for any text, as in 'cifar*' (default: all)",
+        )
     group.add_argument("--runs", type=whole, help=f"number of independent runs {_defaults(problems, lambda p: p.runs)}")
     group.add_argument(
         "--iterations", type=whole, help=f"prunings in each run {_defaults(problems, lambda p: p.iterations)}"

@@ -10,7 +10,7 @@ import re
 import runpy
 import shlex
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -30,6 +30,7 @@ from distsim.cli import sweeps
 from distsim.problems import PROBLEMS
 from distsim.results import figures
 from distsim.results.reduce import read_tables
+from distsim.specs import Problem
 from distsim.store import Storage
 
 FLAGS = (
@@ -41,6 +42,14 @@ FLAGS = (
 STUDIES = {
     "p1": ("cifar2", "cifar4", "cifar6", "cifar8", "cifar10"),
     "p2": ("vgg16_cifar10", "resnet_fast_cifar10", "vgg_svhn"),
+    "rewinding": (
+        *("lenet5_mnist", "lenet5_mnist_wr", "lenet5_mnist_ft"),
+        *("lenet5_mnist_local", "lenet5_mnist_local_wr", "lenet5_mnist_local_ft"),
+        *("lenet5_mnist_mixed", "lenet5_mnist_mixed_wr", "lenet5_mnist_mixed_ft"),
+        *("cifar2", "cifar2_lrr", "cifar2_ft"),
+        *("cifar2_global", "cifar2_global_lrr", "cifar2_global_ft"),
+        *("cifar2_local", "cifar2_local_lrr", "cifar2_local_ft"),
+    ),
 }
 HIDDEN_METRICS = ("mean_cca", "svcca", "pwcca", "cka", "nbs")
 METRICS = (*HIDDEN_METRICS, "cosine")
@@ -255,11 +264,21 @@ def help_of(name: str) -> dict[str, str]:
 def test_help_names_every_flag(name: str) -> None:
     flags = help_of(name)
     about = flags.pop("")
-    assert flags.keys() == set(FLAGS)
+    assert flags.keys() == set(FLAGS) | ({"--only"} if name in STUDIES else set())
     assert all(len(text.split()) > 3 for text in flags.values()), "it says something of each"
     for problem in STUDIES.get(name, (name,)):
         assert re.search(rf"\b{problem}\b", about), "it says what the script is about"
     assert f"(default: results/{name})" in flags["--storage"]
+
+
+def given_to_main(name: str) -> tuple[Sequence[Problem], dict[str, object]]:
+    """The problems and defaults with which a script calls `distsim.cli.sweeps.main`."""
+    given: list[tuple[Sequence[Problem], dict[str, object]]] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sweeps, "main", lambda *problems, **defaults: given.append((problems, defaults)))
+        assert run_script(name).status == 0
+    ((problems, defaults),) = given
+    return problems, defaults
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
@@ -273,10 +292,13 @@ def test_a_script_opens_with_its_question_and_commands_that_parse(name: str) -> 
     commands = [shlex.split(line) for line in text.splitlines() if line.strip().startswith("python ")]
     assert commands, "no command that runs it"
     assert not text.startswith("python")
-    parser = sweeps.parser_for([PROBLEMS[problem] for problem in STUDIES.get(name, (name,))], {})
+    problems, defaults = given_to_main(name)
+    parser = sweeps.parser_for(problems, defaults)
     for _, file, *arguments in commands:
         assert file == f"sweeps/{name}.py"
-        assert isinstance(parser.parse_args(arguments), argparse.Namespace)
+        flags = parser.parse_args(arguments)
+        assert isinstance(flags, argparse.Namespace)
+        assert sweeps._chosen(problems, flags.only)
 
 
 def test_defaults_are_those_of_the_papers() -> None:
