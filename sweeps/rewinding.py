@@ -13,8 +13,8 @@ WR. The endings say what differs: lenet5_mnist_local_ft. So the claim that SVCCA
 WR (C17) is judged for each kind of pool.
 
 cifar2 is reduced: 4,000 images, 20 epochs, a probe of 2,000. Its global pool has one rate, that of linear layers, which
-hold 99 % of what is pruned. FT trains a fifth of the epochs. WR returns to epoch 3 of cifar2, as in P1, and to epoch 1
-of LeNet-5.
+hold 99 % of what is pruned. WR returns to epoch 3 of cifar2, as in P1, and to epoch 1 of LeNet-5. FT trains a fifth of
+the epochs; --epochs does not change that number.
 """
 
 import dataclasses
