@@ -1,10 +1,11 @@
 """Sentences about what a sweep is going to do and how long it takes, printed before it starts."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from distsim.activations.probe import layer_shapes
 from distsim.environment import threads
 from distsim.models import build
+from distsim.processor import busy, slow_precision
 from distsim.specs import PERMUTATIONS
 from distsim.sweep.cost import Cost, duration, images_to_train, layer_cost, product_rate, readable, training_rate
 from distsim.sweep.engine import Engine
@@ -39,8 +40,7 @@ def training_forecast(busy: list[Prepared], order: Prepared, lack: Missing, engi
     """
     sweep, dataset = order.sweep, order.dataset
     identity, problem = sweep.identity, sweep.problem
-    pruned = sum(map(len, lack.chains.values()))
-    images = images_to_train(problem, len(dataset.train_labels), lack.complete, pruned)
+    images = _images(order, lack)
     most = "at most " if problem.recipe.patience is not None else ""
     text = f"{order.name}: training on {most}{images:,} images"
     if not engine.here or images < WORTH_MEASURING:
@@ -49,6 +49,27 @@ def training_forecast(busy: list[Prepared], order: Prepared, lack: Missing, engi
     with threads(identity.threads):
         rate = training_rate(problem, len(dataset.classes), sweep.device, identity.precision, pack=sweep.pack)
     return f"{text}, about {duration(images / (rate * at_once))} with {at_once} trial{'s' * (at_once > 1)} at once"
+
+
+def _images(order: Prepared, lack: Missing) -> int:
+    pruned = sum(map(len, lack.chains.values()))
+    return images_to_train(order.sweep.problem, len(order.dataset.train_labels), lack.complete, pruned)
+
+
+def training_warnings(lacking: Iterable[tuple[Prepared, Missing]], engine: Engine, load: float | None) -> list[str]:
+    """Return sentences about what makes training on this machine slow: the precision, and other processes.
+
+    The load is left out if there is little to train, and both if the work is done on other machines.
+
+    load : `distsim.processor.Load.others`, as it was before the forecast and the engine began
+    """
+    if not engine.here:
+        return []
+    training = [(order, lack) for order, lack in lacking if lack.networks]
+    slow = {slow_precision(order.sweep.identity.precision, order.sweep.device) for order, _ in training}
+    threads_each = [order.sweep.identity.threads for order, lack in training if _images(order, lack) >= WORTH_MEASURING]
+    crowd = busy(load, max(threads_each)) if threads_each else ""
+    return sorted(slow - {""}) + ([crowd] if crowd else [])
 
 
 def work_sentence(order: Prepared, lacking: Missing) -> str:
