@@ -16,7 +16,7 @@ QUIET = 0.5  # cores that others may hold in a measurement of time
 
 
 class TooSlow(ValueError):
-    """Training here would take many times as long as it needs to."""
+    """Training in this precision would take longer here than in float32, mostly many times as long."""
 
 
 def lacks_bfloat16(cpuinfo: Path = Path("/proc/cpuinfo"), machine: str = platform.machine()) -> str:
@@ -99,14 +99,14 @@ class Load:
         return max(0.0, load - self._own - elsewhere)
 
 
-def busy(load: float | None, threads: int = 1) -> str:
-    """Return a sentence if others hold so much of the cores that times are no measure; "" if not, or if none can say.
+def busy_sentence(load: float | None, threads: int = 1, needed: int | None = None) -> str:
+    """Return a sentence if others hold cores that are needed here; "" if they do not, or if the load is not known.
 
-    load : `Load.others`. threads : of one trial
+    load : `Load.others`. threads : of one trial. needed : cores that all trials need together; None: every core
     """
-    if load is None or load <= QUIET:
-        return ""
     count = cores()
+    if load is None or load <= QUIET + max(0, count - (count if needed is None else needed)):
+        return ""
     said = (
         f"other processes hold cores (a load of {load:.1f} on {count} core{'s' * (count > 1)}), so what is measured "
         "now is too slow. More than one thread a trial would be slow: threads wait for a core that others hold, and "

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from distsim import processor
-from distsim.processor import Load, TooSlow, busy, lacks_bfloat16, require_speed, slow_precision
+from distsim.processor import Load, TooSlow, busy_sentence, lacks_bfloat16, require_speed, slow_precision
 
 
 @pytest.mark.parametrize(
@@ -88,12 +88,18 @@ def test_a_system_that_does_not_tell_its_load_is_none_that_is_busy(monkeypatch: 
     assert Load().others() is None
     monkeypatch.delattr(os, "getloadavg")
     assert Load().others() is None
-    assert busy(None) == busy(0.5) == ""
+    assert busy_sentence(None) == busy_sentence(0.5) == ""
 
 
 def test_a_busy_machine_is_said_with_what_to_do() -> None:
-    assert "a load of 1.6 on " in busy(1.6)
-    assert busy(1.6).endswith("Keep --threads 1, or wait")
-    assert busy(1.6, threads=2).endswith("Wait, or use --threads 1, which is another sweep")
+    assert "a load of 1.6 on " in busy_sentence(1.6)
+    idle = processor.cores() - 1
+    assert (busy_sentence(idle + 0.5, needed=1), bool(busy_sentence(idle + 0.6, needed=1))) == ("", True), (
+        "one core may be left"
+    )
+    assert busy_sentence(1.6).endswith("Keep --threads 1, or wait")
+    assert busy_sentence(1.6, threads=2).endswith("Wait, or use --threads 1, which is another sweep")
     for threads in (1, 2):
-        assert "what is measured now is too slow. More than one thread a trial would be slow" in busy(1.6, threads)
+        assert "what is measured now is too slow. More than one thread a trial would be slow" in busy_sentence(
+            1.6, threads
+        )

@@ -21,7 +21,7 @@ from distsim.activations.probe import layer_shapes
 from distsim.environment import free_memory, threads
 from distsim.models import build
 from distsim.problems import PROBLEMS
-from distsim.processor import Load, busy, cores, slow_precision
+from distsim.processor import Load, busy_sentence, cores, slow_precision
 from distsim.specs import Precision, Problem
 from distsim.store import Storage
 from distsim.sweep.cost import comparison_memory, duration, images_to_train, readable, training_rate
@@ -73,7 +73,7 @@ def examine(problem: Problem, storage: str, device: str, say: Any = print, enoug
     if lacking:
         say(f"          {lacking}")
     say(f"load      {'this system does not say' if load is None else f'{load:.1f} by other processes'}")
-    if warning := busy(load):
+    if warning := busy_sentence(load):
         say(f"          {warning}")
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     say(f"memory    {readable(total)}" + (f", {readable(free)} of it free" if free is not None else ""))

@@ -1,11 +1,11 @@
 """Sentences about what a sweep is going to do and how long it takes, printed before it starts."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 
 from distsim.activations.probe import layer_shapes
 from distsim.environment import threads
 from distsim.models import build
-from distsim.processor import busy, slow_precision
+from distsim.processor import busy_sentence, slow_precision
 from distsim.specs import PERMUTATIONS
 from distsim.sweep.cost import Cost, duration, images_to_train, layer_cost, product_rate, readable, training_rate
 from distsim.sweep.engine import Engine
@@ -45,10 +45,15 @@ def training_forecast(busy: list[Prepared], order: Prepared, lack: Missing, engi
     text = f"{order.name}: training on {most}{images:,} images"
     if not engine.here or images < WORTH_MEASURING:
         return text
-    at_once = max(1, min(engine.trials(busy, order), -(-len(lack.chains) // sweep.pack)))
+    at_once = _at_once(busy, order, lack, engine)
     with threads(identity.threads):
         rate = training_rate(problem, len(dataset.classes), sweep.device, identity.precision, pack=sweep.pack)
     return f"{text}, about {duration(images / (rate * at_once))} with {at_once} trial{'s' * (at_once > 1)} at once"
+
+
+def _at_once(busy: list[Prepared], order: Prepared, lack: Missing, engine: Engine) -> int:
+    """Return how many trials of a sweep run at once."""
+    return max(1, min(engine.trials(busy, order), -(-len(lack.chains) // order.sweep.pack)))
 
 
 def _images(order: Prepared, lack: Missing) -> int:
@@ -56,7 +61,9 @@ def _images(order: Prepared, lack: Missing) -> int:
     return images_to_train(order.sweep.problem, len(order.dataset.train_labels), lack.complete, pruned)
 
 
-def training_warnings(lacking: Iterable[tuple[Prepared, Missing]], engine: Engine, load: float | None) -> list[str]:
+def training_warnings(
+    orders: list[Prepared], lacking: Mapping[str, Missing], engine: Engine, load: float | None
+) -> list[str]:
     """Return sentences about what makes training on this machine slow: the precision, and other processes.
 
     The load is left out if there is little to train, and both if the work is done on other machines.
@@ -65,11 +72,16 @@ def training_warnings(lacking: Iterable[tuple[Prepared, Missing]], engine: Engin
     """
     if not engine.here:
         return []
-    training = [(order, lack) for order, lack in lacking if lack.networks]
-    slow = {slow_precision(order.sweep.identity.precision, order.sweep.device) for order, _ in training}
-    threads_each = [order.sweep.identity.threads for order, lack in training if _images(order, lack) >= WORTH_MEASURING]
-    crowd = busy(load, max(threads_each)) if threads_each else ""
-    return sorted(slow - {""}) + ([crowd] if crowd else [])
+    said = []
+    for order in orders:
+        sweep, lack = order.sweep, lacking[order.name]
+        if not lack.networks:
+            continue
+        said.append(slow_precision(sweep.identity.precision, sweep.device))
+        if _images(order, lack) >= WORTH_MEASURING:
+            each = sweep.identity.threads
+            said.append(busy_sentence(load, each, needed=each * _at_once(orders, order, lack, engine)))
+    return list(dict.fromkeys(filter(None, said)))
 
 
 def work_sentence(order: Prepared, lacking: Missing) -> str:

@@ -70,7 +70,7 @@ def _announce(busy: list[Prepared], lacking: dict[str, Missing], engine: Engine,
         say(work_sentence(order, lacking[order.name]))
         if lacking[order.name].networks:
             say(training_forecast(busy, order, lacking[order.name], engine))
-    for warning in training_warnings([(order, lacking[order.name]) for order in busy], engine, load):
+    for warning in training_warnings(busy, lacking, engine, load):
         say(warning)
 
 
