@@ -1,22 +1,85 @@
-"""One line that describes the machine, to stand beside the numbers measured on it."""
+"""The machine that measures: one line to stand beside the numbers, and whether other processes leave it alone."""
 
+import argparse
 import datetime
 import importlib.metadata
 import os
 import platform
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import threadpoolctl
 import torch
+from report import Table
+
+from distsim.processor import QUIET, Load, cores
 
 INSTRUCTION_SETS = ("avx2", "avx512f", "avx512_bf16", "avx512_fp16", "amx_bf16", "asimd", "bf16", "sve")
 VERSIONS = ("numpy", "torch", "zarr", "numcodecs", "obstore")
+FADING = 180.0  # seconds in which the load of what was measured before fades
+LOOKS = 5.0  # seconds between looks at the load
+
+
+class Busy(RuntimeError):
+    """Other processes hold so much of the machine that times are no measure."""
+
+
+class Calm:
+    """Whether other processes leave the machine alone. It is looked at before each section that measures times."""
+
+    def __init__(
+        self, anyway: bool, load: Callable[[], float | None] | None = None, sleep: Callable[[float], None] = time.sleep
+    ) -> None:
+        """Make one. anyway : measure all the same, without a verdict. load : that of other processes"""
+        self._anyway, self._load, self._sleep = anyway, load or Load().others, sleep
+        self._patience = 0.0
+        self.load: float | None = None  # when the section began
+        self.judged = True  # whether its times may be judged
+
+    def look(self, timed: bool = True) -> None:
+        """Look at the load before a section. Wait for what the section before it may have left.
+
+        timed : its numbers are times. Busy: they would be no measure, and `anyway` is False.
+        """
+        self.load, waited = self._load(), 0.0
+        while timed and self._crowded and waited < self._patience:
+            self._sleep(LOOKS)
+            self.load, waited = self._load(), waited + LOOKS
+        self._patience = 0.0 if self._anyway else FADING
+        self.judged = not (timed and self._crowded)
+        if not self.judged and not self._anyway:
+            raise Busy(
+                f"not measured: the load of other processes is {self.load:.1f}, above {QUIET:g}, so times would be no "
+                "measure. Wait until they are done, or use --busy, which measures without a verdict"
+            )
+
+    @property
+    def _crowded(self) -> bool:
+        return self.load is not None and self.load > QUIET
+
+    def text(self) -> str:
+        """Return the load in words."""
+        return "load unknown" if self.load is None else f"load of other processes {self.load:.1f} at the start"
+
+    def mark(self, tables: list[Table]) -> None:
+        """Note under the tables that their times are not judged, if they are not."""
+        for table in () if self.judged else tables:
+            table.notes.append(f"Measured beside other processes ({self.text()}), so nothing is judged.")
+
+
+def busy_flag(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--busy",
+        action="store_true",
+        help=f"measure although the load of other processes is above {QUIET:g}; then there are no verdicts",
+    )
 
 
 def describe(threads: int, device: str = "cpu") -> str:
     """Describe cores, instruction sets, memory, BLAS, versions and threads in one line, with the date."""
-    parts = [f"{_usable_cores()} cores of {_processor()}", f"{_memory() / 2**30:.0f} GiB", _blas()]
+    parts = [f"{cores()} cores of {_processor()}", f"{_memory() / 2**30:.0f} GiB", _blas()]
     if device != "cpu":
         parts.append(_gpu())
     versions = [f"{name} {version}" for name in VERSIONS if (version := _version(name))]
@@ -32,10 +95,6 @@ def _version(name: str) -> str:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
         return ""
-
-
-def _usable_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _processor() -> str:

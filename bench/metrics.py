@@ -6,7 +6,8 @@ python bench/metrics.py --small                                          # every
 
 Sections: 1 time of a whole run, 2 peers, 3 memory, 4 rates, 5 pairs of many networks, 6 bad input, 7 accuracy. All are
 measured in this run, on activations of networks that the library trains and prunes here. With --write each section
-replaces its own place in the document, so one section can be measured again without the others.
+replaces its own place in the document, so one section can be measured again without the others. Where other processes
+are at work nothing is judged: see --busy.
 """
 
 import argparse
@@ -32,6 +33,7 @@ import material
 import numcodecs
 import numpy as np
 from child import Answer, ask
+from machine import Calm
 from material import LAYERS, Networks
 from peers import PEERS, Peer
 from place import Place
@@ -67,9 +69,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with _workplace(flags.work) as folder, threads(flags.threads):
         bench = Measuring(flags, folder, conditions)
         for number in flags.only:
-            started, bench.load = time.perf_counter(), os.getloadavg()[0]
+            started = time.perf_counter()
             try:
+                bench.calm.look(timed=number not in UNTIMED)
                 section = SECTIONS[number](bench)
+            except machine.Busy as error:
+                print(f"section {number} is {error}", file=sys.stderr, flush=True)
+                failed.append(number)
+                continue
             except Exception:  # the other sections may have taken hours, so go on with them
                 traceback.print_exc()
                 failed.append(number)
@@ -82,7 +89,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 # The sizes of --small: every path of this script except peers. Its numbers say nothing about speed.
-SMALL = {"n": 60, "iterations": 8, "epochs": 2, "train_limit": 120, "wide": (4, 8), "threads": 1, "peers": False}
+SMALL = {
+    "busy": True,
+    "n": 60,
+    "iterations": 8,
+    "epochs": 2,
+    "train_limit": 120,
+    "wide": (4, 8),
+    "threads": 1,
+    "peers": False,
+}
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -121,6 +137,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--limit-gib", type=float, default=6, help="memory limit in section 2 (default: %(default)s)")
     parser.add_argument("--work", type=Path, help="keep networks and arrays in this folder for the next call")
     parser.add_argument("--write", type=Path, metavar="FILE", help="put the sections into this Markdown document")
+    machine.busy_flag(parser)
     parser.add_argument("--small", action="store_true", help="use tiny sizes and no peers, for a test")
     parser.set_defaults(wide=(32, 64))
     return parser
@@ -142,7 +159,7 @@ class Measuring:
 
     def __init__(self, flags: argparse.Namespace, folder: Path, machine: str) -> None:
         self.flags, self.folder, self.machine = flags, folder, machine
-        self.load = 0.0  # of the machine when the section began
+        self.calm = Calm(flags.busy)
         self._networks: Networks | None = None
 
     @property
@@ -161,13 +178,17 @@ class Measuring:
         n = self.flags.n
         size = f"n = {n:,}" + ("" if n == N else f", **not the n = {N:,} for which the targets are set**")
         where = " on a GPU" if self.flags.device != "cpu" else ""  # which has its own place in the document
-        conditions = f"{what} {size}.\n\nOn {self.machine}; load {self.load:.1f} at the start."
+        self.calm.mark(tables)
+        conditions = f"{what} {size}.\n\nOn {self.machine}; {self.calm.text()}."
         return Section(f"metrics {number}{where}", f"{number}. {title}{where}", conditions, tables)
 
     def verdict(self, value: float, target: float, at_most: bool = False, unit: str = "") -> str:
-        """Return the target and whether the value meets it; only the target if n is not the one it is set for."""
+        """Return the target and whether the value meets it.
+
+        Only the target, if n is not the one it is set for or other processes were at work.
+        """
         text = f"{'≤' if at_most else '≥'} {target:g}{unit}"
-        if self.flags.n != N:
+        if self.flags.n != N or not self.calm.judged:
             return text
         return f"{text}: {'met' if (value <= target if at_most else value >= target) else '**missed**'}"
 
@@ -793,6 +814,7 @@ SECTIONS: dict[int, Callable[[Measuring], Section]] = {
     6: bad_input,
     7: accuracy,
 }
+UNTIMED = {6, 7}
 
 os.environ.setdefault("TQDM_DISABLE", "1")
 

@@ -5,7 +5,8 @@ python bench/training.py --only 1 --problems cifar2,vgg_svhn             # some 
 python bench/training.py --device cuda --only 4                          # on a GPU; needs neither Ray nor Zarr
 python bench/training.py --small                                         # everything in a minute, for a test
 
-Sections: 1 images a second, 2 two trials at once, 3 what is not training, 4 GPU, 5 bfloat16 beside float32.
+Sections: 1 images a second, 2 two trials at once, 3 what is not training, 4 GPU, 5 bfloat16 beside float32, 6 a step in
+bfloat16 and in float32. Where other processes are at work nothing is judged: see --busy.
 """
 
 import argparse
@@ -59,17 +60,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     conditions = machine.describe(flags.threads, flags.device)
     print(f"{conditions}\n", flush=True)
+    flags.calm = machine.Calm(flags.busy)
     failed = []
     with threads(flags.threads):
         for number in flags.only:
-            started, load_before = time.perf_counter(), os.getloadavg()[0]
+            started = time.perf_counter()
             try:
+                flags.calm.look(timed=number not in UNTIMED)
                 title, what, tables = SECTIONS[number](flags)
+            except machine.Busy as error:
+                print(f"section {number} is {error}", file=sys.stderr, flush=True)
+                failed.append(number)
+                continue
             except Exception:  # the other sections may have taken long, so go on with them
                 traceback.print_exc()
                 failed.append(number)
                 continue
-            where = f"{what}\n\nOn {conditions}; load {load_before:.1f} at the start."
+            flags.calm.mark(tables)
+            where = f"{what}\n\nOn {conditions}; {flags.calm.text()}."
             on = " on a GPU" if flags.device != "cpu" else ""
             section = Section(f"training {number}{on}", f"{number}. {title}{on}", where, tables)
             print(section.markdown(), flush=True)
@@ -80,6 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 SMALL = {
+    "busy": True,
     "problems": ("cifar2", "lenet5_mnist"),
     "seconds": 0.3,
     "threads": 1,
@@ -101,7 +110,7 @@ def _parser() -> argparse.ArgumentParser:
         help="numbers of sections, separated by commas (default: all)",
     )
     parser.add_argument(
-        "--problems", type=lambda text: tuple(text.split(",")), default=NAMES, help="problems of section 1"
+        "--problems", type=lambda text: tuple(text.split(",")), default=NAMES, help="problems of sections 1 and 6"
     )
     parser.add_argument("--data", default="", help="folder:PATH for real images (default: drawn)")
     parser.add_argument("--seconds", type=float, default=8.0, help="seconds of each measurement (default: %(default)s)")
@@ -113,6 +122,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seeds", type=int, default=3, help="number of seeds in section 5 (default: %(default)s)")
     parser.add_argument("--limit", type=int, default=2000, help="training images in section 5 (default: %(default)s)")
     parser.add_argument("--write", type=Path, metavar="FILE", help="put the sections into this Markdown document")
+    machine.busy_flag(parser)
     parser.add_argument("--small", action="store_true", help="use tiny sizes, for a test")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     parser.set_defaults(workers=(0, 1, 2), images=10_000, packs=PACKS)
@@ -287,7 +297,7 @@ def _verdict(flags: argparse.Namespace, value: float, target: float | None, unit
     if target is None:
         return ""
     text = f"{'≤' if most else '≥'} {target:g}{unit}"
-    if flags.small:
+    if flags.small or not flags.calm.judged:
         return text
     return f"{text}: {'met' if (value <= target if most else value >= target) else '**missed**'}"
 
@@ -459,7 +469,7 @@ def _sweep(
     take([order], root)
     lacking = missing(order.sweep, SweepStore(root, order.name).contents(), order.layers)
     chains = {order.name: wave(order.sweep, lacking, None, order.per_network)}
-    with RayEngine(root, None, False) as engine:
+    with RayEngine(root, None, allow_drift=False) as engine:
         failures = engine.train([order], chains, {order.name})
     del os.environ["DISTSIM_STAGES"]
     if failures:
@@ -555,7 +565,7 @@ def precisions(flags: argparse.Namespace) -> Found:
                     seed=seed, threads=flags.threads, precision=precision, activations="memory",
                 )  # fmt: skip
                 take([order], root)
-                run([order], root, LocalEngine(root), say=lambda line: None)
+                run([order], root, LocalEngine(root, allow_slow=True), say=lambda line: None)
                 of_seeds.append(_of_iterations(results.read_tables(root, [order.name]), iterations))
     header = ("iteration", "value", "float32", "sd of seeds", "bfloat16", "sd of seeds", "difference", "noise")
     table = Table(header)
@@ -609,13 +619,65 @@ def _drawn_classes(folder: Path, images: int) -> Path:
     return folder / "images"
 
 
+# --- 6: a step in bfloat16 and in float32 ----------------------------------------------------------------------------
+
+KERNELS = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA")  # variables that make a processor act as an older one
+STEPS = 5  # of each precision
+
+
+def imitated(flags: argparse.Namespace) -> Found:
+    """Measure on a CPU by processor time, which counts no waiting for a core that others hold."""
+    clock, on = time.perf_counter, ""
+    if flags.device == "cpu":
+        forced = [f"{name}={os.environ[name]}" for name in KERNELS if name in os.environ]
+        kernels = [f"torch's kernels for {torch.backends.cpu.get_cpu_capability()}", *forced]
+        clock, on = time.process_time, f" of processor time, {', '.join(kernels)}"
+    table = Table(("problem", "batch", "float32", "bfloat16", "to float32's", "least to most"))
+    shown = pictures(flags)
+    for name in flags.problems:
+        inputs = material(name, shown).to(flags.device)
+        ways = [Ours(inputs, precision) for precision in ("float32", "bfloat16")]
+        used = _steps_in_turns(ways, clock)
+        plain, half = (statistics.median(taken) for taken in zip(*used, strict=True))
+        ratios = sorted(b / a for a, b in used)
+        table.add(
+            name,
+            str(ways[0].stepper.batch),
+            seconds(plain),
+            seconds(half),
+            times(statistics.median(ratios)),
+            f"{times(ratios[0])} to {times(ratios[-1])}",
+        )
+        print(" | ".join(table.rows[-1]), file=sys.stderr, flush=True)
+    table.notes.append(
+        f"Seconds of one step{on}: medians of {STEPS} rounds in which the two take turns, after two steps of each."
+    )
+    return "A step in bfloat16 and in float32", "What bfloat16 costs or saves on this processor.", [table]
+
+
+def _steps_in_turns(ways: "list[Ours]", clock: Callable[[], float]) -> list[list[float]]:
+    """Return the seconds of a step of each way, in each round."""
+    for way in ways:
+        way.run(2)
+    rounds = []
+    for _ in range(STEPS):
+        rounds.append([])
+        for way in ways:
+            before = clock()
+            way.run(1)
+            rounds[-1].append(clock() - before)
+    return rounds
+
+
 SECTIONS: dict[int, Callable[[argparse.Namespace], Found]] = {
     1: speed,
     2: concurrent,
     3: overhead,
     4: on_gpu,
     5: precisions,
+    6: imitated,
 }
+UNTIMED = {5}
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,5 +1,6 @@
 """The benchmarks run: every section measures something and finds its place. How fast anything is, no test says."""
 
+import argparse
 import importlib.util
 import re
 import sys
@@ -92,9 +93,9 @@ def test_sections_of_the_training_benchmark(
 ) -> None:
     """Those that start no Ray: 2 and 3 measure whole sweeps."""
     document = tmp_path / "benchmarks.md"
-    assert training.main(["--small", "--only", "1,4,5", "--write", str(document)]) == 0
+    assert training.main(["--small", "--only", "1,4,5,6", "--write", str(document)]) == 0
     text, printed = document.read_text(), capsys.readouterr().out
-    for number in (1, 4, 5):
+    for number in (1, 4, 5, 6):
         (section,) = re.findall(f"<!-- training {number}: begin -->\n(.*?)<!-- training {number}: end -->", text, re.S)
         assert section in printed
         for table in re.findall(r"(?:^\|.*\n)+", section, re.M):
@@ -102,9 +103,69 @@ def test_sections_of_the_training_benchmark(
             assert rows
             assert {row.count("|") for row in rows} == {header.count("|")}
     rates = re.findall(r"^\| (cifar2|lenet5_mnist) +\| 128 +\| ([\d,]+) ", text, re.M)
+    ratios = re.findall(r"^\| (cifar2|lenet5_mnist) +\| 128 +\| [\d.e-]+ s +\| [\d.e-]+ s +\| ([\d.]+)×", text, re.M)
+    assert [name for name, ratio in ratios if float(ratio) > 0] == ["cifar2", "lenet5_mnist"]
     assert [name for name, rate in rates if int(rate.replace(",", ""))] == ["cifar2", "lenet5_mnist"]
     assert len(re.findall(r"^\| [012] +\| (?:accuracy|svcca|cka|nbs) ", text, re.M)) == 1 + 2 * 4
     assert "**open**" in text, "the GPU's rows"
+
+
+@pytest.mark.parametrize("name", ["metrics", "training"])
+def test_nothing_is_measured_beside_other_processes(
+    name: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("os.getloadavg", lambda: (1000.0, 0.0, 0.0))
+    monkeypatch.setattr("time.sleep", lambda seconds: None)  # in which the load of a section before it would fade
+    bench = request.getfixturevalue(name)
+    monkeypatch.setitem(bench.SECTIONS, 1, lambda flags: pytest.fail("measured"))
+    monkeypatch.setitem(bench.SECTIONS, 2, lambda flags: pytest.fail("measured"))
+    assert bench.main(["--only", "1,2"]) == 1
+    refused = r"^section (\d) is not measured: the load of other processes is \d+\.\d, above 0\.5, .* use --busy"
+    assert re.findall(refused, capsys.readouterr().err, re.M) == ["1", "2"]
+
+
+def test_times_measured_beside_other_processes_are_marked_and_not_judged(training: ModuleType) -> None:
+    from machine import Busy, Calm
+    from report import Table
+
+    calm, flags = Calm(anyway=True, load=lambda: 3.0), argparse.Namespace(small=False)
+    flags.calm = calm
+    calm.look()
+    assert training._verdict(flags, 2.0, 1.0, "×") == "≥ 1×"
+    table = Table(("what",))
+    calm.mark([table])
+    assert table.notes == [
+        "Measured beside other processes (load of other processes 3.0 at the start), so nothing is judged."
+    ]
+    calm.look(timed=False)
+    assert training._verdict(flags, 2.0, 1.0, "×") == "≥ 1×: met", "accuracy does not depend on the load"
+    quiet = Calm(anyway=False, load=lambda: 0.5)
+    quiet.look()
+    quiet.mark([table])
+    assert quiet.judged
+    assert len(table.notes) == 1
+    with pytest.raises(Busy):
+        Calm(anyway=False, load=lambda: 0.51).look()
+    unknown = Calm(anyway=False, load=lambda: None)
+    unknown.look()
+    assert (unknown.judged, unknown.text()) == (True, "load unknown")
+
+
+def test_a_section_waits_for_what_the_one_before_it_left(training: ModuleType) -> None:
+    from machine import FADING, LOOKS, Busy, Calm
+
+    slept: list[float] = []
+    fading = [0.1, 2.0, 1.0, 0.4]
+    calm = Calm(anyway=False, load=lambda: fading.pop(0) if len(fading) > 1 else fading[0], sleep=slept.append)
+    calm.look()
+    assert slept == []
+    calm.look()
+    assert (slept, calm.load) == ([LOOKS] * 2, 0.4)
+    fading[:] = [2.0]
+    slept.clear()
+    with pytest.raises(Busy):
+        calm.look()
+    assert sum(slept) == FADING
 
 
 def test_what_workers_announced_is_read_as_durations(training: ModuleType) -> None:

@@ -19,7 +19,7 @@ _version
 trace plotting seeds
 metrics: rounding arrays channels cosine kernels mean_cca pwcca svcca channels_only cka dimension nbs . registry
 specs: canonical fields json_shape layer_names networks problem sweep .
-environment problems
+environment problems processor
 data: augment dataset mat digits fit formats folder published load arrays .
 models: layers lenet5 resnet_fast vgg calls compared contract .
 activations: . layout probe

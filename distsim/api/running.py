@@ -51,6 +51,7 @@ def run(
     deterministic: bool = False,
     comparison: str = "exact",
     allow_drift: bool = False,
+    allow_slow: bool = False,
     progress: Progress = True,
 ) -> Study:
     """Bring a store to what is asked for, and return the study in it. The same call again resumes or extends it.
@@ -63,12 +64,15 @@ def run(
     progress : True prints a line for each network, False nothing; a function gets a dictionary for each network
     The others are the flags of the sweep scripts, whose --help explains them.
 
-    ValueError names the argument, what came and what is expected. IdentityMismatch: the store holds another sweep.
+    ValueError names the argument, what came and what is expected. TooSlow, which is one: precision="bfloat16" on a
+    processor without instructions for it, unless allow_slow=True. IdentityMismatch: the store holds another sweep.
     StoreInUse: another process works on it. SweepFailed: what could not be done; the rest is.
     """
     problems = _problems(problem)
     where = f"results/{problems[0].name}" if storage is None else storage
-    _check_settings(where, local, address, download, allow_drift, threads, device, progress)
+    _check_settings(where, local, address, threads, device, progress)
+    for name, flag in (("download", download), ("allow_drift", allow_drift), ("allow_slow", allow_slow)):
+        require_flag(name, flag)
 
     from distsim.environment import resolved_device
     from distsim.sweep.order import trial_resources
@@ -100,7 +104,8 @@ def run(
     }
     request = {name: plain(value) for name, value in request.items()}
     sweeps = [_prepared(each, data, reductions, request) for each in problems]
-    return _studied(sweeps, where, local, address, allow_drift, progress)
+    allowed = {"allow_drift": allow_drift, "allow_slow": allow_slow}
+    return _studied(sweeps, where, local, address, allowed, progress)
 
 
 def _studied(
@@ -108,7 +113,7 @@ def _studied(
     storage: str | Path,
     local: bool,
     address: str | None,
-    allow_drift: bool,
+    allowed: dict[str, bool],
     progress: Progress,
 ) -> Study:
     """Do what the store lacks of these sweeps, and return the study in it."""
@@ -119,7 +124,7 @@ def _studied(
     say = print if progress is True else lambda line: None
     tell = functools.partial(_report, progress)
     with new_root(storage) as root:
-        carry_out(sweeps, root, local=local, address=address, allow_drift=allow_drift, say=say, tell=tell)
+        carry_out(sweeps, root, local=local, address=address, **allowed, say=say, tell=tell)
     return Study([SweepStore(root, sweep.name) for sweep in sweeps], {sweep.name: sweep.dataset for sweep in sweeps})
 
 
@@ -127,15 +132,12 @@ def _check_settings(
     storage: Any,
     local: Any,
     address: Any,
-    download: Any,
-    allow_drift: Any,
     threads: Any,
     device: Any,
     progress: Any,
 ) -> None:
     """Raise ValueError for the first argument that cannot be meant."""
-    for name, flag in (("local", local), ("download", download), ("allow_drift", allow_drift)):
-        require_flag(name, flag)
+    require_flag("local", local)
     if not (isinstance(progress, bool) or callable(progress)):
         raise ValueError(f"progress must be True, False or a function of one event, got {specs.shown(progress)}")
     if local and address is not None:

@@ -63,12 +63,30 @@ def do_run(flags: argparse.Namespace) -> int:
     _import(flags)
     if flags.only is not None:
         return _only(stores, flags)
-    orders = [_order(store, flags, runs=flags.runs, iterations=flags.iterations) for store in stores]
-    finish(orders, stores[0].root, local=flags.local, address=flags.address, allow_drift=flags.allow_drift)
+    asked = {"runs": flags.runs, "iterations": flags.iterations}
+    for store in stores:
+        _require_fast(store, flags, **asked)
+    orders = [_order(store, flags, **asked) for store in stores]
+    where = {"local": flags.local, "address": flags.address}
+    finish(orders, stores[0].root, **where, allow_drift=flags.allow_drift, allow_slow=flags.allow_slow)
     return 0
 
 
+def _require_fast(store: Any, flags: argparse.Namespace, **asked: int | None) -> None:
+    """Check, before data are looked for, that this machine is not too slow for what is to be trained."""
+    from distsim.sweep.order import require_fast
+
+    if flags.address is not None or flags.allow_slow:
+        return
+    request = store.request()
+    changes = {name: value for name, value in asked.items() if value is not None}
+    device = resolved_device(flags.device or request.device, None)
+    extent = dataclasses.replace(request.extent, **changes)
+    require_fast(store.root, store.problem, extent, store.identity().precision, device)
+
+
 def _only(stores: list[Any], flags: argparse.Namespace) -> int:
+    from distsim.processor import require_speed
     from distsim.sweep.kept_behaviour import require_same_behaviour
     from distsim.sweep.training_worker import TrainingWorker, require_before
 
@@ -76,9 +94,13 @@ def _only(stores: list[Any], flags: argparse.Namespace) -> int:
         raise ValueError(f"the store holds {', '.join(s.problem for s in stores)}: name one with --problem")
     network, store = NetworkId.parse(flags.only), stores[0]
     require_before(store, network)
+    if not flags.allow_slow:
+        device = resolved_device(flags.device or store.request().device, None)
+        require_speed(store.problem, store.identity().precision, device)
     order = _order(store, flags, metrics=())  # training needs none
     require_same_behaviour(store, order.sweep)
-    print(TrainingWorker(store, order.sweep, order.dataset, flags.allow_drift).redo(network))
+    worker = TrainingWorker(store, order.sweep, order.dataset, flags.allow_drift, allow_slow=flags.allow_slow)
+    print(worker.redo(network))
     return 0
 
 

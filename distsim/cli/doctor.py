@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import platform
 import shutil
 import subprocess
 import sys
@@ -12,7 +11,6 @@ import uuid
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
@@ -23,6 +21,7 @@ from distsim.activations.probe import layer_shapes
 from distsim.environment import free_memory, threads
 from distsim.models import build
 from distsim.problems import PROBLEMS
+from distsim.processor import Load, busy_sentence, cores, slow_precision
 from distsim.specs import Precision, Problem
 from distsim.store import Storage
 from distsim.sweep.cost import comparison_memory, duration, images_to_train, readable, training_rate
@@ -36,7 +35,6 @@ LONG = 0.1  # seconds that a product takes to be worth measuring: no larger ones
 PACKS = (1, 5, 20)  # chains that take turns on a GPU
 OBJECT = 4 * 2**20  # bytes of an object that is written and read to measure the storage
 OBJECTS = 16  # at most
-BFLOAT16 = {"x86_64": ("avx512_bf16", "amx_bf16"), "aarch64": ("bf16",)}  # how processors name it in /proc/cpuinfo
 TRAINING_IMAGES = {"mnist": 60_000, "svhn": 73_257, "digits": 1_437}  # of the published sets; CIFAR-10 by class
 
 
@@ -68,17 +66,20 @@ def examine(problem: Problem, storage: str, device: str, say: Any = print, enoug
     Returns what was measured of training, for each precision the fastest way first. `enough` is the seconds that each
     measurement of training takes.
     """
-    cores = _cores()
+    load, count = Load().others(), cores()  # first, since measuring is a load too
     free = free_memory()
-    lacking = lacks_bfloat16() if device == "cpu" else ""
-    say(f"cores     {cores}, {torch.backends.cpu.get_cpu_capability()}")
+    lacking = slow_precision("bfloat16", device)
+    say(f"cores     {count}, {torch.backends.cpu.get_cpu_capability()}")
     if lacking:
         say(f"          {lacking}")
+    say(f"load      {'this system does not say' if load is None else f'{load:.1f} by other processes'}")
+    if warning := busy_sentence(load):
+        say(f"          {warning}")
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     say(f"memory    {readable(total)}" + (f", {readable(free)} of it free" if free is not None else ""))
     say(f"GPU       {_gpu()}")
     say(f"measuring products of matrices, about {3 * OF_PRODUCTS:g} s")
-    say(f"products  {_products(cores)}")
+    say(f"products  {_products(count)}")
     say(f"measuring the storage, at most about {2 * OF_STORAGE:g} s")
     say(f"storage   {_storage(storage)}")
     measured = []
@@ -86,7 +87,7 @@ def examine(problem: Problem, storage: str, device: str, say: Any = print, enoug
         if precision == "bfloat16" and lacking:
             say(f"training  {problem.name}, bfloat16: not measured, since this processor does not have it")
         else:
-            measured += _training(problem, ways(cores, device, precision), enough, say)
+            measured += _training(problem, ways(count, device, precision), enough, say)
     network = build(problem, len(problem.classes) or 10)
     shapes = layer_shapes(network, problem)
     of_layers = [(problem.probe, *shape) for shape in shapes.values()]
@@ -96,6 +97,8 @@ def examine(problem: Problem, storage: str, device: str, say: Any = print, enoug
     say(f"          activations take {readable(kept)} a network, uncompressed")
     for line in advice(problem, measured, largest, free):
         say(line)
+    if warning and measured:
+        say("          measured beside other processes: measure again when they are done")
     return measured
 
 
@@ -112,21 +115,6 @@ def _training(problem: Problem, ways: list[Way], enough: float, say: Any) -> lis
             say(f"training  {what}: {result.rate:,.0f} images/s, {readable(result.memory)} each")
             results.append(result)
     return sorted(results, key=lambda result: -result.rate)
-
-
-def lacks_bfloat16(cpuinfo: Path = Path("/proc/cpuinfo"), machine: str = platform.machine()) -> str:
-    """Return a sentence if this processor has no instructions for bfloat16; "" if it has, or does not say."""
-    names = BFLOAT16.get(machine, ())
-    try:
-        lines = cpuinfo.read_text().splitlines()
-    except OSError:
-        return ""
-    flags = next((line.split(":", 1)[1].split() for line in lines if line.startswith(("flags", "Features"))), None)
-    if not names or flags is None or set(names) & set(flags):
-        return ""
-    return (
-        f"this processor lacks instructions for bfloat16 ({' or '.join(names)}): PyTorch imitates them, which is slow"
-    )
 
 
 def ways(cores: int, device: str, precision: str) -> list[Way]:
@@ -159,7 +147,7 @@ def advice(problem: Problem, measured: list[Measured], comparison: float, free: 
             fit = max(1, int(free / (best.memory + comparison)))
             lines.append(
                 f"          but {way.trials} at once may need {readable(needed)}: "
-                f"--cpus {_cores() // fit} lets {fit} run at once"
+                f"--cpus {cores() // fit} lets {fit} run at once"
             )
     return lines
 
@@ -211,10 +199,6 @@ def _answer(request: dict[str, Any]) -> dict[str, float]:
         pack, classes = way.trials if way.device == "cuda" else 1, len(problem.classes) or 10
         rate = training_rate(problem, classes, way.device, way.precision, request["enough"], pack)
     return {"rate": rate, "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0}
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _gpu() -> str:

@@ -102,6 +102,12 @@ def _run_flags(parser: argparse.ArgumentParser) -> None:
         "--iterations", type=whole, help="number of iterations in each run (default: as last asked for)"
     )
     parser.add_argument(
+        "--allow-slow",
+        action="store_true",
+        help="train in bfloat16 also on a processor without instructions for it, which takes 2 to 14 times as long as "
+        "in float32",
+    )
+    parser.add_argument(
         "--only",
         metavar="run=3,iteration=7",
         help="recompute one network in this process (run=complete: the complete one); commit it if it is missing, else "

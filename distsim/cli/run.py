@@ -5,7 +5,9 @@ from typing import Any
 from distsim.cli.output import print_line
 
 
-def finish(orders: list[Any], root: Any, *, local: bool, address: str | None, allow_drift: bool) -> None:
+def finish(
+    orders: list[Any], root: Any, *, local: bool, address: str | None, allow_drift: bool, allow_slow: bool = False
+) -> None:
     """Do what the store lacks, on Ray or in this process (`local`), and print the results."""
     from distsim.results import text
     from distsim.results.reduce import read_tables
@@ -18,6 +20,7 @@ def finish(orders: list[Any], root: Any, *, local: bool, address: str | None, al
         local=local,
         address=address,
         allow_drift=allow_drift,
+        allow_slow=allow_slow,
         say=print_line,
         tell=lambda event: print_line(describe(event)),
     )

@@ -64,8 +64,9 @@ def _run(problems: Sequence[Problem], flags: argparse.Namespace) -> int:
             f"{flags.data} holds one data set, but these problems need several: pass the folder of all of them"
         )
     with new_root(flags.storage) as root:
-        orders = _orders(problems, flags)
-        finish(orders, root, local=flags.local, address=flags.address, allow_drift=flags.allow_drift)
+        orders = _orders(problems, flags, root)
+        where = {"local": flags.local, "address": flags.address}
+        finish(orders, root, **where, allow_drift=flags.allow_drift, allow_slow=flags.allow_slow)
     return 0
 
 
@@ -82,16 +83,18 @@ def _chosen(problems: Sequence[Problem], patterns: Sequence[str] | None) -> Sequ
     return [problem for problem in problems if any(fnmatchcase(problem.name, pattern) for pattern in patterns)]
 
 
-def _orders(problems: Sequence[Problem], flags: argparse.Namespace) -> list[Any]:
+def _orders(problems: Sequence[Problem], flags: argparse.Namespace, root: Any) -> list[Any]:
     """Return an order for each problem. Everything that needs no data is checked for all of them first."""
-    from distsim.sweep.order import adapted, checked, prepare, require_tools
+    from distsim.sweep.order import adapted, checked, prepare, require_fast, require_tools
 
     device = resolved_device(flags.device, flags.address)
     asked = _values(flags, (*OF_SWEEP, *names(Extent))) | {"device": device, "resources": resources(flags, device)}
     asked["reading"] = Reading(flags.skip_bad, flags.bits)
     problems = [adapted(problem, flags.data, **_values(flags, OF_PROBLEM)) for problem in problems]
     for problem in problems:
-        checked(problem, data=flags.data, **asked)
+        extent = checked(problem, data=flags.data, **asked)
+        if flags.address is None and not flags.allow_slow:
+            require_fast(root, problem.name, extent, flags.precision, device)
     if flags.address is None:
         require_tools(device, flags.metrics)
     return [prepare(problem, data=flags.data, download=flags.download, **asked) for problem in problems]
@@ -243,6 +246,12 @@ def _numbers_flags(parser: argparse.ArgumentParser) -> None:
         default="float32",
         help="dtype of training: float32, or bfloat16 for convolutions and matrix products, which is faster on "
         "hardware that supports it; activations are always computed in float32 (default: %(default)s)",
+    )
+    group.add_argument(
+        "--allow-slow",
+        action="store_true",
+        help="train in bfloat16 also on a processor without instructions for it, which takes 2 to 14 times as long as "
+        "in float32",
     )
     group.add_argument(
         "--deterministic",

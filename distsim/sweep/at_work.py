@@ -21,6 +21,7 @@ def carry_out(
     local: bool = True,
     address: str | None = None,
     allow_drift: bool = False,
+    allow_slow: bool = False,
     say: Say = print,
     tell: "Callable[[Event], None] | None" = None,
 ) -> bool:
@@ -29,21 +30,23 @@ def carry_out(
     local : work in this process; otherwise on Ray, on the cluster at `address` or on this machine if it is None
     say : gets sentences about what comes next
     tell : gets an event for each finished network
+    allow_slow : train also where this takes many times as long as it need
 
+    TooSlow: the machine that trains has no instructions for the precision, which this one can say of itself only.
     StoreInUse: another driver is at work. Other errors: see `distsim.sweep.order.take` and `distsim.sweep.run.run`.
     """
     from distsim.sweep.engine import LocalEngine
     from distsim.sweep.order import require_possible, take
     from distsim.sweep.run import run
 
-    require_possible(orders, root, here=address is None)
+    require_possible(orders, root, here=address is None, allow_slow=allow_slow)
     with at_work(root, one_writer=local, say=say) as check:
         take(orders, root, here=address is None, say=say)
         if local:
-            return run(orders, root, LocalEngine(root, allow_drift, tell), say, check)
+            return run(orders, root, LocalEngine(root, allow_drift, tell, allow_slow), say, check)
         from distsim.sweep.ray_engine import RayEngine
 
-        with RayEngine(root, address, allow_drift, tell) as engine:
+        with RayEngine(root, address, allow_drift, tell, allow_slow) as engine:
             return run(orders, root, engine, say, check)
 
 

@@ -1,5 +1,6 @@
 """Forecast what training and comparisons cost: images, bytes, floating point operations and time."""
 
+import dataclasses
 import math
 import time
 from collections.abc import Iterable
@@ -19,6 +20,8 @@ from distsim.training.stepper import Arithmetic, Stepper, settle
 READING = 0.5e9  # bytes a second that one process reads and decodes, or computes in a forward pass
 EIGENVALUES = 4  # times as long as a product of as many FLOPs
 SIZE = 1500  # of the products that are timed
+FEW = 16  # images of the batch with which a measurement of training begins on a CPU
+LONG = 10.0  # seconds for which a measurement of training waits for its first two steps
 
 
 @dataclass(frozen=True)
@@ -105,7 +108,12 @@ def training_rate(
 
     enough : seconds to measure
     pack : number of trainings that take turns, on a GPU each on a stream of its own
+
+    Where two steps would take longer than LONG, which is where a processor has no instructions for the precision, or a
+    batch is large, the rate is that of a step with fewer images, and about right.
     """
+    if device == "cpu" and (slow := _slow_rate(problem, classes, precision)):
+        return slow
     lanes = [_Lane(problem, classes, torch.device(device), precision) for _ in range(pack)]
     started = time.perf_counter()
     for lane in lanes * 2:  # the first steps choose kernels and allocate memory
@@ -121,6 +129,22 @@ def training_rate(
             steps += 1
         lanes[0].wait()
     return steps * pack * lanes[0].stepper.batch / (time.perf_counter() - started)
+
+
+def _slow_rate(problem: Problem, classes: int, precision: str) -> float | None:
+    """Measure images per second of a step of FEW images on the CPU. None: whole steps can be waited for."""
+    batch = problem.recipe.batch_size
+    recipe = dataclasses.replace(problem.recipe, batch_size=min(FEW, batch))
+    lane = _Lane(dataclasses.replace(problem, recipe=recipe), classes, torch.device("cpu"), precision)
+    taken = 0.0
+    for _ in range(2):  # the first step chooses kernels and allocates memory; one that is as slow says enough
+        started = time.perf_counter()
+        lane.step()
+        taken = time.perf_counter() - started
+        if taken > LONG / 4:
+            break
+    rate = recipe.batch_size / taken
+    return rate if 2 * batch / rate > LONG else None
 
 
 class _Lane:

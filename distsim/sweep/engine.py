@@ -43,8 +43,14 @@ class LocalEngine:
 
     here = True
 
-    def __init__(self, root: Storage, allow_drift: bool = False, tell: Callable[[Event], None] | None = None) -> None:
-        self.root, self.allow_drift = root, allow_drift
+    def __init__(
+        self,
+        root: Storage,
+        allow_drift: bool = False,
+        tell: Callable[[Event], None] | None = None,
+        allow_slow: bool = False,
+    ) -> None:
+        self.root, self.allow_drift, self.allow_slow = root, allow_drift, allow_slow
         self.tell = tell or (lambda event: None)
 
     def slots(self, orders: list[Prepared]) -> int:
@@ -57,7 +63,8 @@ class LocalEngine:
         failures = []
         for order in orders:
             name = order.name
-            worker = TrainingWorker(SweepStore(self.root, name), order.sweep, order.dataset, self.allow_drift)
+            store = SweepStore(self.root, name)
+            worker = TrainingWorker(store, order.sweep, order.dataset, self.allow_drift, allow_slow=self.allow_slow)
             failed = attempt(f"{name}, complete network", self._complete, worker) if name in complete else []
             if not failed:
                 for pack in packed(chains[name], order.sweep.pack):

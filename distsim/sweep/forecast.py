@@ -1,10 +1,11 @@
 """Sentences about what a sweep is going to do and how long it takes, printed before it starts."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from distsim.activations.probe import layer_shapes
 from distsim.environment import threads
 from distsim.models import build
+from distsim.processor import busy_sentence, slow_precision
 from distsim.specs import PERMUTATIONS
 from distsim.sweep.cost import Cost, duration, images_to_train, layer_cost, product_rate, readable, training_rate
 from distsim.sweep.engine import Engine
@@ -39,16 +40,48 @@ def training_forecast(busy: list[Prepared], order: Prepared, lack: Missing, engi
     """
     sweep, dataset = order.sweep, order.dataset
     identity, problem = sweep.identity, sweep.problem
-    pruned = sum(map(len, lack.chains.values()))
-    images = images_to_train(problem, len(dataset.train_labels), lack.complete, pruned)
+    images = _images(order, lack)
     most = "at most " if problem.recipe.patience is not None else ""
     text = f"{order.name}: training on {most}{images:,} images"
     if not engine.here or images < WORTH_MEASURING:
         return text
-    at_once = max(1, min(engine.trials(busy, order), -(-len(lack.chains) // sweep.pack)))
+    at_once = _at_once(busy, order, lack, engine)
     with threads(identity.threads):
         rate = training_rate(problem, len(dataset.classes), sweep.device, identity.precision, pack=sweep.pack)
     return f"{text}, about {duration(images / (rate * at_once))} with {at_once} trial{'s' * (at_once > 1)} at once"
+
+
+def _at_once(busy: list[Prepared], order: Prepared, lack: Missing, engine: Engine) -> int:
+    """Return how many trials of a sweep run at once."""
+    return max(1, min(engine.trials(busy, order), -(-len(lack.chains) // order.sweep.pack)))
+
+
+def _images(order: Prepared, lack: Missing) -> int:
+    pruned = sum(map(len, lack.chains.values()))
+    return images_to_train(order.sweep.problem, len(order.dataset.train_labels), lack.complete, pruned)
+
+
+def training_warnings(
+    orders: list[Prepared], lacking: Mapping[str, Missing], engine: Engine, load: float | None
+) -> list[str]:
+    """Return sentences about what makes training on this machine slow: the precision, and other processes.
+
+    The load is left out if there is little to train, and both if the work is done on other machines.
+
+    load : `distsim.processor.Load.others`, as it was before the forecast and the engine began
+    """
+    if not engine.here:
+        return []
+    said = []
+    for order in orders:
+        sweep, lack = order.sweep, lacking[order.name]
+        if not lack.networks:
+            continue
+        said.append(slow_precision(sweep.identity.precision, sweep.device))
+        if _images(order, lack) >= WORTH_MEASURING:
+            each = sweep.identity.threads
+            said.append(busy_sentence(load, each, needed=each * _at_once(orders, order, lack, engine)))
+    return list(dict.fromkeys(filter(None, said)))
 
 
 def work_sentence(order: Prepared, lacking: Missing) -> str:

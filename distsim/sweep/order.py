@@ -13,7 +13,8 @@ from distsim.environment import free_memory, require_cupy, require_device
 from distsim.metrics.registry import known, require_libraries
 from distsim.models import Layer, build
 from distsim.problems import CIFAR_CLASSES
-from distsim.specs import AS_IS, Device, Extent, Identity, NetworkId, Problem, Reading, Sweep, names
+from distsim.processor import require_speed, slow_precision
+from distsim.specs import AS_IS, COMPLETE, Device, Extent, Identity, NetworkId, Problem, Reading, Sweep, names
 from distsim.store import Storage, SweepStore, problems_in
 from distsim.store.described import StoredLayer
 from distsim.store.descriptions import describe_layers, describe_metrics
@@ -208,9 +209,26 @@ def require_tools(device: Device, metrics: Iterable[str]) -> None:
     require_libraries(metrics)
 
 
-def require_possible(orders: Iterable[Prepared], root: Storage, here: bool = True) -> None:
-    """Check, without writing anything, that the work can be done in this store. Errors are those of `take`."""
+def require_fast(root: Storage, name: str, extent: Extent, precision: str, device: str) -> None:
+    """Check that this machine does not train the missing networks of a problem many times slower than it need.
+
+    TooSlow: it does. Nothing is refused if no network is missing: only training is slow.
+    """
+    if slow_precision(precision, device):
+        there = SweepStore(root, name).contents().networks if name in problems_in(root) else frozenset()
+        if {COMPLETE, *extent.networks} - there:
+            require_speed(name, precision, device)
+
+
+def require_possible(orders: Iterable[Prepared], root: Storage, here: bool = True, allow_slow: bool = False) -> None:
+    """Check, without writing anything, that the work can be done in this store.
+
+    TooSlow: see `require_fast`; not with `allow_slow`. Other errors are those of `take`.
+    """
     orders = list(orders)
+    for order in orders if here and not allow_slow else ():
+        sweep = order.sweep
+        require_fast(root, order.name, sweep.extent, sweep.identity.precision, sweep.device)
     check_workplace(orders, here)
     there = problems_in(root)
     for order in orders:

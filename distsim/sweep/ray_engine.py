@@ -48,9 +48,14 @@ class RayEngine:
     """The engine on a Ray cluster, or with Ray on this machine if the address is None. The protocol is `Engine`."""
 
     def __init__(
-        self, root: Storage, address: str | None, allow_drift: bool, tell: Callable[[Event], None] | None = None
+        self,
+        root: Storage,
+        address: str | None,
+        allow_drift: bool,
+        tell: Callable[[Event], None] | None = None,
+        allow_slow: bool = False,
     ) -> None:
-        self.root, self.address, self.allow_drift = root, address, allow_drift
+        self.root, self.address, self.allow_drift, self.allow_slow = root, address, allow_drift, allow_slow
         self.tell = tell or (lambda event: None)
         self._started = False
         self._watch: Watch | None = None
@@ -117,6 +122,7 @@ class RayEngine:
                 own=_own(orders),
                 root=self.root,
                 drift=self.allow_drift,
+                slow=self.allow_slow,
             ),
             lambda config: tune.PlacementGroupFactory([bundle_of(resources[config["problem"]])]),
         )
@@ -226,12 +232,15 @@ def _trial(
     own: "_Own",
     root: Storage,
     drift: bool,
+    slow: bool,
 ) -> None:
     """Run a Tune trial: train a problem's complete network, or some chains. Report after each network."""
     own.make_known()
     problem, pack = tasks[config["task"]]
     order = orders[problem]
-    worker = TrainingWorker(SweepStore(root, order.name), order.sweep, order.dataset, drift, beside=True)
+    worker = TrainingWorker(
+        SweepStore(root, order.name), order.sweep, order.dataset, drift, beside=True, allow_slow=slow
+    )
     failed: list[str] = []
 
     def work() -> None:

@@ -3,12 +3,13 @@
 from collections.abc import Callable, Iterable, Set
 from functools import partial
 
+from distsim.processor import Load
 from distsim.results import reduce
 from distsim.specs import COMPLETE, NetworkId
 from distsim.store import Storage, SweepStore
 from distsim.sweep.engine import Engine
 from distsim.sweep.failures import SweepFailed, attempt, unless_full
-from distsim.sweep.forecast import comparison_forecast, training_forecast, work_sentence
+from distsim.sweep.forecast import comparison_forecast, training_forecast, training_warnings, work_sentence
 from distsim.sweep.jobs import comparisons
 from distsim.sweep.order import Prepared
 from distsim.sweep.plan import Chain, Missing, finished_with, missing, room_for_activations, wave
@@ -45,10 +46,7 @@ def run(
     }:
         busy = [order for order in orders if order.name in lacking]
         if not worked:
-            for order in busy:
-                say(work_sentence(order, lacking[order.name]))
-                if lacking[order.name].networks:
-                    say(training_forecast(busy, order, lacking[order.name], engine))
+            _announce(busy, lacking, engine, say)
         worked = True
         check()
         chains = _chains(busy, stores, lacking)
@@ -63,6 +61,17 @@ def run(
     if failures or unless_full(unwritten):
         raise SweepFailed(sorted({*failures, *unwritten}))
     return worked or written
+
+
+def _announce(busy: list[Prepared], lacking: dict[str, Missing], engine: Engine, say: Say) -> None:
+    """Say what there is to do, about how long training takes, and what makes it slow here."""
+    load = Load().others()  # first: the forecast's measuring, and Ray's start, are loads too
+    for order in busy:
+        say(work_sentence(order, lacking[order.name]))
+        if lacking[order.name].networks:
+            say(training_forecast(busy, order, lacking[order.name], engine))
+    for warning in training_warnings(busy, lacking, engine, load):
+        say(warning)
 
 
 def _compare(

@@ -4,6 +4,7 @@ Each of its methods asks the store what is committed, and commits what it makes.
 """
 
 import math
+import socket
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,6 +18,7 @@ from distsim.activations.probe import Probe, blocks, make_probe
 from distsim.data import Dataset
 from distsim.environment import check_environment, environment, provenance, require_device, threads
 from distsim.models import Network, build
+from distsim.processor import require_speed
 from distsim.specs import COMPLETE, NetworkId, Sweep, canonical_json
 from distsim.store import SweepStore
 from distsim.store.checkpoints import StoredCheckpoints
@@ -33,17 +35,24 @@ class TrainingWorker:
     """A worker for one problem, with the data on its device."""
 
     def __init__(
-        self, store: SweepStore, sweep: Sweep, dataset: Dataset, allow_drift: bool = False, beside: bool = False
+        self,
+        store: SweepStore,
+        sweep: Sweep,
+        dataset: Dataset,
+        allow_drift: bool = False,
+        beside: bool = False,
+        allow_slow: bool = False,
     ) -> None:
         """Make a worker that loads the data on first use.
 
         allow_drift : go on in another environment than the one in which the complete network was trained
         beside : write activations in a thread while the next network is trained
+        allow_slow : train also on a machine that has no instructions for the sweep's precision
 
         ValueError: the device is not available.
         """
         self.store, self.sweep, self.dataset, self.allow_drift = store, sweep, dataset, allow_drift
-        self.beside = beside
+        self.beside, self.allow_slow = beside, allow_slow
         require_device(sweep.device)
         self.device = torch.device(sweep.device)
         self._trainer: Trainer | None = None
@@ -65,10 +74,14 @@ class TrainingWorker:
         return self._probe
 
     def complete(self) -> Event:
-        """Train and commit the complete network unless it is committed, and its activations. Return its event."""
+        """Train and commit the complete network unless it is committed, and its activations. Return its event.
+
+        TooSlow: this machine has no instructions for the sweep's precision.
+        """
         started = time.time()
         with threads(self.sweep.identity.threads):
             if self.store.mark(COMPLETE) is None:
+                self._require_speed()
                 self._check_pruned_networks()
                 with trace.stage("complete", self.sweep.name):
                     trained = self.trainer.complete(self._checkpoints(COMPLETE))
@@ -77,6 +90,12 @@ class TrainingWorker:
             if self.sweep.extent.activations == "store":
                 self.extract(COMPLETE, complete)
             return self._event(COMPLETE, started, complete)
+
+    def _require_speed(self) -> None:
+        """Check this machine, which need not be the driver's, before it trains."""
+        if not self.allow_slow:
+            sweep = self.sweep
+            require_speed(f"on {socket.gethostname()}", sweep.identity.precision, sweep.device)
 
     def _check_pruned_networks(self) -> None:
         """Check the environment if pruned networks are left of a complete network that is gone.
@@ -96,7 +115,11 @@ class TrainingWorker:
         as it would alone.
 
         failed : gets a sentence if a run fails; the other runs go on
+
+        TooSlow: this machine has no instructions for the sweep's precision.
         """
+        if any(chain.train for chain in chains):
+            self._require_speed()
         with threads(self.sweep.identity.threads):
             complete = self._load_complete()
             lanes = [(chain, self._turns(chain, complete)) for chain in chains]
@@ -162,8 +185,9 @@ class TrainingWorker:
 
         Return the outcome in one sentence. A committed network stays as it is. The network before it must be committed.
         ValueError: it differs from the committed one, or there is no such network in this sweep. FileNotFoundError: the
-        network before it is missing.
+        network before it is missing. TooSlow: this machine has no instructions for the sweep's precision.
         """
+        self._require_speed()
         require_before(self.store, network)
         started, label = time.time(), f"{self.sweep.name}, {network.label}"
         with threads(self.sweep.identity.threads):

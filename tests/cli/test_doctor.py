@@ -12,6 +12,7 @@ import pytest
 import torch
 from sweep_scripts import outcome
 
+from distsim import processor
 from distsim.cli import doctor
 from distsim.cli import main as cli
 from distsim.cli.doctor import Measured, Way, advice, ways
@@ -32,18 +33,18 @@ TINY = PROBLEMS["digits"].reduced_to(epochs=3, probe=60, train_limit=200)
 
 @pytest.mark.long
 def test_doctor_measures_and_advises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "lacks_bfloat16", lambda: "")
+    monkeypatch.setattr(processor, "lacks_bfloat16", lambda: "")
     monkeypatch.setattr(doctor, "PATIENCE", 300.0)
     result = outcome(lambda: cli.main(["doctor", "digits", "--seconds", "0.1", "--storage", str(tmp_path / "store")]))
     assert (result.status, result.err) == (0, "")
     lines = [line.partition(" ")[::2] for line in result.out.splitlines()]
     heads = [head for head, _ in lines if head and head != "measuring"]
-    assert heads[:5] == ["cores", "memory", "GPU", "products", "storage"]
+    assert heads[:6] == ["cores", "load", "memory", "GPU", "products", "storage"]
     for what in ("products", "storage", "training"):
         place = next(i for i, (head, _) in enumerate(lines) if head == what)
         assert lines[place - 1][0] == "measuring", "each measurement is said before it begins"
     training = [text for head, text in lines if head == "training"]
-    expected = len(ways(doctor._cores(), "cpu", "float32"))
+    expected = len(ways(processor.cores(), "cpu", "float32"))
     assert sum("float32" in text for text in training) == sum("bfloat16" in text for text in training) == expected
     assert all(re.search(r": [\d,]*[1-9][\d,]* images/s, \d", text) for text in training)
     told = [text for head, text in lines if head == "advice"]
@@ -132,26 +133,6 @@ def test_an_interrupt_ends_the_processes_that_measure(monkeypatch: pytest.Monkey
     assert started[0].poll() == -signal.SIGKILL
 
 
-@pytest.mark.parametrize(
-    ("machine", "line", "lacking"),
-    [
-        ("x86_64", "flags\t\t: fpu avx2 avx512f", "avx512_bf16 or amx_bf16"),
-        ("x86_64", "flags\t\t: fpu avx512f avx512_bf16", ""),
-        ("x86_64", "flags\t\t: fpu amx_bf16", ""),
-        ("aarch64", "Features\t: fp asimd", "bf16"),
-        ("aarch64", "Features\t: fp asimd bf16", ""),
-        ("riscv64", "isa\t: rv64", ""),
-        ("x86_64", "model name\t: it does not say", ""),
-    ],
-)
-def test_a_processor_without_bfloat16_is_told(tmp_path: Path, machine: str, line: str, lacking: str) -> None:
-    (tmp_path / "cpuinfo").write_text(f"processor\t: 0\n{line}\n")
-    said = doctor.lacks_bfloat16(tmp_path / "cpuinfo", machine)
-    assert (f"lacks instructions for bfloat16 ({lacking})" in said) == bool(lacking)
-    assert bool(said) == bool(lacking)
-    assert doctor.lacks_bfloat16(tmp_path / "nothing", machine) == ""
-
-
 def test_training_in_bfloat16_is_not_measured_where_it_is_lacking(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -162,7 +143,7 @@ def test_training_in_bfloat16_is_not_measured_where_it_is_lacking(
         return Measured(way, 1000.0, 1e9)
 
     monkeypatch.setattr(doctor, "measure", measure)
-    monkeypatch.setattr(doctor, "lacks_bfloat16", lambda: "this processor lacks instructions for bfloat16 (x)")
+    monkeypatch.setattr(processor, "lacks_bfloat16", lambda: "this processor lacks instructions for bfloat16 (x)")
     monkeypatch.setattr(doctor, "OF_PRODUCTS", 0.01)
     said: list[str] = []
     doctor.examine(PROBLEMS["digits"], str(tmp_path / "store"), "cpu", said.append)
@@ -170,6 +151,49 @@ def test_training_in_bfloat16_is_not_measured_where_it_is_lacking(
     assert said[1].strip() == "this processor lacks instructions for bfloat16 (x)"
     assert "training  digits, bfloat16: not measured, since this processor does not have it" in said
     assert sum(line.startswith("advice") for line in said) == 1
+
+
+@pytest.mark.parametrize("load", [1000.0, 0.0, None])
+def test_doctor_looks_at_the_load_before_it_measures(
+    load: float | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def average() -> tuple[float, float, float]:
+        if load is None:
+            raise OSError("unobtainable")
+        return (load, 0.0, 0.0)
+
+    monkeypatch.setattr("os.getloadavg", average)
+    monkeypatch.setattr(doctor, "measure", lambda problem, way, enough: Measured(way, 1000.0, 1e9))
+    monkeypatch.setattr(doctor, "OF_PRODUCTS", 0.01)
+    said: list[str] = []
+    doctor.examine(PROBLEMS["digits"], str(tmp_path / "store"), "cpu", said.append)
+    text = next(line for line in said if line.startswith("load"))
+    if load is None:
+        assert text == "load      this system does not say"
+    else:
+        assert re.fullmatch(r"load      [\d.]+ by other processes", text)
+    assert sum("other processes hold cores" in line for line in said) == bool(load)
+    assert ("measured beside other processes" in said[-1]) == bool(load)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_slow_step_is_measured_with_few_images(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    stepped: list[int] = []
+    step = Stepper._step
+
+    def count(stepper: Stepper) -> None:
+        stepped.append(stepper.batch)
+        step(stepper)
+
+    monkeypatch.setattr(Stepper, "_step", count)
+    with threads(1):
+        monkeypatch.setattr(cost, "LONG", 1e9)
+        assert cost.training_rate(TINY, 10, "cpu", precision, enough=0.0) > 0
+        assert stepped == [cost.FEW] * 2 + [64] * 2, "the start says enough"
+        stepped.clear()
+        monkeypatch.setattr(cost, "LONG", 0.0)
+        assert cost.training_rate(TINY, 10, "cpu", precision, enough=100.0) > 0
+    assert stepped == [cost.FEW], "no second step, and none of a whole batch"
 
 
 @pytest.mark.parametrize(
