@@ -162,7 +162,7 @@ class Networks:
             verdict = DIFFERS
             remarks += [f"{name} is {computed[name]!r} here, and {row.record[name]!r} in the table" for name in changed]
             remarks.append(
-                f"by all that is recorded this is the environment of the row, where values repeat to the bit{_code(row)}"
+                f"by its record this is the environment of the row, where values repeat to the bit{_code(row)}"
             )
         elif retrained:
             verdict = UNPROMISED

@@ -145,7 +145,7 @@ def test_a_changed_value_is_found_and_the_others_are_still_proven(kept: Path, st
     assert result.status == 1
     assert f"{ROW}: differs\n" in result.out
     assert (
-        "difference 9.1e-13\n    by all that is recorded this is the environment of the row, where values repeat to the bit\n"
+        "difference 9.1e-13\n    by its record this is the environment of the row, where values repeat to the bit\n"
         in result.out
     )
     assert "the store has committed 0." in result.out
