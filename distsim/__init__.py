@@ -13,9 +13,10 @@ from distsim._version import __version__
 
 if TYPE_CHECKING:
     from distsim import metrics
+    from distsim.api.opening import open
     from distsim.api.problem import Problem, Pruning, Recipe
     from distsim.api.running import run
-    from distsim.api.study import Study, open
+    from distsim.api.study import Study
     from distsim.comparison.models import compare
 
 __all__ = ["Problem", "Pruning", "Recipe", "Study", "__version__", "compare", "metrics", "open", "run"]
@@ -26,7 +27,7 @@ _PLACES = {
     "Recipe": "distsim.api.problem",
     "Study": "distsim.api.study",
     "compare": "distsim.comparison.models",
-    "open": "distsim.api.study",
+    "open": "distsim.api.opening",
     "run": "distsim.api.running",
 }
 

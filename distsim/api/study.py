@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from distsim import specs
@@ -19,20 +18,6 @@ if TYPE_CHECKING:
     from distsim.sweep.status import Status
 
 # What takes seconds to import is imported inside the functions that need it.
-
-
-@names_checked
-def open(store: str | Path) -> Study:
-    """Open a store for reading. Nothing is created or written.
-
-    store : a folder, or a URL such as s3://bucket/prefix
-    FileNotFoundError: there is no store, or no sweep in it.
-    """
-    if not isinstance(store, str | Path):
-        raise ValueError(f"store must be a folder or a URL, got {specs.shown(store)}")
-    from distsim.store import existing_stores
-
-    return Study(existing_stores(store))
 
 
 class Study:
@@ -123,12 +108,17 @@ class Study:
         """Return what the tables say of the papers' claims, C1 to C18: a row for each claim, problem and metric."""
         import pandas as pd
 
-        from distsim.results.claims.images import remark
         from distsim.results.claims.papers import check
         from distsim.results.claims.study import Verdict
 
-        verdicts = check(self._tables(), {problem: remark(store) for problem, store in self._stores.items()})
+        verdicts = check(self._tables(), self._remarks())
         return pd.DataFrame([verdict.__dict__ for verdict in verdicts], columns=list(Verdict.__dataclass_fields__))
+
+    def _remarks(self) -> dict[str, str]:
+        """Return problem -> what to say of its images beside claims."""
+        from distsim.results.claims.images import remark
+
+        return {problem: remark(store) for problem, store in self._stores.items()}
 
     @names_checked
     def figure(

@@ -9,6 +9,7 @@ from typing import Any
 from distsim.cli.arguments import resolved_device, resources
 from distsim.cli.output import one_line
 from distsim.cli.run import at_work, finish
+from distsim.cli.studies import published_studies
 from distsim.specs import NetworkId
 
 
@@ -244,10 +245,14 @@ def do_report(flags: argparse.Namespace) -> int:
     from distsim.results import reduce, text
     from distsim.results.claims.images import remark
     from distsim.results.claims.papers import check
-    from distsim.results.claims.study import NO_DATA
     from distsim.store import NotWritable, StoreInUse
     from distsim.store.descriptions import layers_of
 
+    for study in published_studies(flags):
+        print(f"{study.problem}\n{text.as_text(study.tables, study.problem)}\n")
+        _print_claims(check(study.tables, {study.problem: study.images}))
+        print(f"\nnothing was written: {flags.store} is a published study")
+        return 0
     stores = _stores(flags)
     layers = {store.problem: layers_of(store) for store in stores}
     root = stores[0].root
@@ -264,8 +269,15 @@ def do_report(flags: argparse.Namespace) -> int:
         )
     for store in stores:
         print(f"{store.problem}\n{text.as_text(tables, store.problem)}\n")
+    _print_claims(check(tables, {store.problem: remark(store) for store in stores}))
+    print(f"\n{written}")
+    return 0
+
+
+def _print_claims(verdicts: list[Any]) -> None:
+    from distsim.results.claims.study import NO_DATA
+
     print("claims of the papers")
-    verdicts = check(tables, {store.problem: remark(store) for store in stores})
     judged = [verdict for verdict in verdicts if verdict.verdict != NO_DATA]
     for verdict in judged:
         judgement = f"{verdict.verdict} ({verdict.data})" if verdict.data else verdict.verdict
@@ -276,20 +288,25 @@ def do_report(flags: argparse.Namespace) -> int:
                 f"not enough data for {', '.join(lacking)}", 118, initial_indent="  ", subsequent_indent="    "
             )
         )
-    print(f"\n{written}")
-    return 0
 
 
 def do_list(flags: argparse.Namespace) -> int:
+    for study in published_studies(flags):
+        runs, last = (sum(p["runs"] for p in study.parts), max(p["iterations"] for p in study.parts))
+        complete = f", from {len(study.parts)} complete networks" if len(study.parts) > 1 else ""
+        _print_sweep(study.problem, study.identity, f"{runs} runs{complete}", last, ", published")
+        return 0
     for store in _stores(flags):
         contents = store.contents()
         runs = {network.run for network in contents.networks if not network.is_complete}
         last = max((network.iteration for network in contents.networks), default=0)
         identity = store.identity()
-        print(
-            f"{store.problem:20} {len(runs)} runs, up to iteration {last}, seed {identity.seed}, {identity.hash[:12]}"
-        )
+        _print_sweep(store.problem, identity, f"{len(runs)} runs", last)
     return 0
+
+
+def _print_sweep(problem: str, identity: Any, runs: str, last: int, more: str = "") -> None:
+    print(f"{problem:20} {runs}, up to iteration {last}, seed {identity.seed}, {identity.hash[:12]}{more}")
 
 
 def do_doctor(flags: argparse.Namespace) -> int:

@@ -20,6 +20,7 @@ from distsim.cli.commands import (
     do_verify,
 )
 from distsim.cli.output import reported
+from distsim.cli.proving import do_prove
 from distsim.cli.studies import do_merge
 
 # What needs torch is imported inside functions, so that --help answers at once.
@@ -29,7 +30,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command of `distsim` and return its exit status. arguments : the command line, sys.argv's by default."""
 
     def work() -> Any:
-        flags = _parser().parse_args(arguments)
+        parser = _parser()
+        flags, rest = parser.parse_known_args(arguments)
+        if "rows" in flags and not any(text.startswith("-") for text in rest):
+            flags.rows += rest  # argparse takes none behind a flag
+        elif rest:
+            parser.error(f"unrecognized arguments: {' '.join(rest)}")
         return flags.command(flags)
 
     return reported(work)
@@ -86,6 +92,17 @@ def _parser() -> argparse.ArgumentParser:
     merge.add_argument("sources", nargs="+", metavar="SOURCE", help="a store, or the folder of a published study")
     merge.add_argument("--into", required=True, metavar="FOLDER", help="where the published study is written")
     merge.add_argument("--problem", help="one problem of the stores, where they hold several")
+    prove = commands.add_parser(
+        "prove",
+        help="compute rows of a published table again, from their networks, and say whether they are equal",
+        description="Compute rows of a published study again and compare. From a store's weights the values must be "
+        "equal bit by bit in the environment of the row, and to 1e-4 on another processor or with other versions. The "
+        "exit status is 0 if all rows are proven, 1 if one is not, and 3 if networks were trained again where no digit "
+        "is promised.",
+    )
+    prove.set_defaults(command=do_prove)
+    _prove_flags(prove)
+    _own_code(prove)
     doctor = commands.add_parser(
         "doctor",
         help="measure this machine and say which flags suit it",
@@ -152,6 +169,36 @@ def _layers_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", help="where the data are (default: as last asked for)")
     parser.add_argument(
         "--device", choices=("auto", "cpu", "cuda"), default="auto", help="to compare on (default: auto)"
+    )
+
+
+def _prove_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("study", metavar="STUDY", help="the folder of a published study, or a store")
+    parser.add_argument(
+        "rows",
+        nargs="*",
+        metavar="ROW",
+        help="run=3,iteration=7,layer=conv1_2,metric=nbs; without layer and metric the network's accuracy (of the "
+        "complete one: run=complete); with complete=1 where the study has several complete networks",
+    )
+    parser.add_argument("--random", type=whole, metavar="N", help="also N rows that are drawn at random")
+    parser.add_argument("--seed", type=whole, default=0, help="of these rows (default: %(default)s)")
+    parser.add_argument(
+        "--store", action="append", metavar="STORE", help="a store that holds the networks; may be given several times"
+    )
+    parser.add_argument(
+        "--retrain",
+        action="store_true",
+        help="train the networks again, for studies of which only tables are left; its cost is said before it begins",
+    )
+    parser.add_argument("--problem", help="one problem of a store that holds several")
+    parser.add_argument("--data", metavar="WHERE", help="where the images are (default: as the store last asked for)")
+    parser.add_argument("--skip-bad", type=whole, default=0, metavar="N", help="images: as for the sweep script")
+    parser.add_argument("--bits", type=whole, metavar="B", help="images: as for the sweep script")
+    parser.add_argument(
+        "--device",
+        choices=("auto", "cpu", "cuda"),
+        help="(default: a GPU if the row was computed on one and there is one here, else the CPU)",
     )
 
 

@@ -12,7 +12,7 @@ def do_merge(flags: argparse.Namespace) -> int:
     from distsim.results.merging import merge, publish
 
     into, sources = Path(flags.into).expanduser(), [*flags.sources]
-    study = merge([_source(where, flags.problem) for where in sources], sources)
+    study = merge([source(where, flags.problem) for where in sources], sources)
     files = publish(study, into)
     for part in study.parts:
         runs = f"{part['runs']} runs, up to iteration {part['iterations']}"
@@ -22,15 +22,30 @@ def do_merge(flags: argparse.Namespace) -> int:
     return 0
 
 
-def _source(where: str, problem: str | None) -> Any:
-    """Return the study in a folder, published or not."""
+def source(where: str, problem: str | None) -> Any:
+    """Return the study in a folder or a store: as it was published, or as it would be."""
     from distsim.results.merging import of_store
-    from distsim.results.published import is_published, read
+    from distsim.results.published import published_in, read
     from distsim.store import existing_stores
 
-    if "://" not in where and is_published(folder := Path(where).expanduser()):
-        return read(folder)
+    if (folder := published_in(where)) is not None:
+        return of_problem(read(folder), where, problem)
     stores = existing_stores(where, problem)
     if len(stores) > 1:
         raise ValueError(f"{where} holds {', '.join(s.problem for s in stores)}: name one with --problem")
     return of_store(stores[0])
+
+
+def of_problem(study: Any, where: str, problem: str | None) -> Any:
+    """Return the study. FileNotFoundError: it is of another problem than the one asked for, if one is."""
+    if problem not in (None, study.problem):
+        raise FileNotFoundError(f"no sweep of {problem} in {where}, which holds a published study of {study.problem}")
+    return study
+
+
+def published_studies(flags: argparse.Namespace) -> list[Any]:
+    """Return the published study that a command is asked about, or nothing if that is a store."""
+    from distsim.results.published import published_in, read
+
+    folder = published_in(flags.store)
+    return [] if folder is None else [of_problem(read(folder), flags.store, flags.problem)]

@@ -86,6 +86,17 @@ def is_published(folder: Path) -> bool:
     return (folder / STUDY).is_file()
 
 
+def published_in(where: str | Path) -> Path | None:
+    """Return the folder of the published study at this place, or None if that is something else, such as a store."""
+    if "://" in str(where):
+        return None
+    try:
+        folder = Path(where).expanduser()
+        return folder if is_published(folder) else None
+    except (OSError, RuntimeError, ValueError):  # no folder can have such a name
+        return None
+
+
 def encoded(study: Published) -> dict[str, bytes]:
     """Return the files of a published study, by name. Equal studies give equal bytes, whatever the versions are."""
     tables = study.tables

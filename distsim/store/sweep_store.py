@@ -300,10 +300,15 @@ class SweepStore:
         fields["provenance"] = fields.get("provenance", {}) | {"piece": path}
         self.storage.create(path, Mark(attempt="", objects={}, values=values, **fields).encode())
 
-    def comparisons(self, what: str = "comparison") -> dict[tuple[NetworkId, str], list[Mark]]:
-        """Return (network, layer) -> the marks that hold its values, in a fixed order. DamagedStore: one is damaged."""
+    def comparisons(
+        self, what: str = "comparison", of: NetworkId | None = None
+    ) -> dict[tuple[NetworkId, str], list[Mark]]:
+        """Return (network, layer) -> the marks that hold its values, in a fixed order. DamagedStore: one is damaged.
+
+        of : only this network's; None: all
+        """
         marks: dict[tuple[NetworkId, str], list[Mark]] = {}
-        for path in sorted(self.storage.sizes()):
+        for path in sorted(self.storage.sizes() if of is None else self.storage.sizes(f"{of.path}/{what}")):
             place = place_of(path)
             if place is not None and place.network is not None and place.kind == what:
                 mark = read_record(self.storage, path)

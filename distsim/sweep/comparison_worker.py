@@ -9,7 +9,7 @@ from typing import Any
 from distsim import trace
 from distsim.activations.layout import chunk_shape
 from distsim.activations.probe import Probe, held, layer_shapes, make_probe
-from distsim.comparison.layer import Reference, compare_pairs
+from distsim.comparison.layer import Reference, Result, compare_pairs
 from distsim.comparison.sides import InMemory, LayerSource
 from distsim.data import Dataset
 from distsim.environment import check_environment, environment, provenance, threads
@@ -54,6 +54,11 @@ class ComparisonWorker:
                 label = f"{job.problem}, {network.label}, layer {job.layer}"
                 failures += attempt(label, self._compare, job, network, metrics)
         return failures
+
+    def measure(self, network: NetworkId, layer: str, metrics: tuple[str, ...]) -> dict[str, Result]:
+        """Compute a layer's values of one network, by metric, as `compare` does. Commit nothing."""
+        with threads(self.sweep.identity.threads):
+            return self._reference_for(layer, metrics).compare(self._source(network, layer))
 
     def _compare(self, job: Comparison, network: NetworkId, metrics: tuple[str, ...]) -> None:
         started = time.time()

@@ -51,6 +51,21 @@ def require_same_behaviour(store: SweepStore, sweep: Sweep, say: Callable[[str],
             _metric(store, name, say)
 
 
+def require_recorded_behaviour(store: SweepStore, sweep: Sweep) -> None:
+    """Compare the network, and the user's own metrics, with those records that the store has. Write nothing.
+
+    Errors are those of `require_same_behaviour`.
+    """
+    theirs = read_behaviour(store.storage, NETWORK, store.problem)
+    if theirs is not None and (edits := _edits(theirs, network_behaviour(sweep.problem, sweep.identity.seed), sweep)):
+        raise BehaviourChanged(_of_network(sweep, edits))
+    for name in sweep.extent.metrics:
+        if METRICS[name] is not BUILT_IN.get(name):
+            theirs = read_behaviour(store.storage, f"{FOLDER}/metric-{name}.json", store.problem)
+            if theirs is not None and (edits := metric_differences(theirs, metric_behaviour(name))):
+                raise BehaviourChanged(_of_metric(store, name, edits))
+
+
 def read_behaviour(storage: Storage, path: str, problem: str) -> Record | None:
     """Return the record at a path that matches PATH, or None if it does not exist. DamagedStore: it was changed."""
     size = storage.sizes(FOLDER).get(path, 0)
@@ -89,17 +104,34 @@ def _network(store: SweepStore, sweep: Sweep, say: Callable[[str], None]) -> Non
         if _begun(store):
             say(f"{sweep.name}: the store had no record of the behaviour of its network {model}: now it has one")
         return
-    differing = differences(theirs, ours)
-    if differing:  # leave out what nudging all numbers causes as well: it may be rounding
-        differing = differences(theirs, ours, network_behaviour(sweep.problem, identity.seed, nudged=True))
-    if not differing:
+    edits = _edits(theirs, ours, sweep)
+    if not edits:
         return
     if not _begun(store):
         replace_one(store.root, f"{store.problem}/{NETWORK}", _encoded(ours))
         return
-    raise BehaviourChanged(
-        f"{sweep.name}: the network {model} behaves differently from the one this store was begun with: first at "
-        f"{differing[0]}. Undo the edit, or use another --storage"
+    raise BehaviourChanged(_of_network(sweep, edits))
+
+
+def _edits(theirs: Record, ours: Record, sweep: Sweep) -> list[str]:
+    """Return the places where the network differs from the record, but for what may be rounding."""
+    differing = differences(theirs, ours)
+    if differing:  # leave out what nudging all numbers causes as well
+        differing = differences(theirs, ours, network_behaviour(sweep.problem, sweep.identity.seed, nudged=True))
+    return differing
+
+
+def _of_network(sweep: Sweep, edits: list[str]) -> str:
+    return (
+        f"{sweep.name}: the network {sweep.problem.model} behaves differently from the one this store was begun with: "
+        f"first at {edits[0]}. Undo the edit, or use another --storage"
+    )
+
+
+def _of_metric(store: SweepStore, name: str, edits: list[str]) -> str:
+    return (
+        f"{store.problem}: the metric {name} is not the one this store was begun with: {edits[0]}. "
+        "Undo the edit, give it another name, or use another --storage"
     )
 
 
@@ -114,10 +146,7 @@ def _metric(store: SweepStore, name: str, say: Callable[[str], None]) -> None:
     if differing and not _measured(store, name):
         replace_one(store.root, f"{store.problem}/{path}", _encoded(ours))
     elif differing:
-        raise BehaviourChanged(
-            f"{store.problem}: the metric {name} is not the one this store was begun with: {differing[0]}. "
-            "Undo the edit, give it another name, or use another --storage"
-        )
+        raise BehaviourChanged(_of_metric(store, name, differing))
 
 
 def _written(store: SweepStore, path: str, theirs: Record | None, ours: Record) -> Record | None:

@@ -96,6 +96,12 @@ def make_known(store: SweepStore, metrics: Iterable[str]) -> None:
         raise ValueError(f"{unknown}: {why}. Name the script that registers it with --import FILE")
 
 
+def require_known(model: str, metrics: Iterable[str]) -> None:
+    """Raise ValueError if this model or one of these metrics is not registered, and nothing says where it is."""
+    if unknown := _unknown(model, list(metrics)):
+        raise ValueError(f"{unknown}. Name the script that registers it with --import FILE")
+
+
 def _unknown(model: str, metrics: list[str]) -> str:
     """Return which of these names are not registered, for a sentence; "" if all are."""
     if model not in MODELS:

@@ -124,6 +124,18 @@ class Trainer:
             _weights(network), masks, run, iteration, first_epoch, pruning.rewind == "FT", checkpoints
         )
 
+    def evaluated(self, trained: TrainedNetwork) -> dict[str, Any]:
+        """Return what the record of a finished network says of its quality and size, computed from its tensors."""
+        network = build(self.problem, self.classes).to(self.device)
+        network.to(memory_format=torch.channels_last)  # as it was trained: layouts may round differently
+        network.load_state_dict(trained.weights)
+        return self._measured(network, trained.masks)
+
+    def _measured(self, network: Network, masks: Masks) -> dict[str, Any]:
+        accuracy, loss = evaluate(network, *self.data.test, self.data.mean, self.data.sd)
+        share, share_of_pool = remaining(network, masks)
+        return {"accuracy": accuracy, "loss": loss, "remaining": share, "remaining_pool": share_of_pool}
+
     def _training(
         self,
         weights: State,
@@ -177,16 +189,8 @@ class Trainer:
     def _finished(
         self, network: Network, masks: Masks, iteration: int, record: dict[str, Any], rewind: State | None = None
     ) -> TrainedNetwork:
-        accuracy, loss = evaluate(network, *self.data.test, self.data.mean, self.data.sd)
-        share, share_of_pool = remaining(network, masks)
-        record = record | {
-            "iteration": iteration,
-            "accuracy": accuracy,
-            "loss": loss,
-            "remaining": share,
-            "remaining_pool": share_of_pool,
-            "reduced": self.problem.reduced,
-        }
+        measured = self._measured(network, masks)
+        record = record | {"iteration": iteration, **measured, "reduced": self.problem.reduced}
         weights = _weights(network)
         for name, mask in masks.items():
             if weights[name][~mask].any():

@@ -1,0 +1,232 @@
+"""`distsim prove`: from rows of a published table back to their networks and values."""
+
+import argparse
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from distsim.cli.output import one_line, print_line
+from distsim.cli.studies import source
+
+UNDECIDED = 3  # exit status: nothing speaks against the rows, but here no digit of them is promised
+
+
+def do_prove(flags: argparse.Namespace) -> int:
+    """Compute rows again and say whether they are as published. Return 0 if they are, 1 if not, 3 if it is open."""
+    from distsim.sweep.failures import EXPECTED, sentence
+
+    if not flags.rows and flags.random is None:
+        raise ValueError("name a row, such as run=3,iteration=7,layer=conv1_2,metric=nbs, or give --random 5")
+    if flags.random is not None and flags.random < 1:
+        raise ValueError(f"--random takes a whole number from 1 on, got {flags.random}")
+    study, stores = _opened(flags)
+    rows = _rows(study, [] if flags.retrain else stores, flags)
+    _make_known(study, stores, rows, flags)
+    if not flags.retrain:
+        _require_stores(study, stores, rows, flags)
+    dataset = _dataset(study, stores, flags)
+    with tempfile.TemporaryDirectory(prefix="distsim-prove-") as folder:
+        proofs, unproven = [], 0
+        for row, networks in _networks(study, stores, rows, dataset, folder, flags):
+            try:
+                proof = networks.prove(row, retrained=flags.retrain)
+            except EXPECTED as error:
+                print_line(one_line(f"{row.name}: not proven: {sentence('it cannot be computed', error)}"))
+                unproven += 1
+                continue
+            print_line(_with_spread(study, proof))
+            proofs.append(proof)
+    return _concluded(proofs, unproven)
+
+
+def _opened(flags: argparse.Namespace) -> tuple[Any, list[Any]]:
+    """Return the study, and the stores that may hold its networks."""
+    from distsim.results.published import published_in
+    from distsim.specs import differences
+    from distsim.store import SweepStore, existing_stores
+
+    study = source(flags.study, flags.problem)
+    own = existing_stores(flags.study, study.problem) if published_in(flags.study) is None else []
+    stores: list[SweepStore] = own + [
+        store for where in flags.store or () for store in existing_stores(where, study.problem)
+    ]
+    for store in stores:
+        theirs = store.identity()
+        if theirs.hash != study.identity.hash:
+            fields = "; ".join(differences(study.identity.as_dict(), theirs.as_dict()))
+            fields = fields.replace("asked for", "in the study")
+            raise ValueError(f"{store.root.url} holds another sweep than the study {flags.study}: {fields}")
+    return study, stores
+
+
+def _complete_of(study: Any, store: Any) -> int | None:
+    """Return the number, in the study, of the store's complete network; None if it has another or none."""
+    from distsim.specs import COMPLETE
+    from distsim.store.records import weights_of
+
+    mark = store.mark(COMPLETE)
+    numbers = {part["weights"]: part["complete"] for part in study.parts}
+    return None if mark is None else numbers.get(weights_of(mark))
+
+
+def _rows(study: Any, stores: list[Any], flags: argparse.Namespace) -> list[Any]:
+    """Return the rows that are named, and those drawn at random. ValueError: there is no such row."""
+    import dataclasses
+
+    from distsim.results.rows import RowName, drawn, found
+
+    there = {number for store in stores if (number := _complete_of(study, store)) is not None}
+    names = [RowName.parse(text) for text in flags.rows]
+    if len(there) == 1:  # the store decides which complete network is meant
+        names = [dataclasses.replace(n, complete=min(there)) if n.complete is None else n for n in names]
+    if flags.random is not None:
+        held = {
+            (number, network)
+            for store in stores
+            if (number := _complete_of(study, store)) is not None
+            for network in store.contents().networks
+        }
+        names += drawn(study, flags.random, flags.seed, held if stores else None)
+    return [found(study, name) for name in names]
+
+
+def _make_known(study: Any, stores: list[Any], rows: list[Any], flags: argparse.Namespace) -> None:
+    """Make the study's own network and the rows' own metrics known."""
+    from distsim.sweep.own_code import import_file, make_known, require_known
+
+    if flags.imported is not None:
+        import_file(flags.imported)
+    metrics = _metrics(rows)
+    if stores:
+        make_known(stores[0], metrics)
+    require_known(study.identity.problem.model, metrics)
+
+
+def _metrics(rows: list[Any]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(row.name.metric for row in rows if row.name.metric))
+
+
+def _require_stores(study: Any, stores: list[Any], rows: list[Any], flags: argparse.Namespace) -> None:
+    """Check that the network of each row is in a store. FileNotFoundError says what is needed instead."""
+    from distsim.results.rows import part_of
+    from distsim.sweep.cost import duration
+    from distsim.sweep.retraining import chains
+
+    lacking = [row for row in rows if _store_of(study, stores, row) is None]
+    if not lacking:
+        return
+    first, part = lacking[0], part_of(study, lacking[0].name.complete)
+    pruned = sum(len(chain.train) for chain in chains(row.network for row in rows))
+    hours = part["training_hours"] * (1 + pruned) / (1 + part["runs"] * part["iterations"])
+    time = f", about {duration(3600 * hours)} on a machine like the study's" if hours else ""
+    again = f"the complete network and {pruned} pruned ones{time}" if pruned else f"the complete network{time}"
+    weights = f"(weights {first.weights[first.network][:12]}, complete network {part['weights'][:12]})"
+    if not stores:
+        raise FileNotFoundError(
+            f"{flags.study} has tables only, and {first.name} needs networks. Name the store that has "
+            f"{first.network.label} {weights} with --store, or train them again with --retrain: {again}"
+        )
+    where = ", ".join(dict.fromkeys(str(store.root.url) for store in stores))
+    raise FileNotFoundError(
+        f"{first.network.label} {weights} is not in {where}. Name the store that has it with --store, or train it "
+        f"again with --retrain: {again}"
+    )
+
+
+def _store_of(study: Any, stores: list[Any], row: Any) -> Any:
+    """Return the first store that has the row's network and complete network, or None."""
+    for store in stores:
+        if _complete_of(study, store) == row.name.complete and store.mark(row.network) is not None:
+            return store
+    return None
+
+
+def _dataset(study: Any, stores: list[Any], flags: argparse.Namespace) -> Any:
+    """Return the study's images. ValueError: those at hand are others."""
+    from distsim.data import load
+    from distsim.specs import Reading
+
+    location, reading = flags.data, Reading(flags.skip_bad, flags.bits)
+    if stores:
+        request = stores[0].request()
+        location = request.data if location is None else location
+        reading = request.reading if reading == Reading() else reading
+    dataset = load(study.identity.problem, location or "", reading=reading)
+    if dataset.digest != study.identity.data_digest:
+        raise ValueError(
+            f"the images {f'at {location}' if location else 'here'} are not those of the study: their digest is "
+            f"{dataset.digest[:12]}, the study's {study.identity.data_digest[:12]}. Give their location with --data"
+        )
+    return dataset
+
+
+def _networks(
+    study: Any, stores: list[Any], rows: list[Any], dataset: Any, folder: str, flags: argparse.Namespace
+) -> Any:
+    """Yield each row with the networks that it is computed from."""
+    from distsim.store import Storage
+    from distsim.sweep.engine import describe
+    from distsim.sweep.proof import Networks
+    from distsim.sweep.retraining import retrain
+
+    identity, metrics = study.identity, _metrics(rows)
+    there: dict[tuple[str, str], Networks] = {}
+    for row in rows:
+        device = _device(row, flags.device)
+        if flags.retrain:
+            key = device, folder
+            if key not in there:
+                store = retrain(
+                    identity,
+                    dataset,
+                    device,
+                    [each.network for each in rows if _device(each, flags.device) == device],
+                    Storage(Path(folder) / device),
+                    print_line,
+                    lambda event: print_line(describe(event)),
+                )
+        else:
+            store = _store_of(study, stores, row)
+            key = device, str(store.root.url)
+        if key not in there:
+            there[key] = Networks(store, identity, dataset, device, metrics)
+        yield row, there[key]
+
+
+def _device(row: Any, asked: str | None) -> Any:
+    """Return the device to compute on: as asked, or by default the kind that the row was computed on, if it is here."""
+    import torch
+
+    from distsim.environment import resolved_device
+
+    if asked is None:
+        return "cuda" if row.environment["device"] != "cpu" and torch.cuda.is_available() else "cpu"
+    return resolved_device(asked)  # type: ignore[arg-type]  # one of the flag's choices
+
+
+def _with_spread(study: Any, proof: Any) -> str:
+    """Return a proof as text; where no digit is promised, with the spread of the study's runs."""
+    from distsim.results.rows import spread
+    from distsim.sweep.proof import UNPROMISED
+
+    return _printable(f"{proof}\n    {spread(study, proof.row.name)}" if proof.verdict == UNPROMISED else str(proof))
+
+
+def _printable(text: str) -> str:
+    """Return lines of text, each without the control characters that names in a study may contain."""
+    return "\n".join("    " * line.startswith("    ") + one_line(line) for line in text.splitlines())
+
+
+def _concluded(proofs: list[Any], unproven: int) -> int:
+    """Print how many rows are proven, and return the exit status."""
+    from distsim.sweep.proof import DIFFERS, UNPROMISED
+
+    proven, count = sum(proof.proven for proof in proofs), len(proofs) + unproven
+    unpromised = sum(proof.verdict == UNPROMISED for proof in proofs)
+    print_line(
+        f"{proven} of {count} rows {'is' if count == 1 else 'are'} proven".replace("rows is", "row is")
+        + (f"; of {unpromised} no digit is promised here, so that nothing follows" if unpromised else "")
+    )
+    if unproven or any(proof.verdict == DIFFERS for proof in proofs):
+        return 1
+    return UNDECIDED if unpromised else 0

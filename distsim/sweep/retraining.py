@@ -1,0 +1,64 @@
+"""Training the networks of some rows again, where only tables are left of a study."""
+
+from collections.abc import Callable, Iterable
+
+from distsim.data import Dataset
+from distsim.models import build
+from distsim.specs import COMPLETE, Device, Extent, Identity, NetworkId, Sweep
+from distsim.store import Storage, SweepStore
+from distsim.sweep.engine import LocalEngine
+from distsim.sweep.failures import SweepFailed
+from distsim.sweep.forecast import training_forecast
+from distsim.sweep.order import Prepared
+from distsim.sweep.plan import Chain, Missing
+from distsim.sweep.training_worker import Event, TrainingWorker
+from distsim.training.stepper import require_streams
+
+
+def chains(networks: Iterable[NetworkId]) -> list[Chain]:
+    """Return the chains that lead to these networks, by run. A run needs no run before it."""
+    last: dict[int, int] = {}
+    for network in networks:
+        if network.run is not None:
+            last[network.run] = max(network.iteration, last.get(network.run, 0))
+    return [Chain(run, tuple(range(1, iteration + 1)), ()) for run, iteration in sorted(last.items())]
+
+
+def retrain(
+    identity: Identity,
+    dataset: Dataset,
+    device: Device,
+    networks: Iterable[NetworkId],
+    root: Storage,
+    say: Callable[[str], None],
+    tell: Callable[[Event], None],
+) -> SweepStore:
+    """Train the complete network, and the chains that lead to these networks, into an empty store.
+
+    They come out as in a sweep, which trains every run by itself. Nothing is extracted, compared or drawn.
+
+    say : gets a sentence about what that costs, before it begins
+    tell : gets an event for each network
+
+    SweepFailed: a training failed, for instance because it diverged.
+    """
+    wanted = chains(networks)
+    most = max((chain.train[-1] for chain in wanted), default=1)
+    extent = Extent(max((chain.run for chain in wanted), default=0) + 1, most, (), activations="memory", chance=False)
+    sweep = Sweep(identity, extent, device=device)
+    require_streams(build(identity.problem), device)
+    store = SweepStore(root, sweep.name)
+    lacking = Missing(True, {chain.run: chain.train for chain in wanted}, (), {})
+    order = Prepared(sweep, dataset)
+    say(f"{sweep.name}: {lacking.networks} networks to train, then nothing of them is kept")
+    say(training_forecast([order], order, lacking, LocalEngine(root)))
+    store.claim(identity)
+    worker, failures = TrainingWorker(store, sweep, dataset), list[str]()
+    tell(worker.complete())
+    for chain in wanted:
+        for event in worker.chains([chain], failures.append):
+            tell(event)
+    if failures:
+        raise SweepFailed(failures)
+    assert store.mark(COMPLETE) is not None
+    return store
