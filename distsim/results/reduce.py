@@ -71,7 +71,7 @@ def collect(
     networks = network_table(_network_rows(store.problem, committed.marks, reduced))
     chance = chance_table(_chance_rows(store.problem, layers, committed.chance))
     tables = Tables.of(similarities, networks, seed, chance)
-    return tables, pd.DataFrame(_provenance_rows(committed)).astype({"run": "Int64"} if committed.marks else {})
+    return tables, _provenance(committed)
 
 
 @dataclass(frozen=True)
@@ -311,6 +311,20 @@ def _network_rows(problem: str, marks: dict[NetworkId, Mark], reduced: bool) -> 
         names = ("iteration", "remaining", "remaining_pool", "accuracy", "loss", "epochs", "reduced")
         row = {"problem": problem, "run": network.run} | {name: mark.values[name] for name in names}
         yield row | {"reduced": row["reduced"] or reduced}
+
+
+def _provenance(committed: Committed) -> pd.DataFrame:
+    """Make the table of where rows come from. A column whose marks disagree on its type is text."""
+    rows = _provenance_rows(committed)
+    types: dict[str, set[type]] = {}
+    for name, value in (item for row in rows for item in row.items() if item[1] is not None):
+        types.setdefault(name, set()).add(type(value))
+    mixed = {name for name, found in types.items() if len(found) > 1 and not found <= {int, float}}
+    plain = [
+        {name: str(value) if name in mixed and value is not None else value for name, value in row.items()}
+        for row in rows
+    ]
+    return pd.DataFrame(plain).astype({"run": "Int64"} if committed.marks else {})
 
 
 def _provenance_rows(committed: Committed) -> list[dict[str, Any]]:

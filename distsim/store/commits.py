@@ -39,6 +39,36 @@ Plain = str | int | float | bool | None
 _SHA256 = re.compile("[0-9a-f]{64}")
 
 
+class EnvironmentRecord(TypedDict, total=False):
+    """The fields of an environment that this version writes. A mark may have others."""
+
+    distsim: str
+    torch: str
+    numpy: str
+    machine: str
+    instruction_set: str
+    blas: str
+    threads: Natural
+    device: str
+
+
+class ProvenanceRecord(TypedDict, total=False):
+    """The fields of a provenance that this version writes. A mark may have others."""
+
+    code: str
+    python: str
+    host: str
+    pid: Natural
+    started: str
+    seconds: float
+    piece: str
+    dtype_x: str
+    dtype_y: str
+    weights: str
+    weights_x: str
+    weights_y: str
+
+
 class MarkRecord(TypedDict):
     """The JSON of a mark, without the digest of itself."""
 
@@ -191,6 +221,8 @@ def decode_mark(content: bytes) -> Mark:
         if not isinstance(tree, dict) or tree.pop("sha256", None) != digest(tree):
             raise ValueError("its content does not match the digest in it")
         require_json("", tree, MarkRecord)
+        require_json("environment", tree.get("environment", {}), EnvironmentRecord)
+        require_json("provenance", tree.get("provenance", {}), ProvenanceRecord)
         if unknown := sorted(tree.keys() - MarkRecord.__annotations__.keys()):
             raise ValueError(f"it has the field {shown(unknown[0])}, which this distsim does not know")
         objects = {name: (size, sha256) for name, (size, sha256) in tree.pop("objects").items()}

@@ -237,6 +237,19 @@ def test_provenance_leads_to_the_identity_and_the_versions(kept: Path) -> None:
         assert digests.get(piece, digests.get(f"{piece}.json")) == digest, piece
 
 
+def test_fields_of_other_versions_need_not_agree_on_their_type(kept: Path, tmp_path: Path) -> None:
+    """A mark may have fields in environment and provenance that this version does not know."""
+    store = store_in(Path(shutil.copytree(kept, tmp_path / "store")))
+    for network, value in ((COMPLETE, True), (NetworkId(0, 1), "yes"), (NetworkId(0, 2), 2)):
+        mark = store.mark(network)
+        assert mark is not None
+        other = dataclasses.replace(mark, environment=mark.environment | {"boost": value})
+        store.storage.put(f"{network.path}/COMMIT.json", other.encode())
+    assert reduce(store, ordered().layers, seed=0, again=True)
+    rows = pd.read_parquet(io.BytesIO(store.read_result("provenance.parquet")))
+    assert set(rows.loc[rows["table"] == "networks", "boost"].dropna()) == {"True", "yes", "2"}
+
+
 def test_each_row_of_a_table_has_one_row_of_provenance(kept: Path) -> None:
     tables = {
         name: pd.read_parquet(io.BytesIO(store_in(kept).read_result(f"{name}.parquet"))) for name in results.TABLES

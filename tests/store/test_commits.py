@@ -43,7 +43,9 @@ def mark_of(storage: Storage) -> Mark | None:
 def test_the_mark_names_every_object_with_size_and_digest(storage: Storage) -> None:
     attempt = written(storage, "weights", "deep/er/masks")
     attempt.put("empty", b"")
-    mark = attempt.commit(values={"accuracy": 0.1}, identity="abc", environment={"threads": 1}, provenance={"host": 1})
+    mark = attempt.commit(
+        values={"accuracy": 0.1}, identity="abc", environment={"threads": 1}, provenance={"host": "here"}
+    )
     content = {"weights": b"weights" * 100, "deep/er/masks": b"deep/er/masks" * 100, "empty": b""}
     assert mark.objects == {name: (len(c), hashlib.sha256(c).hexdigest()) for name, c in content.items()}
     assert mark_of(storage) == mark
