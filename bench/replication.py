@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 from report import Section, Table, replace
+from sensitivity_summary import as_table, summarise
 
 from distsim.metrics.registry import METRICS
 from distsim.problems import PROBLEMS, departures
@@ -21,6 +22,7 @@ from distsim.results.tables import chance_level
 
 ROOT = Path(__file__).resolve().parents[1]
 STUDIES = ROOT / "results/published"
+SENSITIVITY = "sensitivity.parquet"  # beside a study's tables, as bench/sensitivity.py wrote it
 DOCUMENT = ROOT / "docs/replication.md"
 SHOWN = (1, 5, 10, 15, 20)  # iterations
 SEVERAL = ("mean_cca", "svcca", "pwcca", "cka", "nbs", "cosine")
@@ -47,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     studies = {folder.name: read(folder) for folder in sorted(flags.studies.iterdir()) if is_published(folder)}
     before = flags.write.read_text()
     document = flags.write if not flags.check else _copy(before)
-    for section in sections(studies):
+    for section in (*sections(studies), *sensitivities(flags.studies)):
         replace(document, section)
     if flags.check:
         same = document.read_text() == before
@@ -78,6 +80,13 @@ def sections(studies: dict[str, Published]) -> Iterator[Section]:
         tables = [_accuracies(study), *(_by_layer(study, metric) for metric in ("svcca", "cka", "nbs")), _chance(study)]
         tables += [_spread(study)] if len(study.parts) > 1 else []
         yield Section(f"replication {name}", "", "", [table for table in tables if table.rows])
+
+
+def sensitivities(folder: Path) -> Iterator[Section]:
+    """Yield the sections about other choices of formula, probe and dtype, of the studies that were measured again."""
+    for file in sorted(folder.glob(f"*/{SENSITIVITY}")):
+        name = f"replication {file.parent.name} sensitivity"
+        yield Section(name, "", "", [as_table(summarise(pd.read_parquet(file)))])
 
 
 # --- all studies -----------------------------------------------------------------------------------------------------
