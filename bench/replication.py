@@ -7,7 +7,7 @@ python bench/replication.py --check  # write nothing; exit status 1 if a table i
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -16,8 +16,11 @@ from sensitivity_summary import as_table, summarise
 
 from distsim.metrics.registry import METRICS
 from distsim.problems import PROBLEMS, departures
+from distsim.results.claims.papers import check
+from distsim.results.claims.study import NO_DATA, Verdict
 from distsim.results.merging import claims_table, merge, publish
 from distsim.results.published import Published, is_published, read
+from distsim.results.reduce import joined
 from distsim.results.tables import chance_level
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -138,15 +141,30 @@ def _claims(studies: dict[str, Published]) -> Table:
     table = Table(("claim", "study", "metric", "verdict", "what was judged", "numbers"))
     for name, study in studies.items():
         for row in claims_table(study).itertuples():
-            if row.verdict == "not enough data":
+            if row.verdict == NO_DATA:
                 continue
             verdict = f"{row.verdict}, {row.data}" if row.data else row.verdict
             table.add(row.claim, f"`{name}`", row.metric, verdict, row.text, _numbers(json.loads(row.numbers)))
+    for verdict in _of_several(studies):
+        said = f"{verdict.verdict}, {verdict.data}" if verdict.data else verdict.verdict
+        twin = f"`{verdict.problem}` and its twin"
+        table.add(verdict.claim, twin, verdict.metric, said, verdict.text, _numbers(verdict.numbers))
     table.rows.sort(key=lambda cells: (int(cells[0][1:]), cells[1]))
     return table
 
 
-def _numbers(numbers: dict[str, float | None]) -> str:
+def _of_several(studies: dict[str, Published]) -> list[Verdict]:
+    """Judge what one study alone cannot show: whether SVCCA has the same shape under both ways to rewind (C17)."""
+    by_problem = {study.problem: study for study in studies.values()}
+    if not by_problem:
+        return []
+    verdicts = check(
+        joined([study.tables for study in by_problem.values()]), {name: s.images for name, s in by_problem.items()}
+    )
+    return [verdict for verdict in verdicts if verdict.claim == "C17" and verdict.verdict != NO_DATA]
+
+
+def _numbers(numbers: Mapping[str, float | None]) -> str:
     shown = [f"{NUMBERS[name]} {_short(numbers[name])}" for name in NUMBERS if name in numbers]
     low, high = numbers.get("iteration_slope_low"), numbers.get("iteration_slope_high")
     if low is not None and high is not None:
