@@ -44,7 +44,9 @@ def make_probe(identity: Identity, dataset: Dataset, device: torch.device | str 
     if problem.recipe.normalise is None:
         raise ValueError("the recipe has no normalisation; make the spec with distsim.sweep.order.identify")
     mean, sd = (torch.tensor(values, dtype=torch.float32, device=device) for values in problem.recipe.normalise)
-    return Probe(indices, torch.tensor(dataset.train_images[indices], device=device), mean, sd)
+    # one grey channel may have any stride: convolutions would round by it, and Ray's copy of the data has another
+    images = torch.tensor(dataset.train_images[indices], device=device).clone(memory_format=torch.contiguous_format)
+    return Probe(indices, images, mean, sd)
 
 
 @contextlib.contextmanager

@@ -397,3 +397,15 @@ def test_layers_of_real_networks_stay_float16():
                     whole.setdefault(layer.name, []).append(outputs[layer.name])
         assert len(whole) == 6
         assert all(safe(torch.cat(parts)) for parts in whole.values())
+
+
+def test_grey_images_have_the_same_layout_whatever_the_strides_of_their_one_channel(digits) -> None:
+    """A convolution of one channel rounds by the stride, which a copy of the data in another process does not keep."""
+    data, identity, _ = digits
+    broadcast = np.lib.stride_tricks.as_strided(
+        data.train_images, data.train_images.shape, (data.train_images.strides[0], 0, *data.train_images.strides[2:])
+    )
+    probe = make_probe(identity, dataclasses.replace(data, train_images=broadcast))
+    _, _, height, width = probe.images.shape
+    assert probe.images.stride() == (height * width, height * width, width, 1)
+    assert torch.equal(probe.images, make_probe(identity, data).images)
