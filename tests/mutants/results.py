@@ -2,6 +2,7 @@
 
 from mutants.mutant import Mutant
 
+PROVE = "cli/test_prove.py::"
 PUBLISHED = "results/test_published.py::"
 TABLES = "results/test_tables.py::"
 FIGURES = "results/test_figures.py::"
@@ -117,6 +118,38 @@ MUTANTS = (
         "if hashlib.sha256(content).hexdigest() != sha256:",
         "if sha256 is None:",
         (PUBLISHED + "test_a_damaged_folder_is_named",),
+    ),
+    Mutant(
+        "proofs-to-one-percent",
+        "A value that another processor should give to 1e-4 may be off by .01.",
+        "sweep/proof.py",
+        "WITHIN = 1e-4",
+        "WITHIN = 1e-2",
+        (PROVE + "test_on_another_processor_values_agree_to_a_ten_thousandth",),
+    ),
+    Mutant(
+        "proofs-from-other-weights",
+        "A row is proven from another network's weights.",
+        "sweep/proof.py",
+        "if ours == theirs:",
+        "if len(ours) == len(theirs):",
+        (PROVE + "test_weights_of_another_network_prove_nothing",),
+    ),
+    Mutant(
+        "proofs-without-the-committed-value",
+        "A store that has committed another value is not noticed.",
+        "sweep/proof.py",
+        'if equal or (not due and self._close(row, committed["value"]) != DIFFERS):',
+        "if equal or mark is not None:",
+        (PROVE + "test_a_store_whose_value_is_another_is_found",),
+    ),
+    Mutant(
+        "grey-probe-keeps-its-stride",
+        "Activations of grey images differ between Ray and --local.",
+        "activations/probe.py",
+        "device=device).clone(memory_format=torch.contiguous_format)",
+        "device=device)",
+        ("activations/test_probe.py::test_grey_images_have_the_same_layout_whatever_the_strides_of_their_one_channel",),
     ),
     Mutant(
         "missing-values-are-zero",
