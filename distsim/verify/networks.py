@@ -31,6 +31,7 @@ from distsim.training.pruning import full_masks
 OBJECTS = {"weights.safetensors", "masks.safetensors"}
 OF_COMPLETE = {"rewind.safetensors", "probe.json"}
 LARGEST_IMAGE = 512  # pixels of its side; a network is run on one image of the store's size, to learn its shapes
+LARGEST_CHUNK = 2**30  # bytes of an object of an array whose shape is not known
 ROOM = 2**20  # bytes that an object may have besides its values: names, shapes, what compression adds
 
 
@@ -118,9 +119,12 @@ def layer_faults(model: Model, mark: Mark, layer: str, read: Callable[[str, int]
     if encoded is None:
         return
     metadata = decoded(encoded)
-    if layer not in model.shapes:
+    chunks = sorted(name for name in mark.objects if name.startswith(f"{folder}/c/"))
+    if layer not in model.shapes:  # the spec is damaged, or of another version: there are the digests
+        for name in chunks:
+            read(name, LARGEST_CHUNK)
         return
-    named = {name.removeprefix(f"{folder}/") for name in mark.objects if name.startswith(f"{folder}/c/")}
+    named = {name.removeprefix(f"{folder}/") for name in chunks}
     faults = array_faults(model, layer, metadata, named)
     yield from faults
     if faults:  # decoding it could fail

@@ -152,6 +152,18 @@ def test_a_model_that_is_not_known_here(
     assert [finding.piece for finding in new() if finding.severity == DAMAGED] == ["runs/0001/iter_01/activations"]
 
 
+def test_where_the_spec_is_damaged_the_digests_are_still_checked(root: Path, new: Callable[[], list[Finding]]) -> None:
+    changed(root / "digits/spec.json")
+    pieces = {
+        "runs/0001/iter_01/activations": "runs/0001/iter_01/activations/attempt-2-*/conv1_1/c/0/0/0/0",
+        "runs/0001/iter_02": "runs/0001/iter_02/attempt-*/masks.safetensors",
+    }
+    for pattern in pieces.values():
+        changed(one(root, f"digits/{pattern}"))
+    damaged = {finding.piece for finding in new() if finding.severity == DAMAGED}
+    assert damaged == {"spec.json", *pieces}
+
+
 @pytest.mark.parametrize(
     "change",
     [
