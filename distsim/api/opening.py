@@ -18,7 +18,7 @@ def open(store: str | Path) -> Study:
     """
     if not isinstance(store, str | Path):
         raise ValueError(f"store must be a folder or a URL, got {specs.shown(store)}")
-    from distsim.results.published import published_in
+    from distsim.store.existing import published_in
 
     if (folder := published_in(store)) is not None:
         from distsim.api.published import PublishedStudy

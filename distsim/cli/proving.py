@@ -41,9 +41,9 @@ def do_prove(flags: argparse.Namespace) -> int:
 
 def _opened(flags: argparse.Namespace) -> tuple[Any, list[Any]]:
     """Return the study, and the stores that may hold its networks."""
-    from distsim.results.published import published_in
     from distsim.specs import differences
     from distsim.store import SweepStore, existing_stores
+    from distsim.store.existing import published_in
 
     study = source(flags.study, flags.problem)
     own = existing_stores(flags.study, study.problem) if published_in(flags.study) is None else []

@@ -25,8 +25,9 @@ def do_merge(flags: argparse.Namespace) -> int:
 def source(where: str, problem: str | None) -> Any:
     """Return the study in a folder or a store: as it was published, or as it would be."""
     from distsim.results.merging import of_store
-    from distsim.results.published import published_in, read
+    from distsim.results.published import read
     from distsim.store import existing_stores
+    from distsim.store.existing import published_in
 
     if (folder := published_in(where)) is not None:
         return of_problem(read(folder), where, problem)
@@ -45,7 +46,11 @@ def of_problem(study: Any, where: str, problem: str | None) -> Any:
 
 def published_studies(flags: argparse.Namespace) -> list[Any]:
     """Return the published study that a command is asked about, or nothing if that is a store."""
-    from distsim.results.published import published_in, read
+    from distsim.store.existing import published_in
 
     folder = published_in(flags.store)
-    return [] if folder is None else [of_problem(read(folder), flags.store, flags.problem)]
+    if folder is None:
+        return []
+    from distsim.results.published import read  # pandas takes seconds to import
+
+    return [of_problem(read(folder), flags.store, flags.problem)]

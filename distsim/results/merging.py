@@ -13,12 +13,13 @@ from distsim.results import figures
 from distsim.results.claims.images import remark
 from distsim.results.claims.papers import check
 from distsim.results.claims.study import Verdict
-from distsim.results.published import ENVIRONMENT, KEYS, PartRecord, Published, encoded, is_published
+from distsim.results.published import ENVIRONMENT, KEYS, PartRecord, Published, encoded
 from distsim.results.reduce import collect, current
 from distsim.results.tables import Tables, sorted_by, to_csv_bytes
 from distsim.specs import COMPLETE, Identity, Request, canonical_json, differences
 from distsim.store import SweepStore
 from distsim.store.descriptions import layers_of, metrics_of
+from distsim.store.existing import is_published
 from distsim.store.records import weights_of
 
 # --- from a store ----------------------------------------------------------------------------------------------------

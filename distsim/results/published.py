@@ -23,9 +23,9 @@ from distsim.specs.fields import Natural
 from distsim.specs.json_shape import require_json
 from distsim.store import DamagedStore
 from distsim.store.commits import Sha256
+from distsim.store.existing import STUDY, is_published
 from distsim.store.storage import first_line
 
-STUDY = "study.json"
 TABLES = ("results", "networks", "summary", "accuracy", "chance", "environments")
 VERSION = 1
 LARGEST = 2**20  # bytes of study.json
@@ -79,22 +79,6 @@ class Published:
     @property
     def problem(self) -> str:
         return self.identity.problem.name
-
-
-def is_published(folder: Path) -> bool:
-    """Return whether this is the folder of a published study."""
-    return (folder / STUDY).is_file()
-
-
-def published_in(where: str | Path) -> Path | None:
-    """Return the folder of the published study at this place, or None if that is something else, such as a store."""
-    if "://" in str(where):
-        return None
-    try:
-        folder = Path(where).expanduser()
-        return folder if is_published(folder) else None
-    except (OSError, RuntimeError, ValueError):  # no folder can have such a name
-        return None
 
 
 def encoded(study: Published) -> dict[str, bytes]:

@@ -12,6 +12,7 @@ from distsim.store.sweep_store import SweepStore
 
 _RECORD = re.compile(r"behaviour/(?:network|metric-[^/]+)\.json|layers\.json")
 _DIGEST = re.compile("[0-9a-f]{16}")
+STUDY = "study.json"  # of a published study (distsim.results.published)
 
 
 def existing_root(where: str | Path) -> Storage:
@@ -91,3 +92,19 @@ def _is_record(path: str) -> bool:
     if place is None or place.kind == "figures":
         return _RECORD.fullmatch(path) is not None
     return place.kind != "pairs" or _DIGEST.fullmatch(place.named) is not None
+
+
+def is_published(folder: Path) -> bool:
+    """Return whether this is the folder of a published study."""
+    return (folder / STUDY).is_file()
+
+
+def published_in(where: str | Path) -> Path | None:
+    """Return the folder of the published study at this place, or None if that is something else, such as a store."""
+    if "://" in str(where):
+        return None
+    try:
+        folder = Path(where).expanduser()
+        return folder if is_published(folder) else None
+    except (OSError, RuntimeError, ValueError):  # no folder can have such a name
+        return None

@@ -160,7 +160,10 @@ def test_values_of_commands_are_checked_first_too(name: str, store: Path, monkey
     monkeypatch.setattr(order, "load", None)
     flags = {"run": ("--runs", "-1"), "compare": ("--metrics", "ccca")}[name]
     before = everything(store)
-    refused(command(name, store, *HERE, *flags), {"run": "metrics ['mine']", "compare": "metrics ['ccca']"}[name])
+    refused(
+        command(name, store, *HERE, *flags),
+        {"run": "runs must be at least 1, got -1", "compare": "metrics ['ccca']"}[name],
+    )
     assert everything(store) == before
 
 

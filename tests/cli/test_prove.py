@@ -18,12 +18,13 @@ from distsim.data import load
 from distsim.metrics.registry import METRICS
 from distsim.models import MODELS
 from distsim.results.merging import merge, of_store, publish
-from distsim.results.published import STUDY, read
+from distsim.results.published import read
 from distsim.results.rows import RowName
 from distsim.results.tables import read_parquet_bytes, to_parquet_bytes
 from distsim.specs import NetworkId
 from distsim.store import existing_stores
 from distsim.store.commits import decode_mark
+from distsim.store.existing import STUDY
 
 HERE = ("--local", "--device", "cpu")
 TINY = ("--epochs", 1, "--train-limit", 100, "--probe", 50, "--runs", 2, "--iterations", 2)

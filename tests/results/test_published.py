@@ -12,10 +12,11 @@ from pandas.testing import assert_frame_equal
 
 from distsim.cli.main import main
 from distsim.results.merging import claims_table, merge, of_store, publish
-from distsim.results.published import STUDY, Published, read
+from distsim.results.published import Published, read
 from distsim.results.tables import summarise
 from distsim.specs import COMPLETE
 from distsim.store import DamagedStore, SweepStore, existing_stores
+from distsim.store.existing import STUDY
 
 OLD = Path(__file__).parents[1] / "stores" / "format4.tar.xz"
 
