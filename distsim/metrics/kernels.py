@@ -266,7 +266,7 @@ class KernelPair:
         return cross @ cross.T
 
     def _by_svd(self) -> float:
-        """Return the sum of singular values by an SVD, or where that takes minutes by `by_both`."""
+        """Return the sum of singular values by an SVD, or of large matrices on a GPU by `by_both`."""
         if self._by_polar and min(self.cross.shape) > SMALL:
             return by_both(self.cross)
         return float(array_namespace(self.cross).linalg.svdvals(self.cross).sum())

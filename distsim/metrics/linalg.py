@@ -47,10 +47,7 @@ def eigvalsh(A: Array) -> Array:
 
 
 def by_both(M: Array) -> float:
-    """Return the sum of M's singular values σ from the eigenvalues ±σ of [0 Mᵀ; M 0], with the digits of an SVD.
-
-    On a GPU an SVD of 5,000 rows takes many times as long.
-    """
+    """Return the sum of M's singular values σ from the eigenvalues ±σ of [0 Mᵀ; M 0], with the digits of an SVD."""
     xp, (rows, columns) = array_namespace(M), M.shape
     both = xp.zeros((rows + columns, rows + columns), dtype=M.dtype, device=device(M))
     both[columns:, :columns], both[:columns, columns:] = M, M.T

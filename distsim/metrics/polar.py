@@ -1,7 +1,7 @@
 """The nuclear norm of a matrix between two bounds, from its polar factor, in float64.
 
 For M = UΣVᵀ the polar factor is UVᵀ, and ‖M‖_* = ⟨UVᵀ, M⟩. QDWH (Nakatsukasa, Bai and Gygi 2010) finds it by products,
-Cholesky factors and triangular solves only, which a GPU does at full speed. Eigenvalues take twice the time there.
+Cholesky factors and triangular solves only, at which GPUs are good. Eigenvalues took twice the time on an H100.
 docs/metrics.md derives the bounds.
 """
 
