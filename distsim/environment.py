@@ -17,6 +17,7 @@ import torch
 from threadpoolctl import threadpool_info
 
 import distsim
+from distsim.metrics.arrays import full_rate_float64
 from distsim.specs import Device, DeviceChoice, Sweep, differences
 
 
@@ -39,6 +40,22 @@ def environment(sweep: Sweep) -> dict[str, Any]:
         "threads": sweep.identity.threads,
         "device": torch.cuda.get_device_name() if sweep.device == "cuda" else "cpu",
     }
+
+
+def comparison_environment(sweep: Sweep) -> dict[str, Any]:
+    """Describe what decides the last bits of a comparison in this process: the environment, and the route to NBS.
+
+    nuclear_norm : qdwh or eigenvalues. Older marks lack it, and their values are from eigenvalues.
+
+    The route follows from the card and from distsim's version, which `environment` has. So it is recorded for readers,
+    and no two environments are told apart by it: a network's mark does not have it.
+    """
+    return environment(sweep) | {"nuclear_norm": _route(sweep.device)}
+
+
+def _route(device: str) -> str:
+    full_rate = device == "cuda" and full_rate_float64(torch.cuda.get_device_capability())
+    return "qdwh" if full_rate else "eigenvalues"
 
 
 def _blas_kernels() -> str:

@@ -17,7 +17,8 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 ORDER = """
 _version
 trace plotting seeds
-metrics: rounding arrays channels cosine kernels mean_cca pwcca svcca channels_only cka dimension nbs . registry
+metrics: rounding arrays linalg polar channels cosine kernels
+metrics: mean_cca pwcca svcca channels_only cka dimension nbs . registry
 specs: canonical fields json_shape layer_names networks problem sweep .
 environment problems processor
 data: augment dataset mat digits fit formats folder published load arrays .

@@ -50,6 +50,17 @@ def test_its_tables_are_those_of_the_store_and_say_from_which_network_and_where(
     assert len(study.figure("fig2", metric="cka").axes) == len(original.figure("fig2", metric="cka").axes)
 
 
+def test_a_study_that_an_earlier_version_published_has_the_columns_of_today(kept: Path, tmp_path: Path) -> None:
+    study = read(kept)
+    older = study.tables.similarities.drop(columns=["lower", "upper"])
+    publish(dataclasses.replace(study, tables=dataclasses.replace(study.tables, similarities=older)), tmp_path)
+    assert "lower" not in pd.read_parquet(tmp_path / "results.parquet")
+    pd.testing.assert_frame_equal(read(tmp_path).tables.similarities, study.tables.similarities)
+    assert list(merge([read(tmp_path), study], ["older", "today"]).tables.similarities) == list(
+        study.tables.similarities
+    )
+
+
 def test_what_needs_networks_says_that_there_are_tables_only(kept: Path) -> None:
     study = distsim.open(kept)
     for ask in (study.status, lambda: study.network(run=0, iteration=1), study.network, lambda: study.provenance):

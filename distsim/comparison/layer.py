@@ -27,12 +27,18 @@ class Reference:
     metrics    names in the registry; those that the layer's kind does not have are left out
     precision  exact: NBS is within 1e-6 of its float64 value. fast: within 5e-4, from the leading eigenvectors only.
                The other metrics are within 1e-6 in both.
+    qdwh       whether NBS comes from polar factors, with bounds; None: on GPUs with full-rate float64
     """
 
     def __init__(
-        self, layer: LayerSource, metrics: Sequence[str], device: str = "cpu", precision: str = "exact"
+        self,
+        layer: LayerSource,
+        metrics: Sequence[str],
+        device: str = "cpu",
+        precision: str = "exact",
+        qdwh: bool | None = None,
     ) -> None:
-        self.layer, self.device, self.precision = layer, device, precision
+        self.layer, self.device, self.precision, self.qdwh = layer, device, precision, qdwh
         self.metrics = known(applicable(metrics, layer.kind))
         self.workspace = Workspace()
         # a small layer is kept in memory, another is read again for each comparison
@@ -57,7 +63,7 @@ class Reference:
             sources, wanted, crosses = [layer], [theirs], []
         sides, products = collect(sources, wanted, crosses, self.device, self.workspace)
         y = PairSide(layer, sides[-1], self.device)
-        pair = Pair(self.side, y, products.get((0, 1)), self.precision == "fast", self.workspace)
+        pair = Pair(self.side, y, products.get((0, 1)), self.precision == "fast", self.qdwh, self.workspace)
         return pair.results(self.metrics)
 
 
@@ -67,10 +73,11 @@ def compare_pairs(
     metrics: Sequence[str],
     device: str = "cpu",
     precision: str = "exact",
+    qdwh: bool | None = None,
 ) -> dict[tuple[int, int], dict[str, Result]]:
     """Compare the pairs (i, j) of layers, reading each layer once. Return the results by pair and metric.
 
-    Results and errors are those of `Reference.compare`. All layers' statistics are in memory together: for a layer with
+    Results, errors and `qdwh` are those of `Reference`. All layers' statistics are in memory together: for a layer with
     more features than examples an n x n float64 matrix and its Cholesky factor.
     """
     chosen = known(metrics)
@@ -81,7 +88,7 @@ def compare_pairs(
     workspace = Workspace()
     results = {}
     for i, j in pairs:
-        pair = Pair(sides[i], sides[j], products.get((i, j)), precision == "fast", workspace)
+        pair = Pair(sides[i], sides[j], products.get((i, j)), precision == "fast", qdwh, workspace)
         results[i, j] = pair.results(metric for metric in chosen if metric.applies_to(layers[i].kind))
     return results
 

@@ -36,6 +36,9 @@ class Result(TypedDict):
     k_y: NotRequired[Natural | None]
     effective_rank_x: NotRequired[float | None]  # participation ratio; None where rank_x is
     effective_rank_y: NotRequired[float | None]
+    # bounds of NBS, computed on a card with full-rate float64; None elsewhere, and where eigenvalues gave the value
+    lower: NotRequired[float | None]
+    upper: NotRequired[float | None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,12 +97,14 @@ class Pair:
 
     cross  the centred cross-products of their channels; needed for metrics over channels
     fast   NBS may use leading eigenvectors only, as for the precision "fast" of `distsim.comparison.layer.Reference`
+    qdwh   as of a KernelPair
     """
 
     x: PairSide
     y: PairSide
     cross: Array | None = None
     fast: bool = False
+    qdwh: bool | None = None
     workspace: Workspace = field(default_factory=Workspace)
 
     def results(self, metrics: Iterable[Metric]) -> dict[str, Result]:
@@ -155,6 +160,8 @@ class Pair:
             "k_y": spans.get("k_y"),
             "effective_rank_x": spans.get("effective_rank_x"),
             "effective_rank_y": spans.get("effective_rank_y"),
+            "lower": measured.lower,
+            "upper": measured.upper,
         }
 
     @cached_property
@@ -163,11 +170,11 @@ class Pair:
 
     @cached_property
     def _kernels(self) -> KernelPair:
-        return KernelPair(self.x.kernel, self.y.kernel, self.fast, self.workspace)
+        return KernelPair(self.x.kernel, self.y.kernel, self.fast, self.qdwh, self.workspace)
 
     @cached_property
     def _wide_kernels(self) -> KernelPair:
-        return KernelPair(self.x.wide, self.y.wide, workspace=self.workspace)
+        return KernelPair(self.x.wide, self.y.wide, qdwh=self.qdwh, workspace=self.workspace)
 
 
 class Spans(TypedDict, total=False):
@@ -182,11 +189,13 @@ class Spans(TypedDict, total=False):
 
 
 class Measured(NamedTuple):
-    """A metric's value, or the reason why it has none; and why the value should be read with care."""
+    """A metric's value, or the reason why it has none; why the value should be read with care; and its bounds."""
 
     value: float | None
     reason: str = ""
     warning: str = ""
+    lower: float | None = None
+    upper: float | None = None
 
 
 def _measured(metric: Metric, *sides: Any) -> Measured:
@@ -194,4 +203,6 @@ def _measured(metric: Metric, *sides: Any) -> Measured:
         value = float(metric.measure(*sides))
     except Undefined as reason:
         return Measured(None, str(reason))
-    return Measured(value, warning=metric.caution(*sides) if metric.caution else "")
+    warning = metric.caution(*sides) if metric.caution else ""
+    lower, upper = (metric.enclosed(*sides) if metric.enclosed else None) or (None, None)
+    return Measured(value, "", warning, lower, upper)

@@ -74,9 +74,10 @@ class Similarities:
         dead_x, dead_y  constant channels of the layer
         k_x, k_y        directions that SVCCA keeps; else missing
         effective_rank_x, effective_rank_y   participation ratio of the channels' variances, for metrics over channels
+        lower, upper    bounds of NBS, where they were computed (docs/metrics.md); else NaN
         """
         whole = dict.fromkeys(("rank_x", "rank_y", "k_x", "k_y"), "Int64")
-        numbers = dict.fromkeys(("value", "effective_rank_x", "effective_rank_y"), "float64")
+        numbers = dict.fromkeys(("value", "effective_rank_x", "effective_rank_y", "lower", "upper"), "float64")
         return _table(self.rows).astype(whole | numbers)
 
     def matrix(self, metric: str | None = None) -> Any:

@@ -7,7 +7,7 @@ from array_api_compat import array_namespace
 
 from distsim.metrics.arrays import Array, Undefined, both_rows, or_nan
 from distsim.metrics.channels import ChannelPair, ChannelSide, channel_pair
-from distsim.metrics.kernels import inner
+from distsim.metrics.linalg import inner
 
 
 def cka_channels(X: Array, Y: Array, *, channels_last: bool = False) -> float:

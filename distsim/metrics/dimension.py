@@ -7,7 +7,8 @@ import numpy as np
 from array_api_compat import array_namespace, is_cupy_array, is_torch_array
 
 from distsim.metrics.arrays import Array, Undefined, both_examples, or_nan
-from distsim.metrics.kernels import TILE, KernelPair, KernelSide, Unresolved, kernel_side
+from distsim.metrics.kernels import KernelPair, KernelSide, Unresolved, kernel_side
+from distsim.metrics.linalg import TILE
 from distsim.metrics.rounding import EPS
 
 FEWEST = 3  # examples, so that each has two neighbours

@@ -6,17 +6,16 @@ Sums over n² entries are always taken in float64.
 
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
 
-import numpy as np
 from array_api_compat import array_namespace
 
 from distsim.metrics.arrays import Array, Undefined, Workspace
 from distsim.metrics.channels import centred
+from distsim.metrics.linalg import by_both, cholesky, congruence, eigvalsh, inner
+from distsim.metrics.polar import Enclosure, enclosed, on_full_rate
 from distsim.metrics.rounding import EPS, EPS32, is_constant, least_pivot, rank_of_gram
 
 SMALL = 512  # up to this size singular values come from an SVD; above, from an eigenproblem, which is 10 times faster
-TILE = 512  # rows, or rows and columns, of a block
 TAIL = 1e-4  # share of the trace that `fast` leaves out when it takes leading eigenvectors
 LOST = {"float64": 3e-7, "float32": 2e-4}  # share of a sum of singular values that squares of this dtype may lose
 
@@ -138,12 +137,14 @@ class KernelSide:
 class KernelPair:
     """Two sides of a layer, and what the metrics of the kernel view need of both.
 
-    fast : the nuclear norm may be taken in float32 or from leading eigenvectors only
+    fast : the nuclear norm may be taken in float32 or from leading eigenvectors only, where it is not `enclosed`
+    qdwh : whether the nuclear norm is `enclosed`; None: where the arrays' device has full-rate float64
     """
 
     x: KernelSide
     y: KernelSide
     fast: bool = False
+    qdwh: bool | None = None
     workspace: Workspace = field(default_factory=Workspace, compare=False)
 
     @cached_property
@@ -171,9 +172,30 @@ class KernelPair:
         return self.x.features is not None and self.y.features is not None
 
     @cached_property
+    def enclosure(self) -> Enclosure | None:
+        """Return ‖XᵀY‖_* between its bounds, from the polar factor of FxᵀFy for the two sides' roots F.
+
+        Returns None where this route is not taken, and where its bounds are too far apart.
+        Unresolved: Gram matrices of float64 products are needed.
+        """
+        if not self._by_polar:
+            return None
+        (A, lifted_x), (B, lifted_y) = _root(self.x), _root(self.y)
+        found = enclosed(A.T @ B)
+        if found is not None and lifted_x and lifted_y:
+            found = found.minus(self._lifted_null)
+        return found if found is not None and found.narrow else None
+
+    @cached_property
+    def _by_polar(self) -> bool:
+        held = self.x.gram if self.x.features is None else self.x.features
+        return on_full_rate(held) if self.qdwh is None else self.qdwh
+
+    @cached_property
     def nuclear(self) -> float:
         """Return ‖XᵀY‖_*, the sum of the singular values of XᵀY, by the cheapest route that keeps its digits.
 
+        - On cards with full-rate float64: from the `enclosure`, if there is one. Else as elsewhere:
         - Two Gram matrices: the roots of the eigenvalues of CᵀLC, with the Cholesky factor C of K. With `fast` this is
           done in float32. If that may lose too much, or if K is singular, `fast` takes the roots of the eigenvalues of
           FᵀLF, with the leading eigenvectors F of K.
@@ -183,6 +205,8 @@ class KernelPair:
         The eigenvalues of KL are never used, since KL is not symmetric.
         Unresolved: Gram matrices of float64 products are needed.
         """
+        if self.enclosure is not None:
+            return self.enclosure.value
         x, y = self.x, self.y
         narrow = max(x.unit, y.unit) > EPS
         small = min(_size(x), _size(y)) <= SMALL
@@ -242,11 +266,26 @@ class KernelPair:
         return cross @ cross.T
 
     def _by_svd(self) -> float:
+        """Return the sum of singular values by an SVD, or of large matrices on a GPU by `by_both`."""
+        if self._by_polar and min(self.cross.shape) > SMALL:
+            return by_both(self.cross)
         return float(array_namespace(self.cross).linalg.svdvals(self.cross).sum())
 
 
 def _size(side: KernelSide) -> int:
     return side.n if side.features is None else int(side.features.shape[1])
+
+
+def _root(side: KernelSide) -> tuple[Array, bool]:
+    """Return F (n, r) with FFᵀ = K, and whether K is lifted in it. It is the Cholesky factor, where K has one.
+
+    Unresolved: K is of float32 products, and too close to singular.
+    """
+    if side.features is None and side.cholesky is not None:
+        return side.cholesky, True
+    if side.unit > EPS:
+        raise Unresolved
+    return side.factor, False
 
 
 def _as(A: Array, dtype: str) -> Array:
@@ -314,54 +353,6 @@ def _moved(values: Array, unit: float) -> float:
     return 8 * unit * float(values[-1]) / int(values.shape[0])
 
 
-def congruence(C: Array, L: Array, workspace: Workspace) -> Array:
-    """Return the lower triangle of CᵀLC, for lower triangular C and symmetric L (n, n). Above it may be anything.
-
-    On a CPU the zero blocks of C are skipped: 2/3 n³ multiplications and as many additions, instead of 2 n³ of each.
-    """
-    xp = array_namespace(C)
-    if not isinstance(C, np.ndarray):
-        return C.T @ (L @ C)
-    n = C.shape[0]
-    product = workspace.empty(xp, f"congruence {C.dtype}", C.shape, C.dtype)
-    for j in range(0, n, TILE):
-        right = L[:, j:] @ C[j:, j : j + TILE]
-        for i in range(j, n, TILE):
-            product[i : i + TILE, j : j + TILE] = C[i:, i : i + TILE].T @ right[i:]
-    return product
-
-
-def eigvalsh(A: Array) -> Array:
-    """Return the eigenvalues, ascending, of the symmetric matrix whose lower triangle is A's."""
-    torch = _torch() if isinstance(A, np.ndarray) and len(A) > SMALL else None
-    if torch is not None:
-        return torch.linalg.eigvalsh(torch.from_numpy(A), UPLO="L").numpy()
-    return array_namespace(A).linalg.eigvalsh(A)
-
-
-def cholesky(A: Array) -> Array | None:
-    """Return the lower triangular C with CCᵀ = A, or None if A is not positive definite to working precision."""
-    xp = array_namespace(A)
-    torch = _torch() if isinstance(A, np.ndarray) and len(A) > SMALL else None
-    try:
-        C: Array = xp.linalg.cholesky(A) if torch is None else torch.linalg.cholesky(torch.from_numpy(A)).numpy()
-    except (np.linalg.LinAlgError, RuntimeError):  # NumPy raises the first, torch the second; CuPy returns NaN
-        return None
-    return C if bool(xp.isfinite(xp.sum(xp.linalg.diagonal(C)))) else None
-
-
-def _torch() -> Any:
-    """Return PyTorch, whose LAPACK takes half of NumPy's time at n = 5,000, or None if it is not installed.
-
-    Call it for large matrices only, so that small ones do not import PyTorch.
-    """
-    try:
-        import torch
-    except ImportError:
-        return None
-    return torch
-
-
 def kernel_side(X: Array) -> KernelSide:
     """Return the side of one matrix (n, p), float64, not yet centred."""
     n, p = X.shape
@@ -383,16 +374,6 @@ def centred_features(X: Array) -> Array:
 def kernel_pair(X: Array, Y: Array) -> KernelPair:
     """Return the pair of two matrices, (n, p1) and (n, p2), float64, not yet centred."""
     return KernelPair(kernel_side(X), kernel_side(Y))
-
-
-def inner(A: Array, B: Array) -> float:
-    """Return ⟨A, B⟩_F.
-
-    Written as sums, because the libraries' own dot products lose digits on large arrays. Taken in blocks of rows, so
-    that no array of A's size is made.
-    """
-    xp = array_namespace(A, B)
-    return sum(float(xp.sum(A[i : i + TILE] * B[i : i + TILE])) for i in range(0, A.shape[0], TILE))
 
 
 def _norm(A: Array) -> float:

@@ -40,6 +40,17 @@ def from_pair(pair: KernelPair) -> float:
     return min(pair.nuclear / scale, 1.0)
 
 
+def bounds_of_pair(pair: KernelPair) -> tuple[float, float] | None:
+    """Return the bounds between which `nbs` of a pair lies, or None where they were not needed to compute it.
+
+    Undefined: a side has no variance.
+    """
+    if pair.enclosure is None:
+        return None
+    scale = (pair.x.trace * pair.y.trace) ** 0.5
+    return min(pair.enclosure.lower / scale, 1.0), min(pair.enclosure.upper / scale, 1.0)
+
+
 def few_rows(pair: KernelPair) -> str:
     """Say that a pair has fewer rows than columns, where NBS is high by chance, else ""."""
     return "fewer rows than columns" if pair.x.n < max(pair.x.columns, pair.y.columns) else ""

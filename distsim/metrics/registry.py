@@ -19,7 +19,7 @@ from distsim.metrics.dimension import of_pruned as dimension
 from distsim.metrics.mean_cca import from_pair as mean_cca
 from distsim.metrics.mean_cca import squared_from_pair as mean_squared_cca
 from distsim.metrics.nbs import angle_from_pair as procrustes
-from distsim.metrics.nbs import few_rows
+from distsim.metrics.nbs import bounds_of_pair, few_rows
 from distsim.metrics.nbs import from_pair as nbs
 from distsim.metrics.pwcca import from_pair as pwcca
 from distsim.metrics.svcca import from_pair as svcca
@@ -41,6 +41,7 @@ class Metric:
     caution  of the same arguments: why the value should be read with care, "" if nothing; None: there is no such check
     kept     of the same arguments: the numbers of directions of both sides that it compares; None: all of them
     bounds   between which all values lie; figures end bands there
+    enclosed of the same arguments: two bounds between which this value lies, None: it was computed without
     ValueError: another view, or a name that is not an identifier.
     """
 
@@ -53,6 +54,7 @@ class Metric:
     caution: Callable[..., str] | None = None
     kept: Callable[..., tuple[int, int]] | None = None
     bounds: tuple[float, float] = (-math.inf, math.inf)
+    enclosed: Callable[..., tuple[float, float] | None] | None = None
 
     def __post_init__(self) -> None:
         if self.view not in VIEWS:
@@ -98,7 +100,7 @@ for _metric in (
     # the weights always come from the complete network, so that the side does not jump between iterations
     Metric("pwcca", "channels", partial(pwcca, side="first"), "PWCCA", caution=saturation, bounds=_UNIT),
     Metric("cka", "kernel", cka, "CKA", caution=by_chance, bounds=_UNIT),
-    Metric("nbs", "kernel", nbs, "NBS", caution=few_rows, bounds=_UNIT),
+    Metric("nbs", "kernel", nbs, "NBS", caution=few_rows, bounds=_UNIT, enclosed=bounds_of_pair),
     Metric("cosine", "output", cosine, "cosine", bounds=_UNIT),
     # beyond the papers
     Metric(

@@ -48,8 +48,17 @@ SIMILARITY_COLUMNS = {
     "k_y": "Int64",
     "effective_rank_x": "float64",  # participation ratio of the channels' variances; NaN where rank_x is <NA>
     "effective_rank_y": "float64",
+    "lower": "float64",  # bounds of NBS from a card with full-rate float64; NaN where eigenvalues gave the value
+    "upper": "float64",
 }
-ADDED = ("k_x", "k_y", "effective_rank_x", "effective_rank_y")  # values written by earlier versions lack them
+ADDED = (
+    "k_x",
+    "k_y",
+    "effective_rank_x",
+    "effective_rank_y",
+    "lower",
+    "upper",
+)  # values written by earlier versions lack them
 RANKS = ("rank_x", "rank_y")  # stores written before 0.2 have them in every row, whatever the metric
 NETWORK_COLUMNS = {
     "problem": "str",
@@ -231,7 +240,11 @@ def few(rows: pd.DataFrame) -> pd.Series:
 
 def completed(similarities: pd.DataFrame) -> pd.DataFrame:
     """Return a table of similarities that an earlier version wrote, with the columns that it lacks. They are empty."""
-    added = similarities.reindex(columns=list(SIMILARITY_COLUMNS))
+    missing, places = set(SIMILARITY_COLUMNS) - set(similarities.columns), list(SIMILARITY_COLUMNS)
+    columns = list(similarities.columns)  # a published study's table has more than those of a store
+    for name in filter(missing.__contains__, SIMILARITY_COLUMNS):
+        columns.insert(columns.index(places[places.index(name) - 1]) + 1, name)
+    added = similarities.reindex(columns=columns)
     return added.astype({name: SIMILARITY_COLUMNS[name] for name in ADDED})
 
 

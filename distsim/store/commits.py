@@ -50,6 +50,7 @@ class EnvironmentRecord(TypedDict, total=False):
     blas: str
     threads: Natural
     device: str
+    nuclear_norm: str  # of comparisons: the route to NBS; marks of earlier versions lack it
 
 
 class ProvenanceRecord(TypedDict, total=False):

@@ -12,7 +12,7 @@ from distsim.activations.probe import Probe, held, layer_shapes, make_probe
 from distsim.comparison.layer import Reference, Result, compare_pairs
 from distsim.comparison.sides import InMemory, LayerSource
 from distsim.data import Dataset
-from distsim.environment import check_environment, environment, provenance, threads
+from distsim.environment import check_environment, comparison_environment, provenance, threads
 from distsim.models import build
 from distsim.seeds import numpy_stream
 from distsim.specs import COMPLETE, PERMUTATIONS, NetworkId, Sweep
@@ -72,7 +72,7 @@ class ComparisonWorker:
                 values,
                 "chance" if job.chance else "comparison",
                 identity=self.sweep.identity.hash,
-                environment=environment(self.sweep),
+                environment=comparison_environment(self.sweep),
                 provenance=provenance(started, time.time())
                 | {"dtype_x": self._reference_dtype, "dtype_y": source.dtype}
                 | self._weights({WEIGHTS_X: COMPLETE, WEIGHTS_Y: network}),
@@ -95,7 +95,7 @@ class ComparisonWorker:
                 job.layer,
                 {(a, b): values[places[a], places[b]] for a, b in job.pairs},
                 identity=self.sweep.identity.hash,
-                environment=environment(self.sweep),
+                environment=comparison_environment(self.sweep),
                 provenance=provenance(started, time.time())
                 | self._weights({f"{WEIGHTS} {network.path}": network for network in job.networks}),
             )

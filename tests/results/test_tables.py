@@ -113,6 +113,9 @@ def test_values_without_the_columns_of_today_are_missing_there() -> None:
     assert table["k_x"].tolist() == [pd.NA, 3]
     assert np.isnan(table["effective_rank_y"][0])
     pd.testing.assert_frame_equal(read_parquet_bytes(to_parquet_bytes(table)), table, check_exact=True)
+    bounded = long_table([similarity(0.5, lower=0.5, upper=0.5000001), similarity(0.5, 1)])
+    np.testing.assert_array_equal(bounded["upper"], [0.5000001, np.nan])
+    pd.testing.assert_frame_equal(read_parquet_bytes(to_parquet_bytes(bounded)), bounded, check_exact=True)
     older = table.drop(columns=list(ADDED))
     pd.testing.assert_frame_equal(completed(older)[list(older.columns)], older)
     assert {name: str(dtype) for name, dtype in completed(older).dtypes.items()} == SIMILARITY_COLUMNS

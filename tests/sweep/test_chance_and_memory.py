@@ -74,6 +74,19 @@ def test_what_is_written_has_no_fault(kept: Path) -> None:
     assert store_faults(store) == []
 
 
+def test_comparisons_record_how_nbs_was_computed_and_networks_do_not(kept: Path) -> None:
+    """So that no network of an earlier version counts as trained in another environment."""
+    store, network = SweepStore(Storage(kept), "digits"), NetworkId(0, 1)
+    compared = [mark for marks in store.comparisons(of=network).values() for mark in marks]
+    assert {mark.environment["nuclear_norm"] for mark in compared} == {"eigenvalues"}
+    for which in (COMPLETE, network):
+        mark = store.mark(which)
+        assert mark is not None
+        assert "nuclear_norm" not in mark.environment
+        (other,) = {frozenset(each.environment.items()) for each in compared}
+        assert dict(other) == mark.environment | {"nuclear_norm": "eigenvalues"}
+
+
 # --- in memory -------------------------------------------------------------------------------------------------------
 
 
