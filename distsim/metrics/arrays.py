@@ -10,6 +10,11 @@ from distsim.metrics.rounding import is_constant, unit_of
 
 Array = Any  # a NumPy, CuPy or torch array; functions get its library's functions from array_namespace
 
+# compute capabilities of the data-centre cards whose float64 runs at half of float32's rate or more: P100, V100 (and
+# Titan V), A100 and A30, H100 and H200, B200. On all others, such as 6.1, 7.5, 8.6, 8.9, 10.3 (B300) and 12.0, it runs
+# at a 32nd or less
+FULL_RATE = frozenset({(6, 0), (7, 0), (8, 0), (9, 0), (10, 0)})
+
 
 class UndefinedSimilarity(UserWarning):
     """The warning of a public metric that returned nan, because the similarity is 0/0. The message says why."""
@@ -41,6 +46,14 @@ class Workspace:
         if array is None or array.shape != shape or array.dtype != dtype:
             array = self._arrays[name] = np.empty(shape, dtype)
         return array
+
+
+def full_rate_float64(capability: tuple[int, int]) -> bool:
+    """Return whether a GPU of this compute capability, (major, minor), computes in float64 at full rate.
+
+    False for a capability that is not in the table.
+    """
+    return capability in FULL_RATE
 
 
 def or_nan(name: str, measure: Any, *args: Any, **options: Any) -> float:
