@@ -23,7 +23,7 @@ environment problems processor
 data: augment dataset mat digits fit formats folder published load arrays .
 models: layers lenet5 resnet_fast vgg calls compared contract .
 activations: . layout probe
-training: . optimizers pruning stepper checkpoint loop early_stopping chain
+training: . optimizers pruning streams stepper checkpoint loop early_stopping chain
 comparison: . recording sides pair similarities layer models
 store: aws local exclusive reasons remote storage commits lease fenced epochs arrays activations described paths records
 store: sweep_store descriptions
