@@ -49,9 +49,16 @@ def settle(device: torch.device, deterministic: bool) -> None:
         torch.backends.cudnn.allow_tf32 = False
         torch.backends.cuda.matmul.allow_tf32 = False
         torch.backends.cudnn.benchmark = not deterministic
-        # cuBLAS reads it at its first use. Without --deterministic too, since a forecast in this process may come first
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        fix_workspace()
         torch.use_deterministic_algorithms(deterministic)
+
+
+def fix_workspace() -> None:
+    """Choose a workspace of cuBLAS with which products repeat themselves. Call it before the process's first product.
+
+    cuBLAS reads it once. So a forecast fixes it too, or a training with --deterministic would come too late.
+    """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 
 def _keep_freed_memory() -> None:
