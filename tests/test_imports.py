@@ -35,7 +35,7 @@ sweep: comparison_worker order training_worker engine ray_cluster ray_engine for
 sweep: proof retraining
 verify: . report unfinished networks derived descriptions lineage walk store repair
 api: . arguments problem data drawing network study published opening running
-cli: ending . arguments doctor output run studies proving commands sweeps main __main__
+cli: ending . arguments doctor doctor_gpu output run studies proving commands sweeps main __main__
 script stages __main__
 """
 

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -139,21 +139,40 @@ def training_rate(
     """
     if device == "cpu" and (slow := _slow_rate(problem, classes, precision)):
         return slow
-    lanes = [_Lane(problem, classes, torch.device(device), precision) for _ in range(pack)]
+    return next(pack_rates(problem, classes, device, precision, (pack,), enough))
+
+
+def pack_rates(
+    problem: Problem, classes: int, device: str, precision: str, packs: Iterable[int], enough: float
+) -> Iterator[float]:
+    """Yield images per second of packs of these sizes, ascending, as `training_rate` measures each.
+
+    A larger pack goes on with the runs of the smaller one. So nothing of a GPU is freed while it works.
+    """
+    lanes: list[_Lane] = []
+    for pack in packs:
+        lanes += [_Lane(problem, classes, torch.device(device), precision) for _ in range(pack - len(lanes))]
+        yield _rate_of(lanes, enough)
+
+
+def _rate_of(lanes: list["_Lane"], enough: float) -> float:
+    """Measure images per second of runs that take turns."""
+    images = len(lanes) * lanes[0].stepper.batch  # in a step of each
+    on_gpu = lanes[0].stepper.device.type == "cuda"
     started = time.perf_counter()
     for lane in lanes * 2:  # the first steps choose kernels and allocate memory
         lane.step()
     lanes[0].wait()
     if (taken := time.perf_counter() - started) > 2 * enough:  # so slow that this start says enough
-        return 2 * pack * lanes[0].stepper.batch / taken
+        return 2 * images / taken
     steps, started = 0, time.perf_counter()
     while time.perf_counter() - started < enough:
-        for _ in range(1 if device == "cpu" else 50):  # a GPU loses time when it is waited for
+        for _ in range(50 if on_gpu else 1):  # a GPU loses time when it is waited for
             for lane in lanes:
                 lane.step()
             steps += 1
         lanes[0].wait()
-    return steps * pack * lanes[0].stepper.batch / (time.perf_counter() - started)
+    return steps * images / (time.perf_counter() - started)
 
 
 def _slow_rate(problem: Problem, classes: int, precision: str) -> float | None:

@@ -5,6 +5,7 @@ would only wait for each other. But work that another thread puts on a stream wh
 the graph, or breaks it. So a stream that has an owner is passed over until the owner is gone.
 """
 
+import gc
 import threading
 import weakref
 from collections.abc import Callable
@@ -29,12 +30,15 @@ def own_stream(owner: object, device: torch.device, make: Callable[[torch.device
         return None
     make = make or torch.cuda.Stream
     with _lock:
-        for _ in range(STREAMS):
-            stream = make(device)
-            key = (stream.device.index, stream.cuda_stream)
-            if key not in _owners:
-                _owners[key] = owner
-                return stream
+        for again in (False, True):
+            if again:
+                gc.collect()  # an owner may be gone but for its references to itself
+            for _ in range(STREAMS):
+                stream = make(device)
+                key = (stream.device.index, stream.cuda_stream)
+                if key not in _owners:
+                    _owners[key] = owner
+                    return stream
     raise RuntimeError(f"all {STREAMS} streams of {device} are in use, by {MOST_RUNS} runs and by extraction")
 
 
