@@ -24,7 +24,7 @@ environment problems processor
 data: augment dataset mat digits fit formats folder published load arrays .
 models: layers lenet5 resnet_fast vgg calls compared contract .
 activations: . layout probe
-training: . optimizers pruning stepper checkpoint loop early_stopping chain
+training: . optimizers pruning streams stepper checkpoint loop early_stopping chain
 comparison: . recording sides pair similarities layer models
 store: aws local exclusive reasons remote storage commits lease fenced epochs arrays activations described paths records
 store: sweep_store descriptions
@@ -36,7 +36,7 @@ sweep: comparison_worker order training_worker engine ray_cluster ray_engine for
 sweep: proof retraining
 verify: . report unfinished networks derived descriptions lineage walk store repair
 api: . arguments problem data drawing network study published opening running
-cli: ending . arguments doctor output run studies proving commands sweeps main __main__
+cli: ending . arguments doctor doctor_gpu output run studies proving commands sweeps main __main__
 script stages __main__
 """
 

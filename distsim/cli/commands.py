@@ -310,7 +310,7 @@ def _print_sweep(problem: str, identity: Any, runs: str, last: int, more: str = 
 
 
 def do_doctor(flags: argparse.Namespace) -> int:
-    from distsim.cli.doctor import examine
+    from distsim.cli import doctor, doctor_gpu
     from distsim.environment import require_device
     from distsim.problems import PROBLEMS
 
@@ -318,7 +318,10 @@ def do_doctor(flags: argparse.Namespace) -> int:
         raise ValueError(f"unknown problem {flags.problem!r}; the problems are {', '.join(PROBLEMS)}")
     device = resolved_device(flags.device, None)
     require_device(device)
-    examine(PROBLEMS[flags.problem], flags.storage, device, enough=flags.seconds)
+    if device == "cuda":
+        doctor_gpu.examine(PROBLEMS[flags.problem], flags.storage, enough=flags.seconds)
+    else:
+        doctor.examine(PROBLEMS[flags.problem], flags.storage, device, enough=flags.seconds)
     return 0
 
 

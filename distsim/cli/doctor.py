@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, get_args
@@ -38,6 +38,9 @@ OBJECTS = 16  # at most
 TRAINING_IMAGES = {"mnist": 60_000, "svhn": 73_257, "digits": 1_437}  # of the published sets; CIFAR-10 by class
 
 
+Say = Callable[[str], object]
+
+
 @dataclass(frozen=True)
 class Way:
     """A way to train: how many trials at once (on a GPU: chains in a pack), and how many threads each."""
@@ -60,34 +63,53 @@ class Measured:
     memory: float  # peak of one process, in bytes
 
 
-def examine(problem: Problem, storage: str, device: str, say: Any = print, enough: float = SECONDS) -> list[Measured]:
-    """Measure this machine and say the results line by line. Each measurement is said before it begins.
+def examine(problem: Problem, storage: str, device: str, say: Say = print, enough: float = SECONDS) -> list[Measured]:
+    """Measure this machine's processor and say the results line by line. Each measurement is said before it begins.
 
     Returns what was measured of training, for each precision the fastest way first. `enough` is the seconds that each
     measurement of training takes.
     """
-    load, count = Load().others(), cores()  # first, since measuring is a load too
-    free = free_memory()
+    count, free = cores(), free_memory()
     lacking = slow_precision("bfloat16", device)
-    say(f"cores     {count}, {torch.backends.cpu.get_cpu_capability()}")
-    if lacking:
-        say(f"          {lacking}")
-    say(f"load      {'this system does not say' if load is None else f'{load:.1f} by other processes'}")
-    if warning := busy_sentence(load):
-        say(f"          {warning}")
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    say(f"memory    {readable(total)}" + (f", {readable(free)} of it free" if free is not None else ""))
-    say(f"GPU       {_gpu()}")
+    warning = say_machine(device, say)
     say(f"measuring products of matrices, about {3 * OF_PRODUCTS:g} s")
     say(f"products  {_products(count)}")
-    say(f"measuring the storage, at most about {2 * OF_STORAGE:g} s")
-    say(f"storage   {_storage(storage)}")
+    say_storage(storage, say)
     measured = []
     for precision in get_args(Precision):
         if precision == "bfloat16" and lacking:
             say(f"training  {problem.name}, bfloat16: not measured, since this processor does not have it")
         else:
             measured += _training(problem, ways(count, device, precision), enough, say)
+    say_advice(problem, measured, free, warning, say)
+    return measured
+
+
+def say_machine(device: str, say: Say) -> str:
+    """Say what the machine is, and what other processes do on it. Return the warning that they are many, or ""."""
+    load = Load().others()  # first, since measuring is a load too
+    free = free_memory()
+    say(f"cores     {cores()}, {torch.backends.cpu.get_cpu_capability()}")
+    if lacking := slow_precision("bfloat16", device):
+        say(f"          {lacking}")
+    say(f"load      {'this system does not say' if load is None else f'{load:.1f} by other processes'}")
+    warning = busy_sentence(load) or ""
+    if warning:
+        say(f"          {warning}")
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    say(f"memory    {readable(total)}" + (f", {readable(free)} of it free" if free is not None else ""))
+    say(f"GPU       {_gpu()}")
+    return warning
+
+
+def say_storage(storage: str, say: Say, enough: float = OF_STORAGE) -> None:
+    """Measure the storage, and say how fast it is. enough : seconds to write, and to read"""
+    say(f"measuring the storage, at most about {2 * enough:g} s")
+    say(f"storage   {_storage(storage, enough)}")
+
+
+def say_advice(problem: Problem, measured: list[Measured], free: float | None, warning: str, say: Say) -> None:
+    """Say what comparisons take, and which flags suit the machine. warning : what `say_machine` returned"""
     network = build(problem, len(problem.classes) or 10)
     shapes = layer_shapes(network, problem)
     of_layers = [(problem.probe, *shape) for shape in shapes.values()]
@@ -99,7 +121,6 @@ def examine(problem: Problem, storage: str, device: str, say: Any = print, enoug
         say(line)
     if warning and measured:
         say("          measured beside other processes: measure again when they are done")
-    return measured
 
 
 def _training(problem: Problem, ways: list[Way], enough: float, say: Any) -> list[Measured]:
@@ -161,11 +182,10 @@ def measure(problem: Problem, way: Way, enough: float, patience: float | None = 
     request = {"problem": problem.name, "way": asdict(way), "enough": enough}
     environment = os.environ | {"OMP_NUM_THREADS": str(way.threads)}
     command = [sys.executable, "-m", "distsim.cli.doctor", json.dumps(request)]
-    processes = 1 if way.device == "cuda" else way.trials
     until = time.monotonic() + enough + (PATIENCE if patience is None else patience)
     with contextlib.ExitStack() as stack:
         running = []
-        for _ in range(processes):
+        for _ in range(way.trials):
             process = subprocess.Popen(
                 command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
             )
@@ -196,8 +216,7 @@ def _answer(request: dict[str, Any]) -> dict[str, float]:
 
     problem, way = PROBLEMS[request["problem"]], Way(**request["way"])
     with threads(way.threads):
-        pack, classes = way.trials if way.device == "cuda" else 1, len(problem.classes) or 10
-        rate = training_rate(problem, classes, way.device, way.precision, request["enough"], pack)
+        rate = training_rate(problem, len(problem.classes) or 10, way.device, way.precision, request["enough"])
     return {"rate": rate, "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0}
 
 
@@ -228,6 +247,7 @@ def rate_of_products(
     multiplication: Callable[[int], Callable[[], object]],
     enough: float = OF_PRODUCTS,
     clock: Callable[[], float] = time.perf_counter,
+    sizes: Sequence[int] = SIZES,
 ) -> float:
     """Measure FLOP/s of matrix products, from small to large, so that it ends soon however slow the processor is.
 
@@ -235,7 +255,7 @@ def rate_of_products(
     enough : seconds after which no other product begins
     """
     until, best = clock() + enough, 0.0
-    for size in SIZES:
+    for size in sizes:
         multiply, fastest = multiplication(size), float("inf")
         for _ in range(4):  # the first warms up
             started = clock()
@@ -249,15 +269,15 @@ def rate_of_products(
     return best
 
 
-def _storage(url: str) -> str:
+def _storage(url: str, enough: float = OF_STORAGE) -> str:
     """Measure how fast objects are written and read back, and how much room there is."""
     storage = Storage(url)
     storage.reach()
     content = np.random.default_rng(0).bytes(OBJECT)
     names = [f"probe-{uuid.uuid4().hex}" for _ in range(OBJECTS)]  # names that nobody else has
     try:
-        written, writing = _timed(lambda name: storage.put(name, content), names)
-        read, reading = _timed(lambda name: storage.get(name), names[:written])
+        written, writing = _timed(lambda name: storage.put(name, content), names, enough)
+        read, reading = _timed(lambda name: storage.get(name), names[:written], enough)
     finally:
         storage.delete(names)
     rates = f"writes {readable(written * OBJECT / writing)}/s, reads {readable(read * OBJECT / reading)}/s"

@@ -262,8 +262,8 @@ def _numbers_flags(parser: argparse.ArgumentParser) -> None:
         "--comparison",
         choices=get_args(Exactness),
         default="exact",
-        help="accuracy of NBS. exact: to 1e-6; fast: to 5e-4, in a fraction of the time for large layers (default: "
-        "%(default)s)",
+        help="accuracy of NBS. exact: to 1e-6; fast: to 5e-4, in a fraction of the time for large layers on a CPU, and "
+        "exact on a GPU (default: %(default)s)",
     )
     group.add_argument(
         "--allow-drift",

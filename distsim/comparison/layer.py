@@ -25,8 +25,8 @@ class Reference:
     """The complete network's side of one layer, to compare other networks with.
 
     metrics    names in the registry; those that the layer's kind does not have are left out
-    precision  exact: NBS is within 1e-6 of its float64 value. fast: within 5e-4, from the leading eigenvectors only.
-               The other metrics are within 1e-6 in both.
+    precision  exact: NBS is within 1e-6 of its float64 value. fast: within 5e-4 on the CPU, from float32 eigenvalues or
+               the leading eigenvectors only; on a GPU it is exact. The other metrics are within 1e-6 in both.
     qdwh       whether NBS comes from polar factors, with bounds; None: on GPUs with full-rate float64
     """
 

@@ -9,13 +9,13 @@ n x n, or n x p for p < n, and c x c. That holds whatever n·h·w·c is.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
 from array_api_compat import array_namespace
 
-from distsim.metrics.arrays import Array, Workspace
+from distsim.metrics.arrays import Array, Workspace, full_rate_float64
 from distsim.metrics.channels import ChannelSide
 from distsim.metrics.kernels import KernelSide
 from distsim.metrics.rounding import EPS, EPS32, is_constant, unit_of
@@ -115,7 +115,7 @@ def collect(
 ) -> tuple[list[Side], dict[tuple[int, int], Array]]:
     """Return each network's side, and for each pair (i, j) in `crosses` the centred products of channels, (ci, cj).
 
-    wanted : one for each source
+    wanted : one for each source. A GPU whose float64 runs at full rate computes every kernel from float64 products
     All sources are read together and once, in panels of the first source's `panel_rows`.
     ValueError: shapes do not fit together. FloatingPointError: an activation is not finite.
     """
@@ -124,8 +124,9 @@ def collect(
         if other.shape[:-1] != first.shape[:-1]:
             raise ValueError(f"layer {other.name}: shapes {first.shape} and {other.shape} do not fit together")
     channels = [_Channels() if want.channels else None for want in wanted]
+    float64 = device != "cpu" and full_rate_float64(capability())
     kernels = [
-        _Kernel(source.shape, want, workspace) if want.kernel else None
+        _Kernel(source.shape, replace(want, wide=want.wide or float64), workspace) if want.kernel else None
         for source, want in zip(sources, wanted, strict=True)
     ]
     products = {cross: _Cross() for cross in crosses}
@@ -370,3 +371,11 @@ def on_device(panel: Any, device: str) -> Array:
     import cupy
 
     return cupy.asarray(panel)
+
+
+def capability() -> tuple[int, int]:
+    """Return the compute capability of the GPU that computes, (major, minor)."""
+    import cupy
+
+    digits = str(cupy.cuda.Device().compute_capability)  # "90" is 9.0, "120" is 12.0
+    return int(digits[:-1]), int(digits[-1])

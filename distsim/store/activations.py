@@ -10,7 +10,9 @@ digest (`Writer.layers`).
 """
 
 import hashlib
+from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -128,16 +130,29 @@ class _Growing:
 class Writer:
     """Writer of one attempt's arrays, a block of examples at a time, in their order.
 
+    Use it in a `with` block, at whose end nothing is being written any more.
+
     sharded : write one object for each block of examples. The default is to do so on an object store.
+    threads : blocks that are compressed and written at a time. The bytes are the same.
     """
 
-    def __init__(self, attempt: Attempt, sharded: bool | None = None) -> None:
+    def __init__(self, attempt: Attempt, sharded: bool | None = None, threads: int = 1) -> None:
         self._attempt = attempt
         self._sharded = attempt.storage.folder is None if sharded is None else sharded
         backend = _object_store(attempt.storage, attempt.prefix)
         self._store = _Digesting(backend, attempt)
         zarr.create_group(self._store)
         self._layers: dict[str, _Growing] = {}
+        self._threads = threads
+        self._pool = ThreadPoolExecutor(threads) if threads > 1 else None
+        self._writing: deque[Future[None]] = deque()
+
+    def __enter__(self) -> "Writer":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
 
     def create(self, layer: str, shape: tuple[int, ...], dtype: str, attributes: dict[str, Any]) -> int:
         """Create the layer's array, in place of an earlier one of this attempt. Return the examples per chunk."""
@@ -163,6 +178,8 @@ class Writer:
     def write(self, layer: str, start: int, block: NDArray[Any]) -> None:
         """Write examples start ... start + len(block), which must be the next ones and fill whole chunks.
 
+        With threads the block must not be changed afterwards, and an error may come with a later call.
+
         ValueError: they are not the next ones, or end inside a chunk, which would have to be read and written again.
         """
         growing = self._layers[layer]
@@ -173,9 +190,18 @@ class Writer:
                 f"{growing.rows}, got {start} to {end} of {n}"
             )
         block = np.ascontiguousarray(block, dtype=growing.array.dtype)
-        growing.array[start:end] = block
+        if self._pool is None:
+            growing.array[start:end] = block
+        else:
+            self._writing.append(self._pool.submit(growing.array.__setitem__, slice(start, end), block))
+            self._settle(2 * self._threads)  # no more blocks than these wait in memory
         growing.values.update(block)
         growing.examples = end
+
+    def _settle(self, most: int = 0) -> None:
+        """Wait until at most so many blocks are being written. What went wrong with one is raised here."""
+        while len(self._writing) > most:
+            self._writing.popleft().result()
 
     @property
     def layers(self) -> dict[str, dict[str, Any]]:
@@ -183,6 +209,7 @@ class Writer:
 
         It does not depend on how the values are cut into objects. ValueError: a layer is not fully written.
         """
+        self._settle()
         for name, growing in self._layers.items():
             if growing.examples != growing.array.shape[0]:
                 raise ValueError(
@@ -198,6 +225,7 @@ class Writer:
         }
 
     def _remove(self, layer: str) -> None:
+        self._settle()
         names = [name for name in self._attempt.objects if name.startswith(f"{in_path(layer)}/")]
         self._attempt.storage.delete([f"{self._attempt.prefix}/{name}" for name in names])
         for name in names:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import torch
+
 from distsim import trace
 from distsim.activations.layout import chunk_shape
 from distsim.activations.probe import Probe, held, layer_shapes, make_probe
@@ -21,6 +23,7 @@ from distsim.store.activations import Reader
 from distsim.store.records import WEIGHTS, WEIGHTS_X, WEIGHTS_Y, weights_of
 from distsim.sweep.failures import attempt
 from distsim.sweep.jobs import Comparison, PairJob
+from distsim.training.stepper import settle
 
 
 class ComparisonWorker:
@@ -156,6 +159,7 @@ class ComparisonWorker:
 
     def _forwarded(self, which: NetworkId, name: str) -> LayerSource:
         identity = self.sweep.identity
+        settle(torch.device(self.sweep.device), identity.deterministic)  # nothing may have been trained in this process
         network = build(identity.problem)
         network.load_state_dict(self.store.load_network(which).weights)
         network.to(self.sweep.device)

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,11 +15,13 @@ from distsim.metrics.registry import known
 from distsim.models import build
 from distsim.seeds import torch_stream
 from distsim.specs import Problem
-from distsim.training.stepper import Arithmetic, Stepper, settle
+from distsim.training.stepper import Arithmetic, Stepper, fix_workspace, settle
 
 READING = 0.5e9  # bytes a second that one process reads and decodes, or computes in a forward pass
 EIGENVALUES = 4  # times as long as a product of as many FLOPs
+ON_GPU = 0.8e12  # FLOP/s of eigenvalues at most, which wait for a GPU's memory: an H100's at n = 5,000, in float64
 SIZE = 1500  # of the products that are timed
+SIZE_ON_GPU = 4096
 FEW = 16  # images of the batch with which a measurement of training begins on a CPU
 LONG = 10.0  # seconds for which a measurement of training waits for its first two steps
 
@@ -35,14 +37,19 @@ class Cost:
     def __add__(self, other: "Cost") -> "Cost":
         return Cost(self.bytes + other.bytes, self.flops + other.flops, self.of_eigenvalues + other.of_eigenvalues)
 
-    def seconds(self, rate: float, at_once: int = 1) -> float:
-        """Return about how long it takes at `rate` FLOP/s with `at_once` comparisons, to a factor of two or three."""
-        return (self.bytes / READING + (self.flops + EIGENVALUES * self.of_eigenvalues) / rate) / at_once
+    def seconds(self, rate: float, at_once: int = 1, device: str = "cpu") -> float:
+        """Return about how long it takes with `at_once` comparisons, to a factor of two or three.
 
-    def sentence(self, rate: float, at_once: int = 1) -> str:
-        """Return the cost in words. Arguments: see `seconds`."""
+        rate : FLOP/s of the device's float64 products
+        """
+        of_eigenvalues = rate / EIGENVALUES if device == "cpu" else min(rate / EIGENVALUES, ON_GPU)
+        return (self.bytes / READING + self.flops / rate + self.of_eigenvalues / of_eigenvalues) / at_once
+
+    def sentence(self, rate: float | None, at_once: int = 1, device: str = "cpu") -> str:
+        """Return the cost in words. Arguments: see `seconds`. rate : None leaves the time out"""
         flops = (self.flops + self.of_eigenvalues) / 1e12
-        return f"{readable(self.bytes)} to read, {flops:.3g} TFLOP, about {duration(self.seconds(rate, at_once))}"
+        text = f"{readable(self.bytes)} to read, {flops:.3g} TFLOP"
+        return text if rate is None else f"{text}, about {duration(self.seconds(rate, at_once, device))}"
 
 
 def layer_cost(shape: tuple[int, ...], itemsize: int, networks: int, pairs: int, metrics: Iterable[str]) -> Cost:
@@ -64,13 +71,31 @@ def layer_cost(shape: tuple[int, ...], itemsize: int, networks: int, pairs: int,
     return total
 
 
-def product_rate() -> float:
-    """Measure FLOP/s of float64 matrix products, with the threads as they are set."""
+def product_rate(device: str = "cpu", here: bool = True) -> float | None:
+    """Measure FLOP/s of float64 matrix products on the device; on the CPU with the threads as they are set.
+
+    here : the work is done on this machine. None: it has no such device, or another machine's GPU does the work
+    """
+    if device != "cpu":
+        return _rate_on_gpu() if here and torch.cuda.is_available() else None
     A = np.random.default_rng(0).standard_normal((SIZE, SIZE))
     A @ A
     started = time.perf_counter()
     A @ A
     return 2 * SIZE**3 / (time.perf_counter() - started)
+
+
+def _rate_on_gpu() -> float:
+    fix_workspace()
+    A = torch.rand(SIZE_ON_GPU, SIZE_ON_GPU, dtype=torch.float64, device="cuda")
+    taken = []
+    for _ in range(4):  # the first makes cuBLAS ready
+        torch.cuda.synchronize()
+        started = time.perf_counter()
+        A @ A
+        torch.cuda.synchronize()
+        taken.append(time.perf_counter() - started)
+    return 2 * SIZE_ON_GPU**3 / min(taken)
 
 
 def comparison_memory(shape: tuple[int, ...], panel_rows: int) -> float:
@@ -114,21 +139,40 @@ def training_rate(
     """
     if device == "cpu" and (slow := _slow_rate(problem, classes, precision)):
         return slow
-    lanes = [_Lane(problem, classes, torch.device(device), precision) for _ in range(pack)]
+    return next(pack_rates(problem, classes, device, precision, (pack,), enough))
+
+
+def pack_rates(
+    problem: Problem, classes: int, device: str, precision: str, packs: Iterable[int], enough: float
+) -> Iterator[float]:
+    """Yield images per second of packs of these sizes, ascending, as `training_rate` measures each.
+
+    A larger pack goes on with the runs of the smaller one. So nothing of a GPU is freed while it works.
+    """
+    lanes: list[_Lane] = []
+    for pack in packs:
+        lanes += [_Lane(problem, classes, torch.device(device), precision) for _ in range(pack - len(lanes))]
+        yield _rate_of(lanes, enough)
+
+
+def _rate_of(lanes: list["_Lane"], enough: float) -> float:
+    """Measure images per second of runs that take turns."""
+    images = len(lanes) * lanes[0].stepper.batch  # in a step of each
+    on_gpu = lanes[0].stepper.device.type == "cuda"
     started = time.perf_counter()
     for lane in lanes * 2:  # the first steps choose kernels and allocate memory
         lane.step()
     lanes[0].wait()
     if (taken := time.perf_counter() - started) > 2 * enough:  # so slow that this start says enough
-        return 2 * pack * lanes[0].stepper.batch / taken
+        return 2 * images / taken
     steps, started = 0, time.perf_counter()
     while time.perf_counter() - started < enough:
-        for _ in range(1 if device == "cpu" else 50):  # a GPU loses time when it is waited for
+        for _ in range(50 if on_gpu else 1):  # a GPU loses time when it is waited for
             for lane in lanes:
                 lane.step()
             steps += 1
         lanes[0].wait()
-    return steps * pack * lanes[0].stepper.batch / (time.perf_counter() - started)
+    return steps * images / (time.perf_counter() - started)
 
 
 def _slow_rate(problem: Problem, classes: int, precision: str) -> float | None:

@@ -38,8 +38,12 @@ def extract(
     network.to(torch.device(sweep.device))
     label = f"{sweep.name}, {which.label}"
     shapes = layer_shapes(network, sweep.problem)
-    with trace.stage("extraction", label), Attempt(store.storage, store.activations_path(which)) as attempt:
-        writer = Writer(attempt)
+    threads = int(dict(sweep.resources).get("cpu", sweep.identity.threads))
+    with (
+        trace.stage("extraction", label),
+        Attempt(store.storage, store.activations_path(which)) as attempt,
+        Writer(attempt, threads=threads) as writer,
+    ):
         dtypes = {layer.name: storage_dtype(layer, sweep.identity.storage) for layer in network.layers}
         unsafe = _write(writer, network, probe, network.layers, shapes, dtypes, label)
         if unsafe:

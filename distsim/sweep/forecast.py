@@ -29,8 +29,9 @@ def comparison_forecast(busy: list[Prepared], jobs: Sequence[Comparison], engine
         times = PERMUTATIONS if job.chance else 1
         read = 1 + times * len(job.networks)
         total += layer_cost(shapes[job.problem, job.layer], 2, read, read - 1, metrics)
-    with threads(busy[0].sweep.identity.threads):
-        return total.sentence(product_rate(), engine.slots(busy))
+    sweep = busy[0].sweep
+    with threads(sweep.identity.threads):
+        return total.sentence(product_rate(sweep.device, engine.here), engine.slots(busy), sweep.device)
 
 
 def training_forecast(busy: list[Prepared], order: Prepared, lack: Missing, engine: Engine) -> str:

@@ -22,6 +22,7 @@ from distsim.sweep import own_code
 from distsim.sweep.cost import comparison_memory, readable
 from distsim.sweep.kept_behaviour import require_same_behaviour
 from distsim.training.stepper import require_streams
+from distsim.training.streams import require_few_runs
 
 
 @dataclass(frozen=True)
@@ -155,6 +156,7 @@ def checked(
     extent = Extent.of(problem, **{name: value for name, value in choices.items() if name in names(Extent)})
     of_identity = {name: value for name, value in choices.items() if name not in names(Extent)}
     Sweep(Identity(problem, "", **of_identity), extent, _absolute(data), reading, device, resources, pack)
+    require_few_runs(pack, device)
     if network and problem.classes:
         require_streams(build(problem), device)
     return extent

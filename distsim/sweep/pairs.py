@@ -166,8 +166,9 @@ def compare(
     if not todo:
         say(f"{name}: nothing is missing")
         return []
+    device = order.sweep.device
     with threads(order.sweep.identity.threads):
-        sentence = cost(todo, sized).sentence(product_rate(), slots)
+        sentence = cost(todo, sized).sentence(product_rate(device, engine.here), slots, device)
     say(f"{name}: {sum(len(job.pairs) for job in todo)} pairs of layers in {len(todo)} tiles: {sentence}")
     return [] if forecast else engine.compare([order], todo)
 

@@ -21,6 +21,7 @@ from distsim.metrics.arrays import UnreliableSimilarity
 from distsim.models import Network, build
 from distsim.specs import Identity, NetworkId
 from distsim.store import SweepStore
+from distsim.training.stepper import settle
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,7 @@ def layer_by_layer(
         raise ValueError(
             f"the data are not those that {a.store.problem} was trained on: give their location with --data"
         )
+    settle(torch.device(device), identity.deterministic)
     probe = make_probe(identity, dataset)
     models = [_BytesToLayers(stored, x, device) for stored, x in zip((a, b), identities, strict=True)]
     names = [list(model.names) for model in models]

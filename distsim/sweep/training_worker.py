@@ -26,6 +26,7 @@ from distsim.sweep.extraction import extract
 from distsim.sweep.failures import EXPECTED, sentence
 from distsim.sweep.plan import Chain
 from distsim.training.chain import TrainedNetwork, Trainer
+from distsim.training.streams import own_stream
 
 CHECKPOINT_COPIES, CHECKPOINT_ROOM = 20, 2**26  # adam's two moments, the best and the rewind state; losses, names
 Event = dict[str, Any]
@@ -57,7 +58,7 @@ class TrainingWorker:
         self.device = torch.device(sweep.device)
         self._trainer: Trainer | None = None
         self._probe: Probe | None = None
-        self._extraction = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
+        self._extraction = own_stream(self, self.device)
 
     @property
     def trainer(self) -> Trainer:
@@ -166,6 +167,8 @@ class TrainingWorker:
     def extract(self, network: NetworkId, trained: TrainedNetwork) -> None:
         """Write and commit a network's activations, unless they are committed."""
         if self.store.activations_mark(network) is None:
+            if self._extraction is not None:  # the probe may have been made on this thread's stream
+                self._extraction.wait_stream(torch.cuda.current_stream(self.device))
             with threads(self.sweep.identity.threads), torch.cuda.stream(self._extraction):
                 extract(self.store, self.sweep, self.probe, self.trainer.classes, network, trained)
 

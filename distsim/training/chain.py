@@ -1,6 +1,7 @@
 """Training of the complete network, and of chains of prunings and retrainings that start from it."""
 
 from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -169,22 +170,34 @@ class Trainer:
             constant = optim.last_rate(recipe, max(len(self.data.images) // recipe.batch_size, 1))
             epochs, rate = range(pruning.finetune_epochs), lambda epoch, step, steps: constant
         streams = EpochStreams(self.identity.seed, run, iteration)
-        stepper = self._idle.pop() if self._idle else self._stepper()
-        stepper.reset(weights, masks)
-        losses = yield from train_steps(stepper, recipe, streams, epochs, rate, after_epoch, checkpoints, checkpointed)
-        network = stepper.network
-        record: dict[str, Any] = {"run": run, "train_loss": losses, "epochs": len(losses), "best_epoch": None}
-        if stopping is not None and stopping.best_state is not None:
-            network.load_state_dict(stopping.best_state)
-            record |= {"best_epoch": stopping.best_epoch + 1, "validation_loss": stopping.losses}
-        finished = self._finished(network, masks, iteration, record, None if rewind is None else rewind.weights)
-        self._idle.append(stepper)
-        return finished
+        with self._stepper() as stepper:
+            stepper.reset(weights, masks)
+            losses = yield from train_steps(
+                stepper, recipe, streams, epochs, rate, after_epoch, checkpoints, checkpointed
+            )
+            network = stepper.network
+            record: dict[str, Any] = {"run": run, "train_loss": losses, "epochs": len(losses), "best_epoch": None}
+            if stopping is not None and stopping.best_state is not None:
+                network.load_state_dict(stopping.best_state)
+                record |= {"best_epoch": stopping.best_epoch + 1, "validation_loss": stopping.losses}
+            return self._finished(network, masks, iteration, record, None if rewind is None else rewind.weights)
 
-    def _stepper(self) -> Stepper:
-        network = build(self.problem, self.classes).to(self.device)
-        arithmetic = Arithmetic(self.identity.precision, self.identity.deterministic)
-        return stepper_for(network, self.data, self.problem.recipe, arithmetic)
+    @contextmanager
+    def _stepper(self) -> Iterator[Stepper]:
+        """Lend a stepper. It is kept afterwards, also if the training failed.
+
+        A GPU must not free the memory of a graph while the steps of other runs are replayed.
+        """
+        if self._idle:
+            stepper = self._idle.pop()
+        else:
+            network = build(self.problem, self.classes).to(self.device)
+            arithmetic = Arithmetic(self.identity.precision, self.identity.deterministic)
+            stepper = stepper_for(network, self.data, self.problem.recipe, arithmetic)
+        try:
+            yield stepper
+        finally:
+            self._idle.append(stepper)
 
     def _finished(
         self, network: Network, masks: Masks, iteration: int, record: dict[str, Any], rewind: State | None = None

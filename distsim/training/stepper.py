@@ -24,6 +24,7 @@ from distsim.models import Dropout, Network
 from distsim.seeds import GLOBAL_GENERATOR
 from distsim.specs import Recipe
 from distsim.training import optimizers as optim
+from distsim.training.streams import own_stream
 
 State = dict[str, Tensor]
 REHEARSALS = 3  # steps before a graph is captured, in which libraries choose their kernels and allocate their memory
@@ -48,9 +49,16 @@ def settle(device: torch.device, deterministic: bool) -> None:
         torch.backends.cudnn.allow_tf32 = False
         torch.backends.cuda.matmul.allow_tf32 = False
         torch.backends.cudnn.benchmark = not deterministic
-        if deterministic:  # cuBLAS reads the variable at its first use
-            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        fix_workspace()
         torch.use_deterministic_algorithms(deterministic)
+
+
+def fix_workspace() -> None:
+    """Choose a workspace of cuBLAS with which products repeat themselves. Call it before the process's first product.
+
+    cuBLAS reads it once. So a forecast fixes it too, or a training with --deterministic would come too late.
+    """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 
 def _keep_freed_memory() -> None:
@@ -86,7 +94,7 @@ class Stepper:
         """
         require_streams(network, labels.device.type)
         self.network, self.device = network, labels.device
-        self.stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
+        self.stream = own_stream(self, self.device)
         self.batch = min(recipe.batch_size, pictures.n)
         self.steps = pictures.n // self.batch  # a last partial batch is dropped, unless it is the only one
         self._pictures, self._labels, self._recipe = pictures, labels, recipe
@@ -262,12 +270,12 @@ class Stepper:
             for _ in range(REHEARSALS):
                 self._at.zero_()
                 self._step()
+            self._optimizer.zero_grad(set_to_none=True)
+            self._at.zero_()
         graph = torch.cuda.CUDAGraph()
         for module in self._dropouts:
             if module.generator is not None:
                 graph.register_generator_state(module.generator)
-        self._optimizer.zero_grad(set_to_none=True)
-        self._at.zero_()
         # thread_local, because another thread may be writing activations
         with torch.cuda.graph(graph, stream=self.stream, capture_error_mode="thread_local"):
             self._step()

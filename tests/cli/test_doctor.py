@@ -19,10 +19,11 @@ from distsim.cli.doctor import Measured, Way, advice, ways
 from distsim.data import load
 from distsim.environment import threads
 from distsim.problems import PROBLEMS
-from distsim.specs import Problem
+from distsim.specs import NetworkId, Problem
 from distsim.store import Storage
 from distsim.sweep import cost, forecast, order
 from distsim.sweep.engine import LocalEngine
+from distsim.sweep.jobs import Comparison
 from distsim.sweep.order import identify, prepare, take
 from distsim.sweep.run import run
 from distsim.training.chain import Trainer
@@ -231,6 +232,46 @@ def test_the_fastest_way_is_advised_and_memory_is_minded() -> None:
     lines = advice(problem, found, comparison=1e9, free=5e9)
     assert "4 at once may need 8 GB" in lines[1]
     assert "lets 2 run at once" in lines[1]
+
+
+@pytest.mark.parametrize(
+    ("shape", "seconds"), [((5000, 16, 16, 64), 0.37), ((5000, 8, 8, 64), 0.24), ((5000, 256), 0.12)], ids=str
+)
+def test_comparisons_on_a_gpu_are_forecast_about_right(shape: tuple[int, ...], seconds: float) -> None:
+    """An H100 makes 64 TFLOP/s of products in float64; seconds for a layer of a network, as its study took."""
+    metrics = ("mean_cca", "svcca", "pwcca", "cka", "nbs")
+    each = cost.layer_cost(shape, 2, 1, 1, metrics)
+    found = each.seconds(64e12, device="cuda")
+    assert found < 3 * seconds
+    assert found > seconds / 3 or seconds < 0.2, "where more than the start of kernels counts"
+    eigenvalues = cost.Cost(of_eigenvalues=4 / 3 * 5000**3)
+    assert eigenvalues.seconds(64e12, device="cuda") == pytest.approx(0.2, rel=0.1), "they do not run as products do"
+    assert eigenvalues.seconds(64e12) < 0.02
+
+
+def test_the_rate_of_another_machines_gpu_is_not_made_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cluster's head may have no GPU, or another one: then no time is said."""
+    one = prepare(TINY, runs=1, iterations=1, metrics=("cka",), device="cuda")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    jobs = [Comparison("digits", "fc1", ((NetworkId(0, 1), ("cka",)),))]
+    said = forecast.comparison_forecast([one], jobs, LocalEngine(Storage(tmp_path)))
+    assert re.fullmatch(r"[\d.]+ \wB to read, [\d.e-]+ TFLOP", said)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(cost, "_rate_on_gpu", lambda: 1e12)
+    assert forecast.comparison_forecast([one], jobs, LocalEngine(Storage(tmp_path))).endswith(", about 1 s")
+    assert cost.product_rate("cuda", here=False) is None
+
+
+@pytest.mark.gpu
+def test_products_of_a_gpu_are_measured_there() -> None:
+    """CPU twin: test_the_rate_of_another_machines_gpu_is_not_made_up."""
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    with threads(1):
+        on_cpu, on_gpu = cost.product_rate(), cost.product_rate("cuda")
+    assert on_cpu is not None
+    assert on_gpu is not None
+    assert on_gpu > on_cpu
 
 
 @pytest.mark.parametrize("rewind", ["WR", "LRR", "FT"])

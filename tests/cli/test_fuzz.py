@@ -67,8 +67,8 @@ def quick(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.setattr(figures, "draw_all", lambda *tables: {"fig1_accuracy_median": None})
         patch.setattr(plotting, "render", lambda figure, format: b"drawn")
         patch.setattr(papers, "check", lambda *tables: [])
-        patch.setattr(pairs, "product_rate", lambda: 1e12)
-        patch.setattr(forecast, "product_rate", lambda: 1e12)
+        patch.setattr(pairs, "product_rate", lambda *_: 1e12)
+        patch.setattr(forecast, "product_rate", lambda *_: 1e12)
         patch.setattr(os, "fsync", lambda descriptor: None)
         yield
 

@@ -17,7 +17,7 @@ from distsim.cli import main as cli
 from distsim.problems import PROBLEMS
 from distsim.specs import COMPLETE, NetworkId
 from distsim.store import Storage, SweepStore
-from distsim.sweep import at_work, forecast, ray_engine
+from distsim.sweep import at_work, forecast
 from distsim.sweep.engine import LocalEngine
 from distsim.sweep.failures import SweepFailed
 from distsim.sweep.order import Prepared, prepare, require_possible, take
@@ -203,6 +203,8 @@ class OldWorker:
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_worker_of_ray_refuses_in_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import ray
+
+    from distsim.sweep import ray_engine
 
     ray.cloudpickle.register_pickle_by_value(sys.modules[OldWorker.__module__])
     monkeypatch.setattr(processor, "lacks_bfloat16", lambda: "")  # this is the driver's

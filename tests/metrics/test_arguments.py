@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from distsim.metrics import cka, cosine, mean_cca, nbs, pwcca, svcca
+from distsim.metrics.arrays import full_rate_float64
 
 CCA_FAMILY = [mean_cca, svcca, pwcca]
 METRICS = [*CCA_FAMILY, cka, nbs, cosine]
@@ -104,3 +105,14 @@ def test_options_are_given_by_name(metric, rng):
     X, Y = rng.standard_normal((2, 30, 4))
     with pytest.raises(TypeError, match="positional"):
         metric(X, Y, 0.9, True)
+
+
+@pytest.mark.parametrize(
+    ("capability", "full"),
+    [
+        *(((major, 0), True) for major in (6, 7, 8, 9, 10)),
+        *((other, False) for other in [(6, 1), (7, 5), (8, 6), (8, 7), (8, 9), (10, 3), (11, 0), (12, 0), (99, 0)]),
+    ],
+)
+def test_cards_whose_float64_runs_at_full_rate(capability, full):
+    assert full_rate_float64(capability) is full

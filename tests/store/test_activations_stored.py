@@ -1,13 +1,16 @@
 """Activations on disk: what is read back is what was written, or an error that names the array."""
 
 import contextlib
+import dataclasses
 import hashlib
 import math
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import obstore
 import pytest
 import torch
 import zarr
@@ -22,7 +25,7 @@ from distsim.activations.probe import BATCH, Probe
 from distsim.environment import threads
 from distsim.models import MODELS, Layer, Network, build
 from distsim.specs import COMPLETE, Extent, Identity, NetworkId, Problem, Pruning, Recipe, Sweep
-from distsim.store import DamagedStore, Mark, Storage, SweepStore
+from distsim.store import DamagedStore, Mark, Storage, StorageError, SweepStore
 from distsim.store.activations import Reader, Writer, chunk_shape
 from distsim.store.commits import Attempt
 from distsim.sweep.extraction import _Waiting, extract
@@ -236,6 +239,55 @@ def test_an_array_that_is_made_again_leaves_nothing_of_the_first(tmp_path: Path,
         sorted(mark.objects) == files(folder_of(storage, mark)) == ["layer/c/0/0/0/0", "layer/zarr.json", "zarr.json"]
     )
     np.testing.assert_array_equal(Reader(storage, PIECE, mark).layer("layer").read(), array, strict=True)
+
+
+@pytest.mark.usefixtures("small_chunks")
+@pytest.mark.parametrize("sharded", [False, True])
+def test_two_threads_write_the_same_bytes_two_blocks_at_a_time(
+    tmp_path: Path, sharded: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    array = drawn((64, 6, 4, 3), "float32")
+    alone = written(Storage(tmp_path / "alone"), {"layer": array}, sharded=sharded)
+    two, write = threading.Barrier(2), zarr.Array.__setitem__
+
+    def together(*args: Any) -> None:
+        two.wait(timeout=60)
+        write(*args)
+
+    monkeypatch.setattr(zarr.Array, "__setitem__", together)
+    with (
+        Attempt(Storage(tmp_path / "together"), PIECE) as attempt,
+        Writer(attempt, sharded, threads=2) as writer,
+    ):
+        writer.create("layer", array.shape, "float32", {"position": 0, "kind": "conv"})
+        for start in range(0, 64, 8):
+            writer.write("layer", start, array[start : start + 8])
+        mark = attempt.commit(values={"layers": writer.layers})
+    assert mark.digest == alone.digest
+
+
+@pytest.mark.usefixtures("small_chunks")
+def test_an_error_in_a_thread_comes_out_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    array, put, blocks = drawn((64, 6, 4, 3), "float32"), obstore.put_async, []
+
+    async def full(backend: Any, key: str, content: Any, **choices: Any) -> Any:
+        blocks.append(key)
+        if len(blocks) == 6:
+            raise OSError("no space left on device")
+        return await put(backend, key, content, **choices)
+
+    monkeypatch.setattr(obstore, "put_async", full)
+
+    def write() -> None:
+        with Attempt(Storage(tmp_path), PIECE) as attempt, Writer(attempt, False, threads=2) as writer:
+            writer.create("layer", array.shape, "float32", {"position": 0, "kind": "conv"})
+            for start in range(0, 64, 8):
+                writer.write("layer", start, array[start : start + 8])
+            attempt.commit(values={"layers": writer.layers})
+
+    with pytest.raises(StorageError, match="no space left on device"):
+        write()
+    assert files(tmp_path) == []
 
 
 Damage = Callable[[Path], None]
@@ -559,6 +611,18 @@ def test_extracting_twice_gives_the_same_digest(tmp_path: Path, tiny: tuple[Trai
         for name in "ab"
     ]
     assert marks[0].attempt != marks[1].attempt
+    assert marks[0].digest == marks[1].digest
+
+
+def test_a_trial_with_several_cpus_extracts_the_same_bytes(
+    tmp_path: Path, tiny: tuple[TrainedNetwork, Probe], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "CHUNK_BYTES", 512)
+    monkeypatch.setattr(module, "ROWS", 50)
+    (step, probe), marks = tiny, []
+    for cpus in (1.0, 3.0):
+        sweep = dataclasses.replace(sweep_of(), resources=(("cpu", cpus),))
+        marks.append(extract(SweepStore(Storage(tmp_path / str(cpus)), "tiny"), sweep, probe, CLASSES, COMPLETE, step))
     assert marks[0].digest == marks[1].digest
 
 

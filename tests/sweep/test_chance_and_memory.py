@@ -1,5 +1,7 @@
 """What similarity comes by chance, and comparisons without activations on disk."""
 
+import contextlib
+import dataclasses
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from invariants import store_faults
 
 from distsim.comparison.layer import Reference
@@ -97,6 +100,19 @@ def test_in_memory_the_bits_are_those_from_disk(kept: Path, tmp_path: Path) -> N
     assert store.digests() == {piece: digest for piece, digest in from_disk.items() if "activations" not in piece}
     assert not [path for path in store.storage.sizes() if "activations" in path], "nothing was written"
     assert not computed(tmp_path, ordered(activations="memory")), "nothing is missing"
+
+
+def test_a_gpu_that_only_compares_computes_activations_in_float32(kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyTorch's default is TF32 for convolutions. Needs no GPU: it is set before the network goes there."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
+    one = ordered(activations="memory")
+    worker = ComparisonWorker(
+        SweepStore(Storage(kept), "digits"), dataclasses.replace(one.sweep, device="cuda"), one.dataset, True
+    )
+    with contextlib.suppress(AssertionError, RuntimeError):  # there may be no GPU
+        worker.measure(COMPLETE, "fc1", ("cka",))
+    assert not torch.backends.cudnn.allow_tf32
 
 
 def test_what_float16_cannot_hold_is_held_in_float32_as_on_disk(monkeypatch: pytest.MonkeyPatch, kept: Path) -> None:

@@ -12,22 +12,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import ray
 from faults.kills import Kill, Watch
 
 from distsim.problems import PROBLEMS
 from distsim.results import reduce as results
 from distsim.specs import COMPLETE, Extent, NetworkId, Problem
 from distsim.store import Storage, StorageError, SweepStore
-from distsim.sweep import ray_cluster, ray_engine
 from distsim.sweep.cluster import ClusterLost
 from distsim.sweep.engine import Engine, LocalEngine
 from distsim.sweep.failures import SweepFailed
 from distsim.sweep.order import Prepared, prepare, take
 from distsim.sweep.plan import Chain
-from distsim.sweep.ray_engine import RayEngine, Searcher, _Tasks
 from distsim.sweep.run import run
 from distsim.sweep.training_worker import Event
+
+ray = pytest.importorskip("ray", reason="Ray is not installed")
+
+from distsim.sweep import ray_cluster, ray_engine  # noqa: E402  they import Ray
+from distsim.sweep.ray_engine import RayEngine, Searcher, _Tasks  # noqa: E402
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 

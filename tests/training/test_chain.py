@@ -465,3 +465,18 @@ def test_divergence_names_run_and_iteration(small):
     trainer = trainer_of(dataclasses.replace(SMALL, recipe=recipe))
     with pytest.raises(FloatingPointError, match="run 4, iteration 2: the loss of epoch 2 is"):
         next(trainer.chain(4, complete, resume=steps[0]))
+
+
+def test_a_stepper_is_kept_after_a_training_that_failed(small):
+    """A GPU must not free its graph while other runs go on. The next training is as good as with a new one."""
+    _, complete, (first, *_) = small
+    trainer = trainer_of(SMALL)
+    broken = dataclasses.replace(complete, rewind={name: value * torch.nan for name, value in complete.rewind.items()})
+    with pytest.raises(FloatingPointError, match="training diverged"):
+        trainer.iterate(0, 1, complete, broken)
+    stopped = trainer.iterating(0, 1, complete, complete)
+    next(stopped)
+    stopped.close()
+    (kept,) = trainer._idle
+    assert_same(trainer.iterate(0, 1, complete, complete), first)
+    assert trainer._idle == [kept]
