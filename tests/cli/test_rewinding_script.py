@@ -79,6 +79,7 @@ def weights(store: Path, problem: str) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
+@pytest.mark.long
 def test_c17_is_judged_from_a_store_of_the_script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DISTSIM_CACHE", str(tmp_path / "decoded"))
     store, data = tmp_path / "store", write_mnist(tmp_path / "mnist")

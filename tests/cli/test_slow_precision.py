@@ -199,6 +199,7 @@ class OldWorker:
         processor.lacks_bfloat16 = lambda: sentence  # type: ignore[assignment]
 
 
+@pytest.mark.long
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_worker_of_ray_refuses_in_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 import tarfile
 from pathlib import Path
 
@@ -41,6 +42,14 @@ def study(store: SweepStore) -> Published:
     return of_store(store)
 
 
+@pytest.fixture(scope="module")
+def kept(study: Published, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The published study. Not to be changed."""
+    where = tmp_path_factory.mktemp("kept") / "study"
+    publish(study, where)
+    return where
+
+
 def elsewhere(study: Published, weights: str = "a" * 64, device: str = "another card", by: float = 0.01) -> Published:
     """The study as another machine could have made it: other weights, other values."""
     tables = study.tables
@@ -72,16 +81,15 @@ def test_every_row_of_the_store_is_there_and_says_where_it_was_computed(store: S
     assert list(complete["weights"]) == [part["weights"]]
 
 
-def test_no_host_is_named(store: SweepStore, study: Published, tmp_path: Path) -> None:
+def test_no_host_is_named(store: SweepStore, kept: Path) -> None:
     mark = store.mark(COMPLETE)
     assert mark is not None
     host = mark.provenance["host"]
-    publish(study, tmp_path / "study")
-    for file in (tmp_path / "study").glob("*.parquet"):
+    for file in kept.glob("*.parquet"):
         table = pd.read_parquet(file)
         assert "host" not in table
         assert not (table == host).any(axis=None)
-    assert f'"{host}"' not in (tmp_path / "study" / STUDY).read_text()
+    assert f'"{host}"' not in (kept / STUDY).read_text()
 
 
 def test_what_is_written_is_read_again(study: Published, tmp_path: Path) -> None:
@@ -163,8 +171,8 @@ def test_intervals_over_several_complete_networks() -> None:
         ("chance.parquet", None, "chance.parquet is missing"),
     ],
 )
-def test_a_damaged_folder_is_named(study: Published, tmp_path: Path, file: str, change: object, said: str) -> None:
-    publish(study, tmp_path)
+def test_a_damaged_folder_is_named(kept: Path, tmp_path: Path, file: str, change: object, said: str) -> None:
+    shutil.copytree(kept, tmp_path, dirs_exist_ok=True)
     if callable(change):
         before = (tmp_path / file).read_bytes()
         (tmp_path / file).write_bytes(change(before))
