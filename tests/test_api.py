@@ -540,7 +540,7 @@ def test_wrong_questions(kept: Path, case: str):
 
 
 def test_open_creates_nothing(tmp_path: Path):
-    with pytest.raises(FileNotFoundError, match=f"^no store in {tmp_path / 'nowhere'}$"):
+    with pytest.raises(FileNotFoundError, match=f"^there is no store in {tmp_path / 'nowhere'}$"):
         distsim.open(tmp_path / "nowhere")
     with pytest.raises(FileNotFoundError, match=f"^no sweep in {tmp_path}$"):
         distsim.open(str(tmp_path))

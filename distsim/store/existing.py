@@ -21,7 +21,7 @@ def existing_root(where: str | Path) -> Storage:
     FileNotFoundError: the folder does not exist. StorageError: the object store does not answer, or refuses the key.
     """
     if "://" not in str(where) and not _is_folder(where):  # Storage would create the folder
-        raise FileNotFoundError(f"no store in {where}")
+        raise FileNotFoundError(f"there is no store in {where}")
     root = Storage(where)
     root.reach()
     return root

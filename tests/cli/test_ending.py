@@ -115,7 +115,7 @@ def test_names_that_the_terminal_cannot_show(kept: Path, tmp_path: Path, environ
     place = tmp_path / "π·×ü"
     status, out, err = shell(f"{COMMAND} list {place}", **environment)
     assert (status, out, err.count("\n")) == (1, "", 1)
-    assert err.startswith(f"distsim: no store in {tmp_path}/")
+    assert err.startswith(f"distsim: there is no store in {tmp_path}/")
     place.symlink_to(kept)
     for command in ("report", "list", "status"):
         status, _, err = shell(f"{COMMAND} {command} {place}", **environment)

@@ -262,14 +262,15 @@ def commands() -> dict[str, argparse.ArgumentParser]:
     return dict(found.choices)
 
 
-OPEN = ("merge", "prove")  # they need further arguments before they look at their flags: tests of their own, so far
-COMMANDS = {name: flag_cases(parser, name, 3) for name, parser in commands().items() if name not in OPEN}
+COMMANDS = {name: flag_cases(parser, name, 3) for name, parser in commands().items()}
 COMMAND = {case: (name, *line) for name, found in COMMANDS.items() for case, line in found.items()}
 USUAL: dict[str, tuple[str, ...]] = {  # flags without which a command would take long or do nothing
     "run": ("--local",),
     "compare": ("--local",),
     "pairs": ("--local", "--plan", "complete", "--forecast"),
     "layers": ("--metrics", "cka"),
+    "merge": ("--into", "study"),
+    "prove": ("run=complete",),
 }
 
 
@@ -285,6 +286,7 @@ SUBJECT = {  # what a sentence about the flag may be about, where it does not re
     "--with-problem": "sweep of",
     "--with": "store|storage",
     "--storage": "storage",
+    "--store": "no store in",
     "--networks": "network|run ",
     "--only": "network|iteration",
     "--iterations": "networks",

@@ -269,12 +269,12 @@ def test_compare_without_a_pruned_network(store: Path) -> None:
 
 @pytest.mark.parametrize("command", ["list", "status", "digest", "report", "compare", "run"])
 def test_what_is_no_store_is_said_to_be_none(store: Path, tmp_path: Path, command: str) -> None:
-    assert sentence(distsim(command, tmp_path / "nowhere")) == f"no store in {tmp_path / 'nowhere'}"
+    assert sentence(distsim(command, tmp_path / "nowhere")) == f"there is no store in {tmp_path / 'nowhere'}"
     assert not (tmp_path / "nowhere").exists()
     (tmp_path / "empty").mkdir()
     assert sentence(distsim(command, tmp_path / "empty")) == f"no sweep in {tmp_path / 'empty'}"
     (tmp_path / "file").write_text("something else")
-    assert sentence(distsim(command, tmp_path / "file")) == f"no store in {tmp_path / 'file'}"
+    assert sentence(distsim(command, tmp_path / "file")) == f"there is no store in {tmp_path / 'file'}"
     assert sentence(distsim(command, store, "--problem", "cifar2")) == (
         f"no sweep of cifar2 in {store}; there are digits"
     )
@@ -314,7 +314,7 @@ def test_in_a_shell(kept: Path, tmp_path: Path) -> None:
         return Outcome(done.returncode, done.stdout, done.stderr)
 
     assert shell(command, "list", kept) == distsim("list", kept)
-    assert sentence(shell(command, "list", "nowhere")) == "no store in nowhere"
+    assert sentence(shell(command, "list", "nowhere")) == "there is no store in nowhere"
     script_line = (sys.executable, SWEEPS / "cifar2.py", "--local", "--data", "folder:nowhere")
     assert sentence(shell(*script_line)).startswith("no folder nowhere: --data folder:PATH takes")
 

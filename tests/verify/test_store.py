@@ -80,7 +80,7 @@ def test_the_command(root: Path) -> None:
     assert first == f"{file.relative_to(root).as_posix()}: is damaged: its digest is not the one in its mark"
     assert last.endswith("1 damaged")
     for arguments, said in {
-        (root / "nowhere",): f"no store in {root / 'nowhere'}",
+        (root / "nowhere",): f"there is no store in {root / 'nowhere'}",
         (root / "digits" / "runs",): f"no sweep in {root / 'digits' / 'runs'}",
         (root, "--problem", "cifar2"): f"no sweep of cifar2 in {root}; there are digits",
     }.items():
