@@ -4,8 +4,9 @@ import contextlib
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from distsim.store import Lease, Storage, StorageError
+from distsim.store import Lease, Storage, StorageError, problems_in
 from distsim.store.fenced import finish
+from distsim.sweep.cluster import require_answer
 
 if TYPE_CHECKING:  # PyTorch takes seconds to import; writing tables needs the lease only
     from distsim.sweep.order import Prepared
@@ -33,13 +34,16 @@ def carry_out(
     allow_slow : train also where this takes many times as long as it need
 
     TooSlow: the machine that trains has no instructions for the precision, which this one can say of itself only.
-    StoreInUse: another driver is at work. Other errors: see `distsim.sweep.order.take` and `distsim.sweep.run.run`.
+    StoreInUse: another driver is at work. ConnectionError: no cluster answers at `address`. Other errors: see
+    `distsim.sweep.order.take` and `distsim.sweep.run.run`.
     """
     from distsim.sweep.engine import LocalEngine
     from distsim.sweep.order import require_possible, take
     from distsim.sweep.run import run
 
     require_possible(orders, root, here=address is None, allow_slow=allow_slow)
+    if not local and address is not None and not {order.name for order in orders} <= set(problems_in(root)):
+        require_answer(address)  # before a store is made; one that holds all of this needs no cluster
     with at_work(root, one_writer=local, say=say) as check:
         take(orders, root, here=address is None, say=say)
         if local:

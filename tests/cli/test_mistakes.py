@@ -2,6 +2,7 @@
 
 import dataclasses
 import shutil
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -202,6 +203,16 @@ def test_a_failed_script_leaves_nothing_behind(store: Path, tmp_path: Path) -> N
     before = everything(tmp_path)
     refused(script("--storage", store, "--seed", 5), "holds another sweep of digits")
     assert everything(tmp_path) == before
+
+
+def test_a_cluster_that_does_not_answer_leaves_nothing_behind(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+    flags = ["--device", "cpu", "--address", address, "--storage", str(tmp_path / "new")]
+    refused(outcome(lambda: sweeps.main(SMALL, arguments=flags)), f"no Ray cluster answers at {address}")
+    with pytest.raises(ConnectionError, match=f"no Ray cluster answers at {address}"):
+        distsim.run(SMALL, storage=tmp_path / "new", local=False, address=address, device="cpu")
+    assert everything(tmp_path) == []
 
 
 def test_an_empty_folder_of_the_users_stays(tmp_path: Path) -> None:
