@@ -134,10 +134,9 @@ class StudyNetwork:
     @cached_property
     def _examples(self) -> list[int]:
         """Numbers of the training images that are the probe."""
-        mark = self.store.mark(self.which.origin)
-        if mark is None:
-            raise FileNotFoundError(f"the complete network of {self.store.problem} is not in {self.store.root.url}")
-        return list(json.loads(read_object(self.store.storage, self.which.origin.path, mark, "probe.json"))["indices"])
+        origin = self.which.origin
+        mark = self.store.committed(origin)
+        return list(json.loads(read_object(self.store.storage, origin.path, mark, "probe.json"))["indices"])
 
     def _recomputed(self, name: str, data: Any) -> tuple[Any, str]:
         """Return a layer's values, a NumPy array in the dtype that a store would have, and the layer's kind."""

@@ -15,6 +15,24 @@ def digest(value: Any) -> str:
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()
 
 
+def signed(tree: dict[str, Any]) -> bytes:
+    """Write an object as canonical JSON, with the digest of the rest in its field sha256. `unsigned` reads it."""
+    return canonical_json(tree | {"sha256": digest(tree)}).encode()
+
+
+def unsigned(content: bytes, most: int) -> dict[str, Any]:
+    """Return the object that `signed` wrote, without its digest. ValueError: it was changed, or has more bytes."""
+    if len(content) > most:
+        raise ValueError(f"it has more than {most:,} bytes")
+    try:
+        tree = json.loads(content)
+        if not isinstance(tree, dict) or tree.pop("sha256", None) != digest(tree):
+            raise ValueError("its content does not match the digest in it")
+    except RecursionError:
+        raise ValueError("its content is nested too deeply") from None
+    return tree
+
+
 def differences(ours: Any, theirs: Any, path: str = "") -> list[str]:
     """List the fields in which two JSON trees differ, as `a.b: x asked for, y in the store`."""
     if isinstance(ours, dict) and isinstance(theirs, dict):

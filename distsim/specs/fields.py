@@ -98,6 +98,8 @@ def shown(value: Any) -> str:
         text = repr(value)
     except ValueError:  # Python does not write numbers of more than 4,300 digits
         return "a number of thousands of digits"
+    except RecursionError:
+        return "what is nested too deeply"
     return text if len(text) <= 100 else f"{text[:100]}..."
 
 

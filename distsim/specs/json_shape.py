@@ -29,6 +29,13 @@ def require_json(field: str, value: Any, kind: Any) -> None:
         require(_named(field), value, kind)
 
 
+def require_record(field: str, value: Any, kind: Any) -> None:
+    """Raise ValueError if a JSON value is not of this TypedDict, or has a field that the TypedDict has not."""
+    require_json(field, value, kind)
+    if unknown := sorted(value.keys() - kind.__annotations__.keys()):
+        raise ValueError(f"{_named(field)} has the field {shown(unknown[0])}, which this distsim does not know")
+
+
 def _require_fields(field: str, value: Any, kind: Any) -> None:
     expect(isinstance(value, dict), f"{_named(field)} must be an object, got {shown(value)}")
     if lacking := sorted(kind.__required_keys__ - value.keys()):

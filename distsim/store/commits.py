@@ -11,18 +11,22 @@ does not count, and it does not touch attempts of the second generation.
 
 import contextlib
 import hashlib
-import json
 import re
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Annotated, Any, NotRequired, TypedDict
+from typing import Annotated, Any, NotRequired, TypedDict, TypeVar
 
-from distsim.specs import canonical_json, digest, shown
+from distsim.specs import canonical_json, digest
+from distsim.specs.canonical import signed, unsigned
 from distsim.specs.fields import Bound, Natural
-from distsim.specs.json_shape import require_json
+from distsim.specs.json_shape import require_json, require_record
 from distsim.store.storage import Storage, StorageError
 
+T = TypeVar("T")
+
 MARK = "COMMIT.json"
+WRITTEN_AGAIN = ". distsim repair removes it, and the next start writes it again"  # of a damaged description
 LARGEST_MARK = 2**25  # bytes; one of 250,000 objects has so many
 
 
@@ -100,7 +104,7 @@ class Mark:
 
     def encode(self) -> bytes:
         """Return the mark as JSON, with its own SHA-256 in it. `decode_mark` reads it."""
-        return canonical_json(self.__dict__ | {"sha256": digest(self.__dict__)}).encode()
+        return signed(self.__dict__)
 
 
 class Attempt:
@@ -206,32 +210,33 @@ _ATTEMPT = re.compile(r"attempt-(?:(?P<generation>[1-9]\d{0,8})-)?[0-9a-f]{12}")
 
 def read_mark(storage: Storage, path: str) -> Mark | None:
     """Return the mark at this path, or None if nothing is there. DamagedStore: the object is not a mark."""
-    content = storage.get(path, most=LARGEST_MARK)
+    return read_decoded(storage, path, LARGEST_MARK, decode_mark)
+
+
+def read_decoded(storage: Storage, path: str, most: int, decode: Callable[[bytes], T], then: str = "") -> T | None:
+    """Return what an object holds, or None if it is not there. DamagedStore: it holds something else.
+
+    most : bytes that it can have
+    decode : raises a ValueError that says what is wrong with a content
+    then : what to do about it, behind the sentence
+    """
+    content = storage.get(path, most=most)
     try:
-        return None if content is None else decode_mark(content)
+        return None if content is None else decode(content)
     except ValueError as error:
-        raise DamagedStore(f"{path} in {storage.url} is damaged: {error}") from None
+        raise DamagedStore(f"{path} in {storage.url} is damaged: {error}{then}") from None
 
 
 def decode_mark(content: bytes) -> Mark:
     """Return the mark that `Mark.encode` encoded. ValueError: the content is not a mark."""
-    if len(content) > LARGEST_MARK:
-        raise ValueError(f"it has more than {LARGEST_MARK:,} bytes")
-    try:
-        tree = json.loads(content)
-        if not isinstance(tree, dict) or tree.pop("sha256", None) != digest(tree):
-            raise ValueError("its content does not match the digest in it")
-        require_json("", tree, MarkRecord)
-        require_json("environment", tree.get("environment", {}), EnvironmentRecord)
-        require_json("provenance", tree.get("provenance", {}), ProvenanceRecord)
-        if unknown := sorted(tree.keys() - MarkRecord.__annotations__.keys()):
-            raise ValueError(f"it has the field {shown(unknown[0])}, which this distsim does not know")
-        objects = {name: (size, sha256) for name, (size, sha256) in tree.pop("objects").items()}
-        if not all(map(_inside, (*objects, tree["attempt"]))):
-            raise ValueError("a name in it leads out of its folder")
-        return Mark(objects=objects, **tree)
-    except RecursionError:
-        raise ValueError("its content is nested too deeply") from None
+    tree = unsigned(content, LARGEST_MARK)
+    require_record("", tree, MarkRecord)
+    require_json("environment", tree.get("environment", {}), EnvironmentRecord)
+    require_json("provenance", tree.get("provenance", {}), ProvenanceRecord)
+    objects = {name: (size, sha256) for name, (size, sha256) in tree.pop("objects").items()}
+    if not all(map(_inside, (*objects, tree["attempt"]))):
+        raise ValueError("a name in it leads out of its folder")
+    return Mark(objects=objects, **tree)
 
 
 def read_object(storage: Storage, piece: str, mark: Mark, name: str) -> bytes:

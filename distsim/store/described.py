@@ -5,13 +5,15 @@ distsim. Both are written when a sweep is started, and neither is a result. Code
 counts what is missing uses them instead of the model. They may come from a stranger, so everything in them is checked.
 """
 
-import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol, TypedDict
 
 from distsim.metrics.registry import VIEWS, Metric
-from distsim.specs import MOST, canonical_json, digest, layer_names, shown
+from distsim.specs import layer_names, shown
+from distsim.specs.canonical import signed, unsigned
+from distsim.specs.fields import Bound, Count, expect
+from distsim.specs.json_shape import require_record
 
 LAYERS = "layers.json"
 METRICS_FOLDER = "metrics"
@@ -58,77 +60,67 @@ class StoredMetric:
         return self.view != "output" or kind == "out"
 
 
+_Text = Annotated[
+    str,
+    Bound(f"be 1 to {LONGEST} printable characters", lambda text: 1 <= len(text) <= LONGEST and text.isprintable()),
+]
+
+
+class _LayerRecord(TypedDict):
+    name: _Text
+    kind: _Text
+    module: _Text
+    shape: list[Count]
+
+
+class _LayersRecord(TypedDict):
+    layers: list[Any]  # each a _LayerRecord
+    identity: str
+
+
+class _MetricRecord(TypedDict):
+    name: str
+    view: Annotated[str, Bound(f"be one of {VIEWS}", VIEWS.__contains__)]
+    label: _Text
+
+
 def metric_path(name: str) -> str:
     return f"{METRICS_FOLDER}/{name}.json"
 
 
 def encode_layers(layers: Iterable[StoredLayer], identity: str) -> bytes:
     """Return the content of layers.json. identity : hash of the sweep's identity."""
-    return _signed({"layers": [asdict(layer) for layer in layers], "identity": identity})
+    return signed({"layers": [asdict(layer) for layer in layers], "identity": identity})
 
 
 def decode_layers(content: bytes) -> tuple[tuple[StoredLayer, ...], str]:
     """Return the layers in layers.json and the hash of the sweep's identity. ValueError says what is wrong with it."""
-    tree = _checked(content, {"layers", "identity"})
-    entries, identity = tree["layers"], tree["identity"]
-    if not isinstance(identity, str) or not isinstance(entries, list) or not 1 <= len(entries) <= MOST_LAYERS:
-        raise ValueError(f"it must hold an identity and 1 to {MOST_LAYERS:,} layers")
-    layers = tuple(map(_layer, entries))
-    if len({layer.name for layer in layers}) < len(layers):
-        raise ValueError("two of its layers have the same name")
-    return layers, identity
+    tree = unsigned(content, LARGEST)
+    require_record("", tree, _LayersRecord)
+    entries = tree["layers"]
+    expect(1 <= len(entries) <= MOST_LAYERS, f"it must hold 1 to {MOST_LAYERS:,} layers, got {len(entries):,}")
+    layers = tuple(_layer(f"layers[{place}]", entry) for place, entry in enumerate(entries))
+    expect(len({layer.name for layer in layers}) == len(layers), "two of its layers have the same name")
+    return layers, tree["identity"]
+
+
+def _layer(field: str, entry: Any) -> StoredLayer:
+    require_record(field, entry, _LayerRecord)
+    sizes = len(entry["shape"])
+    expect(1 <= sizes <= 8, f"field {field}.shape must have 1 to 8 sizes, got {sizes}")
+    if fault := layer_names.fault(entry["name"]):
+        raise ValueError(fault)
+    return StoredLayer(**entry | {"shape": tuple(entry["shape"])})
 
 
 def encode_metric(metric: StoredMetric) -> bytes:
     """Return the content of metrics/<name>.json."""
-    return _signed(asdict(metric))
+    return signed(asdict(metric))
 
 
 def decode_metric(content: bytes, name: str) -> StoredMetric:
     """Return the metric in metrics/<name>.json. ValueError says what is wrong with it."""
-    tree = _checked(content, {"name", "view", "label"})
-    if tree["name"] != name:
-        raise ValueError(f"it describes another metric, {shown(tree['name'])}")
-    if tree["view"] not in VIEWS:
-        raise ValueError(f"view must be one of {VIEWS}, got {shown(tree['view'])}")
-    return StoredMetric(name, tree["view"], _text(tree["label"], "label"))
-
-
-def _layer(entry: Any) -> StoredLayer:
-    if not isinstance(entry, dict) or entry.keys() != {"name", "kind", "module", "shape"}:
-        raise ValueError(f"a layer must have a name, a kind, a module and a shape, got {shown(entry)}")
-    name, shape = _text(entry["name"], "name"), entry["shape"]
-    if fault := layer_names.fault(name):
-        raise ValueError(fault)
-    are_sizes = isinstance(shape, list) and all(type(size) is int and 1 <= size <= MOST for size in shape)
-    if not are_sizes or not 1 <= len(shape) <= 8:
-        raise ValueError(f"layer {name}: its shape must be 1 to 8 sizes, got {shown(shape)}")
-    return StoredLayer(name, _text(entry["kind"], "kind"), _text(entry["module"], "module"), tuple(shape))
-
-
-def _text(value: Any, field: str) -> str:
-    if not isinstance(value, str) or not 1 <= len(value) <= LONGEST or not value.isprintable():
-        raise ValueError(f"{field} must be 1 to {LONGEST} characters of text, got {shown(value)}")
-    return value
-
-
-def _signed(tree: dict[str, Any]) -> bytes:
-    return canonical_json(tree | {"sha256": digest(tree)}).encode()
-
-
-def _checked(content: bytes, keys: set[str]) -> dict[str, Any]:
-    """Return the object without its digest.
-
-    ValueError: it is too large, is not a JSON object with these keys, or does not match its digest.
-    """
-    if len(content) > LARGEST:
-        raise ValueError(f"it has {len(content):,} bytes, at most {LARGEST:,} are expected")
-    try:
-        tree = json.loads(content)
-    except (ValueError, RecursionError):
-        raise ValueError("it is not JSON") from None
-    if not isinstance(tree, dict) or tree.keys() != keys | {"sha256"}:
-        raise ValueError(f"it must have the fields {', '.join(sorted(keys))} and sha256")
-    if tree.pop("sha256") != digest(tree):
-        raise ValueError("its content does not match the digest in it")
-    return tree
+    tree = unsigned(content, LARGEST)
+    require_record("", tree, _MetricRecord)
+    expect(tree["name"] == name, f"it describes another metric, {shown(tree['name'])}")
+    return StoredMetric(**tree)

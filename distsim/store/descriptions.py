@@ -2,10 +2,12 @@
 
 import dataclasses
 from collections.abc import Iterable
+from functools import partial
+from typing import TYPE_CHECKING
 
 from distsim.metrics.registry import BUILT_IN, METRICS
-from distsim.specs import Identity, differences
-from distsim.store.commits import DamagedStore
+from distsim.specs import Identity, Problem, differences
+from distsim.store.commits import WRITTEN_AGAIN, DamagedStore, read_decoded
 from distsim.store.described import (
     LARGEST,
     LAYERS,
@@ -20,6 +22,9 @@ from distsim.store.described import (
 from distsim.store.fenced import replace_one
 from distsim.store.sweep_store import IdentityMismatch, SweepStore
 
+if TYPE_CHECKING:  # PyTorch takes seconds to import
+    from distsim.models import Network
+
 
 def layers_of(store: SweepStore) -> tuple[StoredLayer, ...]:
     """Return the compared layers, from input to output.
@@ -27,20 +32,11 @@ def layers_of(store: SweepStore) -> tuple[StoredLayer, ...]:
     Sweeps of older versions have no layers.json. Then the layers come from the model, if it is registered here.
     DamagedStore: layers.json is not what was written. ValueError: there is none, and the model is unknown.
     """
-    content = store.storage.get(LAYERS, most=LARGEST)
-    if content is not None:
-        try:
-            return decode_layers(content)[0]
-        except ValueError as error:
-            raise DamagedStore(
-                f"{LAYERS} of {store.storage.url} is damaged: {error}. distsim repair removes it, and the next start "
-                "writes it again"
-            ) from None
-    return _layers_of_model(store)
+    described = read_decoded(store.storage, LAYERS, LARGEST, decode_layers, WRITTEN_AGAIN)
+    return _layers_of_model(store) if described is None else described[0]
 
 
 def _layers_of_model(store: SweepStore) -> tuple[StoredLayer, ...]:
-    from distsim.activations.probe import layer_shapes
     from distsim.models import MODELS, build
 
     problem = store.identity().problem
@@ -49,7 +45,13 @@ def _layers_of_model(store: SweepStore) -> tuple[StoredLayer, ...]:
             f"{store.storage.url} does not say which layers its model {problem.model!r} has, and the model does not "
             f"come with distsim: run the sweep script once, which writes {LAYERS}"
         )
-    network = build(problem)
+    return stored_layers(build(problem), problem)
+
+
+def stored_layers(network: "Network", problem: Problem) -> tuple[StoredLayer, ...]:
+    """Return the compared layers of a problem's network as the store describes them."""
+    from distsim.activations.probe import layer_shapes
+
     shapes = layer_shapes(network, problem)
     return tuple(StoredLayer(x.name, x.kind, x.module, shapes[x.name]) for x in network.layers)
 
@@ -67,14 +69,8 @@ def metrics_of(store: SweepStore, names: Iterable[str]) -> dict[str, StoredMetri
 
 
 def _metric(store: SweepStore, name: str) -> StoredMetric | None:
-    content = store.storage.get(metric_path(name), most=LARGEST)
-    try:
-        return None if content is None else decode_metric(content, name)
-    except ValueError as error:
-        raise DamagedStore(
-            f"{metric_path(name)} of {store.storage.url} is damaged: {error}. distsim repair removes it, and the next "
-            "start writes it again"
-        ) from None
+    decode = partial(decode_metric, name=name)
+    return read_decoded(store.storage, metric_path(name), LARGEST, decode, WRITTEN_AGAIN)
 
 
 def describe_layers(store: SweepStore, layers: tuple[StoredLayer, ...], identity: Identity) -> None:

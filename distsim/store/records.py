@@ -7,6 +7,7 @@ digest shows that a record is whole, not that it is what its path says.
 import json
 import math
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, Literal, NotRequired, TypedDict
 
 from distsim.comparison.pair import Result
@@ -14,7 +15,7 @@ from distsim.metrics.registry import METRICS
 from distsim.specs import PERMUTATIONS, NetworkId, shown
 from distsim.specs.fields import Count, Natural, expect
 from distsim.specs.json_shape import require_json
-from distsim.store.commits import LARGEST_MARK, DamagedStore, Mark, Sha256, decode_mark
+from distsim.store.commits import LARGEST_MARK, Mark, Sha256, decode_mark, read_decoded
 from distsim.store.paths import Place, pairs_key, place_of
 from distsim.store.storage import Storage
 
@@ -98,11 +99,7 @@ def read_record(storage: Storage, path: str) -> Mark | None:
 
     DamagedStore: it is not a mark, belongs to another piece, or does not hold the record that its path says.
     """
-    content = storage.get(path, most=LARGEST_MARK)
-    try:
-        return None if content is None else decode_record(content, path)
-    except ValueError as error:
-        raise DamagedStore(f"{path} in {storage.url} is damaged: {error}") from None
+    return read_decoded(storage, path, LARGEST_MARK, partial(decode_record, path=path))
 
 
 def decode_record(content: bytes, path: str) -> Mark:

@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any
 import distsim
 from distsim import trace
 from distsim.specs import Identity, NetworkId, Request, UnknownField, canonical_json, differences, digest
+from distsim.specs.canonical import signed
 from distsim.store.commits import (
     MARK,
     Attempt,
@@ -38,6 +39,7 @@ from distsim.store.commits import (
     drop,
     generation,
     mark_path,
+    read_decoded,
     read_object,
 )
 from distsim.store.epochs import delete_checkpoints
@@ -130,19 +132,14 @@ class SweepStore:
         return identity
 
     def _spec(self) -> dict[str, Any]:
-        content = self.storage.get("spec.json", most=LARGEST_SPEC)
-        if content is None:
+        spec = read_decoded(self.storage, "spec.json", LARGEST_SPEC, decode_spec)
+        if spec is None:
             raise FileNotFoundError(f"no sweep of {self.problem} in {self.root.url}")
-        try:
-            return decode_spec(content)
-        except ValueError as error:
-            raise DamagedStore(f"spec.json of {self.storage.url} is damaged: {error}") from None
+        return spec
 
     def write_request(self, request: Request) -> None:
         """Write request.json in place of an earlier one."""
-        tree = request.as_dict()
-        content = canonical_json(tree | {"sha256": digest(tree)}).encode()
-        replace_one(self.root, f"{self.problem}/request.json", content)
+        replace_one(self.root, f"{self.problem}/request.json", signed(request.as_dict()))
 
     def request(self) -> Request:
         """Return what was asked for last.
@@ -203,6 +200,13 @@ class SweepStore:
         """Return a network's mark, or None if it is not committed. DamagedStore: the mark is damaged."""
         return self._piece(network.path)
 
+    def committed(self, network: NetworkId) -> Mark:
+        """Return a network's mark. FileNotFoundError: it is not committed. DamagedStore: the mark is damaged."""
+        mark = self.mark(network)
+        if mark is None:
+            raise FileNotFoundError(f"{network.label} of {self.problem} is not in {self.root.url}")
+        return mark
+
     def _piece(self, piece: str) -> Mark | None:
         return read_record(self.storage, mark_path(piece, generation(self.storage, piece)))
 
@@ -232,18 +236,13 @@ class SweepStore:
 
     def load_masks(self, network: NetworkId) -> dict[str, Any]:
         """Return a committed network's masks by parameter. Errors: see `load_network`."""
-        mark = self.mark(network)
-        if mark is None:
-            raise FileNotFoundError(f"{network.label} of {self.problem} is not in {self.root.url}")
-        return self._tensors(network, mark, "masks.safetensors")
+        return self._tensors(network, self.committed(network), "masks.safetensors")
 
     def load_network(self, network: NetworkId) -> "TrainedNetwork":
         """Return a committed network. DamagedStore: an object is missing or changed. FileNotFoundError: no mark."""
         from distsim.training.chain import TrainedNetwork
 
-        mark = self.mark(network)
-        if mark is None:
-            raise FileNotFoundError(f"{network.label} of {self.problem} is not in {self.root.url}")
+        mark = self.committed(network)
         tensors = {
             name.removesuffix(".safetensors"): self._tensors(network, mark, name)
             for name in mark.objects
@@ -296,9 +295,7 @@ class SweepStore:
         what : "comparison", or "chance" for permuted examples
         fields : identity, environment and provenance of the Mark
         """
-        path = values_path(network, what, layer, values)
-        fields["provenance"] = fields.get("provenance", {}) | {"piece": path}
-        self.storage.create(path, Mark(attempt="", objects={}, values=values, **fields).encode())
+        self._create(values_path(network, what, layer, values), values, fields)
 
     def comparisons(
         self, what: str = "comparison", of: NetworkId | None = None
@@ -320,7 +317,10 @@ class SweepStore:
         """Commit one layer's values of pairs of networks. Values of an earlier writer stay."""
         metrics = sorted({metric for values in results.values() for metric in values})
         values = {"layer": layer, "pairs": [[a.as_json(), b.as_json(), values] for (a, b), values in results.items()]}
-        path = pairs_path(layer, results, metrics)
+        self._create(pairs_path(layer, results, metrics), values, fields)
+
+    def _create(self, path: str, values: dict[str, Any], fields: dict[str, Any]) -> None:
+        """Create a mark that holds values, unless there is one. fields : of the Mark."""
         fields["provenance"] = fields.get("provenance", {}) | {"piece": path}
         self.storage.create(path, Mark(attempt="", objects={}, values=values, **fields).encode())
 

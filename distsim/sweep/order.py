@@ -17,7 +17,7 @@ from distsim.processor import require_speed, slow_precision
 from distsim.specs import AS_IS, COMPLETE, Device, Extent, Identity, NetworkId, Problem, Reading, Sweep, names
 from distsim.store import Storage, SweepStore, problems_in
 from distsim.store.described import StoredLayer
-from distsim.store.descriptions import describe_layers, describe_metrics
+from distsim.store.descriptions import describe_layers, describe_metrics, stored_layers
 from distsim.sweep import own_code
 from distsim.sweep.cost import comparison_memory, readable
 from distsim.sweep.kept_behaviour import require_same_behaviour
@@ -128,10 +128,9 @@ def prepare(
     sweep = Sweep(identity, extent, _absolute(data), **places)
     network = build(identity.problem)
     require_streams(network, device)
-    shapes = layer_shapes(network, identity.problem)
-    by_layer = {layer: shapes[layer.name] for layer in network.layers}
-    per_network = bytes_per_network(by_layer, identity.problem.probe, identity.storage)
-    described = tuple(StoredLayer(x.name, x.kind, x.module, shapes[x.name]) for x in network.layers)
+    described = stored_layers(network, identity.problem)
+    shapes = {layer: of.shape for layer, of in zip(network.layers, described, strict=True)}
+    per_network = bytes_per_network(shapes, identity.problem.probe, identity.storage)
     return Prepared(sweep, dataset, network.layers, per_network, described)
 
 

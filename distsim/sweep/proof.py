@@ -124,9 +124,8 @@ class Networks:
         results: dict[str, Any] = dict(self._worker.measure(row.network, layer, (metric,)))
         if metric not in results:
             raise ValueError(f"layer {layer} is not measured by {metric}")
-        mark = self.store.mark(row.network)
-        shares = {name: mark.values[name] for name in ("remaining", "remaining_pool")} if mark is not None else {}
-        return results[metric] | shares
+        record = self.store.committed(row.network).values
+        return results[metric] | {name: record[name] for name in ("remaining", "remaining_pool")}
 
     def _evaluated(self, which: NetworkId) -> dict[str, Any]:
         with threads(self.identity.threads):
@@ -140,10 +139,7 @@ class Networks:
 
     def _other_weights(self, row: Row, which: NetworkId) -> str:
         """Return a sentence if the network has other weights than the study says, else ""."""
-        mark, theirs = self.store.mark(which), row.weights.get(which, "")
-        if mark is None:
-            raise FileNotFoundError(f"{which.label} of {self.store.problem} is not in {self.store.root.url}")
-        ours = weights_of(mark)
+        ours, theirs = weights_of(self.store.committed(which)), row.weights.get(which, "")
         if ours == theirs:
             return ""
         return f"{which.label} has other weights here: their SHA-256 is {ours[:12]}, in the study {theirs[:12]}"

@@ -7,7 +7,8 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 from distsim.metrics.registry import METRICS
 from distsim.specs import canonical_json
@@ -16,6 +17,8 @@ from distsim.store.commits import LARGEST_MARK, MARK, read_mark
 from distsim.store.records import decode_record
 from distsim.store.storage import first_line
 from distsim.verify.report import FOREIGN, NOTE
+
+T = TypeVar("T")
 
 TABLES, PAIR_TABLES, FIGURES = "results", "pair_results", "figures"
 SAME = "its text was changed, but not its meaning"
@@ -43,19 +46,30 @@ def canonical(content: bytes) -> bool:
     return content == canonical_json(json.loads(content)).encode()
 
 
-def mark_at(storage: Storage, path: str, found: Callable[..., None]) -> Mark | None:
-    """Return the mark at a path, or None if it does not exist or is damaged. Damage is reported to `found`."""
-    content = storage.get(path, most=LARGEST_MARK)
+def decoded(
+    storage: Storage, path: str, most: int, decode: Callable[[bytes], T], found: Callable[..., None]
+) -> T | None:
+    """Return what an object holds, or None if it does not exist or is damaged. Damage is reported to `found`.
+
+    most : bytes that it can have
+    decode : raises a ValueError that says what is wrong with a content
+    """
+    content = storage.get(path, most=most)
     if content is None:
         return None
     try:
-        mark = decode_record(content, path)
+        holds = decode(content)
     except ValueError as error:
         found(f"is damaged: {first_line(error)}", path)
         return None
     if not canonical(content):
         found(SAME, path, NOTE)
-    return mark
+    return holds
+
+
+def mark_at(storage: Storage, path: str, found: Callable[..., None]) -> Mark | None:
+    """Return the mark at a path, or None if it does not exist or is damaged. Damage is reported to `found`."""
+    return decoded(storage, path, LARGEST_MARK, partial(decode_record, path=path), found)
 
 
 def files_faults(

@@ -20,12 +20,12 @@ from numpy.typing import NDArray
 from zarr.core.buffer.cpu import Buffer
 
 from distsim.activations.layout import storage_dtype
-from distsim.activations.probe import layer_shapes
 from distsim.models import Layer, Network
 from distsim.specs import Identity, NetworkId, shown
 from distsim.store import Mark
 from distsim.store.arrays import ZARR, arrays_in, bounded, chunk_counts, chunk_names, decoded
 from distsim.store.described import StoredLayer
+from distsim.store.descriptions import stored_layers
 from distsim.training.pruning import full_masks
 
 OBJECTS = {"weights.safetensors", "masks.safetensors"}
@@ -44,21 +44,23 @@ class Model:
     described: tuple[StoredLayer, ...] = ()  # from layers.json, if that is whole
 
     @cached_property
-    def layers(self) -> dict[str, Layer]:
+    def of_network(self) -> tuple[StoredLayer, ...]:
+        """Return the layers of the network, none if it is unknown."""
+        if self.network is None or self.identity is None:
+            return ()
+        return stored_layers(self.network, self.identity.problem)
+
+    @cached_property
+    def layers(self) -> dict[str, StoredLayer]:
         """Return name -> layer, from the network, else from layers.json."""
-        if self.network is not None:
-            return {layer.name: layer for layer in self.network.layers}
-        return {layer.name: Layer(layer.name, layer.kind, layer.module) for layer in self.described}
+        return {layer.name: layer for layer in self.of_network or self.described}
 
     @cached_property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Return layer -> its shape for the whole probe, (n, ...)."""
         if self.identity is None:
             return {}
-        problem, shapes = self.identity.problem, {layer.name: layer.shape for layer in self.described}
-        if self.network is not None:
-            shapes = layer_shapes(self.network, problem)
-        return {name: (problem.probe, *shape) for name, shape in shapes.items()}
+        return {name: (self.identity.problem.probe, *layer.shape) for name, layer in self.layers.items()}
 
 
 # --- networks --------------------------------------------------------------------------------------------------------
@@ -125,7 +127,7 @@ def layer_faults(model: Model, mark: Mark, layer: str, read: Callable[[str, int]
             read(name, LARGEST_CHUNK)
         return
     named = {name.removeprefix(f"{folder}/") for name in chunks}
-    faults = array_faults(model, layer, metadata, named)
+    faults = list(array_faults(model, layer, metadata, named))
     yield from faults
     if faults:  # decoding it could fail
         return
@@ -148,17 +150,14 @@ def strange_objects(mark: Mark) -> list[str]:
     return sorted(name for name in names if name.split("/")[0] not in arrays or name.split("/")[1] != "c")
 
 
-def array_faults(model: Model, layer: str, metadata: Any, named: set[str]) -> list[str]:
-    """Return in what an array is not the layer's. named : the names of its chunks in the mark"""
-    return list(_array_faults(model, layer, metadata, named))
-
-
-def _array_faults(model: Model, layer: str, metadata: Any, named: set[str]) -> Iterator[str]:
+def array_faults(model: Model, layer: str, metadata: Any, named: set[str]) -> Iterator[str]:
+    """Yield in what an array is not the layer's. named : the names of its chunks in the mark"""
     assert model.identity is not None
     expected, position, shape = model.layers[layer], list(model.layers).index(layer), list(model.shapes[layer])
     if metadata["shape"] != shape:
         yield f"the array's shape is {shown(metadata['shape'])}, expected {shape}"
-    dtypes = {"float32", storage_dtype(expected, model.identity.storage)}
+    of_kind = Layer(expected.name, expected.kind, expected.module)
+    dtypes = {"float32", storage_dtype(of_kind, model.identity.storage)}
     if metadata["data_type"] not in dtypes:
         yield f"its dtype is {shown(metadata['data_type'])}, expected {' or '.join(sorted(dtypes))}"
     attributes = metadata["attributes"]

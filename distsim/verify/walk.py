@@ -17,6 +17,7 @@ from distsim.models import build
 from distsim.results.reduce import Committed
 from distsim.results.tables import read_parquet_bytes
 from distsim.specs import COMPLETE, PATTERN, Identity, NetworkId, digest, shown
+from distsim.specs.fields import expect
 from distsim.store import DamagedStore, Mark, StorageError, SweepStore
 from distsim.store.arrays import ZARR, arrays_in
 from distsim.store.commits import MARK, WrittenByAnother, attempt_generation, dropped_path, read_mark
@@ -27,7 +28,7 @@ from distsim.store.records import LARGEST_SPEC, SpecRecord, decode_spec
 from distsim.store.storage import first_line
 from distsim.sweep import kept_behaviour
 from distsim.verify import descriptions, lineage, networks
-from distsim.verify.derived import PAIR_TABLES, SAME, TABLES, canonical, files_faults, mark_at, size_faults
+from distsim.verify.derived import PAIR_TABLES, SAME, TABLES, canonical, decoded, files_faults, mark_at, size_faults
 from distsim.verify.networks import Model
 from distsim.verify.report import DAMAGED, FOREIGN, LEFTOVER, NOTE, UNREAD, Finding, Report
 from distsim.verify.unfinished import unlisted
@@ -94,8 +95,10 @@ class _Walk:
         self._listing()
         self._within("spec.json", self._spec)
         self._within("request.json", self._request)
-        known = () if self.model.identity is None else (kept_behaviour.NETWORK,)
-        for path in sorted({*known, *filter(descriptions.PATH.fullmatch, self.sizes)}):
+        behaviour = kept_behaviour.NETWORK
+        if self.model.identity is not None and behaviour not in self.sizes:
+            self._found(behaviour, "is missing: the next start writes it", behaviour, NOTE)
+        for path in sorted(filter(descriptions.PATH.fullmatch, self.sizes)):
             self._within(path, descriptions.faults, self.storage, path, self.problem, partial(self._found, path))
         for piece in self.networks.values():
             self._within(piece.path, self._mark, piece)
@@ -196,19 +199,11 @@ class _Walk:
     # --- identity and extent -----------------------------------------------------------------------------------------
 
     def _spec(self) -> None:
-        content, found = self.storage.get("spec.json", most=LARGEST_SPEC), partial(self._found, "spec.json")
-        if content is None:
-            found(ABSENT, "spec.json", NOTE if f"spec.json{ASIDE}" in self.sizes else DAMAGED)
-            return
-        try:
-            spec = decode_spec(content)
-            if digest(spec["identity"]) != spec["hash"]:
-                raise ValueError("its identity does not match its hash")
-            of_another = spec["identity"].get("problem", {}).get("name") != self.problem
-            if of_another or spec.keys() != SpecRecord.__annotations__.keys():
-                raise ValueError("it belongs to another sweep")
-        except (ValueError, TypeError, AttributeError) as error:
-            found(f"is damaged: {first_line(error)}", "spec.json")
+        found = partial(self._found, "spec.json")
+        spec = decoded(self.storage, "spec.json", LARGEST_SPEC, self._own_spec, found)
+        if spec is None:
+            if "spec.json" not in self.sizes:
+                found(ABSENT, "spec.json", NOTE if f"spec.json{ASIDE}" in self.sizes else DAMAGED)
             return
         self.hash = spec["hash"]
         try:
@@ -217,8 +212,6 @@ class _Walk:
             why = f"was written by another distsim: {first_line(error)}"
             found(f"{why}; pieces are checked by their digests only", "spec.json", UNREAD)
             return
-        if not canonical(content):
-            found(SAME, "spec.json", NOTE)
         try:
             size = self.model.identity.problem.size
             if size > networks.LARGEST_IMAGE:
@@ -226,6 +219,15 @@ class _Walk:
             self.model.network = build(self.model.identity.problem)
         except ValueError as error:
             found(f"{error}: shapes and masks are not checked", "spec.json", NOTE)
+
+    def _own_spec(self, content: bytes) -> dict[str, Any]:
+        """Return the content of spec.json. ValueError: it is damaged, or of another sweep."""
+        spec = decode_spec(content)
+        expect(digest(spec["identity"]) == spec["hash"], "its identity does not match its hash")
+        problem = spec["identity"].get("problem")
+        own = isinstance(problem, dict) and problem.get("name") == self.problem
+        expect(own and spec.keys() == SpecRecord.__annotations__.keys(), "it belongs to another sweep")
+        return spec
 
     def _request(self) -> None:
         content, found = self.storage.get("request.json", most=LARGEST_SPEC), partial(self._found, "request.json")

@@ -590,7 +590,7 @@ def test_a_damaged_spec(store: Path, kind: str) -> None:
         *(distsim(command, store, "--local") for command in ("run", "compare")),
     ):
         said = sentence(result)
-        assert said.startswith(f"spec.json of {store / 'digits'} is damaged"), said
+        assert said.startswith(f"spec.json in {store / 'digits'} is damaged"), said
         assert clear(said), said
     assert files(store) == before
 

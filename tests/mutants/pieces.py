@@ -169,7 +169,7 @@ MUTANTS = (
     Mutant(
         "marks-not-checked",
         "A mark whose values were changed is believed.",
-        "store/commits.py",
+        "specs/canonical.py",
         'tree.pop("sha256", None) != digest(tree)',
         'tree.pop("sha256", None) is None',
         (COMMITS + "test_a_changed_value_in_a_mark_is_found",),

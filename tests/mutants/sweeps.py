@@ -101,12 +101,8 @@ MUTANTS = (
         "later-values-win",
         "Who compares a layer again replaces the values that are there.",
         "store/sweep_store.py",
-        "path = values_path(network, what, layer, values)\n"
-        '        fields["provenance"] = fields.get("provenance", {}) | {"piece": path}\n'
-        "        self.storage.create(",
-        "path = values_path(network, what, layer, values)\n"
-        '        fields["provenance"] = fields.get("provenance", {}) | {"piece": path}\n'
-        "        self.storage.put(",
+        "self.storage.create(path, Mark(",
+        "self.storage.put(path, Mark(",
         (IDENTITY + "test_values_of_the_first_writer_stay",),
     ),
     Mutant(

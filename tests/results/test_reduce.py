@@ -527,7 +527,7 @@ def test_threads_are_part_of_the_identity_and_versions_of_the_environment(
 @pytest.mark.parametrize("content", [b"", b"{}", b"[1]", b'{"identity": {}, "hash": "0"}'])
 def test_a_damaged_spec_is_said_to_be(copy: Path, content: bytes) -> None:
     (copy / "digits" / "spec.json").write_bytes(content)
-    with pytest.raises(DamagedStore, match=r"spec\.json of .*digits"):
+    with pytest.raises(DamagedStore, match=r"spec\.json in .*digits"):
         store_in(copy).identity()
 
 

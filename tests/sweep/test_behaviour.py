@@ -23,6 +23,7 @@ from distsim.models import MODELS, Network
 from distsim.problems import PROBLEMS
 from distsim.results import reduce as results
 from distsim.specs import Extent, Identity, Problem, Sweep, canonical_json
+from distsim.specs.canonical import signed
 from distsim.store import DamagedStore, Storage, SweepStore
 from distsim.sweep import exact, kept_behaviour
 from distsim.sweep.behaviour import differences, metric_behaviour, metric_differences, network_behaviour
@@ -552,7 +553,7 @@ def test_two_drivers_that_start_at_once(store: SweepStore, monkeypatch: pytest.M
     theirs = recorded(edited(SOURCE, (("x + y", "y"),)))
 
     def meanwhile(*args: Any, **choices: Any) -> Any:
-        store.storage.create(NETWORK, kept_behaviour._encoded(theirs))
+        store.storage.create(NETWORK, signed(theirs))
         store.storage.put("complete/COMMIT.json", b"")
         return network_behaviour(*args, **choices)
 
@@ -608,7 +609,7 @@ def changed_record(change: Callable[[dict[str, Any]], Any]) -> Callable[[bytes],
         tree = json.loads(content)
         del tree["sha256"]
         change(tree)
-        return kept_behaviour._encoded(tree)
+        return signed(tree)
 
     return apply
 
@@ -646,7 +647,7 @@ def test_a_damaged_record_is_one_sentence(store: SweepStore, damage: str) -> Non
     assert changed != content
     store.storage.put(NETWORK, changed)
     with pytest.raises(
-        DamagedStore, match=r"^behaviour/network\.json of .* is damaged: [^\n]*\. distsim repair removes it"
+        DamagedStore, match=r"^behaviour/network\.json in .* is damaged: [^\n]*\. distsim repair removes it"
     ):
         require_same_behaviour(store, sweep(), print)
     (finding,) = [one for one in verify(store).findings if one.piece == NETWORK]
@@ -656,7 +657,7 @@ def test_a_damaged_record_is_one_sentence(store: SweepStore, damage: str) -> Non
 def test_a_record_that_is_too_large_is_not_parsed(store: SweepStore, monkeypatch: pytest.MonkeyPatch) -> None:
     require_same_behaviour(store, sweep(), print)
     monkeypatch.setattr("distsim.sweep.kept_behaviour.LARGEST", 100)
-    with pytest.raises(DamagedStore, match="the size is not as distsim writes it"):
+    with pytest.raises(DamagedStore, match="it has more than 100 bytes"):
         require_same_behaviour(store, sweep(), print)
 
 

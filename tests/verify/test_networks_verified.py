@@ -221,7 +221,7 @@ def array_faults(
         decoded(json.dumps(metadata).encode())
     except ValueError as error:
         return [str(error)]
-    return networks.array_faults(model, "conv1_1", metadata, set(chunks))
+    return list(networks.array_faults(model, "conv1_1", metadata, set(chunks)))
 
 
 def test_an_array() -> None:
