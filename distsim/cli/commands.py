@@ -10,7 +10,7 @@ from distsim.cli.arguments import resolved_device, resources
 from distsim.cli.output import one_line
 from distsim.cli.run import at_work, finish
 from distsim.cli.studies import published_studies
-from distsim.specs import NetworkId
+from distsim.specs import Extent, NetworkId, Request, Sweep
 
 
 def _root(flags: argparse.Namespace) -> Any:
@@ -31,14 +31,14 @@ def _order(store: Any, flags: argparse.Namespace, **asked: Any) -> Any:
     from distsim.sweep.own_code import make_known
 
     identity, request = store.identity(), store.request()
-    changes = {name: value for name, value in asked.items() if value is not None}
-    make_known(store, changes.get("metrics", request.extent.metrics))
+    extent = _extent(request, asked)
+    make_known(store, extent.metrics)
     device = resolved_device(flags.device or request.device, flags.address)
     order = prepare(
         identity.problem,
         data=flags.data if flags.data is not None else request.data,
         reading=request.reading,
-        **dataclasses.asdict(request.extent) | changes,
+        **dataclasses.asdict(extent),
         device=device,
         resources=resources(argparse.Namespace(**vars(flags), threads=identity.threads), device),
         **{
@@ -49,6 +49,11 @@ def _order(store: Any, flags: argparse.Namespace, **asked: Any) -> Any:
     )
     store.claim(order.sweep.identity)  # refuses data that have changed since the store was made
     return order
+
+
+def _extent(request: Request, asked: dict[str, Any]) -> Extent:
+    """Return the extent of a request with what the flags ask for instead."""
+    return dataclasses.replace(request.extent, **{name: value for name, value in asked.items() if value is not None})
 
 
 def _import(flags: argparse.Namespace) -> None:
@@ -63,37 +68,32 @@ def do_run(flags: argparse.Namespace) -> int:
     stores = _stores(flags)
     _import(flags)
     if flags.only is not None:
-        return _only(stores, flags)
+        return _only(flags)
     asked = {"runs": flags.runs, "iterations": flags.iterations}
     for store in stores:
-        _require_fast(store, flags, **asked)
-    orders = [_order(store, flags, **asked) for store in stores]
-    where = {"local": flags.local, "address": flags.address}
-    finish(orders, stores[0].root, **where, allow_drift=flags.allow_drift, allow_slow=flags.allow_slow)
+        _require_fast(store, flags, asked)
+    finish([_order(store, flags, **asked) for store in stores], stores[0].root, flags)
     return 0
 
 
-def _require_fast(store: Any, flags: argparse.Namespace, **asked: int | None) -> None:
+def _require_fast(store: Any, flags: argparse.Namespace, asked: dict[str, Any]) -> None:
     """Check, before data are looked for, that this machine is not too slow for what is to be trained."""
     from distsim.sweep.order import require_fast
 
     if flags.address is not None or flags.allow_slow:
         return
     request = store.request()
-    changes = {name: value for name, value in asked.items() if value is not None}
     device = resolved_device(flags.device or request.device, None)
-    extent = dataclasses.replace(request.extent, **changes)
-    require_fast(store.root, store.problem, extent, store.identity().precision, device)
+    require_fast(store.root, Sweep(store.identity(), _extent(request, asked), device=device))
 
 
-def _only(stores: list[Any], flags: argparse.Namespace) -> int:
+def _only(flags: argparse.Namespace) -> int:
     from distsim.processor import require_speed
+    from distsim.store.existing import existing_store
     from distsim.sweep.kept_behaviour import require_same_behaviour
     from distsim.sweep.training_worker import TrainingWorker, require_before
 
-    if len(stores) > 1:
-        raise ValueError(f"the store holds {', '.join(s.problem for s in stores)}: name one with --problem")
-    network, store = NetworkId.parse(flags.only), stores[0]
+    store, network = existing_store(flags.store, flags.problem), NetworkId.parse(flags.only)
     require_before(store, network)
     if not flags.allow_slow:
         device = resolved_device(flags.device or store.request().device, None)
@@ -128,7 +128,7 @@ def do_compare(flags: argparse.Namespace) -> int:
     orders = [order for order in orders if order]
     if not orders:
         raise FileNotFoundError("no run of the store has a committed network yet")
-    finish(orders, stores[0].root, local=flags.local, address=flags.address, allow_drift=flags.allow_drift)
+    finish(orders, stores[0].root, flags)
     return 0
 
 
@@ -210,6 +210,7 @@ def do_layers(flags: argparse.Namespace) -> int:
 
     from distsim.plotting import render
     from distsim.results.tables import to_csv_bytes
+    from distsim.store.existing import existing_store
     from distsim.sweep.own_code import make_known
     from distsim.sweep.stored_models import Stored, layer_by_layer
 
@@ -221,11 +222,9 @@ def do_layers(flags: argparse.Namespace) -> int:
         flags.networks,
         strict=True,
     ):
-        stores = _stores(argparse.Namespace(store=where, problem=problem))
-        if len(stores) > 1:
-            raise ValueError(f"{where} holds {', '.join(s.problem for s in stores)}: name one with --problem")
-        make_known(stores[0], flags.metrics)
-        sides.append(Stored(stores[0], NetworkId.parse(text)))
+        store = existing_store(where, problem)
+        make_known(store, flags.metrics)
+        sides.append(Stored(store, NetworkId.parse(text)))
     device = resolved_device(flags.device, None)
     comparison = layer_by_layer(sides[0], sides[1], flags.metrics, flags.data, device)
     folder = Path(flags.out)

@@ -214,6 +214,7 @@ def _doctor_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def _workplace(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(allow_slow=False)  # only what trains has the flag
     parser.add_argument("--local", action="store_true", help="do everything in this process, in order, without Ray")
     parser.add_argument("--address", type=cluster, help="address of a Ray cluster (default: start Ray on this machine)")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), help="(default: as last asked for)")

@@ -1,14 +1,13 @@
 """Runs prepared sweeps until nothing is missing, and prints the results."""
 
+import argparse
 from typing import Any
 
 from distsim.cli.output import print_line
 
 
-def finish(
-    orders: list[Any], root: Any, *, local: bool, address: str | None, allow_drift: bool, allow_slow: bool = False
-) -> None:
-    """Do what the store lacks, on Ray or in this process (`local`), and print the results."""
+def finish(orders: list[Any], root: Any, flags: argparse.Namespace) -> None:
+    """Do what the store lacks, on Ray or in this process (--local), and print the results."""
     from distsim.results import text
     from distsim.results.reduce import read_tables
     from distsim.sweep.at_work import carry_out
@@ -17,10 +16,10 @@ def finish(
     worked = carry_out(
         orders,
         root,
-        local=local,
-        address=address,
-        allow_drift=allow_drift,
-        allow_slow=allow_slow,
+        local=flags.local,
+        address=flags.address,
+        allow_drift=flags.allow_drift,
+        allow_slow=flags.allow_slow,
         say=print_line,
         tell=lambda event: print_line(describe(event)),
     )

@@ -26,15 +26,11 @@ def source(where: str, problem: str | None) -> Any:
     """Return the study in a folder or a store: as it was published, or as it would be."""
     from distsim.results.merging import of_store
     from distsim.results.published import read
-    from distsim.store import existing_stores
-    from distsim.store.existing import published_in
+    from distsim.store.existing import existing_store, published_in
 
     if (folder := published_in(where)) is not None:
         return of_problem(read(folder), where, problem)
-    stores = existing_stores(where, problem)
-    if len(stores) > 1:
-        raise ValueError(f"{where} holds {', '.join(s.problem for s in stores)}: name one with --problem")
-    return of_store(stores[0])
+    return of_store(existing_store(where, problem))
 
 
 def of_problem(study: Any, where: str, problem: str | None) -> Any:

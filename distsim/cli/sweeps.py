@@ -64,9 +64,7 @@ def _run(problems: Sequence[Problem], flags: argparse.Namespace) -> int:
             f"{flags.data} holds one data set, but these problems need several: pass the folder of all of them"
         )
     with new_root(flags.storage) as root:
-        orders = _orders(problems, flags, root)
-        where = {"local": flags.local, "address": flags.address}
-        finish(orders, root, **where, allow_drift=flags.allow_drift, allow_slow=flags.allow_slow)
+        finish(_orders(problems, flags, root), root, flags)
     return 0
 
 
@@ -92,9 +90,9 @@ def _orders(problems: Sequence[Problem], flags: argparse.Namespace, root: Any) -
     asked["reading"] = Reading(flags.skip_bad, flags.bits)
     problems = [adapted(problem, flags.data, **_values(flags, OF_PROBLEM)) for problem in problems]
     for problem in problems:
-        extent = checked(problem, data=flags.data, **asked)
+        sweep = checked(problem, data=flags.data, **asked)
         if flags.address is None and not flags.allow_slow:
-            require_fast(root, problem.name, extent, flags.precision, device)
+            require_fast(root, sweep)
     if flags.address is None:
         require_tools(device, flags.metrics)
     return [prepare(problem, data=flags.data, download=flags.download, **asked) for problem in problems]

@@ -8,7 +8,7 @@ import hashlib
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property
 
@@ -125,14 +125,7 @@ def limit(dataset: Dataset, n: int) -> Dataset:
     share, remainder = divmod(n, k)
     first = [np.flatnonzero(dataset.train_labels == i)[: share + (i < remainder)] for i in range(k)]
     keep = np.sort(np.concatenate(first))
-    return Dataset(
-        dataset.train_images[keep],
-        dataset.train_labels[keep],
-        dataset.test_images,
-        dataset.test_labels,
-        dataset.classes,
-        dataset.skipped,
-    )
+    return replace(dataset, train_images=dataset.train_images[keep], train_labels=dataset.train_labels[keep])
 
 
 def pixel_statistics(images: Images) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -121,14 +121,15 @@ def expanded(path: str | Path) -> Path:
 
 def cache_root() -> Path:
     """Return the folder where decoded images are kept: $DISTSIM_CACHE, or ~/.cache/distsim/decoded."""
-    folder = os.environ.get("DISTSIM_CACHE")
-    return expanded(folder) if folder else home("DISTSIM_CACHE") / ".cache" / "distsim" / "decoded"
+    return in_cache("DISTSIM_CACHE", "decoded")
 
 
-def home(variable: str) -> Path:
-    """Return the user's home. ValueError: there is none; says to set the variable of the environment."""
+def in_cache(variable: str, name: str) -> Path:
+    """Return the folder in this variable of the environment, or ~/.cache/distsim/NAME. ValueError: there is no home."""
+    if folder := os.environ.get(variable):
+        return expanded(folder)
     try:
-        return Path.home()
+        return Path.home() / ".cache" / "distsim" / name
     except RuntimeError:
         raise ValueError(f"this user has no home directory: set {variable} to a folder") from None
 

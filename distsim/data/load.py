@@ -6,12 +6,12 @@ A location is one of
     PATH or ""    the folder in which torchvision keeps published data sets; "" means `default_root()`
 """
 
-import os
+from dataclasses import replace
 from pathlib import Path
 
 from distsim.data.dataset import Dataset, limit, subset
 from distsim.data.fit import fit_all
-from distsim.data.folder import expanded, home, read_folder
+from distsim.data.folder import expanded, in_cache, read_folder
 from distsim.problems import ARRAYS
 from distsim.specs import AS_IS, Problem, Reading, shown
 
@@ -45,8 +45,7 @@ def suited(problem: Problem, dataset: Dataset) -> Dataset:
 
 def default_root() -> Path:
     """Return the folder of published data sets if no location is given: $DISTSIM_DATA, or ~/.cache/distsim/data."""
-    folder = os.environ.get("DISTSIM_DATA")
-    return expanded(folder) if folder else home("DISTSIM_DATA") / ".cache" / "distsim" / "data"
+    return in_cache("DISTSIM_DATA", "data")
 
 
 def _read(problem: Problem, location: str, download: bool, reading: Reading) -> Dataset:
@@ -109,11 +108,5 @@ def _own_file(candidates: list[Path]) -> Path:
 def _fitted(dataset: Dataset, size: int, channels: int) -> Dataset:
     if dataset.train_images.shape[1:] == (channels, size, size):
         return dataset
-    return Dataset(
-        fit_all(dataset.train_images, size, channels),
-        dataset.train_labels,
-        fit_all(dataset.test_images, size, channels),
-        dataset.test_labels,
-        dataset.classes,
-        dataset.skipped,
-    )
+    train, test = (fit_all(images, size, channels) for images in (dataset.train_images, dataset.test_images))
+    return replace(dataset, train_images=train, test_images=test)

@@ -34,8 +34,7 @@ class Published:
     title: str
     files: tuple[dict[str, str], ...]  # for each file: its possible names under the root -> their md5
     fetch: Callable[[Path], None]
-    read: Callable[[Path, list[Path]], Dataset]  # from the root and the files found
-    own_files: bool  # whether `files:PATH` reads the format
+    read: Callable[..., Dataset] | None  # from the files; None: they are pickles, which `files:PATH` does not read
 
 
 def read_published(source: str, root: Path, *, download: bool) -> Dataset:
@@ -54,7 +53,8 @@ def read_published(source: str, root: Path, *, download: bool) -> Dataset:
         except (OSError, RuntimeError) as error:
             said = " ".join(str(error).split())  # torchvision's message has several lines
             raise ConnectionError(f"could not download {published.title} to {root}: {said}") from error
-    return published.read(root, _checked_files(published, root))
+    files = _checked_files(published, root)
+    return _read_cifar10(root) if published.read is None else published.read(*files)
 
 
 class _HttpsOnly(urllib.request.HTTPSHandler, urllib.request.HTTPHandler, urllib.request.HTTPDefaultErrorHandler):
@@ -116,7 +116,7 @@ def _check_md5(published: Published, file: Path, expected: str) -> None:
             f"{file} is there but damaged: its md5 is {md5}, that of the published {published.title} {expected}; "
             "delete it and pass --download to fetch it again"
         )
-        if published.own_files:
+        if published.read is not None:
             message += ", or, if it is a file of your own in this format, pass --data files:PATH"
         raise ValueError(message)
 
@@ -127,7 +127,8 @@ def _fetch_cifar10(root: Path) -> None:
 
 def _fetch_svhn(root: Path) -> None:
     """Fetch from torchvision's place, which it asks by http."""
-    by_https = {split: [_by_https(url), *rest] for split, (url, *rest) in datasets.SVHN.split_list.items()}
+    places = datasets.SVHN.split_list.items()
+    by_https = {split: [url.replace("http:", "https:", 1), *rest] for split, (url, *rest) in places}
     source = type("SVHN", (datasets.SVHN,), {"split_list": by_https})
     for split in ("train", "test"):
         source(root, split, download=True)
@@ -139,11 +140,7 @@ def _fetch_mnist(root: Path) -> None:
     type("MNIST", (datasets.MNIST,), {"mirrors": mirrors})(root, download=True)  # its folder has the class's name
 
 
-def _by_https(url: str) -> str:
-    return url.replace("http:", "https:", 1)
-
-
-def _read_cifar10(root: Path, files: list[Path]) -> Dataset:
+def _read_cifar10(root: Path) -> Dataset:
     # the files are pickles, which could run code: their checksums were checked before, and torchvision checks them too
     train, test = datasets.CIFAR10(root, train=True), datasets.CIFAR10(root, train=False)
 
@@ -151,14 +148,6 @@ def _read_cifar10(root: Path, files: list[Path]) -> Dataset:
         return np.ascontiguousarray(part.data.transpose(0, 3, 1, 2)), np.array(part.targets, dtype=np.int64)
 
     return Dataset(*arrays(train), *arrays(test), tuple(train.classes))
-
-
-def _read_svhn(root: Path, files: list[Path]) -> Dataset:
-    return read_svhn(*files)
-
-
-def _read_mnist(root: Path, files: list[Path]) -> Dataset:
-    return read_mnist(*files)
 
 
 def _cifar10_files() -> tuple[dict[str, str], ...]:
@@ -181,7 +170,7 @@ def _mnist_files() -> tuple[dict[str, str], ...]:
 
 
 PUBLISHED: dict[str, Published] = {
-    "cifar10": Published("CIFAR-10", _cifar10_files(), _fetch_cifar10, _read_cifar10, own_files=False),
-    "svhn": Published("SVHN", _svhn_files(), _fetch_svhn, _read_svhn, own_files=True),
-    "mnist": Published("MNIST", _mnist_files(), _fetch_mnist, _read_mnist, own_files=True),
+    "cifar10": Published("CIFAR-10", _cifar10_files(), _fetch_cifar10, None),
+    "svhn": Published("SVHN", _svhn_files(), _fetch_svhn, read_svhn),
+    "mnist": Published("MNIST", _mnist_files(), _fetch_mnist, read_mnist),
 }

@@ -206,14 +206,13 @@ def draw_all(tables: Tables, labels: Labels | None = None) -> dict[str, Figure]:
         figures["fig2_svcca_by_layer"] = similarity_by_layer(summary, chance=chance, labels=labels)
     for problem in _in_order(summary["problem"]):
         present = summary[summary["problem"] == problem]
-        if metrics := [metric for metric in PANEL_METRICS if metric in set(present["metric"])]:
-            figures[f"fig5_similarity_{problem}"] = similarity_panels(
-                summary, problem, metrics, chance=chance, labels=labels
-            )
-        if metrics := further_metrics(present):
-            figures[f"more_similarities_{problem}"] = similarity_panels(
-                summary, problem, metrics, chance=chance, labels=labels
-            )
+        panels = {
+            f"fig5_similarity_{problem}": [metric for metric in PANEL_METRICS if metric in set(present["metric"])],
+            f"more_similarities_{problem}": further_metrics(present),
+        }
+        for name, metrics in panels.items():
+            if metrics:
+                figures[name] = similarity_panels(summary, problem, metrics, chance=chance, labels=labels)
         if len(_of_output(present)):
             figures[f"fig8_output_{problem}"] = output_layer(summary, problem, labels)
     return dict(sorted(figures.items()))

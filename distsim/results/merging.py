@@ -18,7 +18,7 @@ from distsim.results.reduce import collect, current
 from distsim.results.tables import Tables, sorted_by, to_csv_bytes
 from distsim.specs import COMPLETE, Identity, Request, canonical_json, differences
 from distsim.store import SweepStore
-from distsim.store.descriptions import layers_of, metrics_of
+from distsim.store.descriptions import labels_of, layers_of
 from distsim.store.existing import is_published
 from distsim.store.records import weights_of
 
@@ -61,17 +61,21 @@ def of_store(store: SweepStore) -> Published:
         last=str(provenance["started"].max()),
     )
     own = [name for name in dict.fromkeys(tables.similarities["metric"]) if name not in BUILT_IN]
-    labels = {name: metric.label for name, metric in metrics_of(store, own).items()}
-    return Published(identity, measured, environments, (part,), remark(store), labels)
+    return Published(identity, measured, environments, (part,), remark(store), labels_of(store, own))
 
 
 def _environments(provenance: pd.DataFrame) -> tuple[pd.DataFrame, pd.Series]:
     """Return the table of environments, and the number of each row of the provenance."""
     described = provenance.reindex(columns=list(ENVIRONMENT)).astype("str")
     numbers = described.groupby(list(ENVIRONMENT), sort=False, dropna=False).ngroup()
+    return _numbered(described), numbers
+
+
+def _numbered(described: pd.DataFrame) -> pd.DataFrame:
+    """Return each environment once, numbered in the order in which they come."""
     table = described.drop_duplicates().reset_index(drop=True)
     table.insert(0, "environment", range(len(table)))
-    return table, numbers
+    return table
 
 
 def _with_environment(table: pd.DataFrame, name: str, provenance: pd.DataFrame, numbers: pd.Series) -> pd.DataFrame:
@@ -121,7 +125,8 @@ def merge(studies: Sequence[Published], names: Sequence[str]) -> Published:
     for study in studies:
         for part in study.parts:
             numbers.setdefault(part["weights"], len(numbers))
-    environments = _joined_environments(studies)
+    every = pd.concat([study.environments for study in studies], ignore_index=True)
+    environments = _numbered(every[list(ENVIRONMENT)])
     renumbered = [_renumbered(study, numbers, environments) for study in studies]
     frames = {name: _joined(name, [tables[name] for tables in renumbered], names) for name in KEYS}
     parts = tuple(_joined_part(studies, weights, number, frames, environments) for weights, number in numbers.items())
@@ -131,25 +136,18 @@ def merge(studies: Sequence[Published], names: Sequence[str]) -> Published:
     return Published(first.identity, tables, environments, parts, images, labels)
 
 
-def _joined_environments(studies: Sequence[Published]) -> pd.DataFrame:
-    every = pd.concat([study.environments for study in studies], ignore_index=True)[list(ENVIRONMENT)]
-    table = every.drop_duplicates().reset_index(drop=True)
-    table.insert(0, "environment", range(len(table)))
-    return table
-
-
 def _renumbered(study: Published, numbers: Mapping[str, int], environments: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """Return a study's tables with the joined study's numbers of complete networks and environments."""
     complete = {part["complete"]: numbers[part["weights"]] for part in study.parts}
     joined = study.environments.merge(environments, on=list(ENVIRONMENT), suffixes=("", "_joined"))
     environment = dict(zip(joined["environment"], joined["environment_joined"], strict=True))
-    measured = (study.tables.similarities, study.tables.networks, study.tables.chance)
+    measured = {name: study.tables.by_name[name] for name in KEYS}
     return {
         name: frame.assign(
             complete=frame["complete"].map(complete).astype("int64"),
             environment=frame["environment"].map(environment).astype("int64"),
         )
-        for name, frame in zip(KEYS, measured, strict=True)
+        for name, frame in measured.items()
     }
 
 

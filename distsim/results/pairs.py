@@ -25,7 +25,7 @@ from distsim.specs import NetworkId
 from distsim.store import Mark, Pair, SweepStore, fenced
 from distsim.store.commits import MARK, DamagedStore
 from distsim.store.described import ComparedLayer
-from distsim.store.descriptions import metrics_of
+from distsim.store.descriptions import labels_of
 from distsim.store.records import pairs_in, read_record
 
 FOLDER = "pair_results"
@@ -79,7 +79,7 @@ def write_results(
     files: dict[str, bytes] = {}
     for name, frame in (("pairs", table), ("masks", of_masks)):
         files |= {f"{name}.csv": to_csv_bytes(frame), f"{name}.parquet": to_parquet_bytes(frame)}
-    labels = _labels(store, table)
+    labels = labels_of(store, table["metric"] if len(table) else ())
     for name, figure in _figures(store.problem, table, labels).items():
         files |= {f"{name}.{format}": plotting.render(figure, format) for format in plotting.FORMATS}
     _replace(store, asked.plan, files, {path: mark.digest for path, mark in marks.items()})
@@ -122,14 +122,7 @@ def _kept(before: Mark, plan: str, tiles: dict[str, str]) -> dict[str, dict[str,
     Before there were plans in the mark, one table held the pairs of all of them. It is not kept.
     """
     plans = before.values.get("plans", {})
-    made = {name: of_plan for name, of_plan in plans.items() if isinstance(of_plan, dict) and name != plan}
-    return {name: of_plan for name, of_plan in made.items() if of_plan.items() <= tiles.items()}
-
-
-def _labels(store: SweepStore, pairs: pd.DataFrame) -> dict[str, str]:
-    """Return the labels of the metrics in the table."""
-    names = pairs["metric"] if len(pairs) else ()
-    return {name: metric.label for name, metric in metrics_of(store, names).items()}
+    return {name: made for name, made in plans.items() if name != plan and made.items() <= tiles.items()}
 
 
 def _figures(problem: str, pairs: pd.DataFrame, labels: dict[str, str]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from typing import Any, NotRequired, TypedDict
 
 import pandas as pd
 
-from distsim.results.tables import Tables, completed, read_parquet_bytes, to_parquet_bytes
+from distsim.results.tables import TABLES, Tables, completed, read_parquet_bytes, to_parquet_bytes
 from distsim.specs import Identity, canonical_json
 from distsim.specs.fields import Natural
 from distsim.specs.json_shape import require_json
@@ -26,7 +26,6 @@ from distsim.store.commits import Sha256
 from distsim.store.existing import STUDY, is_published
 from distsim.store.storage import first_line
 
-TABLES = ("results", "networks", "summary", "accuracy", "chance", "environments")
 VERSION = 1
 LARGEST = 2**20  # bytes of study.json
 LARGEST_TABLE = 2**28
@@ -83,9 +82,8 @@ class Published:
 
 def encoded(study: Published) -> dict[str, bytes]:
     """Return the files of a published study, by name. Equal studies give equal bytes, whatever the versions are."""
-    tables = study.tables
-    frames = tables.similarities, tables.networks, tables.summary, tables.accuracy, tables.chance, study.environments
-    files = {f"{name}.parquet": to_parquet_bytes(frame) for name, frame in zip(TABLES, frames, strict=True)}
+    frames = study.tables.by_name | {"environments": study.environments}
+    files = {f"{name}.parquet": to_parquet_bytes(frame) for name, frame in frames.items()}
     record: StudyRecord = {
         "version": VERSION,
         "identity": study.identity.as_dict(),
@@ -113,17 +111,12 @@ def read(folder: Path) -> Published:
         raise DamagedStore(f"{folder / STUDY} was written by another distsim: {error}") from None
     if identity.hash != record["hash"]:
         raise DamagedStore(f"{folder / STUDY} is damaged: its identity does not match its hash")
-    frames = {name: _table(folder / f"{name}.parquet", record["tables"].get(f"{name}.parquet")) for name in TABLES}
+    files = {name: f"{name}.parquet" for name in (*TABLES, "environments")}
+    frames = {name: _table(folder / file, record["tables"].get(file)) for name, file in files.items()}
     environments = frames.pop("environments")
     frames["results"] = completed(frames["results"])
-    return Published(
-        identity,
-        Tables(*(frames[name] for name in TABLES[:-1])),
-        environments,
-        tuple(record["parts"]),
-        record.get("images", ""),
-        record.get("labels", {}),
-    )
+    parts, images, labels = tuple(record["parts"]), record.get("images", ""), record.get("labels", {})
+    return Published(identity, Tables(*frames.values()), environments, parts, images, labels)
 
 
 def _record(folder: Path) -> Any:

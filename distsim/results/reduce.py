@@ -12,6 +12,7 @@ from distsim import plotting, trace
 from distsim.problems import departures
 from distsim.results import figures
 from distsim.results.tables import (
+    TABLES,
     Tables,
     chance_table,
     completed,
@@ -21,17 +22,16 @@ from distsim.results.tables import (
     to_csv_bytes,
     to_parquet_bytes,
 )
-from distsim.specs import NetworkId, canonical_json
+from distsim.specs import NetworkId, digest
 from distsim.store import DamagedStore, Mark, Storage, SweepStore, problems_in
 from distsim.store.commits import MARK, read_mark
 from distsim.store.described import ComparedLayer
-from distsim.store.descriptions import metrics_of
+from distsim.store.descriptions import labels_of
 from distsim.store.fenced import replace
 from distsim.store.paths import values_path
 from distsim.store.records import WEIGHTS_X, WEIGHTS_Y, weights_of
 
 T = TypeVar("T")
-TABLES = ("results", "networks", "summary", "accuracy", "chance")
 VERSION = 3  # raise it when tables of the same values would come out differently: then written ones are made again
 
 
@@ -50,9 +50,8 @@ def reduce(store: SweepStore, layers: Sequence[ComparedLayer], seed: int, again:
         return False
     with trace.stage("reduction", store.problem):
         tables, provenance = collect(store, layers, seed, committed)
-        frames = dict(zip(TABLES, _frames(tables), strict=True)) | {"provenance": provenance}
         files = {}
-        for name, frame in frames.items():
+        for name, frame in (tables.by_name | {"provenance": provenance}).items():
             files[f"{name}.csv"] = to_csv_bytes(frame)
             files[f"{name}.parquet"] = to_parquet_bytes(frame)
         store.replace_results(files, values={"inputs": inputs, "version": VERSION})
@@ -95,11 +94,12 @@ class Committed:
     @property
     def digest(self) -> str:
         """Return a digest of all marks: equal digests stand for equal tables."""
-        return _digest(
-            [(network.path, mark.digest) for network, mark in self.marks.items()]
-            + [(f"{n.path}/{layer}", m.digest) for (n, layer), marks in self.comparisons.items() for m in marks]
-            + [(f"{n.path}/{layer} by chance", m.digest) for (n, layer), marks in self.chance.items() for m in marks]
-        )
+        entries = [(network.path, mark.digest) for network, mark in self.marks.items()]
+        for compared, by in ((self.comparisons, ""), (self.chance, " by chance")):
+            entries += [
+                (f"{n.path}/{layer}{by}", mark.digest) for (n, layer), marks in compared.items() for mark in marks
+            ]
+        return digest(sorted(entries))
 
 
 def _require_one_sweep(store: SweepStore, committed: Committed, identity: str) -> None:
@@ -187,12 +187,7 @@ def _keys(table: pd.DataFrame, *columns: str) -> set[tuple[Any, ...]]:
 
 def joined(parts: Sequence[Tables]) -> Tables:
     """Join the tables of several problems into one set."""
-    return Tables(*(pd.concat(same, ignore_index=True) for same in zip(*map(_frames, parts), strict=True)))
-
-
-def _frames(tables: Tables) -> tuple[pd.DataFrame, ...]:
-    """Return the tables in the order of `TABLES`."""
-    return tables.similarities, tables.networks, tables.summary, tables.accuracy, tables.chance
+    return Tables(*(pd.concat([part.by_name[name] for part in parts], ignore_index=True) for name in TABLES))
 
 
 def draw(root: Storage, again: bool = False) -> list[str]:
@@ -219,15 +214,15 @@ def metric_labels(root: Storage, names: Iterable[str]) -> dict[str, str]:
     labels: dict[str, str] = {}
     for store in (SweepStore(root, problem) for problem in problems_in(root)):
         wanted = [name for name in dict.fromkeys(names) if name not in labels]
-        described = _undamaged(partial(metrics_of, store, wanted)) or {}
-        labels |= {name: metric.label for name, metric in described.items()}
+        described = _undamaged(partial(labels_of, store, wanted)) or {}
+        labels |= described
     return labels
 
 
 def drawn_from(root: Storage) -> str:
     """Return a digest of the tables: equal digests stand for equal figures. DamagedStore: a table's mark is damaged."""
     marks = {problem: SweepStore(root, problem).results_mark() for problem in problems_in(root)}
-    return _digest([(problem, _tables_of(mark)) for problem, mark in marks.items() if mark is not None])
+    return digest(sorted((problem, _tables_of(mark)) for problem, mark in marks.items() if mark is not None))
 
 
 def _tables_of(mark: Mark) -> str:
@@ -247,62 +242,37 @@ def _undamaged(read: Callable[[], T | None]) -> T | None:
 Comparisons = dict[tuple[NetworkId, str], list[Mark]]
 
 
-def _place(positions: dict[str, tuple[int, str]], network: NetworkId, layer: str) -> tuple[int, str]:
-    """Return a layer's position and kind. DamagedStore: the network has no layer of this name."""
-    if layer not in positions:
-        raise DamagedStore(f"{network.path} was compared in a layer {layer}, which the network does not have")
-    return positions[layer]
+def _measured(
+    problem: str, layers: Sequence[ComparedLayer], compared: Comparisons
+) -> Iterator[tuple[NetworkId, dict[str, Any], dict[str, Any]]]:
+    """Yield a pruned network, the columns that say which layer and metric a value is of, and the value's record.
 
-
-def _first_values(marks: list[Mark]) -> dict[str, Any]:
-    """Return the values of all marks by metric. If a metric was computed twice, the first mark's value counts."""
-    return {metric: value for mark in reversed(marks) for metric, value in mark.values.items()}
+    If a metric was computed twice, the first mark's value counts. DamagedStore: the network has no such layer.
+    """
+    places = {layer.name: {"position": at, "layer": layer.name, "kind": layer.kind} for at, layer in enumerate(layers)}
+    for (network, layer), marks in compared.items():
+        if network.is_complete:
+            continue
+        if layer not in places:
+            raise DamagedStore(f"{network.path} was compared in a layer {layer}, which the network does not have")
+        named = {"problem": problem, "run": network.run, "iteration": network.iteration} | places[layer]
+        values = {metric: value for mark in reversed(marks) for metric, value in mark.values.items()}
+        for metric, value in values.items():
+            yield network, named | {"metric": metric}, value
 
 
 def _similarity_rows(
     problem: str, layers: Sequence[ComparedLayer], marks: dict[NetworkId, Mark], comparisons: Comparisons
 ) -> Iterator[dict[str, Any]]:
-    positions = {layer.name: (position, layer.kind) for position, layer in enumerate(layers)}
-    for (network, layer), of_layer in comparisons.items():
-        if network.is_complete:
-            continue
+    for network, named, value in _measured(problem, layers, comparisons):
         record = marks[network].values
-        position, kind = _place(positions, network, layer)
-        for metric, value in _first_values(of_layer).items():
-            yield {
-                "problem": problem,
-                "run": network.run,
-                "iteration": network.iteration,
-                "remaining": record["remaining"],
-                "remaining_pool": record["remaining_pool"],
-                "position": position,
-                "layer": layer,
-                "kind": kind,
-                "metric": metric,
-                **value,
-            }
+        yield named | {"remaining": record["remaining"], "remaining_pool": record["remaining_pool"]} | value
 
 
 def _chance_rows(problem: str, layers: Sequence[ComparedLayer], chance: Comparisons) -> Iterator[dict[str, Any]]:
-    positions = {layer.name: (position, layer.kind) for position, layer in enumerate(layers)}
-    for (network, layer), of_layer in chance.items():
-        if network.is_complete:
-            continue
-        position, kind = _place(positions, network, layer)
-        for metric, result in _first_values(of_layer).items():
-            for permutation, (value, reason) in enumerate(zip(result["values"], result["reasons"], strict=True)):
-                yield {
-                    "problem": problem,
-                    "run": network.run,
-                    "iteration": network.iteration,
-                    "position": position,
-                    "layer": layer,
-                    "kind": kind,
-                    "metric": metric,
-                    "permutation": permutation,
-                    "value": value,
-                    "reason": reason,
-                }
+    for _, named, result in _measured(problem, layers, chance):
+        for permutation, (value, reason) in enumerate(zip(result["values"], result["reasons"], strict=True)):
+            yield named | {"permutation": permutation, "value": value, "reason": reason}
 
 
 def _network_rows(problem: str, marks: dict[NetworkId, Mark], reduced: bool) -> Iterator[dict[str, Any]]:
@@ -348,14 +318,10 @@ def _provenance_row(
     return keys | mark.environment | mark.provenance | committed
 
 
-def _digest(entries: list[tuple[str, str]]) -> str:
-    return hashlib.sha256(canonical_json(sorted(entries)).encode()).hexdigest()
-
-
 def _all_there(storage: Storage, mark: Mark, folder: str) -> bool:
     """Say whether the folder holds what its mark names."""
-    sizes = storage.sizes(folder)
-    if any(sizes.get(f"{folder}/{name}") != size for name, (size, _) in mark.objects.items()):
-        return False
-    contents = {name: storage.get(f"{folder}/{name}") or b"" for name in mark.objects}
-    return all(hashlib.sha256(contents[name]).hexdigest() == sha256 for name, (_, sha256) in mark.objects.items())
+    for name, (size, sha256) in mark.objects.items():
+        content = storage.get(f"{folder}/{name}", most=size)
+        if content is None or hashlib.sha256(content).hexdigest() != sha256:
+            return False
+    return True

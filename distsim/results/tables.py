@@ -108,6 +108,7 @@ SUMMARY_COLUMNS = {
     "warned": "int64",  # values among `count` that carry a warning
 }
 ACCURACY_COLUMNS = {"problem": "str", "iteration": "int64", **STATISTICS}
+TABLES = ("results", "networks", "summary", "accuracy", "chance")
 QUANTILES = (0.05, 0.25, 0.75, 0.95)
 # Bounds of a Parquet file: distsim's tables have at most 0.1 rows a byte, and unpack to at most 4 times their size.
 SMALL, ROWS, UNPACKED = 1000, 10, 1000
@@ -128,6 +129,12 @@ class Tables:
     accuracy: pd.DataFrame
     chance: pd.DataFrame = field(default_factory=lambda: _frame([], CHANCE_COLUMNS))
 
+    @property
+    def by_name(self) -> dict[str, pd.DataFrame]:
+        """Return the tables by the names of their files, in the order of `TABLES`."""
+        frames = self.similarities, self.networks, self.summary, self.accuracy, self.chance
+        return dict(zip(TABLES, frames, strict=True))
+
     @classmethod
     def of(
         cls,
@@ -147,24 +154,18 @@ def long_table(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     Rows may lack the columns in `ADDED`, whose values are then missing.
     ValueError: a row lacks or adds a column, or a (problem, run, iteration, layer, metric) repeats.
     """
-    frame = _frame(({**dict.fromkeys(ADDED), **row} for row in rows), SIMILARITY_COLUMNS)
-    _check_unique(frame, ["problem", "run", "iteration", "layer", "metric"])
-    return sorted_by(frame, ["problem", "run", "iteration", "position", "metric"])
+    filled = ({**dict.fromkeys(ADDED), **row} for row in rows)
+    return _table(filled, SIMILARITY_COLUMNS, ["problem", "run", "iteration", "layer", "metric"])
 
 
 def network_table(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     """Make the table of networks, each problem's complete network first. ValueError: as in `long_table`."""
-    frame = _frame(rows, NETWORK_COLUMNS)
-    _check_unique(frame, ["problem", "run", "iteration"])
-    return sorted_by(frame, ["problem", "run", "iteration"])
+    return _table(rows, NETWORK_COLUMNS, ["problem", "run", "iteration"])
 
 
 def chance_table(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     """Make the table of similarities with permuted examples. ValueError: as in `long_table`."""
-    frame = _frame(rows, CHANCE_COLUMNS)
-    keys = ["problem", "run", "iteration", "layer", "metric", "permutation"]
-    _check_unique(frame, keys)
-    return sorted_by(frame, ["problem", "run", "iteration", "position", "metric", "permutation"])
+    return _table(rows, CHANCE_COLUMNS, ["problem", "run", "iteration", "layer", "metric", "permutation"])
 
 
 def chance_level(chance: pd.DataFrame) -> pd.DataFrame:
@@ -275,11 +276,14 @@ def _frame(rows: Iterable[Mapping[str, Any]], columns: dict[str, str]) -> pd.Dat
     return pd.DataFrame.from_records(records, columns=list(columns)).astype(columns)
 
 
-def _check_unique(frame: pd.DataFrame, keys: list[str]) -> None:
+def _table(rows: Iterable[Mapping[str, Any]], columns: dict[str, str], keys: list[str]) -> pd.DataFrame:
+    """Make a table in the order of its keys, layers by their positions. ValueError: the keys of a row repeat."""
+    frame = _frame(rows, columns)
     repeated = frame[frame.duplicated(keys)]
     if len(repeated):
         example = ", ".join(f"{key} {repeated[key].iloc[0]}" for key in keys)
         raise ValueError(f"{len(repeated)} rows are duplicates, the first of {example}")
+    return sorted_by(frame, ["position" if key == "layer" else key for key in keys])
 
 
 def sorted_by(frame: pd.DataFrame, keys: list[str]) -> pd.DataFrame:

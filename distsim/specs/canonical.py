@@ -26,11 +26,12 @@ def unsigned(content: bytes, most: int) -> dict[str, Any]:
         raise ValueError(f"it has more than {most:,} bytes")
     try:
         tree = json.loads(content)
-        if not isinstance(tree, dict) or tree.pop("sha256", None) != digest(tree):
-            raise ValueError("its content does not match the digest in it")
-    except RecursionError:
-        raise ValueError("its content is nested too deeply") from None
-    return tree
+        whole = isinstance(tree, dict) and tree.pop("sha256", None) == digest(tree)
+    except (ValueError, RecursionError):
+        raise ValueError("it is not JSON as distsim writes it") from None
+    if not whole:
+        raise ValueError("its content does not match the digest in it")
+    return dict(tree)
 
 
 def differences(ours: Any, theirs: Any, path: str = "") -> list[str]:

@@ -18,7 +18,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Self, TypeVar, Union, get_args, get_origin
 
 T = TypeVar("T")
 
@@ -209,6 +209,22 @@ def from_dict(kind: type[T], tree: Any, path: str = "") -> T:
     if unread:
         raise UnknownField(f"{where} has the field {shown(min(unread))}, which this distsim does not know")
     return kind(**values)
+
+
+class Spec:
+    """What every specification can do. It is the base of frozen dataclasses whose fields state their values."""
+
+    def __post_init__(self) -> None:
+        check(self)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Write plain JSON values, as `to_dict` does."""
+        return to_dict(self)
+
+    @classmethod
+    def from_dict(cls, tree: Any) -> Self:
+        """Read what `as_dict` wrote. Errors are those of `distsim.specs.fields.from_dict`."""
+        return from_dict(cls, tree)
 
 
 def frozen(value: Any, levels: int = 2) -> Any:

@@ -6,10 +6,10 @@ how much of it is wanted and may grow.
 
 import re
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from distsim.specs.canonical import digest
-from distsim.specs.fields import INLINE, Count, Natural, added, check, count, expect, from_dict, frozen, shown, to_dict
+from distsim.specs.fields import INLINE, Count, Natural, Spec, added, check, count, expect, frozen, shown
 from distsim.specs.networks import NetworkId
 from distsim.specs.problem import Problem
 
@@ -34,7 +34,7 @@ MOST_NETWORKS = 100_000  # runs x iterations of a sweep; the missing ones are li
 
 
 @dataclass(frozen=True)
-class Identity:
+class Identity(Spec):
     """Everything that determines the numbers of a sweep. It is hashed, and a store holds one for each problem."""
 
     problem: Problem
@@ -47,22 +47,15 @@ class Identity:
     comparison: Exactness = "exact"
     format: int = FORMAT
 
-    def __post_init__(self) -> None:
-        check(self)
-
-    def as_dict(self) -> dict[str, Any]:
-        """Write plain JSON values. Runs, iterations and paper are left out: they are not part of the identity."""
-        return to_dict(self)
-
     @classmethod
-    def from_dict(cls, tree: Any) -> "Identity":
-        """Read what `as_dict` wrote; runs and iterations get their defaults.
+    def from_dict(cls, tree: Any) -> Self:
+        """Read what `as_dict` wrote. Runs, iterations and paper, which it leaves out, get their defaults.
 
         ValueError: it has another format. Other errors are those of `distsim.specs.fields.from_dict`.
         """
         if isinstance(tree, dict) and tree.get("format") != FORMAT:
             raise ValueError(f"its format is {shown(tree.get('format'))}, this distsim reads {FORMAT}")
-        return from_dict(cls, tree)
+        return super().from_dict(tree)
 
     @property
     def hash(self) -> str:
@@ -71,7 +64,7 @@ class Identity:
 
 
 @dataclass(frozen=True)
-class Extent:
+class Extent(Spec):
     """How much of a sweep is wanted. It may grow between calls and never changes a number.
 
     A new field needs a line here, with `added`, and a flag of the same name in distsim.cli.sweeps.
@@ -106,15 +99,6 @@ class Extent:
         fields = {name: frozen(value) for name, value in asked.items() if name not in defaults or value is not None}
         return cls(**(defaults | fields))
 
-    def as_dict(self) -> dict[str, Any]:
-        """Write plain JSON values."""
-        return to_dict(self)
-
-    @classmethod
-    def from_dict(cls, tree: Any) -> "Extent":
-        """Read what `as_dict` wrote. Errors are those of `distsim.specs.fields.from_dict`."""
-        return from_dict(cls, tree)
-
     @property
     def networks(self) -> tuple[NetworkId, ...]:
         """Return the pruned networks that are wanted."""
@@ -127,15 +111,12 @@ class Extent:
 
 
 @dataclass(frozen=True)
-class Reading:
+class Reading(Spec):
     """How a folder of images is read. What comes of it is in the digest of the data, so it is not in the identity."""
 
     skip_bad: Natural = 0  # images that cannot be read and may be left out, at most
     # of grey values that are stored in more than 8 bits: 2^bits - 1 becomes 255; None: as many as the largest value has
     bits: Bits | None = None
-
-    def __post_init__(self) -> None:
-        check(self)
 
     def require_folder(self, data: str) -> None:
         """Raise ValueError if something is chosen for data that are no folder of images."""
@@ -148,7 +129,7 @@ AS_IS = Reading()
 
 
 @dataclass(frozen=True)
-class Request:
+class Request(Spec):
     """The last request, as request.json holds it: the extent's fields, where the data are, the device, the script."""
 
     extent: Extent = field(metadata=INLINE)
@@ -174,15 +155,6 @@ class Request:
     def reading(self) -> Reading:
         """Return how the images are read."""
         return Reading(self.skip_bad, self.bits)
-
-    def as_dict(self) -> dict[str, Any]:
-        """Write plain JSON values, the extent's fields among the others."""
-        return to_dict(self)
-
-    @classmethod
-    def from_dict(cls, tree: Any) -> "Request":
-        """Read what `as_dict` wrote. Errors are those of `distsim.specs.fields.from_dict`."""
-        return from_dict(cls, tree)
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,6 @@ import obstore
 import zarr
 import zarr.storage
 from numpy.typing import NDArray
-from obstore.exceptions import BaseError
 from zarr.abc.store import ByteRequest, RangeByteRequest, SuffixByteRequest
 from zarr.codecs import Crc32cCodec, ZstdCodec
 from zarr.core.buffer import Buffer
@@ -30,7 +29,7 @@ from distsim.activations.layout import CHUNK_BYTES, chunk_shape
 from distsim.specs.layer_names import in_path
 from distsim.store.arrays import ZARR, arrays_in, bounded, decoded
 from distsim.store.commits import Attempt, DamagedStore, Mark
-from distsim.store.storage import Storage, StorageError, first_line, storage_error
+from distsim.store.storage import Storage, StorageError, explaining, first_line
 
 
 class _Digesting(zarr.storage.WrapperStore[Any]):
@@ -43,11 +42,9 @@ class _Digesting(zarr.storage.WrapperStore[Any]):
 
     async def set(self, key: str, value: Buffer) -> None:
         content = value.as_buffer_like()
-        try:
+        with explaining(f"cannot write {key} in {self._attempt.prefix}"):
             # one request can be repeated safely; an upload in parts cannot
             await obstore.put_async(self._storage.backend_for(len(content)), key, content, use_multipart=False)
-        except (BaseError, OSError) as error:
-            raise storage_error(f"cannot write {key} in {self._attempt.prefix}", error) from None
         self._attempt.wrote(key, content)  # type: ignore[arg-type]  # no copy: shards are large
 
     async def set_if_not_exists(self, key: str, value: Buffer) -> None:
@@ -80,10 +77,8 @@ class _Vouched(zarr.storage.WrapperStore[Any]):
         is_index = isinstance(byte_range, SuffixByteRequest)
         if is_index and key in self._indices:
             return self._indices[key]
-        try:
+        with explaining(f"cannot read {key} of {self._where}"):
             content = await super().get(key, prototype, byte_range)
-        except (BaseError, OSError) as error:
-            raise storage_error(f"cannot read {key} of {self._where}", error) from None
         if content is None:
             raise DamagedStore(f"activations: {key} of {self._where} is missing")
         if len(content) != self._wanted(key, byte_range):  # Zarr would read an empty object as zeros

@@ -68,6 +68,11 @@ def metrics_of(store: SweepStore, names: Iterable[str]) -> dict[str, StoredMetri
     return metrics
 
 
+def labels_of(store: SweepStore, names: Iterable[str]) -> dict[str, str]:
+    """Return name -> label of each of these metrics that the store or distsim knows."""
+    return {name: metric.label for name, metric in metrics_of(store, names).items()}
+
+
 def _metric(store: SweepStore, name: str) -> StoredMetric | None:
     decode = partial(decode_metric, name=name)
     return read_decoded(store.storage, metric_path(name), LARGEST, decode, WRITTEN_AGAIN)

@@ -68,6 +68,14 @@ def existing_stores(where: str | Path, problem: str | None = None) -> list[Sweep
     return [SweepStore(root, name) for name in ([problem] if problem else names)]
 
 
+def existing_store(where: str | Path, problem: str | None = None) -> SweepStore:
+    """Return the sweep in a store. ValueError: it holds several, and none is named."""
+    stores = existing_stores(where, problem)
+    if len(stores) > 1:
+        raise ValueError(f"{where} holds {', '.join(s.problem for s in stores)}: name one with --problem")
+    return stores[0]
+
+
 def problems_in(root: Storage) -> list[str]:
     """Return the names of the problems that have a sweep in the store, sorted.
 

@@ -11,7 +11,7 @@ import shutil
 import time
 import urllib.parse
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -106,14 +106,13 @@ class Storage:
         self._require_inside(path)
         if self.folder is not None and local.is_special(self.folder / path):
             raise StorageError(f"cannot read {path} in {self.url}: it is not a regular file")
-        try:
-            return remote.again(lambda: self._read(path, most))
-        except FileNotFoundError as error:
-            if "NoSuchBucket" not in str(error):
+        with explaining(f"cannot read {path} in {self.url}"):
+            try:
+                return remote.again(lambda: self._read(path, most))
+            except FileNotFoundError as error:
+                if "NoSuchBucket" in str(error):
+                    raise
                 return None
-            raise storage_error(f"cannot read {path} in {self.url}", error) from None
-        except (BaseError, OSError, ValueError) as error:
-            raise storage_error(f"cannot read {path} in {self.url}", error) from None
 
     def _read(self, path: str, most: int | None) -> bytes:
         found = obstore.get(self._store, path)
@@ -211,57 +210,50 @@ class Storage:
         """Make these objects survive a loss of power. An object store does so when they are put."""
         if self.folder is not None:
             files = [Path(path) for path in paths]
-            try:
+            with explaining(f"cannot write {self.url}"):
                 for folder in sorted({parent for file in files for parent in file.parents} - {Path()}):
                     local.share(self.folder / folder)  # Zarr has made some of them
                 for file in files:
                     exclusive.sync(self.folder / file)
                 exclusive.sync_folders(self.folder, {file.parent for file in files})
-            except OSError as error:
-                raise storage_error(f"cannot write {self.url}", error) from None
 
     def _put(self, path: str, content: bytes, mode: Any) -> None:
         self._require_inside(path)
-        try:
+        with explaining(f"cannot write {path} in {self.url}"):
             if mode == "overwrite" and self.folder is not None:
                 with contextlib.suppress(FileNotFoundError):  # another writer is removing it; then obstore makes it
                     local.make_folder((self.folder / path).parent)
-            if mode == "create" and self.folder is not None:
-                exclusive.create(self.folder, path, content)
-            else:
+            if mode == "overwrite" or self.folder is None:
                 store = self.backend_for(len(content))
                 remote.again(partial(obstore.put, store, path, content, mode=mode, use_multipart=False))
-        except AlreadyExistsError:
-            raise
-        except exclusive.NameTaken:
-            raise AlreadyExistsError(f"{path} exists") from None
-        except exclusive.NoHardLinks as error:
-            raise StorageError(f"cannot use {self.url} as storage: {error.strerror}") from None
-        except (BaseError, OSError, ValueError) as error:
-            raise storage_error(f"cannot write {path} in {self.url}", error) from None
+                return
+            try:
+                exclusive.create(self.folder, path, content)
+            except exclusive.NameTaken:
+                raise AlreadyExistsError(f"{path} exists") from None
+            except exclusive.NoHardLinks as error:
+                raise StorageError(f"cannot use {self.url} as storage: {error.strerror}") from None
 
     def sizes(self, prefix: str = "") -> dict[str, int]:
         """Return path -> size in bytes of every object under a prefix, which must be whole path segments."""
         self._require_inside(prefix)
-        if self.folder is None:
-            return self._list(prefix)
-        try:
-            return local.files(self.folder, prefix)
-        except local.LeadsOut as error:
-            raise StorageError(f"{error} leads out of the store {self.url}") from None
-        except OSError as error:
-            raise storage_error(f"cannot list {prefix or '/'} in {self.url}", error) from None
+        with explaining(f"cannot list {prefix or '/'} in {self.url}"):
+            if self.folder is not None:
+                try:
+                    return local.files(self.folder, prefix)
+                except local.LeadsOut as error:
+                    raise StorageError(f"{error} leads out of the store {self.url}") from None
+            pages = remote.again(lambda: list(obstore.list(self._store, prefix=prefix or None)))
+            return {entry["path"]: entry["size"] for page in pages for entry in page}
 
     def folders(self, prefix: str = "") -> list[str]:
         """Return the names of the folders directly under a prefix, sorted."""
         self._require_inside(prefix)
-        try:
+        with explaining(f"cannot list {prefix or '/'} in {self.url}"):
             if self.folder is not None:
                 return local.folders(self.folder, prefix)
             listing = remote.again(lambda: obstore.list_with_delimiter(self._store, prefix=prefix or None))
-        except (BaseError, OSError, ValueError) as error:
-            raise storage_error(f"cannot list {prefix or '/'} in {self.url}", error) from None
-        return sorted(path.rsplit("/", 1)[-1] for path in listing["common_prefixes"])
+            return sorted(path.rsplit("/", 1)[-1] for path in listing["common_prefixes"])
 
     def delete(self, paths: list[str]) -> None:
         """Delete objects. An object that does not exist is not an error."""
@@ -270,26 +262,14 @@ class Storage:
         # an object store takes a thousand in one request; a folder stops at the first one that is already gone
         batches = [[path] for path in paths] if self.folder is not None else [paths] if paths else []
         for batch in batches:
-            try:
+            with explaining(f"cannot delete {batch[0]} in {self.url}"), contextlib.suppress(FileNotFoundError):
                 remote.again(partial(obstore.delete, self._store, batch))
-            except FileNotFoundError:
-                pass
-            except (BaseError, OSError, ValueError) as error:
-                raise storage_error(f"cannot delete {batch[0]} in {self.url}", error) from None
 
     def delete_prefix(self, prefix: str) -> None:
         """Delete everything under a prefix, including files that a killed writer left half-written."""
         self.delete(list(self.sizes(prefix)))
         if self.folder is not None:
             shutil.rmtree(self.folder / prefix, ignore_errors=True)
-
-    def _list(self, prefix: str) -> dict[str, int]:
-        """Return path -> size of the objects in an object store."""
-        try:
-            pages = remote.again(lambda: list(obstore.list(self._store, prefix=prefix or None)))
-        except (BaseError, OSError, ValueError) as error:
-            raise storage_error(f"cannot list {prefix or '/'} in {self.url}", error) from None
-        return {entry["path"]: entry["size"] for page in pages for entry in page}
 
     def _require_inside(self, path: str) -> None:
         """Refuse a path that leads out of the store's folder, as through a symbolic link. StorageError: it does.
@@ -298,6 +278,17 @@ class Storage:
         """
         if self.folder is not None and path and not os.path.realpath(f"{self.url}/{path}").startswith(f"{self.url}/"):
             raise StorageError(f"{path} leads out of the store {self.url}")
+
+
+@contextlib.contextmanager
+def explaining(what: str) -> Iterator[None]:
+    """Make a `storage_error` of what the storage raises inside the block. what : cannot be done"""
+    try:
+        yield
+    except (StorageError, AlreadyExistsError):
+        raise
+    except (BaseError, OSError, ValueError) as error:
+        raise storage_error(what, error) from None
 
 
 def storage_error(what: str, error: BaseException) -> StorageError:

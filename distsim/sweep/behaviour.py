@@ -48,6 +48,7 @@ def network_behaviour(problem: Problem, seed: int = 0, nudged: bool = False) -> 
     drawn, other = build(problem, generator=torch_stream(seed, "initialisation")), build(problem)
     other_buffers = dict(other.named_buffers())
     random = {name for name, value in drawn.named_buffers() if not torch.equal(value, other_buffers[name])}
+    state = drawn.state_dict()
     record: Record = {
         "scheme": SCHEME,
         "problem": problem.name,
@@ -55,10 +56,8 @@ def network_behaviour(problem: Problem, seed: int = 0, nudged: bool = False) -> 
         "dtype": None,
         "reason": "",
         "computed": [],
-    }
-    record["parameters"] = {name: list(value.shape) for name, value in drawn.state_dict().items()}
-    record["initial"] = {
-        name: _mean_and_sd(value) for name, value in drawn.state_dict().items() if value.is_floating_point()
+        "parameters": {name: list(value.shape) for name, value in state.items()},
+        "initial": {name: _mean_and_sd(value) for name, value in state.items() if value.is_floating_point()},
     }
     for dtype in (torch.float64, torch.float32):
         with _undisturbed(dtype):
@@ -87,7 +86,8 @@ def differences(old: Record, new: Record, nudged: Record | None = None) -> list[
         within = tolerance * max(entry["largest"] or 0.0, floors[of])
         difference = _difference(entry, ours.get((of, name)), within, moved.get((of, name)))
         if difference and (of in DECIDE or (of, name) in ours):
-            differing.append((of, f"{_label(of, name)} ({difference})"))
+            label = _LABELS.get(of, "layer {!r}").format(name)
+            differing.append((of, f"{label} ({difference})"))
     decided = any(of in DECIDE for of, _ in differing)
     places = [place for _, place in differing if decided]
     return [*_of_parameters(old, new), *places, *_of_initial_values(old, new)]
@@ -306,18 +306,12 @@ def _apart(a: Record, b: Record) -> float:
     return max((abs(x - y) for x, y in zip(a["projections"], b["projections"], strict=False)), default=0.0)
 
 
-def _label(of: str, name: str) -> str:
-    match of:
-        case "gradient":
-            return f"the gradient of parameter {name!r}"
-        case "buffer":
-            return f"buffer {name!r} after a step of training"
-        case "outcome":
-            return f"the {name}"
-        case "training":
-            return f"layer {name!r} in training mode"
-        case _:
-            return f"layer {name!r}"
+_LABELS = {
+    "gradient": "the gradient of parameter {!r}",
+    "buffer": "buffer {!r} after a step of training",
+    "outcome": "the {}",
+    "training": "layer {!r} in training mode",
+}
 
 
 def _of_parameters(old: Record, new: Record) -> Iterator[str]:

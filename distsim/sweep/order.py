@@ -14,7 +14,7 @@ from distsim.metrics.registry import known, require_libraries
 from distsim.models import Layer, build
 from distsim.problems import CIFAR_CLASSES
 from distsim.processor import require_speed, slow_precision
-from distsim.specs import AS_IS, COMPLETE, Device, Extent, Identity, NetworkId, Problem, Reading, Sweep, names
+from distsim.specs import COMPLETE, Device, Extent, Identity, NetworkId, Problem, Sweep, names
 from distsim.store import Storage, SweepStore, problems_in
 from distsim.store.described import StoredLayer
 from distsim.store.descriptions import describe_layers, describe_metrics, stored_layers
@@ -103,62 +103,53 @@ def prepare(
     data: str = "",
     dataset: Dataset | None = None,
     download: bool = False,
-    reading: Reading = AS_IS,
-    device: Device = "cpu",
-    resources: tuple[tuple[str, float], ...] = (),
-    pack: int = 1,
-    **choices: Any,
+    **asked: Any,
 ) -> Prepared:
     """Load the data and make the sweep. Errors are those of the specs' fields, of the network, and of loading.
 
     Everything that can be checked without the data is checked before they are looked for.
 
-    choices : fields of Extent (runs, metrics, ...) and of Identity (seed, ...); runs=None takes the problem's number
     dataset : used instead of the data at `data`; it must have the problem's classes and image size
+    asked : as for `checked`
     """
     own_code.refuse_while_importing()
-    places: dict[str, Any] = {"reading": reading, "device": device, "resources": resources, "pack": pack}
-    extent = checked(problem, data=data, **places, **choices)
-    choices = {name: value for name, value in choices.items() if name not in names(Extent)}
+    sweep = checked(problem, data=data, **asked)
     if dataset is None:
-        dataset = load(problem, data, download=download, reading=reading)
+        dataset = load(problem, data, download=download, reading=sweep.reading)
     else:
         dataset = suited(problem, dataset)
-    identity = identify(problem, dataset, **choices)
-    sweep = Sweep(identity, extent, _absolute(data), **places)
+    identity = identify(problem, dataset, **_of(Identity, asked))
+    sweep = dataclasses.replace(sweep, identity=identity)
     network = build(identity.problem)
-    require_streams(network, device)
+    require_streams(network, sweep.device)
     described = stored_layers(network, identity.problem)
     shapes = {layer: of.shape for layer, of in zip(network.layers, described, strict=True)}
     per_network = bytes_per_network(shapes, identity.problem.probe, identity.storage)
     return Prepared(sweep, dataset, network.layers, per_network, described)
 
 
-def checked(
-    problem: Problem,
-    *,
-    data: str = "",
-    reading: Reading = AS_IS,
-    device: Device = "cpu",
-    resources: tuple[tuple[str, float], ...] = (),
-    pack: int = 1,
-    network: bool = True,
-    **choices: Any,
-) -> Extent:
-    """Check everything about an order that can be checked without its data, and return the extent.
+def checked(problem: Problem, *, data: str = "", network: bool = True, **asked: Any) -> Sweep:
+    """Check everything about an order that can be checked without its data, and return the sweep without their digest.
 
-    The arguments are those of `prepare`. network : False if the data will determine it
+    network : False if the data will determine it
+    asked : fields of Extent (runs, metrics, ...), of Identity (seed, ...) and of Sweep (reading, device, resources,
+        pack); runs=None takes the problem's number
 
     ValueError: a metric is unknown, a field has no possible value, or the network cannot be trained and compared.
     """
-    known(choices.get("metrics", ()))
-    extent = Extent.of(problem, **{name: value for name, value in choices.items() if name in names(Extent)})
-    of_identity = {name: value for name, value in choices.items() if name not in names(Extent)}
-    Sweep(Identity(problem, "", **of_identity), extent, _absolute(data), reading, device, resources, pack)
-    require_few_runs(pack, device)
+    known(asked.get("metrics", ()))
+    extent, identity = Extent.of(problem, **_of(Extent, asked)), Identity(problem, "", **_of(Identity, asked))
+    places = {name: value for name, value in asked.items() if name not in (*names(Extent), *names(Identity))}
+    sweep = Sweep(identity, extent, _absolute(data), **places)
+    require_few_runs(sweep.pack, sweep.device)
     if network and problem.classes:
-        require_streams(build(problem), device)
-    return extent
+        require_streams(build(problem), sweep.device)
+    return sweep
+
+
+def _of(spec: type, asked: dict[str, Any]) -> dict[str, Any]:
+    """Return those of the values that are fields of the spec."""
+    return {name: asked[name] for name in names(spec) if name in asked}
 
 
 def _absolute(data: str) -> str:
@@ -210,15 +201,16 @@ def require_tools(device: Device, metrics: Iterable[str]) -> None:
     require_libraries(metrics)
 
 
-def require_fast(root: Storage, name: str, extent: Extent, precision: str, device: str) -> None:
-    """Check that this machine does not train the missing networks of a problem many times slower than it need.
+def require_fast(root: Storage, sweep: Sweep) -> None:
+    """Check that this machine does not train the missing networks of a sweep many times slower than it need.
 
     TooSlow: it does. Nothing is refused if no network is missing: only training is slow.
     """
-    if slow_precision(precision, device):
+    precision, name = sweep.identity.precision, sweep.name
+    if slow_precision(precision, sweep.device):
         there = SweepStore(root, name).contents().networks if name in problems_in(root) else frozenset()
-        if {COMPLETE, *extent.networks} - there:
-            require_speed(name, precision, device)
+        if {COMPLETE, *sweep.extent.networks} - there:
+            require_speed(name, precision, sweep.device)
 
 
 def require_possible(orders: Iterable[Prepared], root: Storage, here: bool = True, allow_slow: bool = False) -> None:
@@ -228,8 +220,7 @@ def require_possible(orders: Iterable[Prepared], root: Storage, here: bool = Tru
     """
     orders = list(orders)
     for order in orders if here and not allow_slow else ():
-        sweep = order.sweep
-        require_fast(root, order.name, sweep.extent, sweep.identity.precision, sweep.device)
+        require_fast(root, order.sweep)
     check_workplace(orders, here)
     there = problems_in(root)
     for order in orders:

@@ -170,8 +170,8 @@ MUTANTS = (
         "marks-not-checked",
         "A mark whose values were changed is believed.",
         "specs/canonical.py",
-        'tree.pop("sha256", None) != digest(tree)',
-        'tree.pop("sha256", None) is None',
+        'tree.pop("sha256", None) == digest(tree)',
+        'tree.pop("sha256", None) is not None',
         (COMMITS + "test_a_changed_value_in_a_mark_is_found",),
     ),
     Mutant(
