@@ -744,7 +744,7 @@ def test_a_store_of_before_gets_a_record_and_says_so(tmp_path: Path) -> None:
     record.write_bytes(first[:-1])
     refused = started(tmp_path, SOURCE, "--iterations", 1)
     assert refused.status == 1
-    assert "behaviour/network.json of" in refused.err
+    assert "behaviour/network.json in" in refused.err
     verified = outcome(lambda: cli.main(["verify", store]))
     assert verified.status == 1
     assert "mine/behaviour/network.json: is damaged: " in verified.out
