@@ -10,7 +10,7 @@ from distsim.cli.arguments import resolved_device, resources
 from distsim.cli.output import one_line
 from distsim.cli.run import at_work, finish
 from distsim.cli.studies import published_studies
-from distsim.specs import Extent, NetworkId, Request, Sweep
+from distsim.specs import Extent, NetworkId, Request
 
 
 def _root(flags: argparse.Namespace) -> Any:
@@ -84,7 +84,7 @@ def _require_fast(store: Any, flags: argparse.Namespace, asked: dict[str, Any]) 
         return
     request = store.request()
     device = resolved_device(flags.device or request.device, None)
-    require_fast(store.root, Sweep(store.identity(), _extent(request, asked), device=device))
+    require_fast(store.root, store.problem, _extent(request, asked), store.identity().precision, device)
 
 
 def _only(flags: argparse.Namespace) -> int:

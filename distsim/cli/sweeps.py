@@ -90,9 +90,9 @@ def _orders(problems: Sequence[Problem], flags: argparse.Namespace, root: Any) -
     asked["reading"] = Reading(flags.skip_bad, flags.bits)
     problems = [adapted(problem, flags.data, **_values(flags, OF_PROBLEM)) for problem in problems]
     for problem in problems:
-        sweep = checked(problem, data=flags.data, **asked)
+        extent = checked(problem, data=flags.data, **asked).extent
         if flags.address is None and not flags.allow_slow:
-            require_fast(root, sweep)
+            require_fast(root, problem.name, extent, flags.precision, device)
     if flags.address is None:
         require_tools(device, flags.metrics)
     return [prepare(problem, data=flags.data, download=flags.download, **asked) for problem in problems]

@@ -201,16 +201,15 @@ def require_tools(device: Device, metrics: Iterable[str]) -> None:
     require_libraries(metrics)
 
 
-def require_fast(root: Storage, sweep: Sweep) -> None:
-    """Check that this machine does not train the missing networks of a sweep many times slower than it need.
+def require_fast(root: Storage, name: str, extent: Extent, precision: str, device: str) -> None:
+    """Check that this machine does not train the missing networks of a problem many times slower than it need.
 
     TooSlow: it does. Nothing is refused if no network is missing: only training is slow.
     """
-    precision, name = sweep.identity.precision, sweep.name
-    if slow_precision(precision, sweep.device):
+    if slow_precision(precision, device):
         there = SweepStore(root, name).contents().networks if name in problems_in(root) else frozenset()
-        if {COMPLETE, *sweep.extent.networks} - there:
-            require_speed(name, precision, sweep.device)
+        if {COMPLETE, *extent.networks} - there:
+            require_speed(name, precision, device)
 
 
 def require_possible(orders: Iterable[Prepared], root: Storage, here: bool = True, allow_slow: bool = False) -> None:
@@ -220,7 +219,8 @@ def require_possible(orders: Iterable[Prepared], root: Storage, here: bool = Tru
     """
     orders = list(orders)
     for order in orders if here and not allow_slow else ():
-        require_fast(root, order.sweep)
+        sweep = order.sweep
+        require_fast(root, order.name, sweep.extent, sweep.identity.precision, sweep.device)
     check_workplace(orders, here)
     there = problems_in(root)
     for order in orders:
