@@ -434,7 +434,7 @@ WRONG = {
     "progress": ({"progress": "bar"}, "progress must be True, False or a function of one event, got 'bar'"),
     "device": ({"device": "tpu"}, "device must be one of auto, cpu, cuda, got 'tpu'"),
     "threads": ({"threads": "two"}, "threads must be a whole number from 1 on, got 'two'"),
-    "cpus": ({"cpus": -1}, "cpus must be a number above zero, got -1"),
+    "cpus": ({"cpus": -1}, "cpus must be positive, got -1"),
     "retention": ({"retention": "some"}, "retention must be reference or all, got 'some'"),
     "precision": ({"precision": "float16"}, "precision must be float32 or bfloat16, got 'float16'"),
     "data": ({"data": X}, r"data: train is of type ndarray, expected \(x, y\)"),

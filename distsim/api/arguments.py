@@ -46,12 +46,6 @@ def require_whole(argument: str, value: object, least: int = 0) -> None:
         raise ValueError(f"{argument} must be a whole number from {least} on, got {shown(value)}")
 
 
-def require_flag(argument: str, value: object) -> None:
-    """Raise ValueError if the value is not True or False."""
-    if not isinstance(value, bool):
-        raise ValueError(f"{argument} must be True or False, got {shown(value)}")
-
-
 def plain(value: Any) -> Any:
     """Return the value with lists turned into tuples and NumPy numbers into Python ones."""
     if isinstance(value, list | tuple):

@@ -16,11 +16,11 @@ from distsim.activations.probe import held, layer_shapes, make_probe
 from distsim.api.data import placed
 from distsim.data import Dataset, load, suited
 from distsim.data.arrays import as_images
-from distsim.data.augment import normalise
+from distsim.data.augment import normalisation, normalise
 from distsim.data.fit import fit_all
 from distsim.environment import threads
 from distsim.models import Network, build
-from distsim.store import DamagedStore, SweepStore
+from distsim.store import SweepStore
 from distsim.store.activations import LayerArray, Reader
 from distsim.store.commits import read_object
 
@@ -73,10 +73,7 @@ class StudyNetwork:
         """
         problem = self.problem
         fitted = fit_all(as_images(images, "inputs"), problem.size, problem.channels)
-        if problem.recipe.normalise is None:
-            raise DamagedStore(f"spec.json of {self.store.storage.url} has no normalisation")
-        mean, sd = (torch.tensor(values, dtype=torch.float32) for values in problem.recipe.normalise)
-        return normalise(torch.from_numpy(fitted), mean, sd)
+        return normalise(torch.from_numpy(fitted), *normalisation(problem.recipe))
 
     def activations(self, layer: str, data: Any = None) -> xarray.DataArray:
         """Return a layer's responses to the probe, an `xarray.DataArray`.

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distsim import specs
-from distsim.api.arguments import listed, names_checked, plain, require_flag, require_one_of, require_whole
+from distsim.api.arguments import listed, names_checked, plain, require_one_of, require_whole
 from distsim.api.problem import ProblemOfData
 from distsim.problems import PROBLEMS
+from distsim.specs.fields import Positive, require
 
 if TYPE_CHECKING:
     from distsim.api.study import Study
@@ -68,41 +69,28 @@ def run(
     processor without instructions for it, unless allow_slow=True. IdentityMismatch: the store holds another sweep.
     StoreInUse: another process works on it. SweepFailed: what could not be done; the rest is.
     """
+    given = dict(locals())  # every argument by its name
     problems = _problems(problem)
     where = f"results/{problems[0].name}" if storage is None else storage
     _check_settings(where, local, address, threads, device, progress)
-    for name, flag in (("download", download), ("allow_drift", allow_drift), ("allow_slow", allow_slow)):
-        require_flag(name, flag)
+    for name in ("download", "allow_drift", "allow_slow"):
+        require(name, given[name], bool)
+    for name in ("cpus", "gpus"):
+        require(name, given[name], Positive | None)
 
     from distsim.environment import resolved_device
     from distsim.sweep.order import trial_resources
 
     chosen = resolved_device(device, address)
-    reductions = {
-        "classes": None if classes is None else listed("classes", classes),
-        "epochs": plain(epochs),
-        "probe": plain(probe),
-        "train_limit": plain(train_limit),
-    }
-    request = {
-        "runs": runs,
-        "iterations": iterations,
+    reductions = {name: plain(given[name]) for name in ("epochs", "probe", "train_limit")}
+    reductions["classes"] = None if classes is None else listed("classes", classes)
+    request = {name: plain(given[name]) for name in ("download", "pack", *specs.CHOSEN, *specs.names(specs.Extent))}
+    request |= {
         "metrics": listed("metrics", metrics),
-        "retention": retention,
-        "activations": activations,
-        "chance": chance,
-        "download": download,
         "reading": specs.Reading(plain(skip_bad), plain(bits)),
         "device": chosen,
-        "resources": trial_resources(chosen, threads, _amount("cpus", cpus), _amount("gpus", gpus)),
-        "pack": pack,
-        "seed": seed,
-        "threads": threads,
-        "precision": precision,
-        "deterministic": deterministic,
-        "comparison": comparison,
+        "resources": trial_resources(chosen, threads, cpus, gpus),
     }
-    request = {name: plain(value) for name, value in request.items()}
     sweeps = [_prepared(each, data, reductions, request) for each in problems]
     allowed = {"allow_drift": allow_drift, "allow_slow": allow_slow}
     return _studied(sweeps, where, local, address, allowed, progress)
@@ -128,16 +116,9 @@ def _studied(
     return Study([SweepStore(root, sweep.name) for sweep in sweeps], {sweep.name: sweep.dataset for sweep in sweeps})
 
 
-def _check_settings(
-    storage: Any,
-    local: Any,
-    address: Any,
-    threads: Any,
-    device: Any,
-    progress: Any,
-) -> None:
+def _check_settings(storage: Any, local: Any, address: Any, threads: Any, device: Any, progress: Any) -> None:
     """Raise ValueError for the first argument that cannot be meant."""
-    require_flag("local", local)
+    require("local", local, bool)
     if not (isinstance(progress, bool) or callable(progress)):
         raise ValueError(f"progress must be True, False or a function of one event, got {specs.shown(progress)}")
     if local and address is not None:
@@ -189,9 +170,3 @@ def _problems(given: Any) -> list[specs.Problem]:
     if not names or len(set(names)) < len(names):
         raise ValueError(f"problem: names must differ in one store, got {', '.join(names) or 'none'}")
     return problems
-
-
-def _amount(argument: str, value: Any) -> float | None:
-    if value is not None and not (isinstance(value, int | float) and not isinstance(value, bool) and value > 0):
-        raise ValueError(f"{argument} must be a number above zero, got {specs.shown(value)}")
-    return value

@@ -75,17 +75,13 @@ def _rows(study: Any, stores: list[Any], flags: argparse.Namespace) -> list[Any]
 
     from distsim.results.rows import RowName, drawn, found
 
-    there = {number for store in stores if (number := _complete_of(study, store)) is not None}
+    holding = [(number, store) for store in stores if (number := _complete_of(study, store)) is not None]
+    there = {number for number, _ in holding}
     names = [RowName.parse(text) for text in flags.rows]
     if len(there) == 1:  # the store decides which complete network is meant
         names = [dataclasses.replace(n, complete=min(there)) if n.complete is None else n for n in names]
     if flags.random is not None:
-        held = {
-            (number, network)
-            for store in stores
-            if (number := _complete_of(study, store)) is not None
-            for network in store.contents().networks
-        }
+        held = {(number, network) for number, store in holding for network in store.contents().networks}
         names += drawn(study, flags.random, flags.seed, held if stores else None)
     return [found(study, name) for name in names]
 

@@ -11,6 +11,7 @@ from distsim.cli.output import reported
 from distsim.cli.run import finish
 from distsim.metrics.registry import METRICS as KNOWN
 from distsim.specs import (
+    CHOSEN,
     PAPER_METRICS,
     ActivationsIn,
     DeviceChoice,
@@ -27,7 +28,7 @@ from distsim.specs import (
 
 # Flags that are passed on under their names: what changes the problem, and what else the sweep is prepared with.
 OF_PROBLEM = ("classes", "epochs", "probe", "train_limit")
-OF_SWEEP = ("pack", "seed", "threads", "precision", "deterministic", "comparison")
+OF_SWEEP = ("pack", *CHOSEN)
 
 
 def main(*problems: Problem, arguments: Sequence[str] | None = None, **defaults: Any) -> int:

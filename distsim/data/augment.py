@@ -17,7 +17,7 @@ from typing import get_args
 import torch
 from torch import Tensor, nn
 
-from distsim.specs import Augmentation
+from distsim.specs import Augmentation, Recipe
 
 AUGMENTATIONS = get_args(Augmentation)
 
@@ -124,6 +124,14 @@ def normalise(images: Tensor, mean: Tensor, sd: Tensor) -> Tensor:
     """
     scale, shift = _linear(mean, sd, images.device)
     return images.to(torch.float32).mul_(scale).add_(shift)
+
+
+def normalisation(recipe: Recipe, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
+    """Return a recipe's means and standard deviations, (c,) each. ValueError: it leaves them to the data."""
+    if recipe.normalise is None:
+        raise ValueError("the recipe has no normalisation; make the spec with distsim.sweep.order.identify")
+    mean, sd = (torch.tensor(values, dtype=torch.float32, device=device) for values in recipe.normalise)
+    return mean, sd
 
 
 def _linear(mean: Tensor, sd: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from distsim.results.tables import (
 )
 from distsim.specs import NetworkId
 from distsim.store import Mark, Pair, SweepStore, fenced
-from distsim.store.commits import MARK, DamagedStore
+from distsim.store.commits import MARK, undamaged
 from distsim.store.described import ComparedLayer
 from distsim.store.descriptions import labels_of
 from distsim.store.records import pairs_in, read_record
@@ -99,10 +100,7 @@ def _replace(store: SweepStore, plan: str, files: dict[str, bytes], tiles: dict[
 
     tiles : path -> digest of every tile in the store
     """
-    try:
-        before = read_record(store.storage, f"{FOLDER}/{MARK}") or Mark("", {})
-    except DamagedStore:
-        before = Mark("", {})
+    before = undamaged(partial(read_record, store.storage, f"{FOLDER}/{MARK}")) or Mark("", {})
     plans, kept = _kept(before, plan, tiles), {}
     for name, (size, sha256) in before.objects.items():
         if (of_plan := name.split("/")[0]) in plans:

@@ -1,10 +1,10 @@
 """The reducer: it makes tables and figures from commits."""
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import pandas as pd
 
@@ -24,14 +24,13 @@ from distsim.results.tables import (
 )
 from distsim.specs import NetworkId, digest
 from distsim.store import DamagedStore, Mark, Storage, SweepStore, problems_in
-from distsim.store.commits import MARK, read_mark
+from distsim.store.commits import MARK, read_mark, undamaged
 from distsim.store.described import ComparedLayer
 from distsim.store.descriptions import labels_of
 from distsim.store.fenced import replace
 from distsim.store.paths import values_path
 from distsim.store.records import WEIGHTS_X, WEIGHTS_Y, weights_of
 
-T = TypeVar("T")
 VERSION = 3  # raise it when tables of the same values would come out differently: then written ones are made again
 
 
@@ -43,7 +42,7 @@ def reduce(store: SweepStore, layers: Sequence[ComparedLayer], seed: int, again:
     to `results/` as Parquet and as CSV. again : write them even if they are up to date.
     """
     committed = Committed.of(store)
-    mark = None if again else _undamaged(store.results_mark)
+    mark = None if again else undamaged(store.results_mark)
     inputs = committed.digest
     current = mark is not None and (mark.values.get("inputs"), mark.values.get("version")) == (inputs, VERSION)
     if mark is not None and current and _all_there(store.storage, mark, "results"):
@@ -160,7 +159,7 @@ def current(store: SweepStore) -> tuple[Tables, pd.DataFrame] | None:
 
     None if they do not, or if one of them is damaged: then `collect` makes them again. Nothing is written.
     """
-    if _undamaged(store.results_mark) is None:
+    if undamaged(store.results_mark) is None:
         return None
     try:
         tables = read_tables(store.root, [store.problem])
@@ -196,7 +195,7 @@ def draw(root: Storage, again: bool = False) -> list[str]:
     Nothing is drawn if the figures there were drawn from the same tables. again : draw them all the same.
     """
     inputs = drawn_from(root)
-    mark = None if again else _undamaged(lambda: read_mark(root, f"figures/{MARK}"))
+    mark = None if again else undamaged(lambda: read_mark(root, f"figures/{MARK}"))
     if mark is not None and mark.values.get("inputs") == inputs and _all_there(root, mark, "figures"):
         return []
     with trace.stage("figures"):
@@ -214,7 +213,7 @@ def metric_labels(root: Storage, names: Iterable[str]) -> dict[str, str]:
     labels: dict[str, str] = {}
     for store in (SweepStore(root, problem) for problem in problems_in(root)):
         wanted = [name for name in dict.fromkeys(names) if name not in labels]
-        described = _undamaged(partial(labels_of, store, wanted)) or {}
+        described = undamaged(partial(labels_of, store, wanted)) or {}
         labels |= described
     return labels
 
@@ -229,14 +228,6 @@ def _tables_of(mark: Mark) -> str:
     """Return what stands for the tables of a mark: the digest of the values, and the version if there is one."""
     version = mark.values.get("version")
     return str(mark.values["inputs"]) + (f" {version}" if version is not None else "")
-
-
-def _undamaged(read: Callable[[], T | None]) -> T | None:
-    """Return what `read` returns, or None if that is damaged: what is derived from commits can be made again."""
-    try:
-        return read()
-    except DamagedStore:
-        return None
 
 
 Comparisons = dict[tuple[NetworkId, str], list[Mark]]

@@ -18,6 +18,7 @@ from distsim.specs.problem import (
 from distsim.specs.sweep import (
     AS_IS,
     CHANCE_ITERATIONS,
+    CHOSEN,
     FORMAT,
     MOST_NETWORKS,
     MOST_THREADS,
@@ -40,6 +41,7 @@ from distsim.specs.sweep import (
 __all__ = [
     "AS_IS",
     "CHANCE_ITERATIONS",
+    "CHOSEN",
     "COMPLETE",
     "FORMAT",
     "MOST",

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, Self
 
 from distsim.specs.canonical import digest
-from distsim.specs.fields import INLINE, Count, Natural, Spec, added, check, count, expect, frozen, shown
+from distsim.specs.fields import INLINE, Count, Natural, Spec, added, check, count, expect, frozen, names, shown
 from distsim.specs.networks import NetworkId
 from distsim.specs.problem import Problem
 
@@ -63,11 +63,16 @@ class Identity(Spec):
         return digest(self.as_dict())
 
 
+# Fields of Identity that a flag of the same name decides.
+CHOSEN = tuple(name for name in names(Identity) if name not in ("problem", "data_digest", "storage", "format"))
+
+
 @dataclass(frozen=True)
 class Extent(Spec):
     """How much of a sweep is wanted. It may grow between calls and never changes a number.
 
-    A new field needs a line here, with `added`, and a flag of the same name in distsim.cli.sweeps.
+    A new field needs a line here, with `added`, a flag of the same name in distsim.cli.sweeps, and an argument in
+    distsim.api.running.
     """
 
     runs: Count

@@ -227,6 +227,14 @@ def read_decoded(storage: Storage, path: str, most: int, decode: Callable[[bytes
         raise DamagedStore(f"{path} in {storage.url} is damaged: {error}{then}") from None
 
 
+def undamaged(read: Callable[[], T | None]) -> T | None:
+    """Return what `read` returns, or None if that is damaged: for what can be made again, or is only asked about."""
+    try:
+        return read()
+    except DamagedStore:
+        return None
+
+
 def decode_mark(content: bytes) -> Mark:
     """Return the mark that `Mark.encode` encoded. ValueError: the content is not a mark."""
     tree = unsigned(content, LARGEST_MARK)

@@ -21,7 +21,7 @@ from functools import partial
 from typing import Any
 
 from distsim.store.commits import MARK, DamagedStore, Mark
-from distsim.store.lease import FOLDER, Lease, StoreInUse
+from distsim.store.lease import FOLDER
 from distsim.store.storage import Storage
 
 Key = tuple[int, int]  # fencing number, and how many times its driver has replaced these files
@@ -71,19 +71,11 @@ def _replace(root: Storage, place: str, files: Mapping[str, bytes | None]) -> No
         return
     lease.check()
     mine = _keep(root, group, lease.number, files)
-    if _lost(lease):  # what the newer driver has removed must not come back
+    if lease.lost:  # what the newer driver has removed must not come back
         _remove(root, group, {mine})
         lease.check()
     _copy(root, group, mine, files)
     lease.check()
-
-
-def _lost(lease: Lease) -> bool:
-    try:
-        lease.check()
-    except StoreInUse:
-        return True
-    return False
 
 
 # --- plain paths -----------------------------------------------------------------------------------------------------

@@ -80,12 +80,17 @@ class Lease:
         self._over.set()
         self._beating.join()
         with contextlib.suppress(StorageError):  # e.g. a full disk; the next driver sees that this process is gone
-            if self._last() == self.number:
+            if not self.lost:
                 self._root.put(_path(self.number, "beat"), b"over")
 
+    @property
+    def lost(self) -> bool:
+        """Return whether another driver took over after a long silence."""
+        return self._last() != self.number
+
     def check(self) -> None:
-        """Check that this driver still holds the lease. StoreInUse: another driver took over after a long silence."""
-        if self._last() != self.number:
+        """Check that this driver still holds the lease. StoreInUse: it is `lost`."""
+        if self.lost:
             raise StoreInUse(
                 f"another driver took over {self._root.url} because this one gave no sign of life: this one stops"
             )

@@ -98,7 +98,7 @@ def first_line(text: str) -> str:
 
 
 def no_space(text: str) -> bool:
-    """Return whether an error's text says that there is no room."""
+    """Return whether an error's text says that there is no room. Errors of other processes arrive as text only."""
     return _NO_SPACE.search(text) is not None
 
 

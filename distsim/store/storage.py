@@ -70,11 +70,6 @@ class Storage:
     def __repr__(self) -> str:
         return f"Storage({self.url!r})"
 
-    @property
-    def backend(self) -> Any:
-        """Return the obstore store."""
-        return self._store
-
     def backend_for(self, size: int) -> Any:
         """Return the obstore store for requests that carry `size` bytes: a large one may take longer."""
         if self.folder is not None or size <= remote.TIMEOUT * remote.SLOWEST:
@@ -298,16 +293,11 @@ def storage_error(what: str, error: BaseException) -> StorageError:
     """
     text = str(error)
     reason = reasons.explained(text) or type(error).__name__
-    if no_space(text):  # asked first: S3 answers 403 for a full quota too
+    if reasons.no_space(text):  # asked first: S3 answers 403 for a full quota too
         return NoSpace(f"{what}: {reason}")
     if what.startswith("cannot write") and reasons.not_allowed(text):
         return NotWritable(f"{what}: {reason}")
     return StorageError(f"{what}: {reason}")
-
-
-def no_space(text: str) -> bool:
-    """Return whether an error's text says that there is no room. Errors of other processes arrive as text only."""
-    return reasons.no_space(text)
 
 
 def first_line(error: BaseException) -> str:

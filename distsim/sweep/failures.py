@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from distsim.store import DamagedStore, NoSpace
-from distsim.store.storage import no_space
+from distsim.store.reasons import no_space
 
 
 class SweepFailed(RuntimeError):

@@ -80,14 +80,9 @@ class _BytesToLayers(nn.Module):
 
     def __init__(self, stored: Stored, identity: Identity, device: str) -> None:
         super().__init__()
-        problem = identity.problem
-        self.network: Network = build(problem)
+        self.network: Network = build(identity.problem)
         self.network.load_state_dict(stored.store.load_network(stored.network).weights)
-        if problem.recipe.normalise is None:
-            raise ValueError(
-                f"{stored.store.problem}: its recipe has no normalisation, so its images cannot be prepared"
-            )
-        mean, sd = (torch.tensor(values, dtype=torch.float32) for values in problem.recipe.normalise)
+        mean, sd = augment.normalisation(identity.problem.recipe)
         self.register_buffer("mean", mean)
         self.register_buffer("sd", sd)
         self.taps = nn.ModuleList(nn.Identity() for _ in self.network.layers)

@@ -7,13 +7,15 @@ activations and comparisons and the later iterations of its run, or everything i
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from distsim.environment import EnvironmentDrift, environment, require_device
 from distsim.specs import Extent, NetworkId, Sweep, canonical_json, differences
 from distsim.store import DamagedStore, Mark, Storage, SweepStore
-from distsim.store.commits import MARK, drop, dropped_path, read_piece
+from distsim.store.commits import MARK, drop, read_piece, undamaged
+from distsim.store.paths import Place, place_of
 from distsim.store.records import pairs_in, read_record
 from distsim.verify.derived import FIGURES, PAIR_TABLES, TABLES
 from distsim.verify.report import DAMAGED, LEFTOVER, UNREAD, Finding, Report
@@ -71,9 +73,8 @@ def carry_out(root: Storage, actions: Iterable[Action], check: Callable[[], None
             case "end":
                 if read_piece(storage, action.path) is None:  # a late writer may have committed it
                     drop(storage, action.path)
-            case "restore":
-                number = _number(action.path)
-                storage.create(action.path, canonical_json({"generation": number}).encode())
+            case "restore" if (place := _dropped(action.path)) is not None:
+                storage.create(action.path, canonical_json({"generation": place.generation}).encode())
             case "set aside":
                 storage.put(f"{action.path}{ASIDE}", storage.get(action.path) or b"")
                 storage.delete([action.path])
@@ -122,7 +123,7 @@ class _Plan:
 
     def actions(self) -> Iterator[Action]:
         """Yield the actions, in no particular order."""
-        restored = [finding for finding in self.damaged if _is_dropped(finding.object)]
+        restored = [finding for finding in self.damaged if _dropped(finding.object)]
         yield from (Action("restore", self.problem, str(f.object), f.sentence) for f in restored)
         reasons: dict[str, str] = {}  # piece -> the first thing that is wrong with it
         for finding in self.damaged:
@@ -249,20 +250,13 @@ def _drift(here: Sweep, recorded: dict[str, Any]) -> str:
 
 
 def _mark(store: SweepStore, piece: str) -> Mark | None:
-    try:
-        return read_piece(store.storage, piece)
-    except DamagedStore:
-        return None
+    return undamaged(partial(read_piece, store.storage, piece))
 
 
-def _is_dropped(path: str | None) -> bool:
-    return path is not None and path.rsplit("/", 1)[-1].startswith("DROPPED")
-
-
-def _number(path: str) -> int:
-    """Return the generation that a DROPPED.json ends."""
-    piece = path.rsplit("/", 1)[0]
-    return next(number for number in range(1, 10**9) if dropped_path(piece, number) == path)
+def _dropped(path: str | None) -> Place | None:
+    """Return the place of a DROPPED.json, None for any other path."""
+    place = place_of(path or "")
+    return place if place is not None and place.dropped else None
 
 
 def _from_root(problem: str, path: str) -> str:

@@ -254,8 +254,8 @@ MUTANTS = (
         "overtaken-and-not-told",
         "A driver that lost its lease goes on replacing tables.",
         "store/lease.py",
-        "if self._last() != self.number:",
-        "if self._last() < self.number:",
+        "return self._last() != self.number",
+        "return self._last() < self.number",
         (LEASE + "test_who_was_overtaken_is_told",),
     ),
     # --- checkpoints ---

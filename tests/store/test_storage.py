@@ -298,7 +298,7 @@ def test_a_listing_in_a_folder_is_that_of_the_object_store(tmp_path: Path) -> No
     for name in ("plain", "with space", "ünï", "50%20", "a[1]*", "x#y", "deep/er/object", ".hidden"):
         storage.put(f"folder/{name}", name.encode())
     (tmp_path / "folder/unfinished#12").write_bytes(b"")
-    entries = [entry for page in obstore.list(storage.backend) for entry in page]
+    entries = [entry for page in obstore.list(storage.backend_for(0)) for entry in page]
     assert storage.sizes() == {entry["path"]: entry["size"] for entry in entries}
     assert storage.sizes("folder/deep") == {"folder/deep/er/object": 14}
     assert storage.sizes("nothing") == {}
