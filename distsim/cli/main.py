@@ -5,20 +5,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from distsim.cli import commands as work
 from distsim.cli.arguments import cluster, positive, whole
-from distsim.cli.commands import (
-    do_compare,
-    do_digest,
-    do_doctor,
-    do_layers,
-    do_list,
-    do_pairs,
-    do_repair,
-    do_report,
-    do_run,
-    do_status,
-    do_verify,
-)
 from distsim.cli.output import reported
 from distsim.cli.proving import do_prove
 from distsim.cli.studies import do_merge
@@ -29,7 +17,7 @@ from distsim.cli.studies import do_merge
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command of `distsim` and return its exit status. arguments : the command line, sys.argv's by default."""
 
-    def work() -> Any:
+    def carry_out() -> Any:
         parser = _parser()
         flags, rest = parser.parse_known_args(arguments)
         if "rows" in flags and not any(text.startswith("-") for text in rest):
@@ -38,42 +26,48 @@ def main(arguments: Sequence[str] | None = None) -> int:
             parser.error(f"unrecognized arguments: {' '.join(rest)}")
         return flags.command(flags)
 
-    return reported(work)
+    return reported(carry_out)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="distsim", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    def command(name: str, work: Any, help: str) -> argparse.ArgumentParser:
+    def command(name: str, do: Any, help: str) -> argparse.ArgumentParser:
         subparser = commands.add_parser(name, help=help, description=help[0].upper() + help[1:] + ".")
-        subparser.set_defaults(command=work)
+        subparser.set_defaults(command=do)
         subparser.add_argument("store", metavar="STORE", help="the sweep's --storage: a folder, or s3://bucket/prefix")
         subparser.add_argument("--problem", help="one problem of the store (default: all)")
         return subparser
 
-    run = command("run", do_run, "do what is missing from what the sweep script last asked for")
+    run = command("run", work.do_run, "do what is missing from what the sweep script last asked for")
     _workplace(run)
     _own_code(run)
     _run_flags(run)
-    command("status", do_status, "say what a store holds and what it lacks")
-    compare = command("compare", do_compare, "compute the similarities that a store lacks, without training anything")
+    command("status", work.do_status, "say what a store holds and what it lacks")
+    compare = command(
+        "compare", work.do_compare, "compute the similarities that a store lacks, without training anything"
+    )
     _workplace(compare)
     _own_code(compare)
     compare.add_argument("--metrics", nargs="+", metavar="NAME", help="metrics to compute (default: as last asked for)")
-    pairs = command("pairs", do_pairs, "compare a store's networks with each other")
+    pairs = command("pairs", work.do_pairs, "compare a store's networks with each other")
     _workplace(pairs)
     _own_code(pairs)
     _pairs_flags(pairs)
-    layers = command("layers", do_layers, "compare every layer of one network with every layer of another")
+    layers = command("layers", work.do_layers, "compare every layer of one network with every layer of another")
     _layers_flags(layers)
     _own_code(layers)
-    command("report", do_report, "write tables and figures of what a store holds, and print the summary and the claims")
-    command("list", do_list, "list a store's problems")
-    digest = command("digest", do_digest, "read and check everything in a store and print its digests")
+    command(
+        "report", work.do_report, "write tables and figures of what a store holds, and print the summary and the claims"
+    )
+    command("list", work.do_list, "list a store's problems")
+    digest = command("digest", work.do_digest, "read and check everything in a store and print its digests")
     digest.add_argument("--pieces", action="store_true", help="one line for each piece")
-    command("verify", do_verify, "check that everything in a store is what was written, and say what is damaged")
-    repair = command("repair", do_repair, "remove what is damaged, and only that, so that the next run makes it again")
+    command("verify", work.do_verify, "check that everything in a store is what was written, and say what is damaged")
+    repair = command(
+        "repair", work.do_repair, "remove what is damaged, and only that, so that the next run makes it again"
+    )
     repair.add_argument("--dry-run", action="store_true", help="only say what would be removed")
     repair.add_argument(
         "--allow-drift",
@@ -108,7 +102,7 @@ def _parser() -> argparse.ArgumentParser:
         help="measure this machine and say which flags suit it",
         description="Measure this machine and say which flags suit it: trials at once, threads, precision.",
     )
-    doctor.set_defaults(command=do_doctor)
+    doctor.set_defaults(command=work.do_doctor)
     _doctor_flags(doctor)
     return parser
 

@@ -13,7 +13,7 @@ from distsim.data.dataset import Dataset, limit, subset
 from distsim.data.fit import fit_all
 from distsim.data.folder import expanded, in_cache, read_folder
 from distsim.problems import ARRAYS
-from distsim.specs import AS_IS, Problem, Reading, shown
+from distsim.specs import AS_IS, Problem, Reading
 
 # scikit-learn, SciPy and torchvision take seconds to import, and a load needs at most one of them. So the modules that
 # use them are imported inside the functions below.
@@ -49,8 +49,6 @@ def default_root() -> Path:
 
 
 def _read(problem: Problem, location: str, download: bool, reading: Reading) -> Dataset:
-    if not isinstance(location, str):
-        raise ValueError(f"--data, or data in request.json, must be text, got {shown(location)}")
     scheme, _, path = location.partition(":")
     if scheme in ("folder", "files") and location != scheme and not path:
         raise ValueError(f"--data {location} names no folder: pass {scheme}:PATH")

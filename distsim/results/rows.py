@@ -100,18 +100,17 @@ def found(study: Published, name: RowName) -> Row:
     networks = tables.networks[tables.networks["complete"] == complete]
     network = name.network
     chain = [network.origin, *(NetworkId(network.run, i) for i in range(1, network.iteration + 1))]
-    of_chain = [record for which in chain if (record := _network(networks, which)) is not None]
-    own = _network(networks, network)
-    if own is None:
+    of_chain = {which: record for which in chain if (record := _network(networks, which)) is not None}
+    if network not in of_chain:
         raise ValueError(f"{name}: {_of_runs(networks, network)}")
-    record = _similarity(tables.similarities, name) if name.layer else own
+    record = _similarity(tables.similarities, name) if name.layer else of_chain[network]
     environments = {int(row["environment"]): row for row in study.environments.astype("str").to_dict("records")}
     return Row(
         name,
         record,
         environments[int(record["environment"])],
-        tuple(environments[int(each["environment"])] for each in of_chain),
-        {which: str(each["weights"]) for which in chain if (each := _network(networks, which)) is not None},
+        tuple(environments[int(each["environment"])] for each in of_chain.values()),
+        {which: str(each["weights"]) for which, each in of_chain.items()},
     )
 
 

@@ -51,14 +51,8 @@ SIMILARITY_COLUMNS = {
     "lower": "float64",  # bounds of NBS from a card with full-rate float64; NaN where eigenvalues gave the value
     "upper": "float64",
 }
-ADDED = (
-    "k_x",
-    "k_y",
-    "effective_rank_x",
-    "effective_rank_y",
-    "lower",
-    "upper",
-)  # values written by earlier versions lack them
+# Values written by earlier versions lack these.
+ADDED = ("k_x", "k_y", "effective_rank_x", "effective_rank_y", "lower", "upper")
 RANKS = ("rank_x", "rank_y")  # stores written before 0.2 have them in every row, whatever the metric
 NETWORK_COLUMNS = {
     "problem": "str",
@@ -255,11 +249,10 @@ def read_parquet_bytes(data: bytes) -> pd.DataFrame:
     ValueError: it is not a table, or would unpack to more than distsim's tables do.
     """
     file = pq.ParquetFile(io.BytesIO(data))
-    groups = [file.metadata.row_group(number) for number in range(file.metadata.num_row_groups)]
-    if file.metadata.num_rows > SMALL + ROWS * len(data) or sum(g.total_byte_size for g in groups) > UNPACKED * len(
-        data
-    ):
-        raise ValueError(f"a table of {len(data):,} bytes would unpack to {file.metadata.num_rows:,} rows")
+    about = file.metadata
+    unpacked = sum(about.row_group(number).total_byte_size for number in range(about.num_row_groups))
+    if about.num_rows > SMALL + ROWS * len(data) or unpacked > UNPACKED * len(data):
+        raise ValueError(f"a table of {len(data):,} bytes would unpack to {about.num_rows:,} rows")
     table = file.read()
     frame = table.to_pandas(integer_object_nulls=True)  # not through float, which is inexact above 2**53
     nullable = [field.name for field in table.schema if field.nullable and pa.types.is_int64(field.type)]

@@ -16,7 +16,8 @@ def as_text(tables: Tables, problem: str) -> str:
     also the median over layers, without the output layer. A metric that only the output layer has shows that layer.
     Values to be read with care are marked, and lines below the table say in which layers and why.
     """
-    accuracy = tables.accuracy[tables.accuracy["problem"] == problem].set_index("iteration")
+    accuracy = tables.accuracy[tables.accuracy["problem"] == problem]
+    accuracy = accuracy.assign(few=few(accuracy)).set_index("iteration")
     summary = tables.summary[tables.summary["problem"] == problem]
     summary = summary.assign(care=summary["warned"] > 0, few=few(summary))
     hidden = summary[summary["kind"] != "out"]
@@ -25,17 +26,16 @@ def as_text(tables: Tables, problem: str) -> str:
     cells = _cells(hidden) | _cells(summary[summary["metric"].isin(of_output)])
     widths = {name: max(8, len(name)) for name in metrics}
     lines = ["iteration  remaining  runs  accuracy  " + "  ".join(f"{name:>{widths[name]}}" for name in metrics)]
-    few_accuracies = few(tables.accuracy[tables.accuracy["problem"] == problem]).to_numpy()
-    for (iteration, row), of_few in zip(accuracy.iterrows(), few_accuracies, strict=True):
+    for iteration, row in accuracy.iterrows():
         values = "  ".join(f"{cells.get((iteration, name), ''):>{widths[name]}}" for name in metrics)
-        runs = f"{row['count']}{FEW * bool(of_few)}"
+        runs = f"{row['count']}{FEW * bool(row['few'])}"
         lines.append(f"{iteration:9d}  {row['remaining']:9.3f}  {runs:>4}  {row['median']:8.4f}  {values}".rstrip())
     lines.append(
         "Medians over runs; similarities to the complete network, median over layers without the output"
         + (f"\n({', '.join(of_output)}: of the output layer)." if of_output else ".")
     )
     shown = summary[(summary["kind"] != "out") | summary["metric"].isin(of_output)]
-    lines += _notes(shown, bool(few_accuracies.any()))
+    lines += _notes(shown, bool(accuracy["few"].any()))
     missing = int(summary["missing"].sum())
     if missing:
         lines.append(f"{missing} values are missing; results.csv gives the reason of each.")

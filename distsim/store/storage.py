@@ -54,11 +54,10 @@ class Storage:
         self.lease: Any = None  # the `store.lease.Lease` of this process, while it holds one; a root has it
         self.url = str(url)
         try:
-            if "://" not in self.url:
-                self.url = str(Path(url).expanduser().resolve())
             if "://" in self.url:
                 self._store: Any = remote.connect(self.url)
             else:
+                self.url = str(Path(url).expanduser().resolve())
                 local.make_folder(Path(self.url))
                 self._store = LocalStore(self.url, mkdir=True, automatic_cleanup=True)
         except (BaseError, OSError, ValueError, RuntimeError) as error:  # RuntimeError: ~nobody, or links in a loop

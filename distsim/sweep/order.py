@@ -75,15 +75,16 @@ def adapted(
 
     data : location; a "folder:" of images changes normalisation, channels and the choice of the probe
     """
-    folder = data.startswith("folder:")
+    changes: dict[str, Any] = {}
     if classes and classes != problem.classes:
-        recipe = dataclasses.replace(problem.recipe, normalise=None) if folder else problem.recipe
-        problem = dataclasses.replace(problem, classes=classes, recipe=recipe, reduced=True)
-    if folder and problem.channels == 1:  # a folder's images are RGB; constants of grey images do not fit them
-        recipe = dataclasses.replace(problem.recipe, normalise=None)
-        problem = dataclasses.replace(problem, channels=3, recipe=recipe)
-    if folder:  # its images are sorted by class, so the first ones are not a sample
-        problem = dataclasses.replace(problem, probe_rule="uniform")
+        changes = {"classes": classes, "reduced": True}
+    if data.startswith("folder:"):
+        if problem.channels == 1:  # a folder's images are RGB; constants of grey images do not fit them
+            changes["channels"] = 3
+        if changes:
+            changes["recipe"] = dataclasses.replace(problem.recipe, normalise=None)
+        changes["probe_rule"] = "uniform"  # its images are sorted by class, so the first ones are not a sample
+    problem = dataclasses.replace(problem, **changes)
     return problem.reduced_to(epochs=epochs, probe=probe, train_limit=train_limit)
 
 
