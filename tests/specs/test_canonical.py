@@ -4,6 +4,7 @@ import math
 import pytest
 
 from distsim.specs import canonical_json, differences, digest
+from distsim.specs.canonical import signed, unsigned
 
 
 def test_canonical_json_is_one_text_for_one_value():
@@ -15,6 +16,21 @@ def test_canonical_json_is_one_text_for_one_value():
 def test_a_digest_is_that_of_the_canonical_text():
     text = b'{"a":[0.1,null],"b":1}'
     assert digest({"b": 1, "a": [0.1, None]}) == hashlib.sha256(text).hexdigest()
+
+
+def test_what_is_signed_is_read_and_nothing_else():
+    content = signed({"b": 1, "a": [0.1, None]})
+    assert unsigned(content, most=len(content)) == {"b": 1, "a": [0.1, None]}
+    for changed, said in {
+        content.replace(b"0.1", b"0.2"): "its content does not match the digest in it",
+        b'{"a":1}': "its content does not match the digest in it",
+        b"[1]": "its content does not match the digest in it",
+        content[:-1]: "it is not JSON as distsim writes it",
+        b"[" * 100: "it is not JSON as distsim writes it",
+        content + b" ": f"it has more than {len(content)} bytes",
+    }.items():
+        with pytest.raises(ValueError, match=said):
+            unsigned(changed, most=len(content))
 
 
 def test_differences_say_what_is_asked_for_and_what_is_there():

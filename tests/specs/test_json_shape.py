@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, NotRequired, TypedDict
 import pytest
 
 from distsim.specs.fields import Bound, Natural
-from distsim.specs.json_shape import require_json
+from distsim.specs.json_shape import require_json, require_record
 
 
 class Inner(TypedDict):
@@ -52,6 +52,12 @@ def test_what_does_not_fit(change: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=r"must|missing") as caught:
         require_json("", GOOD | change, Outer)
     assert str(caught.value).startswith(said)
+
+
+def test_a_record_has_no_other_fields() -> None:
+    require_record("", GOOD, Outer)
+    with pytest.raises(ValueError, match=r"^field a has the field 'unknown', which this distsim does not know$"):
+        require_record("a", GOOD | {"unknown": 3}, Outer)
 
 
 def test_the_whole_value() -> None:

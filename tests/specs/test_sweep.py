@@ -1,13 +1,16 @@
 import dataclasses
+import inspect
 import json
 import subprocess
 import sys
 
 import pytest
 
+import distsim
 from distsim.cli import sweeps
 from distsim.problems import PROBLEMS
 from distsim.specs import (
+    CHOSEN,
     PAPER_METRICS,
     Extent,
     Identity,
@@ -247,6 +250,14 @@ def test_every_field_of_an_extent_is_a_flag_of_the_scripts():
     assert Extent.of(PROBLEMS["digits"], **asked) == Extent.of(PROBLEMS["digits"]), (
         "the flags' defaults are the fields'"
     )
+
+
+def test_what_is_chosen_is_a_flag_of_the_scripts_and_an_argument_in_python():
+    flags = vars(sweeps.parser_for([PROBLEMS["digits"]], {}).parse_args([]))
+    arguments = inspect.signature(distsim.run).parameters
+    for name in CHOSEN:
+        assert flags[name] == arguments[name].default == getattr(IDENTITY, name), name
+    assert set(names(Extent)) <= arguments.keys()
 
 
 def test_an_extent_survives_json():
