@@ -24,6 +24,7 @@ from distsim.specs.json_shape import require_json
 from distsim.store import DamagedStore
 from distsim.store.commits import Sha256
 from distsim.store.existing import STUDY, is_published
+from distsim.store.records import identity_in
 from distsim.store.storage import first_line
 
 VERSION = 1
@@ -105,12 +106,7 @@ def read(folder: Path) -> Published:
     if not is_published(folder):
         raise FileNotFoundError(f"{folder} holds no published study: there is no {STUDY} in it")
     record = _record(folder)
-    try:
-        identity = Identity.from_dict(record["identity"])
-    except (TypeError, ValueError, KeyError, AttributeError) as error:
-        raise DamagedStore(f"{folder / STUDY} was written by another distsim: {error}") from None
-    if identity.hash != record["hash"]:
-        raise DamagedStore(f"{folder / STUDY} is damaged: its identity does not match its hash")
+    identity = identity_in(record, str(folder / STUDY))
     files = {name: f"{name}.parquet" for name in (*TABLES, "environments")}
     frames = {name: _table(folder / file, record["tables"].get(file)) for name, file in files.items()}
     environments = frames.pop("environments")

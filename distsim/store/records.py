@@ -6,16 +6,17 @@ digest shows that a record is whole, not that it is what its path says.
 
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any, Literal, NotRequired, TypedDict
 
+import distsim
 from distsim.comparison.pair import Result
 from distsim.metrics.registry import METRICS
-from distsim.specs import PERMUTATIONS, NetworkId, shown
+from distsim.specs import PERMUTATIONS, Identity, NetworkId, shown
 from distsim.specs.fields import Count, Natural, expect
 from distsim.specs.json_shape import require_json
-from distsim.store.commits import LARGEST_MARK, Mark, Sha256, decode_mark, read_decoded
+from distsim.store.commits import LARGEST_MARK, DamagedStore, Mark, Sha256, decode_mark, read_decoded
 from distsim.store.paths import Place, pairs_key, place_of
 from distsim.store.storage import Storage
 
@@ -137,6 +138,23 @@ def decode_spec(content: bytes) -> dict[str, Any]:
         raise ValueError("its content is nested too deeply") from None
     require_json("", spec, SpecRecord)
     return dict(spec)
+
+
+def identity_in(record: Mapping[str, Any], where: str) -> Identity:
+    """Return the identity in a record that has a hash beside it. where : the record's place, for messages
+
+    DamagedStore: it does not have that hash, or another distsim wrote it.
+    """
+    try:
+        identity = Identity.from_dict(record["identity"])
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        version = record.get("distsim", "unknown version")
+        raise DamagedStore(
+            f"{where} was written by another distsim ({version}; this is {distsim.__version__}): {error}"
+        ) from None
+    if identity.hash != record["hash"]:
+        raise DamagedStore(f"{where} is damaged: its identity does not match its hash")
+    return identity
 
 
 def weights_of(mark: Mark) -> str:

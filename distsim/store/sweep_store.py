@@ -45,7 +45,7 @@ from distsim.store.commits import (
 from distsim.store.epochs import delete_checkpoints
 from distsim.store.fenced import replace, replace_one
 from distsim.store.paths import Pair, pairs_path, place_of, values_path
-from distsim.store.records import LARGEST_SPEC, WEIGHTS, decode_spec, read_record, weights_of
+from distsim.store.records import LARGEST_SPEC, WEIGHTS, decode_spec, identity_in, read_record, weights_of
 from distsim.store.storage import Storage
 
 if TYPE_CHECKING:  # PyTorch takes seconds to import, and most readers load no network
@@ -116,26 +116,14 @@ class SweepStore:
 
         FileNotFoundError: there is none. DamagedStore: spec.json is damaged, or another distsim wrote it.
         """
-        spec = self._spec()
-        try:
-            identity = Identity.from_dict(spec["identity"])
-        except (TypeError, ValueError, KeyError, AttributeError) as error:
-            version = spec.get("distsim", "unknown version")
-            raise DamagedStore(
-                f"spec.json of {self.storage.url} was written by another distsim ({version}; this is "
-                f"{distsim.__version__}): {error}"
-            ) from None
-        if identity.problem.name != self.problem:
-            raise DamagedStore(f"spec.json of {self.storage.url} belongs to {identity.problem.name}")
-        if identity.hash != spec["hash"]:
-            raise DamagedStore(f"spec.json of {self.storage.url} is damaged: its identity does not match its hash")
-        return identity
-
-    def _spec(self) -> dict[str, Any]:
         spec = read_decoded(self.storage, "spec.json", LARGEST_SPEC, decode_spec)
         if spec is None:
             raise FileNotFoundError(f"no sweep of {self.problem} in {self.root.url}")
-        return spec
+        where = f"spec.json in {self.storage.url}"
+        identity = identity_in(spec, where)
+        if identity.problem.name != self.problem:
+            raise DamagedStore(f"{where} belongs to {identity.problem.name}")
+        return identity
 
     def write_request(self, request: Request) -> None:
         """Write request.json in place of an earlier one."""

@@ -36,8 +36,8 @@ MUTANTS = (
     Mutant(
         "identity-without-its-hash",
         "A field of spec.json that was changed is believed.",
-        "store/sweep_store.py",
-        'if identity.hash != spec["hash"]:',
+        "store/records.py",
+        'if identity.hash != record["hash"]:',
         "if False:",
         (REDUCE + "test_a_changed_field_of_the_spec_does_not_match_its_hash",),
     ),
