@@ -9,7 +9,7 @@ from typing import Any
 from distsim.cli.arguments import resolved_device, resources
 from distsim.cli.output import one_line
 from distsim.cli.run import at_work, finish
-from distsim.cli.studies import published_studies
+from distsim.cli.studies import import_named, published_studies
 from distsim.specs import Extent, NetworkId, Request
 
 
@@ -56,17 +56,9 @@ def _extent(request: Request, asked: dict[str, Any]) -> Extent:
     return dataclasses.replace(request.extent, **{name: value for name, value in asked.items() if value is not None})
 
 
-def _import(flags: argparse.Namespace) -> None:
-    """Import the script that --import names, if it is given."""
-    if flags.imported is not None:
-        from distsim.sweep.own_code import import_file
-
-        import_file(flags.imported)
-
-
 def do_run(flags: argparse.Namespace) -> int:
     stores = _stores(flags)
-    _import(flags)
+    import_named(flags)
     if flags.only is not None:
         return _only(flags)
     asked = {"runs": flags.runs, "iterations": flags.iterations}
@@ -122,7 +114,7 @@ def do_compare(flags: argparse.Namespace) -> int:
     from distsim.sweep.order import compare_only
 
     stores = _stores(flags)
-    _import(flags)
+    import_named(flags)
     metrics = tuple(flags.metrics) if flags.metrics else None
     orders = [compare_only(_order(store, flags, metrics=metrics), store) for store in stores]
     orders = [order for order in orders if order]
@@ -142,7 +134,7 @@ def do_pairs(flags: argparse.Namespace) -> int:
     from distsim.sweep.order import check_workplace
 
     stores = _stores(flags)
-    _import(flags)
+    import_named(flags)
     metrics = tuple(dict.fromkeys(flags.metrics)) if flags.metrics else None
     plans = [_planned(store, flags) for store in stores]
     orders = [_order(store, flags, metrics=metrics, runs=None, iterations=None) for store in stores]
@@ -215,7 +207,7 @@ def do_layers(flags: argparse.Namespace) -> int:
     from distsim.sweep.stored_models import Stored, layer_by_layer
 
     sides = []
-    _import(flags)
+    import_named(flags)
     for where, problem, text in zip(
         (flags.store, flags.other or flags.store),
         (flags.problem, flags.with_problem or flags.problem),

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from distsim.cli.output import one_line, print_line
-from distsim.cli.studies import source
+from distsim.cli.studies import import_named, source
 
 UNDECIDED = 3  # exit status: nothing speaks against the rows, but here no digit of them is promised
 
@@ -88,10 +88,9 @@ def _rows(study: Any, stores: list[Any], flags: argparse.Namespace) -> list[Any]
 
 def _make_known(study: Any, stores: list[Any], rows: list[Any], flags: argparse.Namespace) -> None:
     """Make the study's own network and the rows' own metrics known."""
-    from distsim.sweep.own_code import import_file, make_known, require_known
+    from distsim.sweep.own_code import make_known, require_known
 
-    if flags.imported is not None:
-        import_file(flags.imported)
+    import_named(flags)
     metrics = _metrics(rows)
     if stores:
         make_known(stores[0], metrics)

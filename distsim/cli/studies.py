@@ -22,6 +22,14 @@ def do_merge(flags: argparse.Namespace) -> int:
     return 0
 
 
+def import_named(flags: argparse.Namespace) -> None:
+    """Import the script that --import names, if it is given."""
+    if flags.imported is not None:
+        from distsim.sweep.own_code import import_file
+
+        import_file(flags.imported)
+
+
 def source(where: str, problem: str | None) -> Any:
     """Return the study in a folder or a store: as it was published, or as it would be."""
     from distsim.results.merging import of_store

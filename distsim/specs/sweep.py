@@ -119,9 +119,9 @@ class Extent(Spec):
 class Reading(Spec):
     """How a folder of images is read. What comes of it is in the digest of the data, so it is not in the identity."""
 
-    skip_bad: Natural = 0  # images that cannot be read and may be left out, at most
+    skip_bad: Natural = added(0, absent=0)  # images that cannot be read and may be left out, at most
     # of grey values that are stored in more than 8 bits: 2^bits - 1 becomes 255; None: as many as the largest value has
-    bits: Bits | None = None
+    bits: Bits | None = added(None, absent=None)
 
     def require_folder(self, data: str) -> None:
         """Raise ValueError if something is chosen for data that are no folder of images."""
@@ -135,13 +135,12 @@ AS_IS = Reading()
 
 @dataclass(frozen=True)
 class Request(Spec):
-    """The last request, as request.json holds it: the extent's fields, where the data are, the device, the script."""
+    """The last request, as request.json holds it: fields of extent and reading, place of the data, device, script."""
 
     extent: Extent = field(metadata=INLINE)
     data: str
     device: DeviceChoice
-    skip_bad: Natural = added(0, absent=0)  # as in Reading
-    bits: Bits | None = added(None, absent=None)
+    reading: Reading = field(default=AS_IS, metadata=INLINE)
     skipped: tuple[str, ...] = added((), absent=())  # images that were left out, each with the reason
     script: str = added("", absent="")  # the script that registers the user's own network or metrics; "": there is none
     script_sha256: str = added("", absent="")
@@ -155,11 +154,6 @@ class Request(Spec):
             digest_or_none is not None,
             f"script_sha256 must be the script's SHA-256 in hexadecimal, got {shown(self.script_sha256)}",
         )
-
-    @property
-    def reading(self) -> Reading:
-        """Return how the images are read."""
-        return Reading(self.skip_bad, self.bits)
 
 
 @dataclass(frozen=True)
@@ -190,4 +184,4 @@ class Sweep:
     @property
     def request(self) -> Request:
         """Return what the store keeps of the sweep, so that `distsim run` can ask for it again."""
-        return Request(self.extent, self.data, self.device, self.reading.skip_bad, self.reading.bits)
+        return Request(self.extent, self.data, self.device, self.reading)

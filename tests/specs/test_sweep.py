@@ -16,6 +16,7 @@ from distsim.specs import (
     Identity,
     Problem,
     Pruning,
+    Reading,
     Recipe,
     Request,
     Sweep,
@@ -63,9 +64,9 @@ EXTENT = Extent(runs=1, iterations=1)
         (Sweep(IDENTITY, EXTENT), {"device": "auto"}, "device must be cpu or cuda, got 'auto'"),
         (Request(EXTENT, "", "auto"), {"device": "tpu"}, "device must be auto, cpu or cuda, got 'tpu'"),
         (Request(EXTENT, "", "auto"), {"data": None}, "data must be text, got None"),
-        (Request(EXTENT, "", "auto"), {"skip_bad": -1}, "skip_bad must not be negative, got -1"),
-        (Request(EXTENT, "", "auto"), {"bits": 17}, "bits must be at most 16, got 17"),
-        (Request(EXTENT, "", "auto"), {"bits": 0}, "bits must be at least 1, got 0"),
+        (Reading(), {"skip_bad": -1}, "skip_bad must not be negative, got -1"),
+        (Reading(), {"bits": 17}, "bits must be at most 16, got 17"),
+        (Reading(), {"bits": 0}, "bits must be at least 1, got 0"),
     ],
 )
 def test_a_value_out_of_range_is_refused_by_name(spec, change, message):
