@@ -13,17 +13,8 @@ def finish(orders: list[Any], root: Any, flags: argparse.Namespace) -> None:
     from distsim.sweep.at_work import carry_out
     from distsim.sweep.engine import describe
 
-    worked = carry_out(
-        orders,
-        root,
-        local=flags.local,
-        address=flags.address,
-        allow_drift=flags.allow_drift,
-        allow_slow=flags.allow_slow,
-        say=print_line,
-        tell=lambda event: print_line(describe(event)),
-    )
-    if not worked:
+    asked = {name: getattr(flags, name) for name in ("local", "address", "allow_drift", "allow_slow")}
+    if not carry_out(orders, root, **asked, say=print_line, tell=lambda event: print_line(describe(event))):
         print_line("nothing is missing: the store holds everything that was asked for")
     for order in orders:
         extent = order.sweep.extent

@@ -65,14 +65,8 @@ NETWORK_COLUMNS = {
     "epochs": "int64",  # trained
     "reduced": "bool",
 }
-CHANCE_COLUMNS = {
-    "problem": "str",
-    "run": "int64",
-    "iteration": "int64",
-    "position": "int64",
-    "layer": "str",
-    "kind": "str",
-    "metric": "str",
+_PLACE = ("problem", "run", "iteration", "position", "layer", "kind", "metric")
+CHANCE_COLUMNS = {name: SIMILARITY_COLUMNS[name] for name in _PLACE} | {
     "permutation": "int64",  # of the pruned network's examples, from 0; the same for all networks
     "value": "float64",
     "reason": "str",

@@ -141,15 +141,12 @@ def compare(
     memory : bytes for all comparisons at once; None: half of this machine's free memory, 4 GiB if that is unknown
     forecast : only say what it would cost
 
-    FileNotFoundError: a network is not committed. ValueError: a layer is unknown, or no metric applies to any.
+    FileNotFoundError: a network is not committed. ValueError: no metric applies to any of these layers.
     """
     problem, name = order.sweep.problem, order.name
     contents, wanted = store.contents(), {network for pair in pairs for network in pair}
     if absent := wanted - contents.networks:
         raise FileNotFoundError(f"{name}: {min(absent).label} is not in {store.root.url}")
-    known = [layer.name for layer in order.layers]
-    if unknown := set(names or ()) - set(known):
-        raise ValueError(f"{name} has no layers {sorted(unknown)}; it has {known}")
     shapes = layer_shapes(build(problem), problem)
     layers = [layer for layer in order.layers if names is None or layer.name in names]
     if not any(applicable(metrics, layer.kind) for layer in layers):
