@@ -92,19 +92,12 @@ def run(
         "resources": trial_resources(chosen, threads, cpus, gpus),
     }
     sweeps = [_prepared(each, data, reductions, request) for each in problems]
-    allowed = {"allow_drift": allow_drift, "allow_slow": allow_slow}
-    return _studied(sweeps, where, local, address, allowed, progress)
+    how = {name: given[name] for name in ("local", "address", "allow_drift", "allow_slow")}
+    return _studied(sweeps, where, progress, **how)
 
 
-def _studied(
-    sweeps: list[Prepared],
-    storage: str | Path,
-    local: bool,
-    address: str | None,
-    allowed: dict[str, bool],
-    progress: Progress,
-) -> Study:
-    """Do what the store lacks of these sweeps, and return the study in it."""
+def _studied(sweeps: list[Prepared], storage: str | Path, progress: Progress, **how: Any) -> Study:
+    """Do what the store lacks of these sweeps, and return the study in it. how : as for `carry_out`"""
     from distsim.api.study import Study
     from distsim.store import SweepStore, new_root
     from distsim.sweep.at_work import carry_out
@@ -112,7 +105,7 @@ def _studied(
     say = print if progress is True else lambda line: None
     tell = functools.partial(_report, progress)
     with new_root(storage) as root:
-        carry_out(sweeps, root, local=local, address=address, **allowed, say=say, tell=tell)
+        carry_out(sweeps, root, **how, say=say, tell=tell)
     return Study([SweepStore(root, sweep.name) for sweep in sweeps], {sweep.name: sweep.dataset for sweep in sweeps})
 
 

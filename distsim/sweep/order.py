@@ -63,17 +63,12 @@ def identify(problem: Problem, dataset: Dataset, **choices: Any) -> Identity:
 
 
 def adapted(
-    problem: Problem,
-    data: str = "",
-    *,
-    classes: tuple[str, ...] | None = None,
-    epochs: int | None = None,
-    probe: int | None = None,
-    train_limit: int | None = None,
+    problem: Problem, data: str = "", *, classes: tuple[str, ...] | None = None, **smaller: int | None
 ) -> Problem:
     """Return the problem with changes for other data, other classes or smaller numbers.
 
     data : location; a "folder:" of images changes normalisation, channels and the choice of the probe
+    smaller : epochs, probe or train_limit, as for `Problem.reduced_to`
     """
     changes: dict[str, Any] = {}
     if classes and classes != problem.classes:
@@ -84,8 +79,7 @@ def adapted(
         if changes:
             changes["recipe"] = dataclasses.replace(problem.recipe, normalise=None)
         changes["probe_rule"] = "uniform"  # its images are sorted by class, so the first ones are not a sample
-    problem = dataclasses.replace(problem, **changes)
-    return problem.reduced_to(epochs=epochs, probe=probe, train_limit=train_limit)
+    return dataclasses.replace(problem, **changes).reduced_to(**smaller)
 
 
 def trial_resources(
