@@ -3,7 +3,6 @@
 from distsim.data.augment import apply, draw, normalise
 from distsim.data.dataset import (
     Dataset,
-    check_classes,
     limit,
     pixel_statistics,
     probe_indices,
@@ -18,7 +17,6 @@ __all__ = [
     "Dataset",
     "apply",
     "cache_root",
-    "check_classes",
     "default_root",
     "draw",
     "limit",

@@ -1,6 +1,5 @@
 """The store: it alone says which parts of a sweep are done."""
 
-from distsim.specs import NetworkId
 from distsim.store.commits import DamagedStore, Mark
 from distsim.store.existing import existing_root, existing_stores, new_root, problems_in
 from distsim.store.lease import Lease, StoreInUse
@@ -14,7 +13,6 @@ __all__ = [
     "IdentityMismatch",
     "Lease",
     "Mark",
-    "NetworkId",
     "NoSpace",
     "NotWritable",
     "Pair",
