@@ -1,4 +1,4 @@
-"""The types of command-line flags, and values that follow from several flags."""
+"""The types of command-line flags, and the device that is meant."""
 
 import argparse
 import re
@@ -39,13 +39,6 @@ def cluster(text: str) -> str:
     if text not in ("auto", "local") and not (address and 0 < int(address[1]) < 2**16):
         raise argparse.ArgumentTypeError(f"{shown(text)} is neither auto nor HOST:PORT nor ray://HOST:PORT")
     return text
-
-
-def resources(flags: argparse.Namespace, device: str) -> tuple[tuple[str, float], ...]:
-    """Return the resources of one trial in the form that Ray expects."""
-    from distsim.sweep.order import trial_resources
-
-    return trial_resources(device, flags.threads, flags.cpus, flags.gpus)
 
 
 def resolved_device(device: DeviceChoice, address: str | None) -> Device:

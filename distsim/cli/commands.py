@@ -6,11 +6,11 @@ import hashlib
 import textwrap
 from typing import Any
 
-from distsim.cli.arguments import resolved_device, resources
+from distsim.cli.arguments import resolved_device
 from distsim.cli.output import one_line
 from distsim.cli.run import at_work, finish
 from distsim.cli.studies import import_named, published_studies
-from distsim.specs import Extent, NetworkId, Request
+from distsim.specs import CHOSEN, Extent, NetworkId, Request
 
 
 def _root(flags: argparse.Namespace) -> Any:
@@ -27,7 +27,7 @@ def _stores(flags: argparse.Namespace) -> list[Any]:
 
 def _order(store: Any, flags: argparse.Namespace, **asked: Any) -> Any:
     """Return the store's order: its spec and last request, with the flags' changes to its extent."""
-    from distsim.sweep.order import prepare
+    from distsim.sweep.order import prepare, trial_resources
     from distsim.sweep.own_code import make_known
 
     identity, request = store.identity(), store.request()
@@ -40,12 +40,8 @@ def _order(store: Any, flags: argparse.Namespace, **asked: Any) -> Any:
         reading=request.reading,
         **dataclasses.asdict(extent),
         device=device,
-        resources=resources(argparse.Namespace(**vars(flags), threads=identity.threads), device),
-        **{
-            field.name: getattr(identity, field.name)
-            for field in dataclasses.fields(identity)
-            if field.name not in ("problem", "data_digest", "format")
-        },
+        resources=trial_resources(device, identity.threads, flags.cpus, flags.gpus),
+        **{name: getattr(identity, name) for name in ("storage", *CHOSEN)},
     )
     store.claim(order.sweep.identity)  # refuses data that have changed since the store was made
     return order

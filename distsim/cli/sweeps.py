@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from fnmatch import fnmatchcase
 from typing import Any, get_args
 
-from distsim.cli.arguments import cluster, positive, resolved_device, resources, whole
+from distsim.cli.arguments import cluster, positive, resolved_device, whole
 from distsim.cli.output import reported
 from distsim.cli.run import finish
 from distsim.metrics.registry import METRICS as KNOWN
@@ -84,10 +84,11 @@ def _chosen(problems: Sequence[Problem], patterns: Sequence[str] | None) -> Sequ
 
 def _orders(problems: Sequence[Problem], flags: argparse.Namespace, root: Any) -> list[Any]:
     """Return an order for each problem. Everything that needs no data is checked for all of them first."""
-    from distsim.sweep.order import adapted, checked, prepare, require_fast, require_tools
+    from distsim.sweep.order import adapted, checked, prepare, require_fast, require_tools, trial_resources
 
     device = resolved_device(flags.device, flags.address)
-    asked = _values(flags, (*OF_SWEEP, *names(Extent))) | {"device": device, "resources": resources(flags, device)}
+    asked = _values(flags, (*OF_SWEEP, *names(Extent))) | {"device": device}
+    asked["resources"] = trial_resources(device, flags.threads, flags.cpus, flags.gpus)
     asked["reading"] = Reading(flags.skip_bad, flags.bits)
     problems = [adapted(problem, flags.data, **_values(flags, OF_PROBLEM)) for problem in problems]
     for problem in problems:
