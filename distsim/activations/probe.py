@@ -41,9 +41,7 @@ def make_probe(identity: Identity, dataset: Dataset, device: torch.device | str 
     """
     problem = identity.problem
     indices = probe_indices(dataset, problem.probe, problem.probe_rule, identity.seed)
-    if problem.recipe.normalise is None:
-        raise ValueError("the recipe has no normalisation; make the spec with distsim.sweep.order.identify")
-    mean, sd = (torch.tensor(values, dtype=torch.float32, device=device) for values in problem.recipe.normalise)
+    mean, sd = augment.normalisation(problem.recipe, device)
     # one grey channel may have any stride: convolutions would round by it, and Ray's copy of the data has another
     images = torch.tensor(dataset.train_images[indices], device=device).clone(memory_format=torch.contiguous_format)
     return Probe(indices, images, mean, sd)

@@ -42,9 +42,7 @@ def training_data(dataset: Dataset, recipe: Recipe, seed: int, device: torch.dev
 
     The split is the same for all runs. ValueError: the recipe has no normalisation.
     """
-    if recipe.normalise is None:
-        raise ValueError("the recipe has no normalisation; make the spec with distsim.sweep.order.identify")
-    mean, sd = (torch.tensor(values, dtype=torch.float32, device=device) for values in recipe.normalise)
+    mean, sd = augment.normalisation(recipe, device)
     images, labels = (torch.tensor(a, device=device) for a in (dataset.train_images, dataset.train_labels))
     test = (torch.tensor(dataset.test_images, device=device), torch.tensor(dataset.test_labels, device=device))
     validation = None
