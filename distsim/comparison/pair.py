@@ -17,7 +17,7 @@ from distsim.comparison.sides import LayerSource, Side, Wanted, collect
 from distsim.metrics.arrays import Array, Undefined, Workspace
 from distsim.metrics.channels import ChannelPair, ChannelSide
 from distsim.metrics.kernels import KernelPair, KernelSide, Unresolved
-from distsim.metrics.reads import NOW, Assumption, Number, Reads, fetched, noting
+from distsim.metrics.reads import NOW, Assumption, Number, Reads, computed, fetched, noting
 from distsim.metrics.registry import Metric
 from distsim.specs.fields import Natural
 
@@ -260,10 +260,8 @@ class Draft:
         for name, assumed in self._assumed.items():
             if wrong := [each for each, was in zip(assumed, right[name], strict=True) if not was]:
                 self.wrong[name] = wrong
-        sound = records.keys() - self.wrong
-        return {
-            each.name: records[each.name] if each.name in sound else self._now.record(each) for each in self.metrics
-        }
+        sound = {name: computed(record) for name, record in records.items() if name not in self.wrong}
+        return {each.name: sound[each.name] if each.name in sound else self._now.record(each) for each in self.metrics}
 
 
 def read_together(drafts: Sequence[Draft]) -> None:

@@ -160,7 +160,7 @@ def read(value: Any) -> Any:
 
 
 def fetched(tree: Any) -> Any:
-    """Return a tree of dicts, lists and tuples with numbers in place of its arrays of no dimension and its `Later`s.
+    """Return a tree of dicts, lists, tuples and `Later`s with numbers in place of its arrays of no dimension.
 
     All arrays are read in one copy. They must be of one library and on one device.
     """
@@ -170,6 +170,13 @@ def fetched(tree: Any) -> Any:
     xp = array_namespace(*leaves)
     numbers = read(xp.stack([xp.astype(leaf, xp.float64) for leaf in leaves])).tolist()  # counts are far below 2^53
     return _filled(tree, iter([_kind(leaf)(number) for leaf, number in zip(leaves, numbers, strict=True)]))
+
+
+def computed(tree: Any) -> Any:
+    """Return a fetched tree with numbers in place of its `Later`s."""
+    if isinstance(tree, Later):
+        return tree.function(*computed(tree.args))
+    return _mapped(tree, computed) if isinstance(tree, dict | list | tuple) else tree
 
 
 def _arrays(tree: Any) -> Iterator[Array]:
@@ -187,13 +194,18 @@ def _arrays(tree: Any) -> Iterator[Array]:
 def _filled(tree: Any, numbers: Iterator[Any]) -> Any:
     """Return the tree with these numbers in place of its arrays, in the order of `_arrays`."""
     if isinstance(tree, Later):
-        return tree.function(*_filled(tree.args, numbers))
-    if isinstance(tree, dict):
-        return {name: _filled(branch, numbers) for name, branch in tree.items()}
-    if isinstance(tree, list | tuple):
-        filled = [_filled(branch, numbers) for branch in tree]
-        return filled if isinstance(tree, list) else tuple(filled)
+        return Later(tree.function, _filled(tree.args, numbers))
+    if isinstance(tree, dict | list | tuple):
+        return _mapped(tree, lambda branch: _filled(branch, numbers))
     return next(numbers) if _is_leaf(tree) else tree
+
+
+def _mapped(tree: Any, function: Callable[[Any], Any]) -> Any:
+    """Return a dict, list or tuple with function(branch) in place of each branch, in their order."""
+    if isinstance(tree, dict):
+        return {name: function(branch) for name, branch in tree.items()}
+    mapped = [function(branch) for branch in tree]
+    return mapped if isinstance(tree, list) else tuple(mapped)
 
 
 def _is_leaf(tree: Any) -> bool:
