@@ -73,6 +73,12 @@ class PairSide:
         return replace(self, collected=side, reads=NOW)
 
     @property
+    def bare(self) -> "PairSide":
+        """Return this side without what was computed from what was collected, which takes memory."""
+        channels, kernel = self.collected.channels, self.__dict__.get("kernel", self.collected.kernel)
+        return replace(self, collected=Side(channels and replace(channels), kernel and replace(kernel)))
+
+    @property
     def channels(self) -> ChannelSide:
         if self.collected.channels is None:
             raise AssertionError("a pair without channels")
@@ -144,7 +150,7 @@ class Pair:
         """
         return Draft(self, list(metrics), known_wrong)
 
-    @cached_property
+    @property
     def now(self) -> "Pair":
         """Return this pair with numbers that are read at once."""
         return replace(self, x=self.x.now, y=self.y.now, reads=NOW) if self.reads.deferred else self
@@ -220,7 +226,7 @@ class Draft:
     def __init__(self, pair: Pair, metrics: Sequence[Metric], known_wrong: Collection[str]) -> None:
         self.metrics = metrics
         self.wrong: dict[str, list[Assumption]] = {}
-        self._now = pair.now  # shares what was collected, but not what was computed from it, which need not be kept
+        self._pair = replace(pair, y=pair.y.bare)
         self._required = pair.x.reads.required + pair.y.reads.required
         self._records: dict[str, Result] = {}
         self._assumed: dict[str, list[Assumption]] = {}
@@ -261,7 +267,10 @@ class Draft:
             if wrong := [each for each, was in zip(assumed, right[name], strict=True) if not was]:
                 self.wrong[name] = wrong
         sound = {name: computed(record) for name, record in records.items() if name not in self.wrong}
-        return {each.name: sound[each.name] if each.name in sound else self._now.record(each) for each in self.metrics}
+        if len(sound) == len(self.metrics):
+            return sound
+        now = self._pair.now
+        return {each.name: sound[each.name] if each.name in sound else now.record(each) for each in self.metrics}
 
 
 def read_together(drafts: Sequence[Draft]) -> None:

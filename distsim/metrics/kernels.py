@@ -7,13 +7,14 @@ Sums over n² entries are always taken in float64.
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from array_api_compat import array_namespace
+import numpy as np
+from array_api_compat import array_namespace, device
 
 from distsim.metrics.arrays import Array, Undefined, Workspace
 from distsim.metrics.channels import centred
 from distsim.metrics.linalg import by_both, cholesky, congruence, eigvalsh, inner
 from distsim.metrics.polar import Enclosure, enclosed, on_full_rate
-from distsim.metrics.reads import NOW, Cached, Number, Reads, last
+from distsim.metrics.reads import NOW, Cached, Number, Reads, last, read
 from distsim.metrics.rounding import EPS, EPS32, is_constant, least_pivot, rank_of_gram
 
 SMALL = 512  # up to this size singular values come from an SVD; above, from an eigenproblem, which is 10 times faster
@@ -42,8 +43,27 @@ class KernelSide:
 
     @Cached
     def now(self) -> "KernelSide":
-        """Return this side with numbers that are read at once."""
-        return replace(self, reads=NOW) if self.reads.deferred else self
+        """Return this side with numbers that are read at once, and without constant features."""
+        if not self.reads.deferred:
+            return self
+        varies = None if self.features is None else read(self._varies)
+        if varies is None or varies.all():
+            return replace(self, reads=NOW)
+        xp = array_namespace(self.features)
+        chosen = xp.asarray(np.flatnonzero(varies), device=device(self.features))
+        return replace(self, features=xp.take(self.features, chosen, axis=1), reads=NOW)
+
+    @property
+    def _varies(self) -> Array:
+        xp = array_namespace(self.features)
+        return xp.any(self.features != 0, axis=0)
+
+    @Cached
+    def varied(self) -> bool:
+        """Return whether no feature is constant, which only a side whose reads are deferred has."""
+        if self.features is None or not self.reads.deferred:
+            return True
+        return self.reads.decide(array_namespace(self.features).all(self._varies), likely=True)
 
     @Cached
     def trace(self) -> Number:
@@ -216,6 +236,8 @@ class KernelPair:
         if self.enclosure is not None:
             return self.enclosure.value
         x, y = self.x, self.y
+        if not (x.varied and y.varied):  # eigenvalues of constant features are zero, and their roots are not exact
+            return replace(self, x=x.now, y=y.now, reads=NOW).nuclear
         narrow = max(x.unit, y.unit) > EPS
         small = min(_size(x), _size(y)) <= SMALL
         if x.features is None and y.features is None and (narrow or not small):
