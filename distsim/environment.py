@@ -137,6 +137,14 @@ def free_memory() -> float | None:
     return 1024.0 * int(available[1]) if available else None
 
 
+def free_on(device: str) -> float | None:
+    """Return the bytes that this process may still use on a device: of a GPU, or the system's as `free_memory`."""
+    if device == "cpu":
+        return free_memory()
+    free, _ = torch.cuda.mem_get_info()
+    return float(free + torch.cuda.memory_reserved() - torch.cuda.memory_allocated())
+
+
 @contextlib.contextmanager
 def threads(count: int) -> Iterator[None]:
     """Run the block with exactly this many threads in torch and in NumPy's BLAS; other counts give other bits."""

@@ -5,7 +5,7 @@ products of its channels, and its Gram matrix with the root of that, or its feat
 of networks together and compares any pairs of them.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 
 from distsim.comparison.devices import is_deferred
@@ -41,6 +41,7 @@ class Reference:
         qdwh: bool | None = None,
     ) -> None:
         self.layer, self.device, self.precision, self.qdwh = layer, device, precision, qdwh
+        self.asked_for = tuple(metrics)
         self.metrics = known(applicable(metrics, layer.kind))
         self._wrong: set[str] = set()
         self.workspace = Workspace()
@@ -53,19 +54,24 @@ class Reference:
     def _wanted(self) -> Wanted:
         return Wanted(kernel=_any(self.metrics, "kernel"))
 
-    def compare(self, layer: LayerSource) -> dict[str, Result]:
+    def compare(self, layer: LayerSource, metrics: Collection[str] | None = None) -> dict[str, Result]:
         """Compare this layer, as y, with the complete network's, as x. Return each metric's result by name.
 
+        metrics : None for all; others are left out
         ValueError: the layers' shapes do not fit together. FloatingPointError: an activation is not finite.
         """
-        draft = self.draft(layer)
+        draft = self.draft(layer, metrics=metrics)
         results = draft.results()
         self.learn(draft)
         return results
 
-    def draft(self, layer: LayerSource) -> Draft:
-        """Begin the comparison that `compare` makes. On a GPU no number is read before the draft's results are."""
-        reads = Reads(self.side.reads.deferred)
+    def draft(self, layer: LayerSource, reads: Reads | None = None, metrics: Collection[str] | None = None) -> Draft:
+        """Begin the comparison that `compare` makes. On a GPU no number is read before the draft's results are.
+
+        reads : those with which the layer's activations were computed, if there were any
+        metrics : None for all; others are left out
+        """
+        reads = reads or Reads(self.side.reads.deferred)
         nothing = Wanted(channels=False, kernel=False)
         theirs = replace(self._wanted, passing=True)
         sources, wanted, crosses = [self._centred, layer], [nothing, theirs], [(0, 1)]
@@ -76,7 +82,8 @@ class Reference:
         sides, products = collect(sources, wanted, crosses, self.device, self.workspace, each)
         y = PairSide(layer, sides[-1], self.device, reads=reads)
         pair = Pair(self.side, y, products.get((0, 1)), self.precision == "fast", self.qdwh, self.workspace, reads)
-        return pair.draft(self.metrics, self._wrong)
+        chosen = [each for each in self.metrics if metrics is None or each.name in metrics]
+        return pair.draft(chosen, self._wrong)
 
     def learn(self, draft: Draft) -> None:
         """Note which metrics rest on a wrong assumption about the complete network's side.

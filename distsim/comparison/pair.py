@@ -273,10 +273,12 @@ class Draft:
         return {each.name: sound[each.name] if each.name in sound else now.record(each) for each in self.metrics}
 
 
-def read_together(drafts: Sequence[Draft]) -> None:
-    """Read the numbers of several drafts in one copy from the device."""
-    for draft, read in zip(drafts, fetched([draft.tree for draft in drafts]), strict=True):
+def read_together(drafts: Sequence[Draft], also: Any = ()) -> Any:
+    """Read the numbers of several drafts, and those of the tree `also`, in one copy. Return the latter."""
+    trees, rest = fetched(([draft.tree for draft in drafts], also))
+    for draft, read in zip(drafts, trees, strict=True):
         draft._read = read
+    return rest
 
 
 class Spans(TypedDict, total=False):

@@ -7,7 +7,7 @@ from typing import Protocol
 from distsim.store import Storage, SweepStore
 from distsim.sweep.comparison_worker import ComparisonWorker
 from distsim.sweep.failures import attempt
-from distsim.sweep.jobs import Comparison, PairJob
+from distsim.sweep.jobs import Job
 from distsim.sweep.order import Prepared
 from distsim.sweep.plan import Chain, packed, runs_of
 from distsim.sweep.training_worker import Event, TrainingWorker
@@ -33,7 +33,7 @@ class Engine(Protocol):
         """Train the complete networks of the problems in `complete`, extract their activations, then run the chains."""
         ...
 
-    def compare(self, orders: list[Prepared], jobs: Sequence[Comparison | PairJob]) -> list[str]:
+    def compare(self, orders: list[Prepared], jobs: Sequence[Job]) -> list[str]:
         """Do the jobs and commit their values."""
         ...
 
@@ -79,7 +79,7 @@ class LocalEngine:
         for event in worker.chains(pack, failed):
             self.tell(event)
 
-    def compare(self, orders: list[Prepared], jobs: Sequence[Comparison | PairJob]) -> list[str]:
+    def compare(self, orders: list[Prepared], jobs: Sequence[Job]) -> list[str]:
         workers = {
             order.name: ComparisonWorker(
                 SweepStore(self.root, order.name), order.sweep, order.dataset, self.allow_drift
