@@ -45,7 +45,9 @@ def on_card(monkeypatch: pytest.MonkeyPatch) -> Callable[[tuple[int, int]], None
         monkeypatch.setattr(sides, "capability", lambda device: capability if device == "cuda" else (0, 0))
         for module in (sides, pair):
             monkeypatch.setattr(
-                module, "on_device", lambda panel, device: devices.on_device(panel, "cpu" if device == "cpu" else ON_CPU)
+                module,
+                "on_device",
+                lambda panel, device: devices.on_device(panel, "cpu" if device == "cpu" else ON_CPU),
             )
 
     return on

@@ -86,3 +86,10 @@ def test_values_are_those_of_the_cpu(as_on_a_gpu: None, layer_by_layer: Path, tm
                 assert (ours[column].fillna("") == theirs[column].fillna("")).all(), column
 
 
+def test_dbg(as_on_a_gpu: None, layer_by_layer: Path, tmp_path: Path) -> None:
+    assert computed(tmp_path, ordered())
+    found, expected = read_tables(Storage(tmp_path)).similarities, read_tables(Storage(layer_by_layer)).similarities
+    bad = abs(found["value"] - expected["value"]) > 1e-12
+    print(found[bad].to_string())
+    print(expected[bad].to_string())
+    assert 0
