@@ -107,27 +107,11 @@ def resolved_device(device: DeviceChoice, address: str | None = None) -> Device:
 
 
 def require_device(device: str) -> None:
-    """Raise ValueError if training cannot run on this device."""
+    """Raise ValueError if training and comparisons cannot run on this device."""
     if device not in ("cpu", "cuda"):
         raise ValueError(f"device must be cpu or cuda, got {device!r}")
     if device == "cuda" and not torch.cuda.is_available():
         raise ValueError("a GPU was asked for and PyTorch finds none; use --device cpu, or a machine that has one")
-
-
-def require_cupy(device: str) -> None:
-    """Raise ValueError, which says what to install or change, if comparisons cannot run on this device."""
-    if device == "cpu":
-        return
-    try:
-        import cupy
-
-        count = int(cupy.cuda.runtime.getDeviceCount())
-    except ImportError:
-        raise ValueError("comparisons on the GPU need CuPy: pip install 'distsim[gpu]'") from None
-    except cupy.cuda.runtime.CUDARuntimeError as error:
-        raise ValueError(f"a GPU was asked for and CuPy finds none: {error}") from None
-    if count == 0:
-        raise ValueError("a GPU was asked for and CuPy finds none")
 
 
 def free_memory() -> float | None:

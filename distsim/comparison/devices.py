@@ -18,6 +18,8 @@ def on_device(panel: Any, device: str) -> Array:
         return np.asarray(panel)
     import torch
 
+    if isinstance(panel, np.ndarray) and not panel.flags.writeable:  # PyTorch has no such tensors, and warns
+        panel = panel.copy()
     return torch.as_tensor(panel, device="cpu" if device == ON_CPU else device)
 
 

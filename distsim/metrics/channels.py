@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from array_api_compat import array_namespace
 
 from distsim.metrics.arrays import Array, Undefined
+from distsim.metrics.linalg import running_sum
 from distsim.metrics.reads import NOW, Cached, Number, Reads, as_divisor, first, least
 from distsim.metrics.rounding import EPS, rank_of_products, squares_of_constant
 
@@ -137,7 +138,7 @@ class ChannelSide:
             return 0
         values, _ = self._principal
         xp = array_namespace(values)
-        share = xp.cumulative_sum(values) / xp.sum(values)
+        share = running_sum(values) / xp.sum(values)
         k = least(self.reads.count(share < variance - self.columns * EPS) + 1, self.rank)
         # an eigenvalue of the unscaled products may be rounding although the rank after scaling counts its direction
         return least(k, rank_of_products(values, self.reads))
@@ -248,7 +249,7 @@ def mean_correlation(rho: Array, count: Number, mean_rule: str, reads: Reads = N
     xp = array_namespace(rho)
     rho = first(rho, count)
     if mean_rule == "mass98":
-        before = xp.cumulative_sum(rho) - rho  # Σs[:i] for i = 0 ... len-1
+        before = running_sum(rho) - rho  # Σs[:i] for i = 0 ... len-1
         enough = xp.astype(before >= 0.98 * xp.sum(rho), xp.int64)
         count = least(reads.count(xp.cumulative_sum(enough) == 0), count)
     return reads.later(_mean, reads.number(xp.sum(first(rho, count))), count)

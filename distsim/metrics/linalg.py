@@ -22,6 +22,17 @@ def inner(A: Array, B: Array, reads: Reads = NOW) -> Number:
     return sum(reads.number(xp.sum(A[i : i + TILE, :] * B[i : i + TILE, :])) for i in range(0, A.shape[0], TILE))
 
 
+def running_sum(A: Array) -> Array:
+    """Return the sums A[0] + ... + A[i], (n,), of a vector (n,).
+
+    Not by a GPU's cumulative sum, which PyTorch refuses where results have to repeat themselves.
+    """
+    xp = array_namespace(A)
+    if isinstance(A, np.ndarray):
+        return xp.cumulative_sum(A)
+    return xp.tril(xp.ones((A.shape[0], A.shape[0]), dtype=A.dtype, device=device(A))) @ A
+
+
 def congruence(C: Array, L: Array, workspace: Workspace) -> Array:
     """Return the lower triangle of CᵀLC, for lower triangular C and symmetric L (n, n). Above it may be anything.
 

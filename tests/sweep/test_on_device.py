@@ -179,6 +179,8 @@ class Discipline(TorchDispatchMode):
         masked = name in ("index", "index_put_") and any(i is not None and i.dtype == torch.bool for i in args[1])
         if name in self.FORBIDDEN or masked:
             raise AssertionError(f"the host waits for {name}")
+        if name == "cumsum" and args[0].is_floating_point():
+            raise AssertionError("on a GPU that has to repeat itself PyTorch has no cumulative sums")
         return func(*args, **(kwargs or {}))
 
 
@@ -220,8 +222,7 @@ def test_activations_that_are_not_finite_fail_their_layer_only(
 
     def broken(which: NetworkId) -> Any:
         weights = dict(load(which))
-        last = [name for name in weights if name.endswith("bias")][-1]
-        return weights | {last: torch.full_like(weights[last], torch.inf)}
+        return weights | {"out.bias": torch.full_like(weights["out.bias"], torch.inf)}
 
     monkeypatch.setattr(device, "_weights", broken)
     failed = []
