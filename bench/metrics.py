@@ -32,6 +32,7 @@ import machine
 import material
 import numcodecs
 import numpy as np
+import torch
 from child import Answer, ask
 from machine import Calm
 from material import LAYERS, Networks
