@@ -32,6 +32,7 @@ import machine
 import material
 import numcodecs
 import numpy as np
+import torch
 from child import Answer, ask
 from machine import Calm
 from material import LAYERS, Networks
@@ -42,7 +43,7 @@ from report import Section, Table, difference, numbers, replace, seconds, times
 from distsim import metrics as public
 from distsim.comparison.layer import Reference, compare_pairs
 from distsim.comparison.sides import NARROW, PRECISIONS, InMemory, LayerSource, Wanted, collect
-from distsim.environment import require_cupy, threads
+from distsim.environment import require_device, threads
 from distsim.specs import PAPER_METRICS, NetworkId
 from distsim.store import Storage, SweepStore
 from distsim.store.activations import Reader, Writer
@@ -62,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     flags = _parser().parse_args(arguments)
     if flags.small:
         flags = argparse.Namespace(**vars(flags) | SMALL)
-    require_cupy(flags.device)
+    require_device(flags.device)
     conditions = machine.describe(flags.threads, flags.device)
     print(f"{conditions}\n", flush=True)
     failed = []
@@ -576,14 +577,12 @@ def gemm_rate(n: int, columns: int, dtype: str, device: str) -> float:
     rng = np.random.default_rng(0)
     A, B = (rng.standard_normal(shape, dtype=np.float32) for shape in ((n, columns), (columns, n)))
     if device == "cuda":
-        import cupy
-
-        A, B = (cupy.asarray(M, dtype=dtype) for M in (A, B))
-        A @ B
-        cupy.cuda.Device().synchronize()
+        ours, theirs = (torch.as_tensor(M.astype(dtype, copy=False), device=device) for M in (A, B))
+        ours @ theirs
+        torch.cuda.synchronize()
         started = time.perf_counter()
-        A @ B
-        cupy.cuda.Device().synchronize()
+        ours @ theirs
+        torch.cuda.synchronize()
         return 2 * n * n * columns / (time.perf_counter() - started)
     A, B = A.astype(dtype, copy=False), B.astype(dtype, copy=False)
     started = time.perf_counter()

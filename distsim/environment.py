@@ -107,27 +107,11 @@ def resolved_device(device: DeviceChoice, address: str | None = None) -> Device:
 
 
 def require_device(device: str) -> None:
-    """Raise ValueError if training cannot run on this device."""
+    """Raise ValueError if training and comparisons cannot run on this device."""
     if device not in ("cpu", "cuda"):
         raise ValueError(f"device must be cpu or cuda, got {device!r}")
     if device == "cuda" and not torch.cuda.is_available():
         raise ValueError("a GPU was asked for and PyTorch finds none; use --device cpu, or a machine that has one")
-
-
-def require_cupy(device: str) -> None:
-    """Raise ValueError, which says what to install or change, if comparisons cannot run on this device."""
-    if device == "cpu":
-        return
-    try:
-        import cupy
-
-        count = int(cupy.cuda.runtime.getDeviceCount())
-    except ImportError:
-        raise ValueError("comparisons on the GPU need CuPy: pip install 'distsim[gpu]'") from None
-    except cupy.cuda.runtime.CUDARuntimeError as error:
-        raise ValueError(f"a GPU was asked for and CuPy finds none: {error}") from None
-    if count == 0:
-        raise ValueError("a GPU was asked for and CuPy finds none")
 
 
 def free_memory() -> float | None:
@@ -135,6 +119,14 @@ def free_memory() -> float | None:
     meminfo = Path("/proc/meminfo")
     available = re.search(r"MemAvailable: +(\d+) kB", meminfo.read_text()) if meminfo.exists() else None
     return 1024.0 * int(available[1]) if available else None
+
+
+def free_on(device: str) -> float | None:
+    """Return the bytes that this process may still use on a device: of a GPU, or the system's as `free_memory`."""
+    if device == "cpu":
+        return free_memory()
+    free, _ = torch.cuda.mem_get_info()
+    return float(free + torch.cuda.memory_reserved() - torch.cuda.memory_allocated())
 
 
 @contextlib.contextmanager

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import torch
 
-from distsim.metrics.rounding import rank_of_products
+from distsim.metrics.rounding import EPS, FLOOR, rank_of_products
 from distsim.models import Layer
 
 CHUNK_BYTES = 16 * 2**20  # least size of a chunk, if the array is that large
@@ -70,6 +70,8 @@ class Float16Check:
             self._noise_products += errors.T @ errors
 
     def __bool__(self) -> bool:
+        if self._products.device.type != "cpu":
+            return bool(self.safe)
         variance = (self._squares - self._sum**2 / self._n).clamp_min(0)
         constant = variance <= self._squares * 1e-12
         # a constant channel stays constant whatever its rounding
@@ -91,6 +93,31 @@ class Float16Check:
         rank = min(rank_of_products(values.numpy()), self._n - 1)
         lifted = min(rank_of_products((values + noise).numpy()), self._n - 1) - rank
         return (float((noise / values)[:rank].clamp_max(1).sum()) / 2 + max(0, lifted)) / max(1, rank)
+
+    @property
+    def safe(self) -> torch.Tensor:
+        """Return the truth value as a tensor of no dimension, without waiting for the device.
+
+        The sums are those of a CPU's truth value. Channels without variance are zero in the matrices, not cut out.
+        """
+        variance = (self._squares - self._sum**2 / self._n).clamp_min(0)
+        alive = variance > self._squares * 1e-12
+        quiet = (~alive | (self._noise <= FLOAT16_NOISE * variance)).all()
+        R, N = (
+            torch.where(alive[:, None] & alive, products - torch.outer(sums, sums) / self._n, 0).nan_to_num()
+            for products, sums in ((self._products, self._sums), (self._noise_products, self._noises))
+        )
+        scale = torch.where(R.diagonal() > 0, R.diagonal().clamp_min(1e-300).rsqrt(), 0)
+        R, N = (scale[:, None] * matrix * scale[None, :] for matrix in (R, N))
+        values, vectors = (part.flip(-1) for part in torch.linalg.eigh(R))
+        noise = (vectors * (N @ vectors)).sum(dim=0).clamp_min(0)
+        columns = alive.sum()
+        rank, lifted = (
+            (part > FLOOR * columns * EPS * part[0]).sum().clamp_max(self._n - 1) for part in (values, values + noise)
+        )
+        share = torch.where(torch.arange(len(values), device=R.device) < rank, noise / values, 0).clamp_max(1)
+        fall = (share.sum() / 2 + (lifted - rank).clamp_min(0)) / rank.clamp_min(1)
+        return (self._largest < FLOAT16_LARGEST) & quiet & (~alive.any() | (fall <= FLOAT16_MOVES))
 
 
 def storage_dtype(layer: Layer, rule: str) -> str:

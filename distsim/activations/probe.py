@@ -6,7 +6,7 @@ module does not know where they are stored.
 
 import contextlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from torch import nn
 
 from distsim.activations.layout import Float16Check, storage_dtype
 from distsim.data import Dataset, augment, probe_indices
+from distsim.metrics.reads import NOW, Reads
 from distsim.models import Layer, Network
 from distsim.models.calls import hooks
 from distsim.specs import Identity, Problem
@@ -88,14 +89,26 @@ def _channels_last(output: torch.Tensor, layer: Layer) -> torch.Tensor:
 
 @torch.no_grad()
 def blocks(
-    network: Network, probe: Probe, layers: Sequence[Layer] | None = None, label: str = "network"
+    network: Network,
+    probe: Probe,
+    layers: Sequence[Layer] | None = None,
+    label: str = "network",
+    reads: Mapping[str, Reads] | None = None,
 ) -> Iterator[dict[str, torch.Tensor]]:
     """Yield the layers' outputs, float32 and channels last, for `BATCH` examples at a time, in the probe's order.
 
     layers : None for all layers of the network; label : the network's name in errors
+    reads : by layer; where they are deferred, no value is looked at, and they require finite activations at the end
     FloatingPointError: an activation is not finite. ValueError: a layer does not run for each batch.
     """
     layers = network.layers if layers is None else layers
+    finite: dict[str, torch.Tensor] = {}
+    reads = reads or {layer.name: NOW for layer in layers}
+
+    def require(name: str, condition: torch.Tensor) -> None:
+        error = FloatingPointError(f"{label}: layer {name} has activations that are not finite")
+        reads[name].require(condition, error)
+
     network.eval()
     with captured(network, layers) as outputs:
         for images in probe.images.split(BATCH):
@@ -103,9 +116,14 @@ def blocks(
             for layer in layers:
                 if layer.name not in outputs:
                     raise ValueError(f"{label}: layer {layer.name} does not run for every batch of images")
-                if not torch.isfinite(outputs[layer.name]).all():
-                    raise FloatingPointError(f"{label}: layer {layer.name} has activations that are not finite")
+                here = torch.isfinite(outputs[layer.name]).all()
+                if reads[layer.name].deferred:
+                    finite[layer.name] = finite.get(layer.name, here) & here
+                else:
+                    require(layer.name, here)
             yield {layer.name: outputs[layer.name] for layer in layers}
+    for name, everywhere in finite.items():
+        require(name, everywhere)
 
 
 def layer_shapes(network: Network, problem: Problem) -> dict[str, tuple[int, ...]]:
@@ -141,17 +159,39 @@ def held(
     They have the dtype in which they would be stored, and so the same values as from disk.
     shape : of the output for one image; rule : as in `storage_dtype`; label and errors : as in `blocks`
     """
-    dtype = storage_dtype(layer, rule)
-    activations = torch.empty((len(probe.images), *shape), dtype=getattr(torch, dtype), device=probe.images.device)
-    check = Float16Check(shape[-1], probe.images.device) if dtype == "float16" else None
-    start = 0
-    for outputs in blocks(network, probe, [layer], label):
-        block = outputs[layer.name]
-        if check is not None:
-            check.add(block)
-        activations[start : start + len(block)] = block
-        start += len(block)
-    if check is not None and not check:
+    activations, checks = held_together(network, probe, [layer], {layer.name: shape}, rule, label)
+    if layer.name in checks and not checks[layer.name]:
         del activations  # free the memory before the second pass
         return held(network, probe, layer, shape, "float32", label)
-    return activations
+    return activations[layer.name]
+
+
+def held_together(
+    network: Network,
+    probe: Probe,
+    layers: Sequence[Layer],
+    shapes: Mapping[str, tuple[int, ...]],
+    rule: str,
+    label: str = "network",
+    reads: Mapping[str, Reads] | None = None,
+) -> tuple[dict[str, torch.Tensor], dict[str, Float16Check]]:
+    """Return several layers' activations from one pass over the probe, by layer, and checks of those in float16.
+
+    Where a check fails, the layer has to be held in float32, as `held` does.
+    shapes : of each layer's output for one image; other arguments : as in `held` and `blocks`
+    """
+    n, device = len(probe.images), probe.images.device
+    activations, checks, start = {}, {}, 0
+    for layer in layers:
+        dtype, shape = storage_dtype(layer, rule), shapes[layer.name]
+        activations[layer.name] = torch.empty((n, *shape), dtype=getattr(torch, dtype), device=device)
+        if dtype == "float16":
+            checks[layer.name] = Float16Check(shape[-1], device)
+    for outputs in blocks(network, probe, layers, label, reads):
+        end = start + len(next(iter(outputs.values())))
+        for name, block in outputs.items():
+            if name in checks:
+                checks[name].add(block)
+            activations[name][start:end] = block
+        start = end
+    return activations, checks

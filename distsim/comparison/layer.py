@@ -5,12 +5,14 @@ products of its channels, and its Gram matrix with the root of that, or its feat
 of networks together and compares any pairs of them.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 
-from distsim.comparison.pair import Pair, PairSide, Result
-from distsim.comparison.sides import InMemory, LayerSource, Wanted, collect, held
+from distsim.comparison.devices import is_deferred
+from distsim.comparison.pair import Draft, Pair, PairSide, Result
+from distsim.comparison.sides import InMemory, LayerSource, Side, Wanted, collect, held
 from distsim.metrics.arrays import Workspace
+from distsim.metrics.reads import Reads, assumptions_of
 from distsim.metrics.registry import METRICS, Metric, known
 
 __all__ = ["InMemory", "LayerSource", "Reference", "Result", "applicable", "compare_pairs"]
@@ -39,32 +41,59 @@ class Reference:
         qdwh: bool | None = None,
     ) -> None:
         self.layer, self.device, self.precision, self.qdwh = layer, device, precision, qdwh
+        self.asked_for = tuple(metrics)
         self.metrics = known(applicable(metrics, layer.kind))
+        self._wrong: set[str] = set()
         self.workspace = Workspace()
         # a small layer is kept in memory, another is read again for each comparison
         self._centred = held(layer, device) if _any(self.metrics, "channels") else layer
         (side,), _ = collect([self._centred], [self._wanted], device=device, workspace=self.workspace)
-        self.side = PairSide(layer, side, device)
+        self.side = _deferred(PairSide(layer, side, device)) if is_deferred(device) else PairSide(layer, side, device)
 
     @property
     def _wanted(self) -> Wanted:
         return Wanted(kernel=_any(self.metrics, "kernel"))
 
-    def compare(self, layer: LayerSource) -> dict[str, Result]:
+    def compare(self, layer: LayerSource, metrics: Collection[str] | None = None) -> dict[str, Result]:
         """Compare this layer, as y, with the complete network's, as x. Return each metric's result by name.
 
+        metrics : None for all; others are left out
         ValueError: the layers' shapes do not fit together. FloatingPointError: an activation is not finite.
         """
+        draft = self.draft(layer, metrics=metrics)
+        results = draft.results()
+        self.learn(draft)
+        return results
+
+    def draft(self, layer: LayerSource, reads: Reads | None = None, metrics: Collection[str] | None = None) -> Draft:
+        """Begin the comparison that `compare` makes. On a GPU no number is read before the draft's results are.
+
+        reads : those with which the layer's activations were computed, if there were any
+        metrics : None for all; others are left out
+        """
+        reads = reads or Reads(self.side.reads.deferred)
         nothing = Wanted(channels=False, kernel=False)
         theirs = replace(self._wanted, passing=True)
         sources, wanted, crosses = [self._centred, layer], [nothing, theirs], [(0, 1)]
         if not _any(self.metrics, "channels"):  # then the complete network need not be read again
             _must_fit(self.layer, layer)
             sources, wanted, crosses = [layer], [theirs], []
-        sides, products = collect(sources, wanted, crosses, self.device, self.workspace)
-        y = PairSide(layer, sides[-1], self.device)
-        pair = Pair(self.side, y, products.get((0, 1)), self.precision == "fast", self.qdwh, self.workspace)
-        return pair.results(self.metrics)
+        each = [reads] * len(sources)
+        sides, products = collect(sources, wanted, crosses, self.device, self.workspace, each)
+        y = PairSide(layer, sides[-1], self.device, reads=reads)
+        pair = Pair(self.side, y, products.get((0, 1)), self.precision == "fast", self.qdwh, self.workspace, reads)
+        chosen = [each for each in self.metrics if metrics is None or each.name in metrics]
+        return pair.draft(chosen, self._wrong)
+
+    def learn(self, draft: Draft) -> None:
+        """Note which metrics rest on a wrong assumption about the complete network's side.
+
+        From now on they are computed with numbers that are read at once. Otherwise they would be computed twice.
+        draft : whose results were returned
+        """
+        sides = self.side.collected.channels, self.side.collected.kernel
+        ours = {each for side in sides if side is not None for each in assumptions_of(side)}
+        self._wrong |= {name for name, wrong in draft.wrong.items() if ours.intersection(wrong)}
 
 
 def compare_pairs(
@@ -85,12 +114,20 @@ def compare_pairs(
     crosses = list(pairs) if _any(chosen, "channels") else []
     collected, products = collect(layers, [wanted] * len(layers), crosses, device)
     sides = [PairSide(layer, side, device) for layer, side in zip(layers, collected, strict=True)]
-    workspace = Workspace()
-    results = {}
+    sides = [_deferred(side) for side in sides] if is_deferred(device) else sides
+    workspace, results = Workspace(), {}
     for i, j in pairs:
-        pair = Pair(sides[i], sides[j], products.get((i, j)), precision == "fast", qdwh, workspace)
+        reads = Reads(sides[i].reads.deferred)
+        pair = Pair(sides[i], sides[j], products.get((i, j)), precision == "fast", qdwh, workspace, reads)
         results[i, j] = pair.results(metric for metric in chosen if metric.applies_to(layers[i].kind))
     return results
+
+
+def _deferred(side: PairSide) -> PairSide:
+    """Return a side that was collected with numbers that were read at once, and defers all further ones."""
+    reads, (channels, kernel) = Reads(deferred=True), (side.collected.channels, side.collected.kernel)
+    collected = Side(channels and replace(channels, reads=reads), kernel and replace(kernel, reads=reads))
+    return replace(side, collected=collected, reads=reads)
 
 
 def _any(metrics: Iterable[Metric], view: str) -> bool:

@@ -16,7 +16,7 @@ from distsim.comparison.pair import Pair, PairSide, Result
 from distsim.comparison.recording import PANEL_BYTES, Data, LayerOutput, Recording, record
 from distsim.comparison.sides import PRECISIONS, Side, Wanted, collect
 from distsim.comparison.similarities import LeftOut, Row, Similarities
-from distsim.environment import require_cupy
+from distsim.environment import require_device
 from distsim.metrics.arrays import UnreliableSimilarity, Workspace
 from distsim.metrics.registry import METRICS, Metric, known
 
@@ -50,7 +50,7 @@ def compare(
     channels    which dimension of a layer's output is its channels, by the layer's name. Needed where that is not
                 dimension 1 of (n, c, h, w) or the last of (n, p) and (n, t, d). Linear layers and layer norms (last),
                 Conv1d and BatchNorm1d (first) are known
-    device      where similarities are computed: cpu, or cuda with CuPy. Models run where their parameters are
+    device      where similarities are computed: cpu or cuda. Models run where their parameters are
     precision   exact or fast, as for `distsim.comparison.layer.Reference`
 
     Models run in eval mode without gradients and are left as they were. A layer's output is copied when the layer has
@@ -72,7 +72,7 @@ def compare(
     chosen = _metrics(metrics)
     if precision not in PRECISIONS:
         raise ValueError(f"precision must be one of {PRECISIONS}, got {precision!r}")
-    require_cupy(device)
+    require_device(device)
     names_a, names_b = _both(layers)
     recordings = [Recording("model_a", model_a, names_a, channels or {})]
     if model_b is model_a and names_b == names_a:

@@ -4,15 +4,19 @@ Sweeps, pairs of stored networks and `distsim.compare` make a `PairSide` of each
 results from a `Pair`.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, NamedTuple, NotRequired, TypedDict
 
-from distsim.comparison.sides import LayerSource, Side, Wanted, collect, on_device
+from array_api_compat import array_namespace
+
+from distsim.comparison.devices import on_device
+from distsim.comparison.sides import LayerSource, Side, Wanted, collect
 from distsim.metrics.arrays import Array, Undefined, Workspace
 from distsim.metrics.channels import ChannelPair, ChannelSide
 from distsim.metrics.kernels import KernelPair, KernelSide, Unresolved
+from distsim.metrics.reads import NOW, Assumption, Number, Reads, computed, fetched, noting
 from distsim.metrics.registry import Metric
 from distsim.specs.fields import Natural
 
@@ -48,6 +52,7 @@ class PairSide:
     collected  statistics from an earlier pass over the activations
     dead       number of constant channels; None: that of `collected`
     example    shape of the layer's output for one example; None: that of the source
+    reads      of what is collected
     """
 
     source: LayerSource
@@ -55,6 +60,22 @@ class PairSide:
     device: str = "cpu"
     dead: int | None = None
     example: tuple[int, ...] | None = None
+    reads: Reads = NOW
+
+    @cached_property
+    def now(self) -> "PairSide":
+        """Return this side with numbers that are read at once."""
+        if not self.reads.deferred:
+            return self
+        channels, kernel = self.collected.channels, self.__dict__.get("kernel", self.collected.kernel)
+        side = Side(channels and channels.now, kernel and kernel.now)
+        return replace(self, collected=side, reads=NOW)
+
+    @property
+    def bare(self) -> "PairSide":
+        """Return this side without what was computed from what was collected, which takes memory."""
+        channels, kernel = self.collected.channels, self.__dict__.get("kernel", self.collected.kernel)
+        return replace(self, collected=Side(channels and replace(channels), kernel and replace(kernel)))
 
     @property
     def channels(self) -> ChannelSide:
@@ -74,10 +95,12 @@ class PairSide:
     def output(self) -> Array:
         """Return the layer's activations, (n, p) float64."""
         (panel,) = self.source.panels(self.source.shape[1])  # one panel of all image rows
-        return on_device(panel, self.device).reshape((panel.shape[0], -1)).astype("float64")
+        X = on_device(panel, self.device).reshape((panel.shape[0], -1))
+        xp = array_namespace(X)
+        return xp.astype(X, xp.float64)
 
     @property
-    def dead_channels(self) -> int:
+    def dead_channels(self) -> Number:
         return self.channels.dead if self.dead is None else self.dead
 
     @property
@@ -85,7 +108,7 @@ class PairSide:
         return self.source.shape[1:] if self.example is None else self.example
 
     def _kernel_of(self, wanted: Wanted) -> KernelSide:
-        (side,), _ = collect([self.source], [wanted], device=self.device)
+        (side,), _ = collect([self.source], [wanted], device=self.device, reads=[self.reads])
         if side.kernel is None:
             raise AssertionError("no kernel side was collected")
         return side.kernel
@@ -99,6 +122,7 @@ class Pair:
     fast   NBS may use float32, or leading eigenvectors only, as for the precision "fast" of
            `distsim.comparison.layer.Reference`. On a GPU it changes nothing
     qdwh   as of a KernelPair
+    reads  of what is computed from both; deferred only where those of a side are
     """
 
     x: PairSide
@@ -107,16 +131,31 @@ class Pair:
     fast: bool = False
     qdwh: bool | None = None
     workspace: Workspace = field(default_factory=Workspace)
+    reads: Reads = NOW
 
     def results(self, metrics: Iterable[Metric]) -> dict[str, Result]:
         """Return each metric's record, by name.
 
+        Errors are those of `Draft.results`.
+        """
+        return self.draft(metrics).results()
+
+    def draft(self, metrics: Iterable[Metric], known_wrong: Collection[str] = ()) -> "Draft":
+        """Compute each metric and return the draft of its record. Where reads are deferred, no number is read yet.
+
+        known_wrong : metrics to be computed with numbers that are read at once, because an assumption would be wrong
         Whether a metric of the kernel view falls back to float64 products depends on these two layers only, not on the
         other metrics.
         """
-        return {metric.name: self._result(metric) for metric in metrics}
+        return Draft(self, list(metrics), known_wrong)
 
-    def _result(self, metric: Metric) -> Result:
+    @property
+    def now(self) -> "Pair":
+        """Return this pair with numbers that are read at once."""
+        return replace(self, x=self.x.now, y=self.y.now, reads=NOW) if self.reads.deferred else self
+
+    def record(self, metric: Metric) -> Result:
+        """Return a metric's record. Where reads are deferred, its numbers are those of `distsim.metrics.reads`."""
         if metric.view == "channels":
             x, y = self._channels.x, self._channels.y
             measured = _measured(metric, self._channels)
@@ -138,7 +177,7 @@ class Pair:
             return self._record(measured, kernels.x.n, (kernels.x.columns, kernels.y.columns))
         X, Y = self.x.output(), self.y.output()
         if self.x.of_example == self.y.of_example:
-            measured = _measured(metric, X, Y)
+            measured = _measured(metric, X, Y, **({"reads": self.reads} if metric.deferred else {}))
         else:
             measured = Measured(None, f"unequal shapes: {self.x.of_example} and {self.y.of_example}")
         return self._record(measured, X.shape[0], (X.shape[1], Y.shape[1]))
@@ -167,45 +206,107 @@ class Pair:
 
     @cached_property
     def _channels(self) -> ChannelPair:
-        return ChannelPair(self.x.channels, self.y.channels, self.cross)
+        return ChannelPair(self.x.channels, self.y.channels, self.cross, self.reads)
 
     @cached_property
     def _kernels(self) -> KernelPair:
         # the bound of `fast` holds for LAPACK's float32 eigenvalues; cuSOLVER's lost 3.6e-3, and were no faster
         fast = self.fast and self.x.device == "cpu"
-        return KernelPair(self.x.kernel, self.y.kernel, fast, self.qdwh, self.workspace)
+        return KernelPair(self.x.kernel, self.y.kernel, fast, self.qdwh, self.workspace, self.reads)
 
     @cached_property
     def _wide_kernels(self) -> KernelPair:
-        return KernelPair(self.x.wide, self.y.wide, qdwh=self.qdwh, workspace=self.workspace)
+        return KernelPair(self.x.wide, self.y.wide, qdwh=self.qdwh, workspace=self.workspace, reads=self.reads)
+
+
+class Draft:
+    """The records of a pair's metrics, whose numbers may still be on the device."""
+
+    def __init__(self, pair: Pair, metrics: Sequence[Metric], known_wrong: Collection[str]) -> None:
+        self.metrics = metrics
+        self.wrong: dict[str, list[Assumption]] = {}
+        self._pair = replace(pair, y=pair.y.bare)
+        self._required = pair.x.reads.required + pair.y.reads.required
+        self._records: dict[str, Result] = {}
+        self._assumed: dict[str, list[Assumption]] = {}
+        self._read: tuple[Any, ...] | None = None
+        for metric in metrics:
+            if pair.reads.deferred and (not metric.deferred or metric.name in known_wrong):
+                continue
+            with noting() as notes:
+                try:
+                    self._records[metric.name] = pair.record(metric)
+                except Exception as error:
+                    if pair.reads.deferred and type(error).__name__.endswith("LinAlgError"):  # NumPy's, and torch's
+                        continue  # a matrix is not what was taken for likely
+                    raise
+            self._assumed[metric.name] = list(dict.fromkeys(notes))
+
+    @property
+    def tree(self) -> tuple[Any, ...]:
+        """Return all numbers that are to be read."""
+        right = {name: [each.right for each in assumed] for name, assumed in self._assumed.items()}
+        return self._records, right, [condition for condition, _ in self._required]
+
+    def results(self) -> dict[str, Result]:
+        """Return the records, by metric. Read their numbers, unless `read_together` has.
+
+        A metric of which an assumption was wrong is computed again, and so is one that was not computed. `wrong` then
+        has these assumptions, by metric.
+
+        FloatingPointError: an activation is not finite. ValueError: the layers' shapes do not fit together.
+        """
+        if self._read is None:
+            read_together([self])
+        records, right, kept = self._read or self.tree
+        for (_, error), does in zip(self._required, kept, strict=True):
+            if not does:
+                raise error
+        for name, assumed in self._assumed.items():
+            if wrong := [each for each, was in zip(assumed, right[name], strict=True) if not was]:
+                self.wrong[name] = wrong
+        sound = {name: computed(record) for name, record in records.items() if name not in self.wrong}
+        if len(sound) == len(self.metrics):
+            return sound
+        now = self._pair.now
+        return {each.name: sound[each.name] if each.name in sound else now.record(each) for each in self.metrics}
+
+
+def read_together(drafts: Sequence[Draft], also: Any = ()) -> Any:
+    """Read the numbers of several drafts, and those of the tree `also`, in one copy. Return the latter."""
+    trees, rest = fetched(([draft.tree for draft in drafts], also))
+    for draft, read in zip(drafts, trees, strict=True):
+        draft._read = read
+    return rest
 
 
 class Spans(TypedDict, total=False):
     """The parts of a result that say how many directions the two sides have, for metrics over channels."""
 
-    rank_x: int
-    rank_y: int
-    k_x: int
-    k_y: int
-    effective_rank_x: float
-    effective_rank_y: float
+    rank_x: Number
+    rank_y: Number
+    k_x: Number
+    k_y: Number
+    effective_rank_x: Number
+    effective_rank_y: Number
 
 
 class Measured(NamedTuple):
     """A metric's value, or the reason why it has none; why the value should be read with care; and its bounds."""
 
-    value: float | None
+    value: Number | None
     reason: str = ""
-    warning: str = ""
-    lower: float | None = None
-    upper: float | None = None
+    warning: Any = ""  # a text, or a Later that becomes one
+    lower: Number | None = None
+    upper: Number | None = None
 
 
-def _measured(metric: Metric, *sides: Any) -> Measured:
+def _measured(metric: Metric, *sides: Any, **options: Any) -> Measured:
     try:
-        value = float(metric.measure(*sides))
+        value = metric.measure(*sides, **options)
     except Undefined as reason:
         return Measured(None, str(reason))
+    value = value if metric.deferred else float(value)
     warning = metric.caution(*sides) if metric.caution else ""
     lower, upper = (metric.enclosed(*sides) if metric.enclosed else None) or (None, None)
     return Measured(value, "", warning, lower, upper)

@@ -14,10 +14,13 @@ from typing import Any, Protocol
 
 import numpy as np
 from array_api_compat import array_namespace
+from array_api_compat import device as device_of
 
+from distsim.comparison.devices import capability, on_device
 from distsim.metrics.arrays import Array, Workspace, full_rate_float64
 from distsim.metrics.channels import ChannelSide
 from distsim.metrics.kernels import KernelSide
+from distsim.metrics.reads import NOW, Reads
 from distsim.metrics.rounding import EPS, EPS32, is_constant, unit_of
 
 PRECISIONS = ("exact", "fast")
@@ -103,7 +106,7 @@ class Held:
 
     def __init__(self, layer: LayerSource, device: str) -> None:
         self.name, self.kind, self.shape, self.panel_rows = layer.name, layer.kind, layer.shape, layer.panel_rows
-        self.slabs = [slab for (slab,) in _slabs([layer], device, _Unshared())]
+        self.slabs = [slab for (slab,) in _slabs([layer], device, _Unshared(), [NOW])]
 
 
 def collect(
@@ -112,10 +115,12 @@ def collect(
     crosses: Sequence[tuple[int, int]] = (),
     device: str = "cpu",
     workspace: Workspace | None = None,
+    reads: Sequence[Reads] | None = None,
 ) -> tuple[list[Side], dict[tuple[int, int], Array]]:
     """Return each network's side, and for each pair (i, j) in `crosses` the centred products of channels, (ci, cj).
 
     wanted : one for each source. A GPU whose float64 runs at full rate computes every kernel from float64 products
+    reads : one for each source, also those of its side; None: all numbers are read at once
     All sources are read together and once, in panels of the first source's `panel_rows`.
     ValueError: shapes do not fit together. FloatingPointError: an activation is not finite.
     """
@@ -123,14 +128,15 @@ def collect(
     for other in sources[1:]:
         if other.shape[:-1] != first.shape[:-1]:
             raise ValueError(f"layer {other.name}: shapes {first.shape} and {other.shape} do not fit together")
+    reads = reads or [NOW] * len(sources)
     channels = [_Channels() if want.channels else None for want in wanted]
-    float64 = device != "cpu" and full_rate_float64(capability())
+    float64 = full_rate_float64(capability(device))
     kernels = [
-        _Kernel(source.shape, replace(want, wide=want.wide or float64), workspace) if want.kernel else None
-        for source, want in zip(sources, wanted, strict=True)
+        _Kernel(source.shape, replace(want, wide=want.wide or float64), workspace, read) if want.kernel else None
+        for source, want, read in zip(sources, wanted, reads, strict=True)
     ]
     products = {cross: _Cross() for cross in crosses}
-    for panels in _slabs(sources, device, workspace):
+    for panels in _slabs(sources, device, workspace, reads):
         for panel, channel, kernel in zip(panels, channels, kernels, strict=True):
             if channel is not None:
                 channel.add(panel)
@@ -139,8 +145,8 @@ def collect(
         for (i, j), product in products.items():
             product.add(panels[i], panels[j])
     sides = [
-        Side(channel.side() if channel else None, kernel.side() if kernel else None)
-        for channel, kernel in zip(channels, kernels, strict=True)
+        Side(channel.side(read) if channel else None, kernel.side() if kernel else None)
+        for channel, kernel, read in zip(channels, kernels, reads, strict=True)
     ]
     return sides, {cross: product.total() for cross, product in products.items()}
 
@@ -162,11 +168,13 @@ class _Slab:
         return self.A.reshape((-1, self.channels))
 
 
-def _slabs(sources: Sequence[LayerSource | Held], device: str, workspace: Workspace) -> Iterator[tuple[_Slab, ...]]:
+def _slabs(
+    sources: Sequence[LayerSource | Held], device: str, workspace: Workspace, reads: Sequence[Reads]
+) -> Iterator[tuple[_Slab, ...]]:
     """Yield the same pixels of all sources, as many at a time as have about `COLUMNS` features of the first."""
     rows, pixels = sources[0].panel_rows, max(1, COLUMNS // sources[0].shape[-1])
 
-    def of(source: LayerSource | Held, name: str) -> Iterator[_Slab]:
+    def of(source: LayerSource | Held, name: str, read: Reads) -> Iterator[_Slab]:
         if isinstance(source, Held):
             yield from source.slabs
             return
@@ -174,21 +182,18 @@ def _slabs(sources: Sequence[LayerSource | Held], device: str, workspace: Worksp
             flat = on_device(panel, device).reshape((panel.shape[0], -1, panel.shape[-1]))
             del panel  # otherwise it would still be in memory while the next one is read
             for start in range(0, flat.shape[1], pixels):
-                slab = _centred(flat[:, start : start + pixels], source.shape, workspace, name)
-                if slab is None:
-                    where = getattr(source, "label", f"layer {source.name}")  # a label names the network too
-                    raise FloatingPointError(f"{where} has activations that are not finite")
-                yield slab
+                yield _centred(flat[:, start : start + pixels], source, workspace, name, read)
             del flat
 
-    return zip(*(of(source, f"centred {i}") for i, source in enumerate(sources)), strict=True)
+    each = zip(sources, reads, strict=True)
+    return zip(*(of(source, f"centred {i}", read) for i, (source, read) in enumerate(each)), strict=True)
 
 
 class _Unshared(Workspace):
     """A workspace whose arrays may be kept."""
 
-    def empty(self, xp: Any, name: str, shape: tuple[int, ...], dtype: Any) -> Array:
-        return xp.empty(shape, dtype=dtype)
+    def empty(self, like: Array, name: str, shape: tuple[int, ...], dtype: Any) -> Array:
+        return array_namespace(like).empty(shape, dtype=dtype, device=device_of(like))
 
 
 def held(layer: LayerSource, device: str) -> LayerSource | Held:
@@ -202,29 +207,35 @@ def _narrow(shape: tuple[int, ...]) -> bool:
     return shape[0] * float(np.prod(shape)) >= NARROW
 
 
-def _centred(part: Array, shape: tuple[int, ...], workspace: Workspace, name: str) -> _Slab | None:
-    """Subtract the columns' means, in float64 or, if `_narrow` allows it for the whole layer's `shape`, in float32.
+def _centred(part: Array, source: LayerSource, workspace: Workspace, name: str, reads: Reads) -> _Slab:
+    """Subtract the columns' means, in float64 or, if `_narrow` allows it for the whole layer, in float32.
 
     The means are exact in float64. They are rounded to the dtype before they are subtracted, so that the difference of
     nearby numbers is exact. The remainder is kept in `rest`.
-    The result is valid until the next call with the same `name`. Returns None if a value is not finite.
+    The result is valid until the next call with the same `name`.
+    source : whose part it is. FloatingPointError: a value is not finite.
     """
     xp = array_namespace(part)
     n, c = part.shape[0], part.shape[-1]
-    narrow = part.dtype in (xp.float16, xp.float32) and _narrow(shape)
+    narrow = str(part.dtype).rpartition(".")[2] in ("float16", "float32") and _narrow(source.shape)
     unit = unit_of(part)
-    A = workspace.empty(xp, name, part.shape, xp.float32 if narrow else xp.float64)
+    A = workspace.empty(part, name, part.shape, xp.float32 if narrow else xp.float64)
     A[...] = part
     A = A.reshape((n, -1))
     mean = xp.mean(A, axis=0, dtype=xp.float64)
-    if not bool(xp.all(xp.isfinite(mean))):
-        return None
+    where = getattr(source, "label", f"layer {source.name}")  # a label names the network too
+    error = FloatingPointError(f"{where} has activations that are not finite")
+    reads.require(xp.all(xp.isfinite(mean)), error)
     shift = xp.astype(mean, A.dtype)
     A -= shift
     rest = mean - xp.astype(shift, xp.float64) if narrow else xp.mean(A, axis=0)
     largest = xp.astype(xp.maximum(xp.max(A, axis=0), -xp.min(A, axis=0)), xp.float64)
     constant = is_constant(largest, mean, unit)
-    if bool(xp.any(constant)):  # centring leaves only rounding of such a column, which may be all that the layer has
+    # centring leaves only rounding of a constant column, which may be all that the layer has
+    if reads.deferred:
+        A *= xp.astype(~constant, A.dtype)
+        rest *= xp.astype(~constant, rest.dtype)
+    elif reads.decide(xp.any(constant), likely=False):
         A[:, constant] = 0.0
         rest[constant] = 0.0
     shift = xp.astype(shift, xp.float64).reshape((-1, c))
@@ -246,12 +257,12 @@ class _Channels:
         self._shifts.append(slab.shift)
         self._rests.append(slab.rest)
 
-    def side(self) -> ChannelSide:
+    def side(self, reads: Reads) -> ChannelSide:
         xp = array_namespace(self._within)
         shift, rest = xp.concat(self._shifts), xp.concat(self._rests)
         mean, D = _between(shift, rest, self._unit)
         products = self._within + self._n * (rest.T @ D + D.T @ rest + D.T @ D)
-        return ChannelSide(self._n * shift.shape[0], mean, products)
+        return ChannelSide(self._n * shift.shape[0], mean, products, reads)
 
 
 class _Cross:
@@ -298,11 +309,14 @@ def _products(X: Array, Y: Array | None) -> Array:
 
 
 class _Kernel:
-    """The kernel side: the features that vary, as long as they are fewer than the examples, then their Gram matrix."""
+    """The kernel side: the features that vary, as long as they are fewer than the examples, then their Gram matrix.
 
-    def __init__(self, shape: tuple[int, ...], wanted: Wanted, workspace: Workspace) -> None:
+    Where reads are deferred, constant features count too, and the shape alone decides.
+    """
+
+    def __init__(self, shape: tuple[int, ...], wanted: Wanted, workspace: Workspace, reads: Reads) -> None:
         self._n, self._p = shape[0], int(np.prod(shape[1:]))
-        self._wide, self._passing, self._workspace = wanted.wide, wanted.passing, workspace
+        self._wide, self._passing, self._workspace, self._reads = wanted.wide, wanted.passing, workspace, reads
         self._features: Array | None = None
         self._filled = 0  # columns of `_features`
         self._narrow = False
@@ -312,11 +326,12 @@ class _Kernel:
     def add(self, slab: _Slab) -> None:
         A, xp = slab.A, array_namespace(slab.A)
         if self._gram is None:
-            more = int(xp.sum(xp.astype(slab.varies, xp.int64)))
-            if self._filled + more < self._n:
+            more = A.shape[1] if self._reads.deferred else self._reads.count(slab.varies)
+            least = self._p if self._reads.deferred else self._filled + more
+            if least < self._n:
                 self._keep(slab, more)
                 return
-            self._gram = self._empty(xp, "gram", (self._n, self._n))
+            self._gram = self._empty(A, "gram", (self._n, self._n))
             self._gram[...] = 0.0
             if self._features is not None:
                 features = self._features[:, : self._filled]
@@ -333,7 +348,7 @@ class _Kernel:
         """Keep the `more` columns that vary, exactly centred."""
         A, rest, xp = slab.A, slab.rest.reshape((-1,)), array_namespace(slab.A)
         if self._features is None:
-            self._features = self._empty(xp, "features", (self._n, min(self._n, self._p)))
+            self._features = self._empty(A, "features", (self._n, min(self._n, self._p)))
         if more < A.shape[1]:
             A, rest = A[:, slab.varies], rest[slab.varies]
         columns = self._features[:, self._filled : self._filled + more]
@@ -342,40 +357,24 @@ class _Kernel:
         self._filled += more
         self._narrow = A.dtype == xp.float32 and not self._wide
 
-    def _empty(self, xp: Any, name: str, shape: tuple[int, int]) -> Array:
-        if self._passing:
-            return self._workspace.empty(xp, f"passing {name}", shape, xp.float64)
-        return xp.empty(shape, dtype=xp.float64)
+    def _empty(self, like: Array, name: str, shape: tuple[int, int]) -> Array:
+        workspace = self._workspace if self._passing else _Unshared()
+        return workspace.empty(like, f"passing {name}", shape, array_namespace(like).float64)
 
     def _product(self, A: Array) -> Array:
         """Return AAᵀ, summed in A's dtype."""
-        product = self._workspace.empty(array_namespace(A), f"product {A.dtype}", (self._n, self._n), A.dtype)
-        return np.matmul(A, A.T, out=product) if isinstance(A, np.ndarray) else A @ A.T
+        if not isinstance(A, np.ndarray):
+            return A @ A.T
+        return np.matmul(A, A.T, out=self._workspace.empty(A, f"product {A.dtype}", (self._n, self._n), A.dtype))
 
     def side(self) -> KernelSide:
         if self._gram is None:
             features: Array = self._features
-            return KernelSide(self._n, self._p, features=features[:, : self._filled], narrow=self._narrow)
+            features = features[:, : self._filled]
+            return KernelSide(self._n, self._p, features=features, narrow=self._narrow, reads=self._reads)
         K = self._gram  # centred on both sides below, since the means of its columns' features are not quite zero
         xp = array_namespace(K)
         means = xp.mean(K, axis=0)
         K -= means[:, None]
         K -= means[None, :] - xp.mean(means)
-        return KernelSide(self._n, self._p, gram=K, unit=self._unit)
-
-
-def on_device(panel: Any, device: str) -> Array:
-    """Move a panel to where it is computed with: to a NumPy array for "cpu", otherwise to a CuPy array."""
-    if device == "cpu":
-        return np.asarray(panel)
-    import cupy
-
-    return cupy.asarray(panel)
-
-
-def capability() -> tuple[int, int]:
-    """Return the compute capability of the GPU that computes, (major, minor)."""
-    import cupy
-
-    digits = str(cupy.cuda.Device().compute_capability)  # "90" is 9.0, "120" is 12.0
-    return int(digits[:-1]), int(digits[-1])
+        return KernelSide(self._n, self._p, gram=K, unit=self._unit, reads=self._reads)

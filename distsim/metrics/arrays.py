@@ -4,8 +4,9 @@ import warnings
 from typing import Any
 
 import numpy as np
-from array_api_compat import array_namespace, is_torch_array
+from array_api_compat import array_namespace, device, is_torch_array
 
+from distsim.metrics.reads import read
 from distsim.metrics.rounding import is_constant, unit_of
 
 Array = Any  # a NumPy, CuPy or torch array; functions get its library's functions from array_namespace
@@ -38,10 +39,13 @@ class Workspace:
     def __init__(self) -> None:
         self._arrays: dict[str, np.ndarray] = {}
 
-    def empty(self, xp: Any, name: str, shape: tuple[int, ...], dtype: Any) -> Array:
-        """Return the array of that name with arbitrary content; make a new one if shape or dtype have changed."""
-        if xp.__name__.rpartition(".")[2] != "numpy":
-            return xp.empty(shape, dtype=dtype)
+    def empty(self, like: Array, name: str, shape: tuple[int, ...], dtype: Any) -> Array:
+        """Return the array of that name with arbitrary content; make a new one if shape or dtype have changed.
+
+        like : an array of the same library, on the same device
+        """
+        if not isinstance(like, np.ndarray):
+            return array_namespace(like).empty(shape, dtype=dtype, device=device(like))
         array = self._arrays.get(name)
         if array is None or array.shape != shape or array.dtype != dtype:
             array = self._arrays[name] = np.empty(shape, dtype)
@@ -105,7 +109,7 @@ def _exactly_constant(A: Array, unit: float) -> Array:
     xp = array_namespace(A)
     mean = xp.mean(A, axis=0)
     constant = is_constant(xp.max(xp.abs(A - mean), axis=0), mean, unit)
-    return xp.where(constant, mean, A) if bool(xp.any(constant)) else A
+    return xp.where(constant, mean, A) if bool(read(xp.any(constant))) else A
 
 
 def _rows(A: Array, channels_last: bool) -> Array:
@@ -127,7 +131,7 @@ def _checked(name: str, X: Array, Y: Array) -> tuple[Array, Array]:
         if 0 in A.shape:
             raise ValueError(f"{name}: {label} is empty, its shape is {tuple(A.shape)}")
         A = xp.astype(A, xp.float64)
-        if not bool(xp.all(xp.isfinite(A))):
+        if not bool(read(xp.all(xp.isfinite(A)))):
             raise ValueError(f"{name}: {label} has values that are not finite")
         sides.append(A)
     X, Y = sides

@@ -8,59 +8,85 @@ that of a correlation matrix. `distsim.metrics.rounding` decides which of its ei
 constant. A constant column is a dead channel.
 """
 
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field, replace
 
 from array_api_compat import array_namespace
 
 from distsim.metrics.arrays import Array, Undefined
+from distsim.metrics.linalg import running_sum
+from distsim.metrics.reads import NOW, Cached, Number, Reads, as_divisor, first, least
 from distsim.metrics.rounding import EPS, rank_of_products, squares_of_constant
 
 
 @dataclass(frozen=True)
 class ChannelSide:
-    """One network's side: centred products of its columns."""
+    """One network's side: centred products of its columns.
+
+    Where its reads are deferred, ranks and other counts are arrays, and what is beyond a rank is zero, not cut.
+    """
 
     n: int  # rows
     mean: Array  # (p,)
     products: Array  # (p, p) float64, XᵀX of the centred columns
+    reads: Reads = field(default=NOW, compare=False, repr=False)
+
+    @Cached
+    def now(self) -> "ChannelSide":
+        """Return this side with numbers that are read at once."""
+        return replace(self, reads=NOW) if self.reads.deferred else self
 
     @property
     def columns(self) -> int:
         return int(self.products.shape[0])
 
-    @cached_property
+    @Cached
     def _deviations(self) -> Array:
         """Return the norms of the centred columns, (p,), exactly 0 where a column is dead."""
         xp = array_namespace(self.products)
         squares = xp.linalg.diagonal(self.products)
         return xp.sqrt(xp.where(squares > squares_of_constant(self.n, self.mean), squares, xp.zeros_like(squares)))
 
-    @cached_property
-    def dead(self) -> int:
+    @Cached
+    def dead(self) -> Number:
         """Return the number of columns without variance."""
-        xp = array_namespace(self.products)
-        return int(xp.sum(xp.astype(self._deviations == 0, xp.int64)))
+        return self.reads.count(self._deviations == 0)
 
-    @cached_property
+    @Cached
+    def all_dead(self) -> bool:
+        """Return whether no column has variance."""
+        return self.reads.decide(self.dead == self.columns, likely=False)
+
+    def require_variance(self) -> None:
+        """Raise Undefined if no column has variance."""
+        if self.all_dead:
+            raise Undefined("every channel is constant")
+
+    @Cached
+    def _inverse(self) -> Array:
+        """Return one over the norms of the centred columns, (p,), 0 where a column is dead."""
+        xp, d = array_namespace(self.products), self._deviations
+        return xp.where(d > 0, 1 / xp.where(d > 0, d, xp.ones_like(d)), xp.zeros_like(d))
+
+    @Cached
+    def _correlation(self) -> tuple[Array, Array, Number]:
+        """Return the eigenvalues of the correlation matrix, descending, their vectors, and the rank."""
+        self.require_variance()
+        values, vectors = _descending(self._inverse[:, None] * self.products * self._inverse[None, :])
+        # centred columns span at most n - 1 dimensions
+        return values, vectors, least(rank_of_products(values, self.reads), self.n - 1)
+
+    @Cached
     def whitening(self) -> tuple[Array, Array]:
         """Return W and B, (p, rank) each, with XW orthonormal and XᵀXW = B for the centred X.
 
         Undefined: no column has variance.
         """
-        xp = array_namespace(self.products)
-        d = self._deviations
-        if self.dead == self.columns:
-            raise Undefined("every channel is constant")
-        inverse = xp.where(d > 0, 1 / xp.where(d > 0, d, xp.ones_like(d)), xp.zeros_like(d))
-        correlation = inverse[:, None] * self.products * inverse[None, :]
-        values, vectors = _descending(correlation)
-        keep = min(rank_of_products(values), self.n - 1)  # centred columns span at most n - 1 dimensions
-        root = xp.sqrt(values[:keep])
-        vectors = vectors[:, :keep]
-        return inverse[:, None] * vectors / root, d[:, None] * vectors * root
+        values, vectors, rank = self._correlation
+        root = array_namespace(values).sqrt(first(values, rank))
+        vectors = first(vectors, rank, axis=1)
+        return self._inverse[:, None] * vectors / as_divisor(root), self._deviations[:, None] * vectors * root
 
-    @cached_property
+    @Cached
     def _principal(self) -> tuple[Array, Array]:
         """Return the eigenvalues of the products, descending, and the vectors; dead columns are set to zero."""
         alive = array_namespace(self.products).astype(self._deviations > 0, self.products.dtype)
@@ -71,26 +97,24 @@ class ChannelSide:
         """Return which columns have variance, (p,) bool."""
         return self._deviations > 0
 
-    @cached_property
+    @Cached
     def spectrum(self) -> tuple[Array, Array]:
         """Return the singular values of the centred X above rounding, (r,), and its right singular vectors, (p, r).
 
         Dead columns are zero in the vectors. Undefined: no column has variance.
         """
-        xp = array_namespace(self.products)
-        if self.dead == self.columns:
-            raise Undefined("every channel is constant")
+        self.require_variance()
         values, vectors = self._principal
-        keep = min(self.rank, rank_of_products(values))
-        return xp.sqrt(values[:keep]), vectors[:, :keep]
+        keep = least(self.rank, rank_of_products(values, self.reads))
+        return array_namespace(values).sqrt(first(values, keep)), first(vectors, keep, axis=1)
 
     @property
-    def rank(self) -> int:
+    def rank(self) -> Number:
         """Return the number of independent columns, 0 if none has variance."""
-        return 0 if self.dead == self.columns else int(self.whitening[0].shape[1])
+        return 0 if self.all_dead else self._correlation[2]
 
-    @cached_property
-    def effective_rank(self) -> float:
+    @Cached
+    def effective_rank(self) -> Number:
         """Return the participation ratio of the variances along the principal directions, 0 if no column has variance.
 
             (Σλᵢ)² / Σλᵢ² = tr(S)² / ‖S‖²_F      λᵢ: eigenvalues of S = XᵀX
@@ -98,35 +122,33 @@ class ChannelSide:
         Gao et al. 2017. It is 1 if one direction holds all variance, and the rank if all directions hold the same.
         Unlike the rank, it changes when single columns are scaled.
         """
-        if self.dead == self.columns:
+        if self.all_dead:
             return 0.0
         xp = array_namespace(self.products)
         scaled = self.products / xp.max(xp.linalg.diagonal(self.products))  # so that no square overflows
-        return float(xp.linalg.trace(scaled)) ** 2 / float(xp.sum(scaled * scaled))
+        parts = (self.reads.number(part) for part in (xp.linalg.trace(scaled), xp.sum(scaled * scaled)))
+        return self.reads.later(lambda trace, squares: trace**2 / squares, *parts)
 
-    def kept(self, variance: float) -> int:
+    def kept(self, variance: float) -> Number:
         """Return k, the fewest principal directions of X that hold this share of its variance; 0 if it has none.
 
         k is the smallest with Σσ²[:k] / Σσ² ≥ variance, and at most the rank.
         """
-        xp = array_namespace(self.products)
-        if self.dead == self.columns:
+        if self.all_dead:
             return 0
         values, _ = self._principal
-        share = xp.cumulative_sum(values) / xp.sum(values)
-        short = xp.astype(share < variance - self.columns * EPS, xp.int64)
-        k = min(int(xp.sum(short)) + 1, self.rank)
+        xp = array_namespace(values)
+        share = running_sum(values) / xp.sum(values)
+        k = least(self.reads.count(share < variance - self.columns * EPS) + 1, self.rank)
         # an eigenvalue of the unscaled products may be rounding although the rank after scaling counts its direction
-        return min(k, rank_of_products(values))
+        return least(k, rank_of_products(values, self.reads))
 
     def leading(self, variance: float) -> Array:
         """Return W (p, k), XW orthonormal: the `kept` directions of X. Undefined: no column has variance."""
-        xp = array_namespace(self.products)
-        if self.dead == self.columns:
-            raise Undefined("every channel is constant")
+        self.require_variance()
         values, vectors = self._principal
         k = self.kept(variance)
-        return vectors[:, :k] / xp.sqrt(values[:k])
+        return first(vectors, k, axis=1) / as_divisor(array_namespace(values).sqrt(first(values, k)))
 
 
 @dataclass(frozen=True)
@@ -136,8 +158,9 @@ class ChannelPair:
     x: ChannelSide
     y: ChannelSide
     cross: Array
+    reads: Reads = field(default=NOW, compare=False, repr=False)
 
-    @cached_property
+    @Cached
     def canonical(self) -> tuple[Array, Array, Array]:
         """Return P (rank x, k), ρ (k,) descending and Q (k, rank y), the SVD of WxᵀSxyWy; k is the smaller rank."""
         xp = array_namespace(self.cross)
@@ -153,13 +176,18 @@ class ChannelPair:
         """
         return self.canonical[1]
 
+    @property
+    def count(self) -> Number:
+        """Return how many canonical correlations there are. Where reads are deferred, zeros follow them."""
+        return least(self.x.rank, self.y.rank)
+
 
 FEW = 5  # rows for each direction, below which canonical correlations of unrelated data are large
 
 
 def saturation(pair: ChannelPair) -> str:
     """Say why the canonical correlations of a pair should be read with care, "" if nothing is wrong with them."""
-    return saturated(pair.x.n, pair.x.rank, pair.y.rank)
+    return pair.reads.later(saturated, pair.x.n, pair.x.rank, pair.y.rank)
 
 
 def saturated(n: int, rank_x: int, rank_y: int) -> str:
@@ -207,18 +235,25 @@ def channel_pair(X: Array, Y: Array) -> ChannelPair:
     return ChannelPair(ChannelSide(n, mean_x, X.T @ X), ChannelSide(n, mean_y, Y.T @ Y), X.T @ Y)
 
 
-def mean_correlation(rho: Array, mean_rule: str) -> float:
+def mean_correlation(rho: Array, count: Number, mean_rule: str, reads: Reads = NOW) -> Number:
     """Return the mean of descending correlations: `all`, or the leading ones that hold 98 % of their sum (`mass98`).
 
     mass98 is what google/svcca reports. It is the mean over s[:i] for the smallest i in 0 ... len-1 with
-    Σs[:i] >= 0.98 Σs, and over all s if there is no such i. It lies above the plain mean. ValueError: another rule.
+    Σs[:i] >= 0.98 Σs, and over all s if there is no such i. It lies above the plain mean.
+
+    count : how many correlations there are; from there on `rho` is ignored
+    ValueError: another rule.
     """
-    xp = array_namespace(rho)
-    if mean_rule == "all":
-        return float(xp.mean(rho))
-    if mean_rule != "mass98":
+    if mean_rule not in ("all", "mass98"):
         raise ValueError(f"mean_rule must be all or mass98, got {mean_rule!r}")
-    before = xp.cumulative_sum(rho) - rho  # Σs[:i] for i = 0 ... len-1
-    enough = [i for i, total in enumerate(before.tolist()) if total >= 0.98 * float(xp.sum(rho))]
-    count = enough[0] if enough else rho.shape[0]
-    return float(xp.mean(rho[:count])) if count else 0.0
+    xp = array_namespace(rho)
+    rho = first(rho, count)
+    if mean_rule == "mass98":
+        before = running_sum(rho) - rho  # Σs[:i] for i = 0 ... len-1
+        enough = xp.astype(before >= 0.98 * xp.sum(rho), xp.int64)
+        count = least(reads.count(xp.cumulative_sum(enough) == 0), count)
+    return reads.later(_mean, reads.number(xp.sum(first(rho, count))), count)
+
+
+def _mean(total: float, count: int) -> float:
+    return total / count if count else 0.0

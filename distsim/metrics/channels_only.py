@@ -5,9 +5,10 @@ So a position in the image does not matter.
 
 from array_api_compat import array_namespace
 
-from distsim.metrics.arrays import Array, Undefined, both_rows, or_nan
+from distsim.metrics.arrays import Array, both_rows, or_nan
 from distsim.metrics.channels import ChannelPair, ChannelSide, channel_pair
 from distsim.metrics.linalg import inner
+from distsim.metrics.reads import Number
 
 
 def cka_channels(X: Array, Y: Array, *, channels_last: bool = False) -> float:
@@ -32,21 +33,23 @@ def nbs_channels(X: Array, Y: Array, *, channels_last: bool = False) -> float:
     return or_nan("nbs_channels", nbs_from_pair, channel_pair(X, Y))
 
 
-def cka_from_pair(pair: ChannelPair) -> float:
+def cka_from_pair(pair: ChannelPair) -> Number:
     """Return `cka_channels` of a pair. Undefined: a side has no variance."""
     _alive(pair.x, pair.y)
-    x, y = pair.x.products, pair.y.products
-    return min(inner(pair.cross, pair.cross) / (inner(x, x) * inner(y, y)) ** 0.5, 1.0)
+    x, y, reads = pair.x.products, pair.y.products, pair.reads
+    shared, own_x, own_y = (inner(A, A, reads) for A in (pair.cross, x, y))
+    return reads.later(lambda shared, x, y: min(shared / (x * y) ** 0.5, 1.0), shared, own_x, own_y)
 
 
-def nbs_from_pair(pair: ChannelPair) -> float:
+def nbs_from_pair(pair: ChannelPair) -> Number:
     """Return `nbs_channels` of a pair. Undefined: a side has no variance."""
     _alive(pair.x, pair.y)
-    xp = array_namespace(pair.cross)
-    traces = [float(xp.linalg.trace(side.products)) for side in (pair.x, pair.y)]
-    return min(float(xp.linalg.svdvals(pair.cross).sum()) / (traces[0] * traces[1]) ** 0.5, 1.0)
+    xp, reads = array_namespace(pair.cross), pair.reads
+    traces = [reads.number(xp.linalg.trace(side.products)) for side in (pair.x, pair.y)]
+    nuclear = reads.number(xp.sum(xp.linalg.svdvals(pair.cross)))
+    return reads.later(lambda nuclear, x, y: min(nuclear / (x * y) ** 0.5, 1.0), nuclear, *traces)
 
 
 def _alive(*sides: ChannelSide) -> None:
-    if any(side.dead == side.columns for side in sides):
-        raise Undefined("every channel is constant")
+    for side in sides:
+        side.require_variance()

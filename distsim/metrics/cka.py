@@ -4,6 +4,7 @@ from array_api_compat import array_namespace
 
 from distsim.metrics.arrays import Array, Undefined, both_examples, or_nan
 from distsim.metrics.kernels import KernelPair, KernelSide, kernel_pair
+from distsim.metrics.reads import Number, Reads
 from distsim.metrics.rounding import EPS
 
 
@@ -38,18 +39,20 @@ def cka_unbiased(X: Array, Y: Array, *, channels_last: bool = False) -> float:
     return or_nan("cka_unbiased", unbiased_from_pair, kernel_pair(X, Y))
 
 
-def unbiased_from_pair(pair: KernelPair) -> float:
+def unbiased_from_pair(pair: KernelPair) -> Number:
     """Return `cka_unbiased` of a pair. Undefined: a side has no variance, or there are fewer than 4 examples."""
     if pair.x.n < 4:
         raise Undefined(f"the unbiased estimate needs at least 4 examples, there are {pair.x.n}")
     pair.x.trace, pair.y.trace  # noqa: B018  raises Undefined for a side without variance
-    own_x, own_y = (_unbiased(side, side, side.norm**2) for side in (pair.x, pair.y))
-    if not (own_x > 0 and own_y > 0):
+    reads = pair.reads
+    own_x, own_y = (_unbiased(side, side, side.norm**2, reads) for side in (pair.x, pair.y))
+    if not all(reads.decide(own > 0, likely=True) for own in (own_x, own_y)):
         raise Undefined("the unbiased estimate of a side's variance is zero")
-    return min(_unbiased(pair.x, pair.y, pair.shared) / (own_x * own_y) ** 0.5, 1.0)
+    shared = _unbiased(pair.x, pair.y, pair.shared, reads)
+    return reads.later(lambda shared, x, y: min(shared / (x * y) ** 0.5, 1.0), shared, own_x, own_y)
 
 
-def _unbiased(x: KernelSide, y: KernelSide, shared: float) -> float:
+def _unbiased(x: KernelSide, y: KernelSide, shared: Number, reads: Reads) -> Number:
     """Return n(n - 3) HSIC₁(K, L) from ⟨K, L⟩ (`shared`) and the diagonals k and l alone.
 
         ⟨U(K), U(L)⟩ = ⟨K, L⟩ - Σ k·l + tr K tr L / ((n - 1)(n - 2)) - 2 Σ k·l / (n - 2)
@@ -57,16 +60,17 @@ def _unbiased(x: KernelSide, y: KernelSide, shared: float) -> float:
     That is enough because the rows of K and L sum to zero. Returns 0 where the value is within rounding of it.
     """
     n = x.n
-    diagonals = float(array_namespace(x.diagonal).sum(x.diagonal * y.diagonal)) * (1 + 2 / (n - 2))
+    diagonals = reads.number(array_namespace(x.diagonal).sum(x.diagonal * y.diagonal)) * (1 + 2 / (n - 2))
     traces = x.trace * y.trace / ((n - 1) * (n - 2))
     value = shared - diagonals + traces
-    return value if abs(value) > 16 * EPS * (abs(shared) + diagonals + traces) else 0.0
+    clear = abs(value) > 16 * EPS * (abs(shared) + diagonals + traces)
+    return value if reads.decide(clear, likely=True) else 0.0
 
 
-def from_pair(pair: KernelPair) -> float:
+def from_pair(pair: KernelPair) -> Number:
     """Return `cka` of a pair. Undefined: a side has no variance."""
     pair.x.trace, pair.y.trace  # noqa: B018  raises Undefined for a side without variance
-    return min(pair.shared / (pair.x.norm * pair.y.norm), 1.0)
+    return pair.reads.later(lambda s, x, y: min(s / (x * y), 1.0), pair.shared, pair.x.norm, pair.y.norm)
 
 
 CHANCE = 0.25  # of the value of `cka` for permuted examples, from which it should be read with care
@@ -81,5 +85,9 @@ def by_chance(pair: KernelPair) -> str:
     -tr K / (n(n - 1)) beside it.
     """
     x, y = pair.x, pair.y
-    expected = x.trace * y.trace / ((x.n - 1) * x.norm * y.norm)
-    return f"{expected:.2f} by chance, with {x.n} rows" if expected > CHANCE else ""
+    return pair.reads.later(_said, x.n, x.trace, y.trace, x.norm, y.norm)
+
+
+def _said(n: int, trace_x: float, trace_y: float, norm_x: float, norm_y: float) -> str:
+    expected = trace_x * trace_y / ((n - 1) * norm_x * norm_y)
+    return f"{expected:.2f} by chance, with {n} rows" if expected > CHANCE else ""

@@ -3,6 +3,7 @@
 from array_api_compat import array_namespace
 
 from distsim.metrics.arrays import Array, Undefined, both_examples, or_nan
+from distsim.metrics.reads import NOW, Number, Reads
 
 
 def cosine(X: Array, Y: Array, *, channels_last: bool = False) -> float:
@@ -22,10 +23,10 @@ def cosine(X: Array, Y: Array, *, channels_last: bool = False) -> float:
     return or_nan("cosine", from_matrices, X, Y)
 
 
-def from_matrices(X: Array, Y: Array) -> float:
+def from_matrices(X: Array, Y: Array, reads: Reads = NOW) -> Number:
     """Return `cosine` of two matrices (n, p). Undefined: a side is zero."""
     xp = array_namespace(X, Y)
-    squares = float(xp.sum(X * X)), float(xp.sum(Y * Y))
-    if not all(square > 0 for square in squares):
+    shared, *squares = (reads.number(xp.sum(A * B)) for A, B in ((X, Y), (X, X), (Y, Y)))
+    if not all(reads.decide(square > 0, likely=True) for square in squares):
         raise Undefined("every activation is zero")
-    return min(abs(float(xp.sum(X * Y))) / (squares[0] * squares[1]) ** 0.5, 1.0)
+    return reads.later(lambda shared, x, y: min(abs(shared) / (x * y) ** 0.5, 1.0), shared, *squares)

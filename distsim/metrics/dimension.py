@@ -4,11 +4,12 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from array_api_compat import array_namespace, is_cupy_array, is_torch_array
+from array_api_compat import array_namespace, device
 
 from distsim.metrics.arrays import Array, Undefined, both_examples, or_nan
 from distsim.metrics.kernels import KernelPair, KernelSide, Unresolved, kernel_side
 from distsim.metrics.linalg import TILE
+from distsim.metrics.reads import NOW, read
 from distsim.metrics.rounding import EPS
 
 FEWEST = 3  # examples, so that each has two neighbours
@@ -90,33 +91,27 @@ def _nearest(side: KernelSide) -> np.ndarray:
         block = A[start : start + TILE]
         squared = norms - 2 * (block if side.features is None else block @ A.T)  # Kᵢᵢ is added below
         own = norms[start : start + TILE]
-        every = xp.arange(squared.shape[0])
+        every = xp.arange(squared.shape[0], device=device(A))
         squared[every, start + every] = xp.inf
         nearest = xp.argmin(squared, axis=1)
         first = squared[every, nearest] + own
         squared[every, nearest] = xp.inf
         second = xp.min(squared, axis=1) + own
         rounding = ROUNDING * side.unit * (own + norms[nearest])
-        if side.unit > EPS and bool(xp.any(first <= RESOLVED * rounding)):
+        if side.unit > EPS and NOW.decide(xp.any(first <= RESOLVED * rounding), likely=False):
             raise Unresolved
         first = xp.where(first > rounding, first, xp.zeros_like(first))
         second = xp.where(second - first > rounding, second, first)
         distances.append(xp.stack([first, second], axis=1))
-    return _numpy(xp.concat(distances))
+    return read(xp.concat(distances))
 
 
 def _only(side: KernelSide, examples: np.ndarray) -> KernelSide:
     """Return the side reduced to some examples. It is not centred again, since that changes no distance."""
     A: Array = side.gram if side.features is None else side.features
     xp = array_namespace(A)
-    rows = xp.asarray(np.flatnonzero(examples))
+    rows = xp.asarray(np.flatnonzero(examples), device=device(A))
     A = A[rows]
     if side.features is None:
         return replace(side, n=A.shape[0], gram=A[:, rows])
     return replace(side, n=A.shape[0], features=A)
-
-
-def _numpy(A: Array) -> np.ndarray:
-    if is_cupy_array(A):
-        return A.get()
-    return A.cpu().numpy() if is_torch_array(A) else A

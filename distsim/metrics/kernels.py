@@ -5,14 +5,16 @@ Sums over n² entries are always taken in float64.
 """
 
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from typing import Any
 
-from array_api_compat import array_namespace
+import numpy as np
+from array_api_compat import array_namespace, device
 
 from distsim.metrics.arrays import Array, Undefined, Workspace
 from distsim.metrics.channels import centred
 from distsim.metrics.linalg import by_both, cholesky, congruence, eigvalsh, inner
 from distsim.metrics.polar import Enclosure, enclosed, on_full_rate
+from distsim.metrics.reads import NOW, Cached, Number, Reads, last, read
 from distsim.metrics.rounding import EPS, EPS32, is_constant, least_pivot, rank_of_gram
 
 SMALL = 512  # up to this size singular values come from an SVD; above, from an eigenproblem, which is 10 times faster
@@ -28,7 +30,7 @@ class Unresolved(Exception):
 class KernelSide:
     """One network's side. Exactly one of `features` (n, p) and `gram` (n, n) is set; both are of centred columns.
 
-    `features` may lack constant columns; `columns` counts them too.
+    `features` may lack constant columns; `columns` counts them too. Where reads are deferred, they have all columns.
     """
 
     n: int
@@ -37,100 +39,126 @@ class KernelSide:
     gram: Array | None = None
     unit: float = EPS  # relative rounding of the products whose sum the Gram matrix is
     narrow: bool = False  # features are float32 values, and so many that their products are taken in float32
+    reads: Reads = field(default=NOW, compare=False, repr=False)
 
-    @cached_property
-    def trace(self) -> float:
+    @Cached
+    def now(self) -> "KernelSide":
+        """Return this side with numbers that are read at once, and without constant features."""
+        if not self.reads.deferred:
+            return self
+        varies = None if self.features is None else read(self._varies)
+        if varies is None or varies.all():
+            return replace(self, reads=NOW)
+        xp = array_namespace(self.features)
+        chosen = xp.asarray(np.flatnonzero(varies), device=device(self.features))
+        return replace(self, features=xp.take(self.features, chosen, axis=1), reads=NOW)
+
+    @property
+    def _varies(self) -> Array:
+        xp = array_namespace(self.features)
+        return xp.any(self.features != 0, axis=0)
+
+    @Cached
+    def varied(self) -> bool:
+        """Return whether no feature is constant, which only a side whose reads are deferred has."""
+        if self.features is None or not self.reads.deferred:
+            return True
+        return self.reads.decide(array_namespace(self.features).all(self._varies), likely=True)
+
+    @Cached
+    def trace(self) -> Number:
         """Return ‖X‖²_F = tr K. Undefined: no variance."""
         if self.features is not None:
             xp = array_namespace(self.features)
-            value = float(xp.sum(self.features * self.features))
+            value = self.reads.number(xp.sum(self.features * self.features))
         else:
-            value = float(array_namespace(self.gram).linalg.trace(self.gram))
-        if not value > 0:
+            value = self.reads.number(array_namespace(self.gram).linalg.trace(self.gram))
+        empty = self.features is not None and self.features.shape[1] == 0
+        if empty or not self.reads.decide(value > 0, likely=True):
             raise Undefined("every activation is the same for all examples")
         return value
 
-    @cached_property
-    def norm(self) -> float:
+    @Cached
+    def norm(self) -> Number:
         """Return ‖K‖_F = ‖XᵀX‖_F."""
         if self.features is None:
-            return _norm(self.gram)
+            return _norm(self.gram, self.reads)
         F = self.narrow_features if self.narrow else self.features
-        return _norm(_as(F.T @ F, "float64"))
+        return _norm(_as(F.T @ F, "float64"), self.reads)
 
-    @cached_property
+    @Cached
     def narrow_features(self) -> Array:
         """Return the features as float32, (n, p)."""
         return _as(self.features, "float32")
 
-    @cached_property
+    @Cached
     def full_gram(self) -> Array:
         return self.gram if self.features is None else self.features @ self.features.T
 
-    @cached_property
+    @Cached
     def diagonal(self) -> Array:
         """Return the diagonal of K, (n,)."""
         if self.features is None:
             return array_namespace(self.gram).linalg.diagonal(self.gram)
         return array_namespace(self.features).sum(self.features * self.features, axis=1)
 
-    @cached_property
+    @Cached
     def factor(self) -> Array:
         """Return F (n, r) with FFᵀ = K: the features, or V√Λ from the eigenvectors V and eigenvalues Λ of K."""
         if self.features is not None:
             return self.features
         xp = array_namespace(self.gram)
         values, vectors = xp.linalg.eigh(self.gram)
-        keep = rank_of_gram(values, self.unit)
-        return vectors[:, -keep:] * xp.sqrt(values[-keep:])
+        keep = rank_of_gram(values, self.unit, self.reads)
+        return last(vectors, keep, axis=1) * xp.sqrt(last(values, keep))
 
-    @cached_property
+    @Cached
     def leading(self) -> Array:
         """Return V√Λ (n, r) for the leading eigenvectors of K, which hold all but `TAIL` of the trace."""
         xp = array_namespace(self.gram)
         values, vectors = xp.linalg.eigh(self.gram)
         values = xp.clip(values, 0.0, None)
-        tail = int(xp.sum(xp.astype(xp.cumulative_sum(values) < TAIL * xp.sum(values), xp.int64)))
+        tail = NOW.count(xp.cumulative_sum(values) < TAIL * xp.sum(values))
         return vectors[:, tail:] * xp.sqrt(values[tail:])
 
-    @cached_property
-    def lift(self) -> float:
+    @Cached
+    def lift(self) -> Number:
         """Return tr K/n², with which K + lift·11ᵀ may be regular.
 
         The vector of ones is in the null space of every centred K. The addition changes no other eigenvalue.
         """
         return self.trace / self.n**2
 
-    @cached_property
+    @Cached
     def cholesky(self) -> Array | None:
         """Return the lower triangular C (n, n) with CCᵀ = K + lift·11ᵀ, or None if K is too close to singular.
 
         The smallest pivot tells whether the smallest eigenvalues are above the rounding of K's entries.
         """
-        C = cholesky(self.full_gram + self.lift)
+        C = cholesky(self.full_gram + self.lift, self.reads)
         return C if C is not None and self._stands_out(C, 0.0) else None
 
-    @cached_property
+    @Cached
     def narrow_cholesky(self) -> Array | None:
         """Return `cholesky` in float32."""
         C = self.cholesky
         return None if C is None else array_namespace(C).astype(C, array_namespace(C).float32)
 
-    @cached_property
+    @Cached
     def regular(self) -> bool:
         """Return whether K has a `cholesky`. A factorisation in float32 decides it where that leaves no doubt."""
         if self.unit > EPS and "cholesky" not in self.__dict__:
             xp = array_namespace(self.gram)
-            C = cholesky(xp.astype(self.gram, xp.float32) + self.lift)
+            C = cholesky(xp.astype(self.gram, xp.float32) + _as_of(self.lift, xp.float32), self.reads)
             if C is not None and self._stands_out(C, 1e-4):
                 return True
         return self.cholesky is not None
 
     def _stands_out(self, C: Array, floor: float) -> bool:
         xp = array_namespace(C)
-        smallest = float(xp.min(xp.linalg.diagonal(C))) ** 2
-        largest = float(xp.max(xp.linalg.diagonal(self.full_gram)))
-        return smallest > max(least_pivot(self.unit), floor) * largest
+        smallest = self.reads.number(_as(xp.min(xp.linalg.diagonal(C)), "float64")) ** 2
+        largest = self.reads.number(xp.max(xp.linalg.diagonal(self.full_gram)))
+        return self.reads.decide(smallest > max(least_pivot(self.unit), floor) * largest, likely=True)
 
 
 @dataclass(frozen=True)
@@ -146,15 +174,16 @@ class KernelPair:
     fast: bool = False
     qdwh: bool | None = None
     workspace: Workspace = field(default_factory=Workspace, compare=False)
+    reads: Reads = field(default=NOW, compare=False, repr=False)
 
-    @cached_property
-    def shared(self) -> float:
+    @Cached
+    def shared(self) -> Number:
         """Return ⟨K, L⟩_F = ‖XᵀY‖²_F."""
         if self.small:
-            return inner(self.cross, self.cross)
-        return inner(self.x.full_gram, self.y.full_gram)
+            return inner(self.cross, self.cross, self.reads)
+        return inner(self.x.full_gram, self.y.full_gram, self.reads)
 
-    @cached_property
+    @Cached
     def cross(self) -> Array:
         """Return FxᵀFy for the two sides' factors. It is XᵀY if both sides are kept as features."""
         if self.narrow:
@@ -171,7 +200,7 @@ class KernelPair:
         """Return whether both sides are kept as features."""
         return self.x.features is not None and self.y.features is not None
 
-    @cached_property
+    @Cached
     def enclosure(self) -> Enclosure | None:
         """Return ‖XᵀY‖_* between its bounds, from the polar factor of FxᵀFy for the two sides' roots F.
 
@@ -181,18 +210,18 @@ class KernelPair:
         if not self._by_polar:
             return None
         (A, lifted_x), (B, lifted_y) = _root(self.x), _root(self.y)
-        found = enclosed(A.T @ B)
+        found = enclosed(A.T @ B, self.reads)
         if found is not None and lifted_x and lifted_y:
             found = found.minus(self._lifted_null)
-        return found if found is not None and found.narrow else None
+        return found if found is not None and self.reads.decide(found.narrow, likely=True) else None
 
-    @cached_property
+    @Cached
     def _by_polar(self) -> bool:
         held = self.x.gram if self.x.features is None else self.x.features
         return on_full_rate(held) if self.qdwh is None else self.qdwh
 
-    @cached_property
-    def nuclear(self) -> float:
+    @Cached
+    def nuclear(self) -> Number:
         """Return ‖XᵀY‖_*, the sum of the singular values of XᵀY, by the cheapest route that keeps its digits.
 
         - On cards with full-rate float64: from the `enclosure`, if there is one. Else as elsewhere:
@@ -208,6 +237,8 @@ class KernelPair:
         if self.enclosure is not None:
             return self.enclosure.value
         x, y = self.x, self.y
+        if not (x.varied and y.varied):  # eigenvalues of constant features are zero, and their roots are not exact
+            return replace(self, x=x.now, y=y.now, reads=NOW).nuclear
         narrow = max(x.unit, y.unit) > EPS
         small = min(_size(x), _size(y)) <= SMALL
         if x.features is None and y.features is None and (narrow or not small):
@@ -216,17 +247,18 @@ class KernelPair:
                 if total is not None:
                     return total
                 if y.regular:
-                    return _root_sum(eigvalsh(self._lifted(x.cholesky))) - self._lifted_null
+                    return self._root_sum(eigvalsh(self._lifted(x.cholesky))) - self._lifted_null
             if self.fast:
                 return self._by_leading()
         if (x.features is None) != (y.features is None) and narrow:
-            total = _roots(self._squares()) if (x if x.features is None else y).regular else None
+            regular = (x if x.features is None else y).regular
+            total = _roots(self._squares(), reads=self.reads) if regular else None
             if total is not None:
                 return total
         if narrow:
             raise Unresolved
         if not small and (x.features is not None or y.features is not None):
-            total = _roots(self._squares(), of_narrow=self.narrow)
+            total = _roots(self._squares(), self.narrow, self.reads)
             if total is None and self.narrow:
                 return replace(self, x=replace(x, narrow=False)).nuclear
             if total is not None:
@@ -234,27 +266,29 @@ class KernelPair:
         return self._by_svd()
 
     @property
-    def _lifted_null(self) -> float:
+    def _lifted_null(self) -> Number:
         """Return the singular value that lifting both sides adds."""
         return (self.x.trace * self.y.trace) ** 0.5 / self.x.n
 
     def _lifted(self, C: Array) -> Array:
         """Return the lower triangle of CᵀLC in C's dtype, with L lifted as K is in C."""
-        xp = array_namespace(C)
-        L = self.workspace.empty(xp, f"gram {C.dtype}", C.shape, C.dtype)
+        L = self.workspace.empty(C, f"gram {C.dtype}", C.shape, C.dtype)
         L[...] = self.y.gram
         L += self.y.lift
         return congruence(C, L, self.workspace)
 
-    def _by_cholesky(self, C: Array) -> float | None:
-        total = _roots(self._lifted(C))
+    def _by_cholesky(self, C: Array) -> Number | None:
+        total = _roots(self._lifted(C), reads=self.reads)
         return None if total is None else total - self._lifted_null
 
-    def _by_leading(self) -> float:
+    def _by_leading(self) -> Number:
         xp = array_namespace(self.y.gram)
         F = xp.astype(self.x.leading, xp.float32)
         squares = xp.astype(F.T @ (xp.astype(self.y.gram, xp.float32) @ F), xp.float64)
-        return _root_sum(eigvalsh((squares + squares.T) / 2))
+        return self._root_sum(eigvalsh((squares + squares.T) / 2))
+
+    def _root_sum(self, values: Array) -> Number:
+        return self.reads.number(_root_sum(values))
 
     def _squares(self) -> Array:
         """Return the smaller symmetric matrix whose eigenvalues are the squared singular values of XᵀY."""
@@ -265,11 +299,12 @@ class KernelPair:
         cross = self.cross if x is self.x else self.cross.T
         return cross @ cross.T
 
-    def _by_svd(self) -> float:
+    def _by_svd(self) -> Number:
         """Return the sum of singular values by an SVD, or of large matrices on a GPU by `by_both`."""
         if self._by_polar and min(self.cross.shape) > SMALL:
-            return by_both(self.cross)
-        return float(array_namespace(self.cross).linalg.svdvals(self.cross).sum())
+            return by_both(self.cross, self.reads)
+        xp = array_namespace(self.cross)
+        return self.reads.number(xp.sum(xp.linalg.svdvals(self.cross)))
 
 
 def _size(side: KernelSide) -> int:
@@ -293,7 +328,12 @@ def _as(A: Array, dtype: str) -> Array:
     return xp.astype(A, getattr(xp, dtype), copy=False)
 
 
-def _roots(squares: Array, of_narrow: bool = False) -> float | None:
+def _as_of(value: Number, dtype: Any) -> Number:
+    """Return a number as it is, and one whose read is deferred in this dtype."""
+    return value if isinstance(value, float) else array_namespace(value).astype(value, dtype)
+
+
+def _roots(squares: Array, of_narrow: bool = False, reads: Reads = NOW) -> Number | None:
     """Return the sum of the roots of a symmetric matrix's eigenvalues, read from its lower triangle.
 
     Returns None if rounding of the small eigenvalues may cost more than `LOST`.
@@ -303,25 +343,27 @@ def _roots(squares: Array, of_narrow: bool = False) -> float | None:
     xp = array_namespace(eigenvalues)
     dtype = str(eigenvalues.dtype).rpartition(".")[2]
     unit, values = float(xp.finfo(eigenvalues.dtype).eps), _as(eigenvalues, "float64")
-    total = _root_sum(values)
-    if _doubt(values, unit) + (_product_doubt(values) if of_narrow else 0.0) <= LOST[dtype] * total:
+    total, doubt = reads.number(_root_sum(values)), reads.number(_doubt(values, unit))
+    if of_narrow:
+        doubt = doubt + reads.number(_product_doubt(values))
+    if reads.decide(doubt <= LOST[dtype] * total, likely=True):
         return total
     if of_narrow:
         return None
     # take the small ones for zero if a gap separates them, and if the sum would hardly change were they not
     small = values <= 16 * unit * values[-1]
-    gap = not bool(xp.any(~small & (values < 1.6e5 * unit * values[-1])))
-    rest = _root_sum(xp.where(small, xp.zeros_like(values), values))
-    hidden = int(xp.sum(xp.astype(small, xp.int64))) * _moved(values, unit) ** 0.5
-    return rest if gap and hidden <= LOST[dtype] * rest else None
+    gap = not reads.decide(xp.any(~small & (values < 1.6e5 * unit * values[-1])), likely=False)
+    rest = reads.number(_root_sum(xp.where(small, xp.zeros_like(values), values)))
+    hidden = reads.count(small) * reads.number(_moved(values, unit)) ** 0.5
+    return rest if gap and reads.decide(hidden <= LOST[dtype] * rest, likely=True) else None
 
 
-def _root_sum(values: Array) -> float:
+def _root_sum(values: Array) -> Array:
     xp = array_namespace(values)
-    return float(xp.sum(xp.sqrt(xp.clip(_as(values, "float64"), 0.0, None))))
+    return xp.sum(xp.sqrt(xp.clip(_as(values, "float64"), 0.0, None)))
 
 
-def _doubt(values: Array, unit: float) -> float:
+def _doubt(values: Array, unit: float) -> Array:
     """Return by how much rounding may have changed the sum of the roots of eigenvalues, ascending.
 
     The exact eigenvalues cannot be negative. Rounding moves them up or down by chance. Zero eigenvalues come out
@@ -329,11 +371,11 @@ def _doubt(values: Array, unit: float) -> float:
     """
     xp = array_namespace(values)
     moved = _moved(values, unit)
-    shifts = moved / (2 * xp.sqrt(xp.clip(values, moved, None)))
-    return float(xp.sqrt(xp.sum(shifts * shifts))) + _root_sum(-values)
+    shifts = moved / (2 * xp.sqrt(xp.where(values > moved, values, moved)))
+    return xp.sqrt(xp.sum(shifts * shifts)) + _root_sum(-values)
 
 
-def _product_doubt(squares: Array) -> float:
+def _product_doubt(squares: Array) -> Array:
     """Return what rounding a square matrix's entries to float32 may add to the sum of its singular values.
 
     The rounding acts as a random matrix. To a singular value it adds the square of its own norm over twice that value,
@@ -341,16 +383,17 @@ def _product_doubt(squares: Array) -> float:
     squares : of the singular values
     """
     xp = array_namespace(squares)
-    norm = 4 * EPS32 * float(xp.sum(xp.clip(squares, 0.0, None)) / squares.shape[0]) ** 0.5
-    return float(xp.sum(norm * norm / (2 * xp.sqrt(xp.clip(squares, norm * norm / 4, None)))))
+    norm = 4 * EPS32 * (xp.sum(xp.clip(squares, 0.0, None)) / squares.shape[0]) ** 0.5
+    floor = norm * norm / 4
+    return xp.sum(norm * norm / (2 * xp.sqrt(xp.where(squares > floor, squares, floor))))
 
 
-def _moved(values: Array, unit: float) -> float:
+def _moved(values: Array, unit: float) -> Array:
     """Return by how much rounding of a matrix's entries and of its reduction moves most of its n eigenvalues.
 
     A little more than the 2 to 6 times unit·λ_max/n that were measured.
     """
-    return 8 * unit * float(values[-1]) / int(values.shape[0])
+    return 8 * unit * values[-1] / int(values.shape[0])
 
 
 def kernel_side(X: Array) -> KernelSide:
@@ -376,6 +419,6 @@ def kernel_pair(X: Array, Y: Array) -> KernelPair:
     return KernelPair(kernel_side(X), kernel_side(Y))
 
 
-def _norm(A: Array) -> float:
+def _norm(A: Array, reads: Reads) -> Number:
     """Return the Frobenius norm."""
-    return inner(A, A) ** 0.5
+    return inner(A, A, reads) ** 0.5

@@ -1,7 +1,10 @@
 """Mean canonical correlation."""
 
+from array_api_compat import array_namespace
+
 from distsim.metrics.arrays import Array, both_rows, or_nan
 from distsim.metrics.channels import ChannelPair, channel_pair, mean_correlation
+from distsim.metrics.reads import Number, first
 
 
 def mean_cca(
@@ -33,20 +36,22 @@ def mean_squared_cca(X: Array, Y: Array, *, channels_last: bool = False) -> floa
     return or_nan("mean_squared_cca", squared_from_pair, channel_pair(X, Y))
 
 
-def squared_from_pair(pair: ChannelPair) -> float:
+def squared_from_pair(pair: ChannelPair) -> Number:
     """Return `mean_squared_cca` of a pair. Undefined: a side has no variance."""
-    rho = pair.correlations
-    return float((rho * rho).sum()) / rho.shape[0]
+    rho = first(pair.correlations, pair.count)
+    total = pair.reads.number(array_namespace(rho).sum(rho * rho))
+    return pair.reads.later(lambda total, count: total / count, total, pair.count)
 
 
-def from_pair(pair: ChannelPair, mean_rule: str = "all", denominator: str = "rank") -> float:
+def from_pair(pair: ChannelPair, mean_rule: str = "all", denominator: str = "rank") -> Number:
     """Return `mean_cca` of a pair. Undefined: a side has no variance."""
     rho = pair.correlations
     if denominator not in ("rank", "columns"):
         raise ValueError(f"mean_cca: denominator must be rank or columns, got {denominator!r}")
-    value = mean_correlation(rho, mean_rule)
+    value = mean_correlation(rho, pair.count, mean_rule, pair.reads)
     if denominator == "rank":
         return value
     if mean_rule != "all":
         raise ValueError("mean_cca: denominator='columns' goes with mean_rule='all'")
-    return value * rho.shape[0] / min(pair.x.columns, pair.y.columns)
+    columns = min(pair.x.columns, pair.y.columns)
+    return pair.reads.later(lambda value, count: value * count / columns, value, pair.count)

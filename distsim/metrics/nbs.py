@@ -4,6 +4,7 @@ import math
 
 from distsim.metrics.arrays import Array, both_examples, or_nan
 from distsim.metrics.kernels import KernelPair, kernel_pair
+from distsim.metrics.reads import Number
 
 
 def nbs(X: Array, Y: Array, *, channels_last: bool = False) -> float:
@@ -29,26 +30,33 @@ def procrustes(X: Array, Y: Array, *, channels_last: bool = False) -> float:
     return or_nan("procrustes", angle_from_pair, kernel_pair(X, Y))
 
 
-def angle_from_pair(pair: KernelPair) -> float:
+def angle_from_pair(pair: KernelPair) -> Number:
     """Return `procrustes` of a pair. Undefined: a side has no variance."""
-    return math.acos(from_pair(pair))
+    return pair.reads.later(math.acos, from_pair(pair))
 
 
-def from_pair(pair: KernelPair) -> float:
+def from_pair(pair: KernelPair) -> Number:
     """Return `nbs` of a pair. Undefined: a side has no variance."""
-    scale = (pair.x.trace * pair.y.trace) ** 0.5  # before `nuclear`, so that a side without variance raises Undefined
-    return min(pair.nuclear / scale, 1.0)
+    traces = pair.x.trace, pair.y.trace  # before `nuclear`, so that a side without variance raises Undefined
+    return pair.reads.later(_share, pair.nuclear, *traces)
 
 
-def bounds_of_pair(pair: KernelPair) -> tuple[float, float] | None:
+def _share(nuclear: float, trace_x: float, trace_y: float) -> float:
+    return min(nuclear / (trace_x * trace_y) ** 0.5, 1.0)
+
+
+def bounds_of_pair(pair: KernelPair) -> tuple[Number, Number] | None:
     """Return the bounds between which `nbs` of a pair lies, or None where they were not needed to compute it.
 
     Undefined: a side has no variance.
     """
     if pair.enclosure is None:
         return None
-    scale = (pair.x.trace * pair.y.trace) ** 0.5
-    return min(pair.enclosure.lower / scale, 1.0), min(pair.enclosure.upper / scale, 1.0)
+    lower, upper = (
+        pair.reads.later(_share, bound, pair.x.trace, pair.y.trace)
+        for bound in (pair.enclosure.lower, pair.enclosure.upper)
+    )
+    return lower, upper
 
 
 def few_rows(pair: KernelPair) -> str:

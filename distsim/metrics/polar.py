@@ -5,7 +5,6 @@ Cholesky factors and triangular solves only, at which GPUs are good. Eigenvalues
 docs/metrics.md derives the bounds.
 """
 
-import math
 from dataclasses import dataclass
 
 import array_api_compat
@@ -13,6 +12,7 @@ from array_api_compat import array_namespace, is_cupy_array, is_torch_array
 
 from distsim.metrics.arrays import Array, full_rate_float64
 from distsim.metrics.linalg import cholesky, inner, solve_lower
+from distsim.metrics.reads import NOW, Number, Reads
 from distsim.metrics.rounding import EPS
 
 START = 1e-9  # l₀: singular values above this share of ‖M‖_F converge. With 1e-12 factorisations would fail
@@ -26,21 +26,21 @@ APART = 1e-6  # share of the lower bound by which the bounds of a useful enclosu
 class Enclosure:
     """A nuclear norm, and two bounds between which it lies."""
 
-    value: float
-    lower: float
-    upper: float
+    value: Number
+    lower: Number
+    upper: Number
 
     @property
-    def narrow(self) -> bool:
+    def narrow(self) -> Number:
         """Return whether the bounds are at most `APART` of the lower one apart."""
         return self.upper - self.lower <= APART * self.lower
 
-    def minus(self, known: float) -> "Enclosure":
+    def minus(self, known: Number) -> "Enclosure":
         """Return the enclosure of what is left without one singular value that is known."""
         return Enclosure(self.value - known, self.lower - known, self.upper - known)
 
 
-def enclosed(M: Array) -> Enclosure | None:
+def enclosed(M: Array, reads: Reads = NOW) -> Enclosure | None:
     """Return the nuclear norm of M (m, n), float64, with its bounds.
 
         ⟨Q, M⟩ ≤ ‖M‖_* ≤ ⟨Q, M⟩ / l + min(m, n)·l₀·‖M‖_F       each widened by WIDEN·max(m, n)·ε of itself
@@ -48,19 +48,21 @@ def enclosed(M: Array) -> Enclosure | None:
     Returns None if M is zero or not finite, its squares may leave float64's range, or a matrix could not be factored.
     """
     xp = array_namespace(M)
-    if not 1 / LARGE < float(xp.max(xp.abs(M))) < LARGE:  # nor is nan
+    largest = xp.max(xp.abs(M))
+    if not reads.decide((largest > 1 / LARGE) & (largest < LARGE), likely=True):  # nor is nan
         return None
     if M.shape[0] < M.shape[1]:
         M = M.T
-    size = inner(M, M) ** 0.5
-    found = _polar(M / size)
+    size = inner(M, M, reads) ** 0.5
+    found = _polar(M / size, reads)
     if found is None:
         return None
     Q, reached = found
-    value = inner(Q, M)
+    value = inner(Q, M, reads)
     rounding = WIDEN * M.shape[0] * EPS
     upper = value / reached + M.shape[1] * START * size
-    return Enclosure(value, value * (1 - rounding), upper * (1 + rounding)) if math.isfinite(value) else None
+    finite = reads.decide(value - value == 0, likely=True)  # neither infinite nor nan
+    return Enclosure(value, value * (1 - rounding), upper * (1 + rounding)) if finite else None
 
 
 def weights(lowest: float) -> tuple[float, float, float, float]:
@@ -77,7 +79,7 @@ def weights(lowest: float) -> tuple[float, float, float, float]:
     return a, b, c, min(lowest * (a + b * square) / (1 + c * square), 1.0)
 
 
-def _polar(X: Array) -> tuple[Array, float] | None:
+def _polar(X: Array, reads: Reads) -> tuple[Array, float] | None:
     """Return Q (m, n) of X (m, n) with m ≥ n and ‖X‖₂ ≤ 1, and l, or None if a matrix could not be factored.
 
     Q has X's singular vectors. The singular values of X in [l₀, 1] have become ones in [l, 1], smaller ones have become
@@ -87,7 +89,7 @@ def _polar(X: Array) -> tuple[Array, float] | None:
     one = xp.eye(X.shape[1], dtype=X.dtype, device=array_api_compat.device(X))
     for _ in range(STEPS):
         a, b, c, reached = weights(reached)
-        C = cholesky(c * (X.T @ X) + one)
+        C = cholesky(c * (X.T @ X) + one, reads)
         if C is None:
             return None
         Y = solve_lower(C, solve_lower(C, X.T), transposed=True).T  # X(I + cXᵀX)⁻¹

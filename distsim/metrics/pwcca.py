@@ -4,6 +4,7 @@ from array_api_compat import array_namespace
 
 from distsim.metrics.arrays import Array, both_rows, or_nan
 from distsim.metrics.channels import ChannelPair, channel_pair
+from distsim.metrics.reads import Number, first
 
 
 def pwcca(X: Array, Y: Array, *, side: str = "smaller", weights: str = "paper", channels_last: bool = False) -> float:
@@ -23,7 +24,7 @@ def pwcca(X: Array, Y: Array, *, side: str = "smaller", weights: str = "paper", 
     return or_nan("pwcca", from_pair, channel_pair(X, Y), side=side, weights=weights)
 
 
-def from_pair(pair: ChannelPair, side: str = "smaller", weights: str = "paper") -> float:
+def from_pair(pair: ChannelPair, side: str = "smaller", weights: str = "paper") -> Number:
     """Return `pwcca` of a pair. Undefined: a side has no variance."""
     if side not in ("smaller", "first", "second"):
         raise ValueError(f"pwcca: side must be smaller, first or second, got {side!r}")
@@ -33,12 +34,12 @@ def from_pair(pair: ChannelPair, side: str = "smaller", weights: str = "paper") 
         raise ValueError(f"pwcca: weights must be paper or google, got {weights!r}")
     xp = array_namespace(pair.cross)
     P, rho, Q = pair.canonical
-    if side == "second" or (side == "smaller" and pair.y.rank < pair.x.rank):
+    if side == "second" or (side == "smaller" and pair.reads.decide(pair.y.rank < pair.x.rank, likely=False)):
         loadings = pair.y.whitening[1] @ Q.T
     else:
         loadings = pair.x.whitening[1] @ P
-    alpha = xp.sum(xp.abs(loadings), axis=0)
-    return float(xp.sum(alpha * rho) / xp.sum(alpha))
+    alpha = first(xp.sum(xp.abs(loadings), axis=0), pair.count)
+    return pair.reads.number(xp.sum(alpha * first(rho, pair.count)) / xp.sum(alpha))
 
 
 def google_from_pair(pair: ChannelPair, side: str = "first") -> float:
@@ -50,7 +51,7 @@ def google_from_pair(pair: ChannelPair, side: str = "first") -> float:
     the d made orthonormal one after the other. Differences to the paper's formula: dᵢ is not a canonical vector, since
     a factor Sxx^-½ is missing, and neither X nor d is centred. So a shift of X changes the value. It also depends on
     the signs of the singular vectors, which the data do not determine: they are those that LAPACK returns.
-    Constant columns are left out. Undefined: a side has no variance.
+    Constant columns are left out, so numbers of the pair must not be deferred. Undefined: a side has no variance.
 
     With X' = E diag(σ) Wᵀ and E orthonormal, xⱼ and dᵢ are known by their coordinates in the columns of E and 1/√n.
     """
@@ -66,4 +67,4 @@ def google_from_pair(pair: ChannelPair, side: str = "first") -> float:
     directions = xp.concat([sx[:, None] * (wx[there].T @ U), means[None, :k]])
     q, _ = xp.linalg.qr(directions)
     alpha = xp.sum(xp.abs(columns.T @ q), axis=0)
-    return float(xp.sum(alpha * rho) / xp.sum(alpha))
+    return pair.reads.number(xp.sum(alpha * rho) / xp.sum(alpha))

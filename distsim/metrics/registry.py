@@ -42,6 +42,9 @@ class Metric:
     kept     of the same arguments: the numbers of directions of both sides that it compares; None: all of them
     bounds   between which all values lie; figures end bands there
     enclosed of the same arguments: two bounds between which this value lies, None: it was computed without
+    deferred whether these functions read numbers as `distsim.metrics.reads` says, so that a GPU need not wait. Those of
+             the output view then take `reads` too. False, which one's own metrics need not change: they look at
+             numbers as they like, and get pairs whose numbers are read at once
     ValueError: another view, or a name that is not an identifier.
     """
 
@@ -55,6 +58,7 @@ class Metric:
     kept: Callable[..., tuple[int, int]] | None = None
     bounds: tuple[float, float] = (-math.inf, math.inf)
     enclosed: Callable[..., tuple[float, float] | None] | None = None
+    deferred: bool = False
 
     def __post_init__(self) -> None:
         if self.view not in VIEWS:
@@ -87,7 +91,7 @@ def known(names: Any) -> tuple[Metric, ...]:
 _UNIT = (0.0, 1.0)
 
 for _metric in (
-    Metric("mean_cca", "channels", mean_cca, "mean CCA", caution=saturation, bounds=_UNIT),
+    Metric("mean_cca", "channels", mean_cca, "mean CCA", caution=saturation, bounds=_UNIT, deferred=True),
     Metric(
         "svcca",
         "channels",
@@ -96,12 +100,13 @@ for _metric in (
         caution=saturation_of_leading,
         kept=kept_of_leading,
         bounds=_UNIT,
+        deferred=True,
     ),
     # the weights always come from the complete network, so that the side does not jump between iterations
-    Metric("pwcca", "channels", partial(pwcca, side="first"), "PWCCA", caution=saturation, bounds=_UNIT),
-    Metric("cka", "kernel", cka, "CKA", caution=by_chance, bounds=_UNIT),
-    Metric("nbs", "kernel", nbs, "NBS", caution=few_rows, bounds=_UNIT, enclosed=bounds_of_pair),
-    Metric("cosine", "output", cosine, "cosine", bounds=_UNIT),
+    Metric("pwcca", "channels", partial(pwcca, side="first"), "PWCCA", caution=saturation, bounds=_UNIT, deferred=True),
+    Metric("cka", "kernel", cka, "CKA", caution=by_chance, bounds=_UNIT, deferred=True),
+    Metric("nbs", "kernel", nbs, "NBS", caution=few_rows, bounds=_UNIT, enclosed=bounds_of_pair, deferred=True),
+    Metric("cosine", "output", cosine, "cosine", bounds=_UNIT, deferred=True),
     # beyond the papers
     Metric(
         "mean_cca_mass98",
@@ -110,6 +115,7 @@ for _metric in (
         "mean CCA (98 % mass)",
         caution=saturation,
         bounds=_UNIT,
+        deferred=True,
     ),
     Metric(
         "mean_cca_columns",
@@ -118,8 +124,17 @@ for _metric in (
         "mean CCA (of columns)",
         caution=saturation,
         bounds=_UNIT,
+        deferred=True,
     ),
-    Metric("mean_squared_cca", "channels", mean_squared_cca, "mean squared CCA", caution=saturation, bounds=_UNIT),
+    Metric(
+        "mean_squared_cca",
+        "channels",
+        mean_squared_cca,
+        "mean squared CCA",
+        caution=saturation,
+        bounds=_UNIT,
+        deferred=True,
+    ),
     Metric(
         "svcca_mass98",
         "channels",
@@ -128,6 +143,7 @@ for _metric in (
         caution=saturation_of_leading,
         kept=kept_of_leading,
         bounds=_UNIT,
+        deferred=True,
     ),
     Metric(
         "pwcca_google",
@@ -137,10 +153,18 @@ for _metric in (
         caution=saturation,
         bounds=_UNIT,
     ),
-    Metric("cka_channels", "channels", cka_channels, "CKA over channels", bounds=_UNIT),
-    Metric("nbs_channels", "channels", nbs_channels, "NBS over channels", bounds=_UNIT),
-    Metric("cka_unbiased", "kernel", cka_unbiased, "unbiased CKA", bounds=(-math.inf, 1.0)),
-    Metric("procrustes", "kernel", procrustes, "angular Procrustes", caution=few_rows, bounds=(0.0, math.pi / 2)),
+    Metric("cka_channels", "channels", cka_channels, "CKA over channels", bounds=_UNIT, deferred=True),
+    Metric("nbs_channels", "channels", nbs_channels, "NBS over channels", bounds=_UNIT, deferred=True),
+    Metric("cka_unbiased", "kernel", cka_unbiased, "unbiased CKA", bounds=(-math.inf, 1.0), deferred=True),
+    Metric(
+        "procrustes",
+        "kernel",
+        procrustes,
+        "angular Procrustes",
+        caution=few_rows,
+        bounds=(0.0, math.pi / 2),
+        deferred=True,
+    ),
     # no similarities: each looks at one side only
     Metric(
         "dimension",

@@ -35,6 +35,8 @@ from typing import Any
 import numpy as np
 from array_api_compat import array_namespace
 
+from distsim.metrics.reads import NOW, Number, Reads
+
 EPS = float(np.finfo(np.float64).eps)
 EPS32 = float(np.finfo(np.float32).eps)
 SAME = 8  # units by which the values of a constant column may differ from their mean
@@ -68,14 +70,14 @@ def squares_of_constant(n: int, mean: Array) -> Array:
     return n * (SAME * EPS * array_namespace(mean).abs(mean)) ** 2
 
 
-def rank_of_products(values: Array) -> int:
+def rank_of_products(values: Array, reads: Reads = NOW) -> Number:
     """Return how many of all p eigenvalues of XᵀX, descending, are above rounding. X has centred columns."""
-    return _above(values, FLOOR * int(values.shape[0]) * EPS * values[0])
+    return reads.count(values > FLOOR * int(values.shape[0]) * EPS * values[0])
 
 
-def rank_of_gram(values: Array, unit: float) -> int:
+def rank_of_gram(values: Array, unit: float, reads: Reads = NOW) -> Number:
     """Return how many eigenvalues of a Gram matrix, ascending, are above rounding. unit : ε of its entries."""
-    return _above(values, FLOOR * unit * values[-1])
+    return reads.count(values > FLOOR * unit * values[-1])
 
 
 def least_pivot(unit: float) -> float:
@@ -84,8 +86,3 @@ def least_pivot(unit: float) -> float:
     unit : ε of its entries
     """
     return max(PIVOT * unit, DROWNED)
-
-
-def _above(values: Array, floor: Array) -> int:
-    xp = array_namespace(values)
-    return int(xp.sum(xp.astype(values > floor, xp.int64)))

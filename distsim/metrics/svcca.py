@@ -4,6 +4,7 @@ from array_api_compat import array_namespace
 
 from distsim.metrics.arrays import Array, both_rows, or_nan
 from distsim.metrics.channels import ChannelPair, channel_pair, mean_correlation, saturated
+from distsim.metrics.reads import Number, least
 
 
 def svcca(X: Array, Y: Array, variance: float = 0.99, *, mean_rule: str = "all", channels_last: bool = False) -> float:
@@ -19,20 +20,20 @@ def svcca(X: Array, Y: Array, variance: float = 0.99, *, mean_rule: str = "all",
     return or_nan("svcca", from_pair, channel_pair(X, Y), variance=variance, mean_rule=mean_rule)
 
 
-def from_pair(pair: ChannelPair, variance: float = 0.99, mean_rule: str = "all") -> float:
+def from_pair(pair: ChannelPair, variance: float = 0.99, mean_rule: str = "all") -> Number:
     """Return `svcca` of a pair. Undefined: a side has no variance."""
     if not 0 < variance <= 1:
         raise ValueError(f"svcca: variance must be in (0, 1], got {variance}")
     xp = array_namespace(pair.cross)
     rho = xp.linalg.svdvals(pair.x.leading(variance).T @ pair.cross @ pair.y.leading(variance))
-    return mean_correlation(xp.clip(rho, 0.0, 1.0), mean_rule)
+    return mean_correlation(xp.clip(rho, 0.0, 1.0), least(*kept(pair, variance)), mean_rule, pair.reads)
 
 
 def saturation(pair: ChannelPair, variance: float = 0.99) -> str:
     """Say why the correlations of the leading directions should be read with care, "" if nothing is wrong with them."""
-    return saturated(pair.x.n, *kept(pair, variance))
+    return pair.reads.later(saturated, pair.x.n, *kept(pair, variance))
 
 
-def kept(pair: ChannelPair, variance: float = 0.99) -> tuple[int, int]:
+def kept(pair: ChannelPair, variance: float = 0.99) -> tuple[Number, Number]:
     """Return k of both sides: the numbers of leading directions that are compared."""
     return pair.x.kept(variance), pair.y.kept(variance)

@@ -1,9 +1,10 @@
 """The worker that compares networks."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from distsim.activations.probe import Probe, held, layer_shapes, make_probe
 from distsim.comparison.layer import Reference, Result, compare_pairs
 from distsim.comparison.sides import InMemory, LayerSource
 from distsim.data import Dataset
-from distsim.environment import check_environment, comparison_environment, provenance, threads
+from distsim.environment import check_environment, comparison_environment, free_on, provenance, threads
 from distsim.models import build
 from distsim.seeds import numpy_stream
 from distsim.specs import COMPLETE, PERMUTATIONS, NetworkId, Sweep
@@ -22,7 +23,8 @@ from distsim.store import SweepStore
 from distsim.store.activations import Reader
 from distsim.store.records import WEIGHTS, WEIGHTS_X, WEIGHTS_Y, weights_of
 from distsim.sweep.failures import attempt
-from distsim.sweep.jobs import Comparison, PairJob
+from distsim.sweep.jobs import Comparison, Job, NetworkComparison, PairJob
+from distsim.sweep.on_device import Compared, OnDevice, Wanted
 from distsim.training.stepper import settle
 
 
@@ -42,12 +44,17 @@ class ComparisonWorker:
         self._reference_dtype = ""
         self._readers: dict[NetworkId, Reader] = {}
         self._checked = allow_drift
+        self._on_device: OnDevice | None = None
+        self._device: str = sweep.device  # as distsim.comparison names it
 
-    def compare(self, job: Comparison | PairJob) -> list[str]:
+    def compare(self, job: Job) -> list[str]:
         """Compute and commit what the job asks for. Return a sentence for each network that cannot be compared."""
         if isinstance(job, PairJob):
             with threads(self.sweep.identity.threads):
                 return attempt(f"{job.problem}, layer {job.layer}", self._compare_pairs, job)
+        if isinstance(job, NetworkComparison):
+            with threads(self.sweep.identity.threads):
+                return self._compare_networks(job)
         failures: list[str] = []
         with threads(self.sweep.identity.threads):
             for network, metrics in job.networks:
@@ -69,17 +76,104 @@ class ComparisonWorker:
             reference = self._reference_for(job.layer, metrics)
             source = self._source(network, job.layer)
             values = self._by_chance(reference, source) if job.chance else reference.compare(source)
-            self.store.commit_comparison(
-                network,
-                job.layer,
-                values,
-                "chance" if job.chance else "comparison",
-                identity=self.sweep.identity.hash,
-                environment=comparison_environment(self.sweep),
-                provenance=provenance(started, time.time())
-                | {"dtype_x": self._reference_dtype, "dtype_y": source.dtype}
-                | self._weights({WEIGHTS_X: COMPLETE, WEIGHTS_Y: network}),
+            dtypes = self._reference_dtype, source.dtype
+            self._commit(network, job.layer, values, job.chance, provenance(started, time.time()), dtypes)
+
+    def _commit(
+        self,
+        network: NetworkId,
+        layer: str,
+        values: dict[str, Any],
+        chance: bool,
+        made: dict[str, Any],
+        dtypes: tuple[str, str],
+    ) -> None:
+        """Commit a layer's values. made : provenance; dtypes : of both networks' activations"""
+        self.store.commit_comparison(
+            network,
+            layer,
+            values,
+            "chance" if chance else "comparison",
+            identity=self.sweep.identity.hash,
+            environment=comparison_environment(self.sweep),
+            provenance=made
+            | dict(zip(("dtype_x", "dtype_y"), dtypes, strict=True))
+            | self._weights({WEIGHTS_X: COMPLETE, WEIGHTS_Y: network}),
+        )
+
+    # --- all layers of a network at once -----------------------------------------------------------------------------
+
+    def _compare_networks(self, job: NetworkComparison) -> list[str]:
+        """Compare networks one by one, or layer by layer where the device's memory is too small for all layers."""
+        wanted = {layer.layer: layer.all_metrics for layer in job.layers}
+        failures: list[str] = []
+        if not self._fit(wanted) or attempt("", self._prepare, wanted):
+            self._on_device = None  # frees its memory
+            for layer in job.layers:
+                failures += self.compare(layer)
+            return failures
+        with ThreadPoolExecutor(1) as pool:  # commits while the next network is computed
+            commits: list[Future[list[str]]] = []
+            for network, layers in job.networks:
+                label = f"{job.problem}, {network.label}"
+                work = self._chances if job.chance else self._similarities
+                failures += attempt(label, self._compare_network, work, network, dict(layers), pool, commits, failures)
+            return failures + [failure for commit in commits for failure in commit.result()]
+
+    def _fit(self, wanted: Wanted) -> bool:
+        """Return whether all of these layers fit into the device's memory, with the other network's."""
+        self._reference = None  # frees its memory
+        return self._whole.fits(wanted, free_on(self.sweep.device))
+
+    def _prepare(self, wanted: Wanted) -> None:
+        self._check_environment()
+        settle(torch.device(self.sweep.device), self.sweep.identity.deterministic)
+        self._whole.prepare(wanted)
+
+    @property
+    def _whole(self) -> OnDevice:
+        if self._on_device is None:
+            self._on_device = OnDevice(
+                self.sweep,
+                self._probe,
+                lambda which: self.store.load_network(which).weights,
+                self._forwarded,
+                self._device,
             )
+        return self._on_device
+
+    def _compare_network(
+        self,
+        work: Callable[[NetworkId, Wanted], Iterator[Compared]],
+        network: NetworkId,
+        wanted: Wanted,
+        pool: ThreadPoolExecutor,
+        commits: list[Future[list[str]]],
+        failures: list[str],
+    ) -> None:
+        """Compare a network's layers, and let the pool commit their values. Layers that cannot be are in `failures`."""
+        started, chance = time.time(), work == self._chances
+        with trace.stage("comparison", self.sweep.name, network.label, f"{len(wanted)} layers"):
+            for compared in work(network, wanted):
+                label = f"{self.sweep.name}, {network.label}, layer {compared.layer}"
+
+                def finish(compared: Compared = compared, label: str = label) -> None:
+                    values, made = compared.results(), provenance(started, time.time())
+                    dtypes = self._whole.reference(compared.layer).layer.dtype, compared.dtype
+                    of_layer = network, compared.layer, values, chance, made, dtypes
+                    commits.append(pool.submit(attempt, label, self._commit, *of_layer))
+
+                failures += attempt(label, finish)
+
+    def _similarities(self, network: NetworkId, wanted: Wanted) -> Iterator[Compared]:
+        return self._whole.compare(network, wanted)
+
+    def _chances(self, network: NetworkId, wanted: Wanted) -> Iterator[Compared]:
+        """Compare a network's layers as they are permuted. Only the metrics asked for are kept."""
+        sources = self._whole.sources(network, list(wanted))
+        for layer, metrics in wanted.items():
+            source, reference = sources.pop(layer), self._whole.reference(layer)
+            yield Compared(layer, partial(self._by_chance, reference, source, metrics), source.dtype)
 
     def _compare_pairs(self, job: PairJob) -> None:
         started = time.time()
@@ -91,7 +185,7 @@ class ComparisonWorker:
                 [self._kept_or_forwarded(network, job.layer) for network in job.networks],
                 [(places[a], places[b]) for a, b in job.pairs],
                 job.metrics,
-                self.sweep.device,
+                self._device,
                 self.sweep.identity.comparison,
             )
             self.store.commit_pairs(
@@ -122,12 +216,18 @@ class ComparisonWorker:
                 check_environment(self.sweep, mark.environment)
             self._checked = True
 
-    def _by_chance(self, reference: Reference, source: LayerSource) -> dict[str, dict[str, Any]]:
-        """Return metric -> its values with permuted examples. The permutations are the same for all networks."""
+    def _by_chance(
+        self, reference: Reference, source: LayerSource, metrics: Collection[str] | None = None
+    ) -> dict[str, dict[str, Any]]:
+        """Return metric -> its values with permuted examples. The permutations are the same for all networks.
+
+        metrics : None for all of the reference's
+        """
         permuted = []
         for number in range(PERMUTATIONS):
             stream = numpy_stream(self.sweep.identity.seed, "chance", source.name, number)
-            permuted.append(reference.compare(Permuted(source, stream.permutation(source.shape[0]))))
+            order = stream.permutation(source.shape[0])
+            permuted.append(reference.compare(Permuted(source, order), metrics))
         return {
             name: {
                 "values": [values[name]["value"] for values in permuted],
@@ -141,7 +241,7 @@ class ComparisonWorker:
             self._reference = None  # frees the old side before the new one is made
             self._check_environment()
             source = self._source(COMPLETE, layer)
-            self._reference = Reference(source, metrics, self.sweep.device, self.sweep.identity.comparison)
+            self._reference = Reference(source, metrics, self._device, self.sweep.identity.comparison)
             self._held, self._reference_dtype = (layer, metrics), source.dtype
         return self._reference
 
@@ -168,7 +268,7 @@ class ComparisonWorker:
         label = f"{self.sweep.name}, {which.label}"
         activations = held(network, self._probe, layer, shape, identity.storage, label)
         panel_rows = chunk_shape(tuple(activations.shape))[1]
-        array = activations.numpy() if self.sweep.device == "cpu" else activations
+        array = activations.numpy() if self._device == "cpu" else activations
         return InMemory(array, name, layer.kind, rows=panel_rows)
 
     @cached_property
@@ -207,4 +307,5 @@ class Permuted:
 
     def panels(self, rows: int) -> Iterator[Any]:
         for panel in self.source.panels(rows):
-            yield panel[self.order]
+            tensor = isinstance(panel, torch.Tensor)
+            yield panel[torch.as_tensor(self.order, device=panel.device) if tensor else self.order]

@@ -3,13 +3,15 @@
 import dataclasses
 import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from distsim.comparison.sides import COLUMNS
+from distsim.activations.layout import chunk_shape
+from distsim.activations.probe import BATCH
+from distsim.comparison.sides import COLUMNS, HELD
 from distsim.data import augment
 from distsim.metrics.registry import known
 from distsim.models import build
@@ -108,6 +110,26 @@ def comparison_memory(shape: tuple[int, ...], panel_rows: int) -> float:
     smaller = min(n, p)
     panel = 2 * n * math.prod(shape[2:]) * panel_rows if len(shape) == 4 else 8 * n * p
     return 7 * 8.0 * n * smaller + 2 * (panel + 8.0 * n * min(p, COLUMNS))
+
+
+def memory_on_device(shapes: Mapping[str, tuple[int, ...]], half: Collection[str]) -> float:
+    """Return the most bytes that comparing networks one by one, with all layers of these shapes, takes on a device.
+
+    These are both networks' activations, the complete network's sides, the other network's statistics until its numbers
+    are read, what a forward pass keeps of a batch, and what comparing the largest layer takes besides.
+    shapes : by layer, (n, h, w, c) or (n, p); half : the layers that are held in float16
+    """
+    total, batch, most = 0.0, 0.0, 0.0
+    for name, shape in shapes.items():
+        n, p, c = shape[0], math.prod(shape[1:]), shape[-1]
+        smaller = min(n, p)
+        total += 2.0 * n * p * (2 if name in half else 4)  # activations
+        total += min(8.0 * n * p, HELD)  # the complete network's, centred, if they are kept
+        total += 4 * 8.0 * n * smaller  # two sides' Gram matrices or features, and their roots
+        total += 16 * 8.0 * c * c  # products of channels and what follows from them, sums of the check for float16
+        batch += 2 * 4.0 * BATCH * p
+        most = max(most, comparison_memory(shape, chunk_shape(shape)[1]))
+    return total + batch + most
 
 
 def images_to_train(problem: Problem, training_images: int, complete: bool, pruned: int) -> int:

@@ -4,10 +4,12 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from distsim.processor import cores
+from distsim.specs import Sweep
 from distsim.store import Storage, SweepStore
 from distsim.sweep.comparison_worker import ComparisonWorker
 from distsim.sweep.failures import attempt
-from distsim.sweep.jobs import Comparison, PairJob
+from distsim.sweep.jobs import Job
 from distsim.sweep.order import Prepared
 from distsim.sweep.plan import Chain, packed, runs_of
 from distsim.sweep.training_worker import Event, TrainingWorker
@@ -33,13 +35,33 @@ class Engine(Protocol):
         """Train the complete networks of the problems in `complete`, extract their activations, then run the chains."""
         ...
 
-    def compare(self, orders: list[Prepared], jobs: Sequence[Comparison | PairJob]) -> list[str]:
+    def compare(self, orders: list[Prepared], jobs: Sequence[Job]) -> list[str]:
         """Do the jobs and commit their values."""
         ...
 
 
+def beside(sweep: Sweep) -> bool:
+    """Return whether activations are written in a thread while the next network is trained: on a GPU.
+
+    There the CPU's cores have nothing else to do. On a CPU the thread would take time from the training.
+    """
+    return sweep.device != "cpu"
+
+
+def writers(sweep: Sweep) -> int | None:
+    """Return how many threads compress and write activations; None: as many as a trial has CPUs.
+
+    The only trial beside a GPU has all cores of the machine, unless it was given more CPUs than threads.
+    """
+    asked = dict(sweep.resources).get("cpu", 0.0)
+    return cores() if beside(sweep) and asked <= sweep.identity.threads else None
+
+
 class LocalEngine:
-    """The engine that works in this process, in order. Breakpoints work, and the bytes are those that Ray writes."""
+    """The engine that works in this process. On a CPU it works in order, and breakpoints work.
+
+    The bytes are those that Ray writes.
+    """
 
     here = True
 
@@ -64,7 +86,15 @@ class LocalEngine:
         for order in orders:
             name = order.name
             store = SweepStore(self.root, name)
-            worker = TrainingWorker(store, order.sweep, order.dataset, self.allow_drift, allow_slow=self.allow_slow)
+            worker = TrainingWorker(
+                store,
+                order.sweep,
+                order.dataset,
+                self.allow_drift,
+                beside(order.sweep),
+                self.allow_slow,
+                writers(order.sweep),
+            )
             failed = attempt(f"{name}, complete network", self._complete, worker) if name in complete else []
             if not failed:
                 for pack in packed(chains[name], order.sweep.pack):
@@ -79,7 +109,7 @@ class LocalEngine:
         for event in worker.chains(pack, failed):
             self.tell(event)
 
-    def compare(self, orders: list[Prepared], jobs: Sequence[Comparison | PairJob]) -> list[str]:
+    def compare(self, orders: list[Prepared], jobs: Sequence[Job]) -> list[str]:
         workers = {
             order.name: ComparisonWorker(
                 SweepStore(self.root, order.name), order.sweep, order.dataset, self.allow_drift

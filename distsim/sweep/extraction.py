@@ -21,7 +21,13 @@ from distsim.training.chain import TrainedNetwork
 
 
 def extract(
-    store: SweepStore, sweep: Sweep, probe: Probe, classes: int, which: NetworkId, step: TrainedNetwork
+    store: SweepStore,
+    sweep: Sweep,
+    probe: Probe,
+    classes: int,
+    which: NetworkId,
+    step: TrainedNetwork,
+    writers: int | None = None,
 ) -> Mark:
     """Write and commit the activations of every compared layer of a network.
 
@@ -29,6 +35,7 @@ def extract(
     forward pass.
 
     which, step : the network's name, and its weights
+    writers : threads that compress and write; None: as many as the trial has CPUs. The bytes are the same
 
     FloatingPointError: an activation is not finite.
     """
@@ -38,7 +45,7 @@ def extract(
     network.to(torch.device(sweep.device))
     label = f"{sweep.name}, {which.label}"
     shapes = layer_shapes(network, sweep.problem)
-    threads = int(dict(sweep.resources).get("cpu", sweep.identity.threads))
+    threads = writers or int(dict(sweep.resources).get("cpu", sweep.identity.threads))
     with (
         trace.stage("extraction", label),
         Attempt(store.storage, store.activations_path(which)) as attempt,

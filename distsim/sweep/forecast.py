@@ -1,5 +1,6 @@
 """Sentences about what a sweep is going to do and how long it takes, printed before it starts."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 
 from distsim.activations.probe import layer_shapes
@@ -9,14 +10,14 @@ from distsim.processor import busy_sentence, slow_precision
 from distsim.specs import PERMUTATIONS
 from distsim.sweep.cost import Cost, duration, images_to_train, layer_cost, product_rate, readable, training_rate
 from distsim.sweep.engine import Engine
-from distsim.sweep.jobs import Comparison
+from distsim.sweep.jobs import Comparison, NetworkComparison
 from distsim.sweep.order import Prepared
 from distsim.sweep.plan import Missing
 
 WORTH_MEASURING = 200_000  # images to train; below this the time is not forecast
 
 
-def comparison_forecast(busy: list[Prepared], jobs: Sequence[Comparison], engine: Engine) -> str:
+def comparison_forecast(busy: list[Prepared], jobs: Sequence[Comparison | NetworkComparison], engine: Engine) -> str:
     """Return what the jobs cost, in words: bytes, floating point operations and about how long."""
     shapes: dict[tuple[str, str], tuple[int, ...]] = {}
     for order in busy:
@@ -24,7 +25,7 @@ def comparison_forecast(busy: list[Prepared], jobs: Sequence[Comparison], engine
         for name, shape in layer_shapes(build(problem), problem).items():
             shapes[order.name, name] = (problem.probe, *shape)
     total = Cost()
-    for job in jobs:
+    for job in itertools.chain.from_iterable(each.layers for each in jobs):
         metrics = {name for _, wanted in job.networks for name in wanted}
         times = PERMUTATIONS if job.chance else 1
         read = 1 + times * len(job.networks)

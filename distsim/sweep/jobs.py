@@ -16,6 +16,45 @@ class Comparison:
     networks: tuple[tuple[NetworkId, tuple[str, ...]], ...]
     chance: bool = False  # compare with permuted examples
 
+    @property
+    def label(self) -> str:
+        """Return what is compared, in words."""
+        return f"layer {self.layer}"
+
+    @property
+    def all_metrics(self) -> tuple[str, ...]:
+        """Return the metrics of all networks, each once."""
+        return tuple(dict.fromkeys(itertools.chain.from_iterable(metrics for _, metrics in self.networks)))
+
+    @property
+    def layers(self) -> tuple["Comparison", ...]:
+        """Return the job layer by layer."""
+        return (self,)
+
+
+@dataclass(frozen=True)
+class NetworkComparison:
+    """All layers of several networks, each with the metrics it lacks: one network after the other, on a GPU."""
+
+    problem: str
+    networks: tuple[tuple[NetworkId, tuple[tuple[str, tuple[str, ...]], ...]], ...]
+    chance: bool = False
+
+    @property
+    def label(self) -> str:
+        """Return what is compared, in words."""
+        first = self.networks[0][0].label
+        return first if len(self.networks) == 1 else f"{first} to {self.networks[-1][0].label}"
+
+    @property
+    def layers(self) -> tuple[Comparison, ...]:
+        """Return the job layer by layer."""
+        by_layer: dict[str, list[tuple[NetworkId, tuple[str, ...]]]] = {}
+        for network, layers in self.networks:
+            for layer, metrics in layers:
+                by_layer.setdefault(layer, []).append((network, metrics))
+        return tuple(Comparison(self.problem, layer, tuple(of), self.chance) for layer, of in by_layer.items())
+
 
 @dataclass(frozen=True)
 class PairJob:
@@ -27,19 +66,40 @@ class PairJob:
     metrics: tuple[str, ...]
 
     @property
+    def label(self) -> str:
+        """Return what is compared, in words."""
+        return f"layer {self.layer}"
+
+    @property
     def networks(self) -> tuple[NetworkId, ...]:
         """Return the networks of all pairs, each once."""
         return tuple(dict.fromkeys(itertools.chain.from_iterable(self.pairs)))
 
 
+Job = Comparison | NetworkComparison | PairJob
+
+
+def by_network(sweep: Sweep) -> bool:
+    """Return whether networks are compared one after the other with all their layers, and not layer by layer.
+
+    A GPU computes the activations of all layers in one forward pass and keeps them.
+    """
+    return sweep.device != "cpu" and sweep.extent.activations == "memory"
+
+
 def comparisons(
     lacking: dict[NetworkId, dict[str, tuple[str, ...]]], sweep: Sweep, slots: int, chance: bool = False
-) -> list[Comparison]:
-    """Return the missing comparisons as jobs, layer by layer.
+) -> list[Comparison] | list[NetworkComparison]:
+    """Return the missing comparisons as jobs, layer by layer or network by network.
 
-    slots : comparisons at once; a layer's networks are divided among jobs if slots would idle
+    slots : comparisons at once; a layer's networks are divided among jobs if slots would idle, and so are all networks
     chance : compare with permuted examples
     """
+    if by_network(sweep):
+        wanted = [(network, tuple(lacking[network].items())) for network in sorted(lacking)]
+        size = max(1, -(-len(wanted) // slots))
+        parts = [tuple(wanted[start : start + size]) for start in range(0, len(wanted), size)]
+        return [NetworkComparison(sweep.name, part, chance) for part in parts]
     by_layer: dict[str, list[tuple[NetworkId, tuple[str, ...]]]] = {}
     for network in sorted(lacking):
         for layer, metrics in lacking[network].items():

@@ -9,7 +9,7 @@ from distsim.activations.layout import bytes_per_network, chunk_shape
 from distsim.activations.probe import layer_shapes
 from distsim.data import Dataset, load, pixel_statistics, probe_indices, suited
 from distsim.data.folder import expanded
-from distsim.environment import free_memory, require_cupy, require_device
+from distsim.environment import free_memory, require_device
 from distsim.metrics.registry import known, require_libraries
 from distsim.models import Layer, build
 from distsim.problems import CIFAR_CLASSES
@@ -192,7 +192,6 @@ def check_workplace(orders: Iterable[Prepared], here: bool) -> None:
 def require_tools(device: Device, metrics: Iterable[str]) -> None:
     """Check that this machine has the device and the libraries. ValueError: one is missing."""
     require_device(device)
-    require_cupy(device)
     require_libraries(metrics)
 
 

@@ -31,7 +31,7 @@ from distsim.sweep import own_code, ray_cluster
 from distsim.sweep.cluster import ClusterLost
 from distsim.sweep.comparison_worker import ComparisonWorker
 from distsim.sweep.failures import attempt, last_line
-from distsim.sweep.jobs import Comparison, PairJob
+from distsim.sweep.jobs import Job
 from distsim.sweep.order import Prepared
 from distsim.sweep.plan import Chain, packed, runs_of
 from distsim.sweep.ray_cluster import LOOKS, Watch, bundle_of, require_room, room_for, slot
@@ -155,11 +155,11 @@ class RayEngine:
         unnamed = [last_line(r.error) for r in errors if not r.config]  # of trials that died before their first report
         return [(task, causes.get(task) or (unnamed or [why])[0]) for task, why in waiting.died], waiting.failures
 
-    def compare(self, orders: list[Prepared], jobs: Sequence[Comparison | PairJob]) -> list[str]:
+    def compare(self, orders: list[Prepared], jobs: Sequence[Job]) -> list[str]:
         """Do the jobs by actors. A job whose actor died goes to another one."""
         self._start(orders)
         waiting = deque((job, 0) for job in jobs)
-        running: dict[Any, tuple[Comparison | PairJob, int, Any]] = {}
+        running: dict[Any, tuple[Job, int, Any]] = {}
         idle: list[Any] = []
         started, failures = 0, []
         slots = self.slots(orders)
@@ -193,11 +193,9 @@ class RayEngine:
                 if tries < RETRIES:
                     waiting.append((job, tries + 1))
                 else:
-                    failures.append(
-                        f"{job.problem}, layer {job.layer}: given up after {RETRIES} retries: {last_line(error)}"
-                    )
+                    failures.append(f"{job.problem}, {job.label}: given up after {RETRIES} retries: {last_line(error)}")
             except RayError as error:
-                failures.append(f"{job.problem}, layer {job.layer}: {last_line(error)}")
+                failures.append(f"{job.problem}, {job.label}: {last_line(error)}")
                 idle.append(actor)
         for actor in idle:
             ray.kill(actor)
@@ -355,7 +353,7 @@ class _ComparisonActor:
             for sweep, dataset in sweeps
         }
 
-    def compare(self, job: Comparison | PairJob) -> list[str]:
+    def compare(self, job: Job) -> list[str]:
         return self._workers[job.problem].compare(job)
 
 

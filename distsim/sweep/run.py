@@ -10,7 +10,7 @@ from distsim.store import Storage, SweepStore
 from distsim.sweep.engine import Engine
 from distsim.sweep.failures import SweepFailed, attempt, unless_full
 from distsim.sweep.forecast import comparison_forecast, training_forecast, training_warnings, work_sentence
-from distsim.sweep.jobs import comparisons
+from distsim.sweep.jobs import Comparison, NetworkComparison, comparisons
 from distsim.sweep.order import Prepared
 from distsim.sweep.plan import Chain, Missing, finished_with, missing, room_for_activations, wave
 
@@ -78,7 +78,7 @@ def _compare(
     busy: list[Prepared], stores: dict[str, SweepStore], given_up: dict[str, set[NetworkId]], engine: Engine, say: Say
 ) -> list[str]:
     """Compare every network whose activations are available. Return the lasting failures."""
-    jobs = []
+    jobs: list[Comparison | NetworkComparison] = []
     for order in busy:
         contents = stores[order.name].contents()
         ready = contents.networks if order.sweep.extent.activations == "memory" else contents.activations
@@ -89,9 +89,8 @@ def _compare(
                 jobs += comparisons(comparable, order.sweep, engine.slots(busy), chance)
     if not jobs:
         return []
-    say(
-        f"comparing {sum(len(job.networks) for job in jobs)} pairs of layers: {comparison_forecast(busy, jobs, engine)}"
-    )
+    pairs = sum(len(layer.networks) for job in jobs for layer in job.layers)
+    say(f"comparing {pairs} pairs of layers: {comparison_forecast(busy, jobs, engine)}")
     return engine.compare(busy, jobs)
 
 

@@ -16,7 +16,7 @@ from distsim.activations.probe import captured, make_probe
 from distsim.comparison.models import compare
 from distsim.comparison.similarities import Row, Similarities
 from distsim.data import augment, load
-from distsim.environment import require_cupy, threads
+from distsim.environment import require_device, threads
 from distsim.metrics.arrays import UnreliableSimilarity
 from distsim.models import Network, build
 from distsim.specs import Identity, NetworkId
@@ -54,7 +54,7 @@ def layer_by_layer(
     shapes = [(x.problem.channels, x.problem.size, x.problem.size) for x in identities]
     if shapes[0] != shapes[1]:
         raise ValueError(f"{a.label} takes images of {shapes[0]}, {b.label} of {shapes[1]}: they must be the same")
-    require_cupy(device)
+    require_device(device)
     request = a.store.request()
     dataset = load(identity.problem, request.data if data is None else data, reading=request.reading)
     if dataset.digest != identity.data_digest:

@@ -43,17 +43,19 @@ class TrainingWorker:
         allow_drift: bool = False,
         beside: bool = False,
         allow_slow: bool = False,
+        writers: int | None = None,
     ) -> None:
         """Make a worker that loads the data on first use.
 
         allow_drift : go on in another environment than the one in which the complete network was trained
         beside : write activations in a thread while the next network is trained
         allow_slow : train also on a machine that has no instructions for the sweep's precision
+        writers : threads that compress and write activations; None: as many as the trial has CPUs
 
         ValueError: the device is not available.
         """
         self.store, self.sweep, self.dataset, self.allow_drift = store, sweep, dataset, allow_drift
-        self.beside, self.allow_slow = beside, allow_slow
+        self.beside, self.allow_slow, self.writers = beside, allow_slow, writers
         require_device(sweep.device)
         self.device = torch.device(sweep.device)
         self._trainer: Trainer | None = None
@@ -170,7 +172,8 @@ class TrainingWorker:
             if self._extraction is not None:  # the probe may have been made on this thread's stream
                 self._extraction.wait_stream(torch.cuda.current_stream(self.device))
             with threads(self.sweep.identity.threads), torch.cuda.stream(self._extraction):
-                extract(self.store, self.sweep, self.probe, self.trainer.classes, network, trained)
+                of_sweep = self.store, self.sweep, self.probe, self.trainer.classes
+                extract(*of_sweep, network, trained, self.writers)
 
     def _checkpoints(self, network: NetworkId) -> StoredCheckpoints:
         sweep = self.sweep

@@ -13,7 +13,7 @@ from distsim.activations import layout as module
 from distsim.comparison import sides
 from distsim.comparison.layer import Reference, applicable
 from distsim.comparison.sides import InMemory
-from distsim.environment import require_cupy, threads
+from distsim.environment import require_device, threads
 from distsim.specs import PAPER_METRICS
 from distsim.store import Storage
 from distsim.store.activations import LayerArray, Reader, Writer
@@ -319,7 +319,7 @@ def test_outputs_of_unequal_width_have_no_cosine(rng: np.random.Generator) -> No
 
 
 def test_the_cpu_is_always_there() -> None:
-    require_cupy("cpu")
+    require_device("cpu")
 
 
 # --- from disk -------------------------------------------------------------------------------------------------------

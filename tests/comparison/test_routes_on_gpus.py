@@ -1,6 +1,6 @@
 """Which arithmetic a GPU computes with follows from its compute capability, and each keeps its bound.
 
-The CPU tests put NumPy arrays where a GPU's would be, and only the card's capability is made up.
+The CPU tests put tensors on the CPU where a GPU's would be, and only the card's capability is made up.
 """
 
 import os
@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from distsim.comparison import pair, sides
+from distsim.comparison import devices, pair, sides
+from distsim.comparison.devices import ON_CPU
 from distsim.comparison.layer import Reference, compare_pairs
 from distsim.comparison.sides import InMemory
-from distsim.environment import require_cupy, threads
+from distsim.environment import require_device, threads
 from distsim.metrics.rounding import EPS, EPS32
 
 Array = NDArray[Any]
@@ -38,12 +39,16 @@ def no_layer_is_too_small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def on_card(monkeypatch: pytest.MonkeyPatch) -> Callable[[tuple[int, int]], None]:
-    """A function that makes the device "cuda" a card of this capability whose arrays are NumPy's."""
+    """A function that makes the device "cuda" a card of this capability whose tensors are on the CPU."""
 
     def on(capability: tuple[int, int]) -> None:
-        monkeypatch.setattr(sides, "capability", lambda: capability)
+        monkeypatch.setattr(sides, "capability", lambda device: capability if device == "cuda" else (0, 0))
         for module in (sides, pair):
-            monkeypatch.setattr(module, "on_device", lambda panel, device: np.asarray(panel))
+            monkeypatch.setattr(
+                module,
+                "on_device",
+                lambda panel, device: devices.on_device(panel, "cpu" if device == "cpu" else ON_CPU),
+            )
 
     return on
 
@@ -51,10 +56,10 @@ def on_card(monkeypatch: pytest.MonkeyPatch) -> Callable[[tuple[int, int]], None
 @pytest.fixture
 def gpu() -> str:
     try:
-        require_cupy("cuda")
+        require_device("cuda")
     except ValueError as why:
-        if "cupy" in os.environ.get("DISTSIM_REQUIRE", "").split(","):
-            pytest.fail(f"DISTSIM_REQUIRE names cupy: {why}")
+        if "cuda" in os.environ.get("DISTSIM_REQUIRE", "").split(","):
+            pytest.fail(f"DISTSIM_REQUIRE names cuda: {why}")
         pytest.skip(str(why))
     return "cuda"
 
@@ -101,7 +106,7 @@ def test_fast_is_exact_on_a_gpu(
     found = values(X, Y, "cuda", "fast")
     assert found == values(X, Y, "cuda", "exact")
     pairs = compare_pairs([InMemory(X, rows=4), InMemory(Y, rows=4)], [(0, 1)], METRICS, "cuda", "fast")
-    assert {name: result["value"] for name, result in pairs[0, 1].items()} == pytest.approx(found, rel=0, abs=1e-9)
+    assert {name: result["value"] for name, result in pairs[0, 1].items()} == pytest.approx(found, rel=0, abs=1e-8)
     monkeypatch.setattr(sides, "NARROW", np.inf)
     assert found == pytest.approx(values(X, Y, "cpu"), rel=0, abs=EXACT)
 
@@ -134,8 +139,7 @@ def test_float64_products_are_not_made_twice(
 def test_the_capability_of_a_gpu(gpu: str) -> None:
     import torch
 
-    found = sides.capability()
-    assert found == torch.cuda.get_device_capability()
+    assert devices.capability("cuda") == torch.cuda.get_device_capability()
 
 
 @pytest.mark.gpu
@@ -154,7 +158,7 @@ def test_each_route_keeps_its_bound_on_a_gpu(
 ) -> None:
     """CPU twin: test_fast_is_exact_on_a_gpu."""
     X, Y = layers(*shape, change)
-    monkeypatch.setattr(sides, "capability", lambda: card)
+    monkeypatch.setattr(sides, "capability", lambda device: card)
     found = values(X, Y, gpu, precision)
     monkeypatch.setattr(sides, "NARROW", np.inf)
     assert found == pytest.approx(values(X, Y, "cpu"), rel=0, abs=EXACT)
@@ -168,8 +172,8 @@ def test_a_wide_layer_keeps_its_bound_on_a_gpu(
 ) -> None:
     """As many features as cifar2's convolutions have. CPU twin: test_fast_is_exact_on_a_gpu."""
     X, Y = layers(2000, 16, 64)
-    monkeypatch.setattr(sides, "capability", lambda: DATA_CENTRE)
+    monkeypatch.setattr(sides, "capability", lambda device: DATA_CENTRE)
     exact = values(X, Y, gpu)
-    monkeypatch.setattr(sides, "capability", lambda: card)
+    monkeypatch.setattr(sides, "capability", lambda device: card)
     assert X.shape[0] ** 2 * X[0].size >= sides.NARROW, "large enough for float32 products on a card that takes them"
     assert values(X, Y, gpu, precision) == pytest.approx(exact, rel=0, abs=EXACT)
