@@ -48,6 +48,7 @@ def run(
     seed: int = 0,
     threads: int = 1,
     precision: str = "float32",
+    compile: bool = False,
     deterministic: bool = False,
     comparison: str = "exact",
     allow_drift: bool = False,
@@ -99,6 +100,7 @@ def run(
         "seed": seed,
         "threads": threads,
         "precision": precision,
+        "compile": compile,
         "deterministic": deterministic,
         "comparison": comparison,
     }

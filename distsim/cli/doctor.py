@@ -77,6 +77,8 @@ def examine(problem: Problem, storage: str, device: str, say: Say = print, enoug
     say_storage(storage, say)
     measured = []
     for precision in get_args(Precision):
+        if precision == "tf32":
+            continue  # GPUs only
         if precision == "bfloat16" and lacking:
             say(f"training  {problem.name}, bfloat16: not measured, since this processor does not have it")
         else:
@@ -157,7 +159,7 @@ def advice(problem: Problem, measured: list[Measured], comparison: float, free: 
         best = max(of_precision, key=lambda result: result.rate)
         way = best.way
         flags = f"--device cuda --pack {way.trials}" if way.device == "cuda" else f"--threads {way.threads}"
-        flags += " --precision bfloat16" if precision == "bfloat16" else ""
+        flags += f" --precision {precision}" if precision != "float32" else ""
         at_once = "" if way.device == "cuda" else f" ({way.trials} at once)"
         lines.append(
             f"advice    {flags}{at_once}: {problem.runs} runs x {problem.iterations} iterations are "

@@ -33,6 +33,7 @@ from distsim.environment import free_memory
 from distsim.problems import PROBLEMS
 from distsim.specs import Precision, Problem
 from distsim.sweep.cost import pack_rates, readable
+from distsim.tf32 import SWITCH
 from distsim.training.stepper import fix_workspace
 
 LIMIT = 55.0  # seconds after which nothing is measured any more; the command ends within 60
@@ -178,12 +179,8 @@ def _product_rate(name: str, device: str, sizes: Sequence[int]) -> float:
 
         return multiply
 
-    tf32 = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = name == "tf32"
-    try:
+    with SWITCH.products(name):
         return rate_of_products(multiplication, OF_PRODUCTS, sizes=sizes)
-    finally:
-        torch.backends.cuda.matmul.allow_tf32 = tf32
 
 
 def _copies(device: str) -> dict[str, float]:
