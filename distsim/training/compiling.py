@@ -104,7 +104,7 @@ def _options(deterministic: bool) -> dict[str, Any] | None:
 
 
 @contextmanager
-def told() -> Iterator[None]:
+def told(what: str = "the network") -> Iterator[None]:
     """Raise CannotCompile for what goes wrong in the block, but for a lack of memory on the device."""
     try:
         yield
@@ -112,7 +112,7 @@ def told() -> Iterator[None]:
         raise
     except Exception as error:  # torch's compiler raises errors of many kinds, and the user's code may raise any
         raise CannotCompile(
-            f"torch cannot compile the network ({reason(error)}); leave --compile out, which is another sweep"
+            f"torch cannot compile {what} ({reason(error)}); leave --compile out, which is another sweep"
         ) from error
 
 
@@ -135,7 +135,7 @@ def require_one_graph(problem: Problem) -> None:
     """
     network, count = build(problem), 1 if problem.recipe.batch_size == 1 else 2
     images = torch.zeros(count, problem.channels, problem.size, problem.size)
-    with told(), GLOBAL_GENERATOR, torch.random.fork_rng(devices=[]):
+    with told(f"model {problem.model}"), GLOBAL_GENERATOR, torch.random.fork_rng(devices=[]):
         logits = Compiled(network, images, backend=TRACING)(images)
         nn.functional.cross_entropy(logits, torch.zeros(count, dtype=torch.int64)).backward()
 
