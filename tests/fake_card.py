@@ -1,8 +1,8 @@
 """A device without hardware: tensors have shapes and no values, and what a GPU would wait for or refuse is an error.
 
 `FakeTensorMode` refuses to mix devices and to read values. `Discipline` refuses the rest by name: copies between the
-card and the CPU, and tensors of the CPU among those of the card, indices included. A place in distsim's code that may do
-so is stated, such as "Stepper.loss".
+card and the CPU, and tensors of the CPU among those of the card, indices included. A place in distsim's code that may
+do so is stated, such as "Stepper.loss".
 """
 
 import contextlib
@@ -126,6 +126,7 @@ def _register() -> None:
 def fake_card() -> Iterator[torch.device]:
     """Yield the card. Tensors that are made in the block are fake, on the CPU too."""
     _register()
+    tf32 = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch, "Generator", Generator)
         patch.setattr(torch.cuda, "CUDAGraph", Graph)
@@ -133,6 +134,7 @@ def fake_card() -> Iterator[torch.device]:
         # one thread: torch makes those of the devices at a process's first backward pass, perhaps before the card
         with torch.autograd.set_multithreading_enabled(False), FakeTensorMode(), _Optimizers():
             yield torch.device(CARD)
+    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = tf32
 
 
 def on_card(network: nn.Module) -> nn.Module:

@@ -252,8 +252,8 @@ def _numbers_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--compile",
         action="store_true",
-        help="let torch compile the network for training, which takes half a minute or so once a process and saves a "
-        "fifth to a third of each step on a GPU; needs a C++ compiler on a CPU",
+        help="let torch compile the network for training, which takes up to a minute once a process and saves about a "
+        "fifth of each step on a GPU; on a CPU it needs a C++ compiler",
     )
     group.add_argument(
         "--allow-slow",

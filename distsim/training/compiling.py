@@ -117,9 +117,10 @@ def told(what: str = "the network") -> Iterator[None]:
 
 
 def reason(error: BaseException) -> str:
-    """Return the first line of a compiler's error, and the line of the network's code that it is about."""
+    """Return the first line that says what failed, and the line of the network's code that it is about."""
     text = str(error).strip() or type(error).__name__
-    first = shown(text.splitlines()[0].strip())[1:-1]
+    lines = [line.strip() for line in text.splitlines()]
+    first = shown(lines[1] if lines[0].endswith("raised:") and len(lines) > 1 else lines[0])[1:-1]
     of_user = text.partition("from user code:")[2]
     places = re.findall(r'File "([^"]+)", line (\d+)', of_user)
     if not places:

@@ -169,7 +169,7 @@ def test_an_evaluation_reads_two_numbers(card):
     with reads:
         evaluate(network, images, labels, *constants(problem, card))
     assert len(count) == 2, "three batches, and what they add up to"
-    with pytest.raises(Undisciplined, match="evaluate, .* reads a value"), Discipline():
+    with pytest.raises(Undisciplined, match=r"evaluate, .* reads a value"), Discipline():
         evaluate(network, images, labels, *constants(problem, card))
 
 
@@ -187,7 +187,7 @@ def test_activations_stay_on_the_card(card, name):
             assert {layer: tuple(block.shape[1:]) for layer, block in outputs.items()} == shapes
         layer = network.layers[0]
         assert held(network, probe, layer, shapes[layer.name], "auto").device.type == CARD
-    with pytest.raises(Undisciplined, match="blocks, .* reads a value"), Discipline():
+    with pytest.raises(Undisciplined, match=r"blocks, .* reads a value"), Discipline():
         list(blocks(network, probe))
 
 
