@@ -76,9 +76,7 @@ def examine(problem: Problem, storage: str, device: str, say: Say = print, enoug
     say(f"products  {_products(count)}")
     say_storage(storage, say)
     measured = []
-    for precision in get_args(Precision):
-        if precision == "tf32":
-            continue  # GPUs only
+    for precision in precisions(device):
         if precision == "bfloat16" and lacking:
             say(f"training  {problem.name}, bfloat16: not measured, since this processor does not have it")
         else:
@@ -138,6 +136,11 @@ def _training(problem: Problem, ways: list[Way], enough: float, say: Any) -> lis
             say(f"training  {what}: {result.rate:,.0f} images/s, {readable(result.memory)} each")
             results.append(result)
     return sorted(results, key=lambda result: -result.rate)
+
+
+def precisions(device: str) -> list[str]:
+    """Return the precisions that the device has: tf32 is for GPUs only."""
+    return [precision for precision in get_args(Precision) if device != "cpu" or precision != "tf32"]
 
 
 def ways(cores: int, device: str, precision: str) -> list[Way]:
