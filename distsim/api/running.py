@@ -49,6 +49,7 @@ def run(
     seed: int = 0,
     threads: int = 1,
     precision: str = "float32",
+    compile: bool = False,
     deterministic: bool = False,
     comparison: str = "exact",
     allow_drift: bool = False,

@@ -59,20 +59,23 @@ def do_run(flags: argparse.Namespace) -> int:
         return _only(flags)
     asked = {"runs": flags.runs, "iterations": flags.iterations}
     for store in stores:
-        _require_fast(store, flags, asked)
+        _require_trainable(store, flags, asked)
     finish([_order(store, flags, **asked) for store in stores], stores[0].root, flags)
     return 0
 
 
-def _require_fast(store: Any, flags: argparse.Namespace, asked: dict[str, Any]) -> None:
-    """Check, before data are looked for, that this machine is not too slow for what is to be trained."""
-    from distsim.sweep.order import require_fast
+def _require_trainable(store: Any, flags: argparse.Namespace, asked: dict[str, Any]) -> None:
+    """Check, before data are looked for, that this machine can train what is to be trained, and is fast enough."""
+    from distsim.sweep.order import require_trainable
+    from distsim.training.stepper import Arithmetic
 
-    if flags.address is not None or flags.allow_slow:
+    if flags.address is not None:
         return
-    request = store.request()
+    request, identity = store.request(), store.identity()
     device = resolved_device(flags.device or request.device, None)
-    require_fast(store.root, store.problem, _extent(request, asked), store.identity().precision, device)
+    arithmetic = dataclasses.replace(Arithmetic.of(identity), compile=False)  # the network is not known yet
+    extent = _extent(request, asked)
+    require_trainable(store.root, identity.problem, extent, arithmetic, device, allow_slow=flags.allow_slow)
 
 
 def _only(flags: argparse.Namespace) -> int:

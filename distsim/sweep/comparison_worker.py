@@ -25,6 +25,7 @@ from distsim.store.records import WEIGHTS, WEIGHTS_X, WEIGHTS_Y, weights_of
 from distsim.sweep.failures import attempt
 from distsim.sweep.jobs import Comparison, Job, NetworkComparison, PairJob
 from distsim.sweep.on_device import Compared, OnDevice, Wanted
+from distsim.tf32 import SWITCH
 from distsim.training.stepper import settle
 
 
@@ -47,6 +48,7 @@ class ComparisonWorker:
         self._on_device: OnDevice | None = None
         self._device: str = sweep.device  # as distsim.comparison names it
 
+    @SWITCH.float32()
     def compare(self, job: Job) -> list[str]:
         """Compute and commit what the job asks for. Return a sentence for each network that cannot be compared."""
         if isinstance(job, PairJob):
@@ -65,6 +67,7 @@ class ComparisonWorker:
                 failures += attempt(label, self._compare, job, network, metrics)
         return failures
 
+    @SWITCH.float32()
     def measure(self, network: NetworkId, layer: str, metrics: tuple[str, ...]) -> dict[str, Result]:
         """Compute a layer's values of one network, by metric, as `compare` does. Commit nothing."""
         with threads(self.sweep.identity.threads):

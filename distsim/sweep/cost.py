@@ -149,23 +149,36 @@ def images_to_train(problem: Problem, training_images: int, complete: bool, prun
 
 
 def training_rate(
-    problem: Problem, classes: int, device: str, precision: str = "float32", enough: float = 1.0, pack: int = 1
+    problem: Problem,
+    classes: int,
+    device: str,
+    precision: str = "float32",
+    enough: float = 1.0,
+    pack: int = 1,
+    compiled: bool = False,
 ) -> float:
     """Measure images per second of this problem's training, with the threads as they are set.
 
     enough : seconds to measure
     pack : number of trainings that take turns, on a GPU each on a stream of its own
+    compiled : the networks are compiled first, which is not counted
 
     Where two steps would take longer than LONG, which is where a processor has no instructions for the precision, or a
     batch is large, the rate is that of a step with fewer images, and about right.
     """
-    if device == "cpu" and (slow := _slow_rate(problem, classes, precision)):
-        return slow
-    return next(pack_rates(problem, classes, device, precision, (pack,), enough))
+    if device == "cpu" and not compiled and (slow := _slow_rate(problem, classes, precision)):
+        return slow  # compiling for another size of batch would take longer than a slow step
+    return next(pack_rates(problem, classes, device, precision, (pack,), enough, compiled))
 
 
 def pack_rates(
-    problem: Problem, classes: int, device: str, precision: str, packs: Iterable[int], enough: float
+    problem: Problem,
+    classes: int,
+    device: str,
+    precision: str,
+    packs: Iterable[int],
+    enough: float,
+    compiled: bool = False,
 ) -> Iterator[float]:
     """Yield images per second of packs of these sizes, ascending, as `training_rate` measures each.
 
@@ -173,7 +186,7 @@ def pack_rates(
     """
     lanes: list[_Lane] = []
     for pack in packs:
-        lanes += [_Lane(problem, classes, torch.device(device), precision) for _ in range(pack - len(lanes))]
+        lanes += [_Lane(problem, classes, torch.device(device), precision, compiled) for _ in range(pack - len(lanes))]
         yield _rate_of(lanes, enough)
 
 
@@ -216,7 +229,9 @@ def _slow_rate(problem: Problem, classes: int, precision: str) -> float | None:
 class _Lane:
     """A network that is trained on noise."""
 
-    def __init__(self, problem: Problem, classes: int, device: torch.device, precision: str) -> None:
+    def __init__(
+        self, problem: Problem, classes: int, device: torch.device, precision: str, compiled: bool = False
+    ) -> None:
         settle(device, False)
         recipe, n = problem.recipe, 4 * problem.recipe.batch_size
         generator = torch_stream(0, "rate")
@@ -225,7 +240,7 @@ class _Lane:
         weights = {name: tensor.clone() for name, tensor in network.state_dict().items()}
         pictures = augment.Pictures(images.byte().to(device), *(torch.full((problem.channels,), 0.5),) * 2)
         labels = torch.arange(n, device=device) % classes
-        self.stepper = Stepper(network.to(device), pictures, labels, recipe, Arithmetic(precision))
+        self.stepper = Stepper(network.to(device), pictures, labels, recipe, Arithmetic(precision, compile=compiled))
         self.stepper.reset(weights, {})
         self._draws, self._at = augment.draw(recipe.augment, n, problem.size, generator), self.stepper.steps
 
