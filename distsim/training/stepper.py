@@ -191,12 +191,15 @@ class Stepper:
 
     def state(self) -> State:
         """Return CPU copies of all tensors on which the next epoch depends: the network's and the optimizer's."""
+        with self._on_stream():
+            return {name: on_cpu(tensor) for name, tensor in self._state().items()}
+
+    def _state(self) -> State:
         names: dict[Tensor, str] = {parameter: name for name, parameter in self._parameters.items()}
         tensors = {f"network/{name}": value for name, value in self.network.state_dict().items()}
         for parameter, values in self._optimizer.state.items():
             tensors |= {f"optimizer/{key}/{names[parameter]}": value for key, value in values.items()}
-        with self._on_stream():
-            return {name: on_cpu(tensor) for name, tensor in tensors.items()}
+        return tensors
 
     def load(self, state: Mapping[str, Tensor]) -> None:
         """Continue from what `state` returned. Call `reset` first."""
