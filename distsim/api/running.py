@@ -50,6 +50,7 @@ def run(
     precision: str = "float32",
     deterministic: bool = False,
     comparison: str = "exact",
+    fuse: int = 1,
     allow_drift: bool = False,
     allow_slow: bool = False,
     progress: Progress = True,
@@ -101,6 +102,7 @@ def run(
         "precision": precision,
         "deterministic": deterministic,
         "comparison": comparison,
+        "fuse": fuse,
     }
     request = {name: plain(value) for name, value in request.items()}
     sweeps = [_prepared(each, data, reductions, request) for each in problems]

@@ -27,7 +27,7 @@ from distsim.specs import (
 
 # Flags that are passed on under their names: what changes the problem, and what else the sweep is prepared with.
 OF_PROBLEM = ("classes", "epochs", "probe", "train_limit")
-OF_SWEEP = ("pack", "seed", "threads", "precision", "deterministic", "comparison")
+OF_SWEEP = ("pack", "fuse", "seed", "threads", "precision", "deterministic", "comparison")
 
 
 def main(*problems: Problem, arguments: Sequence[str] | None = None, **defaults: Any) -> int:
@@ -246,6 +246,14 @@ def _numbers_flags(parser: argparse.ArgumentParser) -> None:
         default="float32",
         help="dtype of training: float32, or bfloat16 for convolutions and matrix products, which is faster on "
         "hardware that supports it; activations are always computed in float32 (default: %(default)s)",
+    )
+    group.add_argument(
+        "--fuse",
+        type=whole,
+        default=1,
+        metavar="G",
+        help="train G runs in one step, as one network, which is several times as fast for small networks on a GPU; it "
+        "rounds differently from training each alone (default: %(default)s)",
     )
     group.add_argument(
         "--allow-slow",

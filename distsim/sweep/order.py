@@ -21,6 +21,7 @@ from distsim.store.descriptions import describe_layers, describe_metrics
 from distsim.sweep import own_code
 from distsim.sweep.cost import comparison_memory, readable
 from distsim.sweep.kept_behaviour import require_same_behaviour
+from distsim.training.fusible import require_fusible
 from distsim.training.stepper import require_streams
 from distsim.training.streams import require_few_runs
 
@@ -128,6 +129,8 @@ def prepare(
     sweep = Sweep(identity, extent, _absolute(data), **places)
     network = build(identity.problem)
     require_streams(network, device)
+    if identity.fuse > 1:
+        require_fusible(identity.problem)
     shapes = layer_shapes(network, identity.problem)
     by_layer = {layer: shapes[layer.name] for layer in network.layers}
     per_network = bytes_per_network(by_layer, identity.problem.probe, identity.storage)
@@ -159,6 +162,8 @@ def checked(
     require_few_runs(pack, device)
     if network and problem.classes:
         require_streams(build(problem), device)
+        if of_identity.get("fuse", 1) > 1:
+            require_fusible(problem)
     return extent
 
 

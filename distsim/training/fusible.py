@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from distsim.models import Dropout, Network, build
+from distsim.models import MODELS, Dropout, Network, build
 from distsim.seeds import torch_stream
 from distsim.specs import Problem
 from distsim.training.fused import BY_CHANNEL, REPLACED, FusedDropout, fused, set_run, side_by_side
@@ -34,8 +34,19 @@ class NotFusible(ValueError):
 def require_fusible(problem: Problem, classes: int | None = None) -> None:
     """Check that runs of this problem can be trained in one step.
 
+    It runs once in a process for each network.
     NotFusible, which is a ValueError, names the module or function that distsim cannot fuse.
     """
+    key = (id(MODELS.get(problem.model)), problem.channels, problem.size, classes or len(problem.classes))
+    if key not in _FUSIBLE:
+        _require(problem, classes)
+        _FUSIBLE.add(key)
+
+
+_FUSIBLE: set[tuple[int, ...]] = set()
+
+
+def _require(problem: Problem, classes: int | None) -> None:
     network = build(problem, classes)
     for fault in _faults(network):
         raise NotFusible(f"model {problem.model} cannot be trained with --fuse: {fault}")

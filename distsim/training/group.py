@@ -73,9 +73,20 @@ class _Member:
 class GroupTrainer:
     """Trains groups of `size` runs, with a trainer's data. The complete network is trained by the trainer itself."""
 
-    def __init__(self, trainer: Trainer, size: int, announce: Callable[[int], object] = lambda epoch: None) -> None:
-        """Set up nothing yet. announce : called after each epoch of a group, with its index"""
-        self.trainer, self.size, self._announce = trainer, size, announce
+    def __init__(
+        self,
+        trainer: Trainer,
+        size: int,
+        after_epoch: Sequence[AfterEpoch] = (),
+        announce: Callable[[int], object] = lambda epoch: None,
+    ) -> None:
+        """Set up nothing yet.
+
+        after_epoch : functions to call after each epoch of each run, as in `Trainer`, whose own are not called
+        announce : called once after each epoch of the group, with its index
+        """
+        self.trainer, self.size = trainer, size
+        self.after_epoch, self._announce = tuple(after_epoch), announce
 
     @cached_property
     def _stepper(self) -> FusedStepper:
