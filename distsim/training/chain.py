@@ -134,18 +134,21 @@ class Trainer:
     def epochs(self, iteration: int) -> tuple[range, optim.Schedule]:
         """Return the epochs of a training and their learning rates. iteration : 0 for the complete network"""
         recipe, pruning = self.problem.recipe, self.problem.pruning
-        if iteration and pruning.rewind == "FT":
+        if not iteration:
+            return range(recipe.epochs), optim.schedule(recipe)
+        if pruning.rewind == "FT":
             constant = optim.last_rate(recipe, max(len(self.data.images) // recipe.batch_size, 1))
             return range(pruning.finetune_epochs), lambda epoch, step, steps: constant
-        first = pruning.rewind_epoch if iteration and pruning.rewind == "WR" else 0
-        return range(first, recipe.epochs), optim.schedule(recipe)
+        first_epoch = pruning.rewind_epoch if pruning.rewind == "WR" else 0
+        return range(first_epoch, recipe.epochs), optim.schedule(recipe)
 
     def stopping(self, iteration: int) -> EarlyStopping | None:
         """Return the early stopping of a training, None if it has none. iteration : 0 for the complete network"""
         recipe, pruning = self.problem.recipe, self.problem.pruning
         if recipe.patience is None or (iteration and pruning.rewind == "FT"):
             return None
-        return EarlyStopping(self.data, recipe.patience, pruning.rewind_epoch if pruning.rewind == "WR" else 0)
+        earliest = pruning.rewind_epoch if pruning.rewind == "WR" else 0
+        return EarlyStopping(self.data, recipe.patience, earliest)
 
     def evaluated(self, trained: TrainedNetwork) -> dict[str, Any]:
         """Return what the record of a finished network says of its quality and size, computed from its tensors."""

@@ -86,7 +86,7 @@ class GroupTrainer:
         announce : called once after each epoch of the group, with its index
         """
         self.trainer, self.size = trainer, size
-        self.after_epoch, self._announce = tuple(after_epoch), announce
+        self.after_epoch, self.announce = tuple(after_epoch), announce
 
     @cached_property
     def _stepper(self) -> FusedStepper:
@@ -154,7 +154,7 @@ class GroupTrainer:
                     stepper.step()
                     yield None
                 losses = stepper.losses()
-                self._announce(epoch)
+                self.announce(epoch)
                 for run, member in tuple(members.items()):
                     ended = self._after_epoch(run, member, losses[member.slot], epoch, epoch == epochs[-1])
                     if ended is not None:
@@ -190,7 +190,7 @@ class GroupTrainer:
         except FloatingPointError as error:
             return Ended(run, error=error)
         functions: list[AfterEpoch] = [
-            *self.trainer.after_epoch,
+            *self.after_epoch,
             *([] if member.stopping is None else [member.stopping]),
         ]
         if not functions and not last:
