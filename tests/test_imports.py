@@ -32,7 +32,8 @@ store: sweep_store descriptions
 store: existing . checkpoints
 results: . claims tables claims.study marks figures text claims.parts pairs reduce claims.papers claims.images
 results: published merging rows
-sweep: . beside cost exact behaviour kept_behaviour extraction failures jobs plan cluster own_code stored_models
+sweep: . beside cost training_memory exact behaviour kept_behaviour extraction failures jobs
+sweep: plan cluster own_code stored_models
 sweep: comparison_worker order training_worker engine ray_cluster ray_engine forecast pairs run status at_work
 sweep: proof retraining
 verify: . report unfinished networks derived descriptions lineage walk store repair

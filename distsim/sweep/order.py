@@ -21,6 +21,7 @@ from distsim.store.descriptions import describe_layers, describe_metrics
 from distsim.sweep import own_code
 from distsim.sweep.cost import comparison_memory, readable
 from distsim.sweep.kept_behaviour import require_same_behaviour
+from distsim.sweep.training_memory import require_training_memory
 from distsim.training.fusible import require_fusible
 from distsim.training.stepper import require_streams
 from distsim.training.streams import require_few_runs
@@ -201,12 +202,13 @@ def take(orders: Iterable[Prepared], root: Storage, here: bool = True, say: Call
 def check_workplace(orders: Iterable[Prepared], here: bool) -> None:
     """Check that this machine can do the work, if it is done here.
 
-    ValueError: the device, or a library that a metric needs, is missing, or one comparison needs more memory than there
-    is.
+    ValueError: the device, or a library that a metric needs, is missing, or one comparison, or a step of fused runs,
+    needs more memory than there is.
     """
     for order in orders if here else ():
         require_tools(order.sweep.device, order.sweep.extent.metrics)
         _require_memory(order)
+        require_training_memory(order.sweep, len(order.dataset.train_labels))
 
 
 def require_tools(device: Device, metrics: Iterable[str]) -> None:

@@ -26,6 +26,7 @@ from distsim.sweep.beside import Beside
 from distsim.sweep.extraction import extract
 from distsim.sweep.failures import EXPECTED, sentence
 from distsim.sweep.plan import Chain
+from distsim.sweep.training_memory import require_training_memory
 from distsim.training.chain import TrainedNetwork, Trainer
 from distsim.training.group import GroupTrainer
 from distsim.training.streams import own_stream
@@ -119,10 +120,12 @@ class TrainingWorker:
 
         failed : gets a sentence if a run fails; the other runs go on
 
-        TooSlow: this machine has no instructions for the sweep's precision.
+        TooSlow: this machine has no instructions for the sweep's precision. ValueError: a step of fused runs needs more
+        memory than there is.
         """
         if any(chain.train for chain in chains):
             self._require_speed()
+            require_training_memory(self.sweep, len(self.dataset.train_labels))
         with threads(self.sweep.identity.threads):
             complete = self._load_complete()
             if self.sweep.identity.fuse > 1:

@@ -139,6 +139,7 @@ OTHER = {
         "storage": "float32",
         "comparison": "fast",
         "format": 99,
+        "fuse": 2,
     },
     Problem: {
         "name": "other",

@@ -4,15 +4,19 @@ import dataclasses
 
 import pytest
 import torch
+from sweep_scripts import run_script
 
+import distsim
+from distsim.models import build
 from distsim.problems import PROBLEMS
 from distsim.results import reduce as results
 from distsim.specs import COMPLETE, Identity, NetworkId, Sweep
 from distsim.store import Storage, SweepStore
 from distsim.store import checkpoints as kept
+from distsim.sweep import cost, forecast, training_memory
 from distsim.sweep.engine import LocalEngine
-from distsim.sweep.order import checked, prepare, take
-from distsim.sweep.plan import Chain, trials_of
+from distsim.sweep.order import check_workplace, checked, prepare, take
+from distsim.sweep.plan import Chain, Missing, trials_of
 from distsim.sweep.proof import Networks
 from distsim.sweep.retraining import retrain
 from distsim.sweep.run import run
@@ -246,6 +250,46 @@ def test_the_time_of_a_group_is_shared_among_its_networks(four):
     assert max(seconds) <= 2 * min(seconds)
 
 
+# --- what it costs ---------------------------------------------------------------------------------------------------
+
+
+def test_the_forecast_counts_empty_slots(tmp_path, monkeypatch):
+    """Five runs in groups of four: two groups of two iterations, 16 trainings for 10 networks."""
+    monkeypatch.setattr(forecast, "WORTH_MEASURING", 1)
+    order = ordered(5)
+    lack = Missing(True, dict.fromkeys(range(5), (1, 2)), (), {})
+    engine = LocalEngine(Storage(tmp_path))
+    said = forecast.training_forecast([order], order, lack, engine)
+    # 192 images in 3 batches; 3 epochs of the complete network, 2 of a pruned one
+    assert said.startswith("digits: training on 4,416 images in steps of 4 runs, 38% of them empty, with ")
+    assert " of memory, about " in said
+    assert forecast._images(order, lack, slots=True) == 192 * (3 + 2 * 16)
+    assert cost.training_rate(SMALL, 10, "cpu", enough=0.0, fuse=4) > 0
+
+
+@pytest.mark.parametrize("name", ["cifar2", "vgg16_cifar10"])
+def test_memory_grows_with_the_runs(name):
+    problem = PROBLEMS[name]
+    sweeps = [Sweep(Identity(problem, "0" * 64, fuse=fuse), ordered(1, 1).sweep.extent) for fuse in (1, 2, 3)]
+    one, two, three = (training_memory.training_memory(asked, 10_000) for asked in sweeps)
+    assert two - one == pytest.approx(three - two)
+    parameters = sum(parameter.nbytes for parameter in build(problem).parameters())
+    assert two - one > 5 * parameters, "itself, gradient, masks, optimizer, update"
+
+
+def test_a_step_that_does_not_fit_is_refused_before_anything_is_trained(tmp_path, monkeypatch):
+    monkeypatch.setattr(training_memory, "free_memory", lambda: 1e6)
+    order = ordered(2)
+    with pytest.raises(
+        ValueError, match=r"digits: training 4 runs in one step takes about .* MB of memory, but only 1 "
+    ):
+        check_workplace([order], here=True)
+    worker, _ = bench_of(tmp_path, order)
+    with pytest.raises(ValueError, match="use a smaller --fuse"):
+        list(worker.chains([Chain(0, (1,), ())], [].append))
+    check_workplace([ordered(2, fuse=1)], here=True)  # alone it is not looked at
+
+
 # --- checkpoints of a group ------------------------------------------------------------------------------------------
 
 
@@ -313,6 +357,34 @@ def test_groups_are_of_neighbouring_runs_whichever_are_left():
 def test_fuse_with_pack_is_refused():
     with pytest.raises(ValueError, match="fuse and pack exclude each other, got fuse 4 and pack 2"):
         checked(SMALL, runs=2, fuse=4, pack=2)
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (("--fuse", "4", "--pack", "2"), "fuse and pack exclude each other, got fuse 4 and pack 2"),
+        (("--fuse", "0"), "fuse must be at least 1, got 0"),
+        (("--fuse", "many"), "argument --fuse: 'many' is not a whole number"),
+    ],
+)
+def test_the_flag_of_a_script(flags, said, tmp_path):
+    outcome = run_script("digits", "--local", "--device", "cpu", "--storage", tmp_path / "store", *flags)
+    assert outcome.status != 0
+    assert said in outcome.err
+    assert "Traceback" not in outcome.err
+    assert not (tmp_path / "store" / "digits").exists()
+
+
+def test_from_python(four, tmp_path):
+    with pytest.raises(ValueError, match="fuse must be a whole number"):
+        distsim.run("digits", storage=tmp_path, fuse="all")
+    settings = {"epochs": 3, "probe": 60, "train_limit": 200, "device": "cpu", "progress": False} | QUICK
+    study = distsim.run("digits", storage=tmp_path, runs=2, iterations=1, fuse=4, **settings)
+    assert len(study.networks) == 3
+    store = SweepStore(Storage(tmp_path), "digits")
+    for which in (NetworkId(0, 1), NetworkId(1, 1)):
+        mark, other = store.mark(which), four.mark(which)
+        assert mark.digest == other.digest
 
 
 @pytest.mark.parametrize(
