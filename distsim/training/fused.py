@@ -103,6 +103,9 @@ class FusedConv2d(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return F.conv2d(x, self.weight.flatten(0, 1), _flat(self.bias), **self._options)
 
+    def extra_repr(self) -> str:
+        return f"{tuple(self.weight.shape)}, {self._options}"
+
 
 class FusedLinear(nn.Module):
     """Products of (n, runs·inputs) to (n, runs·outputs), each run with its own weights."""
@@ -120,6 +123,9 @@ class FusedLinear(nn.Module):
         else:
             result = torch.baddbmm(self.bias.unsqueeze(1), by_run, weight)
         return result.transpose(0, 1).flatten(1)
+
+    def extra_repr(self) -> str:
+        return str(tuple(self.weight.shape))
 
 
 class FusedBatchNorm(nn.Module):
@@ -145,6 +151,9 @@ class FusedBatchNorm(nn.Module):
         weight, bias = _flat(self.weight), _flat(self.bias)
         return F.batch_norm(x, *statistics, weight, bias, of_batch, self._momentum, self._eps)
 
+    def extra_repr(self) -> str:
+        return f"momentum={self._momentum}, eps={self._eps}"
+
 
 class FusedDropout(nn.Module):
     """Dropout of all runs. `draw` makes the masks of a step, each from the run's own stream."""
@@ -168,6 +177,9 @@ class FusedDropout(nn.Module):
             return x
         keep = (self.uniform >= self.p).transpose(0, 1).flatten(1, 2)
         return x * keep / (1 - self.p)
+
+    def extra_repr(self) -> str:
+        return f"p={self.p}, {tuple(self.uniform.shape)}"
 
 
 class Stream:
