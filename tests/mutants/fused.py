@@ -45,7 +45,7 @@ MUTANTS = (
         "training/fused_stepper.py",
         "self._masks[name][slot].copy_(masks[name])",
         "self._masks[name][slot].fill_(1)",
-        (FUSED + "test_each_of_the_papers_networks_comes_out_as_alone[lenet5_mnist]",),
+        (GROUP + "test_a_group_is_what_each_run_is_alone_but_for_rounding",),
     ),
     Mutant(
         "fused-place-by-order",
