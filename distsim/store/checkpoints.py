@@ -98,11 +98,11 @@ class StoredGroupCheckpoints:
         self._pace.begin()
         return {run: by_epochs[max(shared)] for run, by_epochs in kept.items()} if shared else {}
 
-    def offer(self, make: Callable[[], Mapping[int, Checkpoint]]) -> None:
-        """Make and write checkpoints of one epoch, unless it is too early for them. A failed write is ignored."""
+    def offer(self, make: Callable[[], Iterable[tuple[int, Checkpoint]]]) -> None:
+        """Make and write each run's checkpoint of one epoch, unless it is too early. A failed write is ignored."""
         if self._pace.due():
             with _kept(", ".join(part.folder for part in self._parts.values()), self._pace):
-                written = [(self._parts[run], self._parts[run].write(checkpoint)) for run, checkpoint in make().items()]
+                written = [(self._parts[run], self._parts[run].write(checkpoint)) for run, checkpoint in make()]
                 for part, older in written:
                     part.delete(older)
 

@@ -194,7 +194,8 @@ class TrainingWorker:
             for iteration in range(1, last + 1):
                 started = time.time()
                 for network, trained in self._iteration(iteration, going, before, complete, give_up):
-                    if iteration in going[network.run or 0].extract:
+                    chain = going.get(network.run or 0)  # None: an earlier extraction has failed meanwhile
+                    if chain is not None and iteration in chain.extract:
                         beside.do(extract, network, trained)
                     yield self._event(network, started, trained)
 

@@ -5,7 +5,7 @@ or diverges, is handed out at once. Its slot goes on with numbers that nobody re
 """
 
 import contextlib
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -32,8 +32,8 @@ class GroupCheckpoints(Protocol):
         """Return run -> its checkpoint of the last epoch that all these runs share. It is empty if there is none."""
         ...
 
-    def offer(self, make: Callable[[], Mapping[int, Checkpoint]]) -> None:
-        """Make and keep the checkpoints, or decline if that would cost too much compared with the training."""
+    def offer(self, make: Callable[[], Iterable[tuple[int, Checkpoint]]]) -> None:
+        """Make and keep each run's checkpoint, or decline if that would cost too much compared with the training."""
         ...
 
 
@@ -205,11 +205,10 @@ class GroupTrainer:
         )
         return Ended(run, trained)
 
-    def _checkpoints(self, members: Mapping[int, _Member]) -> dict[int, Checkpoint]:
-        return {
-            run: checkpoint_of(self._stepper.state_of(member.slot), member.losses, member.memories)
-            for run, member in members.items()
-        }
+    def _checkpoints(self, members: Mapping[int, _Member]) -> Iterator[tuple[int, Checkpoint]]:
+        """Yield each run's checkpoint, one in memory at a time."""
+        for run, member in members.items():
+            yield run, checkpoint_of(self._stepper.state_of(member.slot), member.losses, member.memories)
 
 
 def _ahead(make: Callable[[int], Epoch], epochs: Sequence[int]) -> Generator[tuple[int, Epoch], None, None]:

@@ -307,7 +307,7 @@ def test_a_group_goes_on_from_the_last_epoch_that_all_share(tmp_path):
     group = kept.StoredGroupCheckpoints(of_runs)
     assert group.load(range(3)) == {}
     for epochs in (1, 2):
-        group.offer(lambda epochs=epochs: dict.fromkeys(range(3), checkpoint(epochs)))
+        group.offer(lambda epochs=epochs: [(run, checkpoint(epochs)) for run in range(3)])
     assert len(list(storage.sizes())) == 3, "older ones are deleted"
     of_runs[0].write(checkpoint(3))  # the writer died before the others
     loaded = kept.StoredGroupCheckpoints(parts(storage, range(3))).load(range(3))
@@ -318,20 +318,15 @@ def test_a_group_goes_on_from_the_last_epoch_that_all_share(tmp_path):
 
 def test_older_checkpoints_of_a_group_stay_until_all_are_written(tmp_path):
     storage = Storage(tmp_path)
-    kept.StoredGroupCheckpoints(parts(storage, range(2))).offer(lambda: dict.fromkeys(range(2), checkpoint(1)))
+    kept.StoredGroupCheckpoints(parts(storage, range(2))).offer(lambda: [(run, checkpoint(1)) for run in range(2)])
 
     def dies():
         yield 0, checkpoint(2)
         raise Died
 
     with pytest.raises(Died):
-        kept.StoredGroupCheckpoints(parts(storage, range(2))).offer(lambda: Lazily(dies()))
+        kept.StoredGroupCheckpoints(parts(storage, range(2))).offer(dies)
     assert kept.StoredGroupCheckpoints(parts(storage, range(2))).load(range(2)).keys() == {0, 1}
-
-
-class Lazily:
-    def __init__(self, made):
-        self.items = lambda: made
 
 
 # --- what is asked for -----------------------------------------------------------------------------------------------
