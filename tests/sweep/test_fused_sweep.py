@@ -190,6 +190,23 @@ def test_a_run_that_diverges_is_given_up_alone(tmp_path):
     assert NetworkId(1, 2) not in store.contents().networks
 
 
+@pytest.mark.parametrize("beside", [False, True])
+def test_a_run_whose_activations_are_not_finite_is_given_up_alone(tmp_path, beside):
+    order = ordered(3, problem=LRR, activations="store")
+    worker, store = bench_of(tmp_path, order)
+    everything(worker, range(3), (1,))
+    harm(store, order, NetworkId(1, 1))
+    worker.beside = beside
+    failed = []
+    list(worker.chains([Chain(run, (2,), (1, 2)) for run in range(3)], failed.append))
+    assert failed
+    assert all(sentence.startswith("digits, run 1") for sentence in failed)
+    assert any("not finite" in sentence for sentence in failed)
+    good = {NetworkId(run, iteration) for run in (0, 2) for iteration in (1, 2)}
+    assert store.contents().activations - {COMPLETE} == good
+    assert good <= store.contents().networks
+
+
 def harm(store, order, which):
     """Put a network in place of a committed one whose retraining diverges."""
     from distsim.environment import environment, provenance
