@@ -98,15 +98,18 @@ def check_environment(sweep: Sweep, recorded: dict[str, Any]) -> None:
         )
 
 
-def provenance(started: float, ended: float) -> dict[str, Any]:
-    """Say where, when and by which code a piece was computed. This is not part of any result."""
+def provenance(started: float, ended: float, together: int = 1) -> dict[str, Any]:
+    """Say where, when and by which code a piece was computed. This is not part of any result.
+
+    together : number of pieces that were computed in this time, of which each gets its share
+    """
     return {
         "code": code_version(),
         "python": platform.python_version(),
         "host": socket.gethostname(),
         "pid": os.getpid(),
         "started": datetime.datetime.fromtimestamp(started, datetime.UTC).isoformat(timespec="seconds"),
-        "seconds": round(ended - started, 3),
+        "seconds": round((ended - started) / together, 3),
     }
 
 

@@ -25,13 +25,15 @@ data: augment dataset mat digits fit formats folder published load arrays .
 models: layers lenet5 resnet_fast vgg calls compared contract .
 activations: . layout probe
 training: . optimizers pruning streams compiling stepper checkpoint loop early_stopping chain
+training: fused fusible fused_stepper group
 comparison: . devices recording sides pair similarities layer models
 store: aws local exclusive reasons remote storage commits lease fenced epochs arrays activations described paths records
 store: sweep_store descriptions
 store: existing . checkpoints
 results: . claims tables claims.study marks figures text claims.parts pairs reduce claims.papers claims.images
 results: published merging rows
-sweep: . cost exact behaviour kept_behaviour extraction failures jobs plan cluster own_code stored_models
+sweep: . beside cost training_memory exact behaviour kept_behaviour extraction failures jobs
+sweep: plan cluster own_code stored_models
 sweep: on_device comparison_worker order training_worker engine ray_cluster ray_engine forecast pairs run status at_work
 sweep: proof retraining
 verify: . report unfinished networks derived descriptions lineage walk store repair

@@ -40,6 +40,23 @@ def test_a_process_killed_in_one_stage_after_the_other(tmp_path: Path) -> None:
         assert differing(digests(sweep), digests(undisturbed)) == []
 
 
+@pytest.mark.long
+def test_a_group_of_fused_runs_killed_within_its_training_and_between_its_commits(tmp_path: Path) -> None:
+    flags = ("--local", "--fuse", "2", "--runs", "2", *FLAGS[3:])
+
+    def digests(sweep: Sweep) -> dict[str, str]:
+        return SweepStore(Storage(sweep.store), "digits").digests()
+
+    with Sweep(tmp_path, "undisturbed", flags) as undisturbed:
+        undisturbed.finish()
+    with Sweep(tmp_path, "killed", flags) as sweep:
+        for stage, occurrence in {"epoch": 1, "commit": 2}.items():
+            struck = sweep.strike(Kill(stage, "driver", occurrence, 0.1), undisturbed.watch.usual(stage))
+            assert struck.hit[0] == stage
+        sweep.finish()
+        assert differing(digests(sweep), digests(undisturbed)) == []
+
+
 # --- the instrument itself -------------------------------------------------------------------------------------------
 
 

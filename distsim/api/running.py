@@ -52,6 +52,7 @@ def run(
     compile: bool = False,
     deterministic: bool = False,
     comparison: str = "exact",
+    fuse: int = 1,
     allow_drift: bool = False,
     allow_slow: bool = False,
     progress: Progress = True,

@@ -256,6 +256,14 @@ def _numbers_flags(parser: argparse.ArgumentParser) -> None:
         "fifth of each step on a GPU; on a CPU it needs a C++ compiler",
     )
     group.add_argument(
+        "--fuse",
+        type=whole,
+        default=1,
+        metavar="G",
+        help="train G runs in one step, as one network, which is several times as fast for small networks on a GPU; it "
+        "rounds differently from training each alone (default: %(default)s)",
+    )
+    group.add_argument(
         "--allow-slow",
         action="store_true",
         help="train in bfloat16 also on a processor without instructions for it, which takes 2 to 14 times as long as "

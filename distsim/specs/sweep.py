@@ -31,6 +31,7 @@ CHANCE_ITERATIONS = (1, 10, 20)  # of run 0
 PERMUTATIONS = 5  # of the examples, for the chance level
 
 MOST_THREADS = 1024
+MOST_FUSED = 100  # runs in one step
 MOST_NETWORKS = 100_000  # runs x iterations of a sweep; the missing ones are listed in memory
 
 
@@ -48,6 +49,7 @@ class Identity(Spec):
     comparison: Exactness = "exact"
     format: int = FORMAT
     compile: bool = added(False, absent=False)  # training runs the network compiled by torch, with other last bits
+    fuse: Annotated[int, *count(MOST_FUSED)] = added(1, absent=1)  # runs that are trained in one step; 1: each alone
 
     @classmethod
     def from_dict(cls, tree: Any) -> Self:
@@ -172,6 +174,12 @@ class Sweep:
 
     def __post_init__(self) -> None:
         check(self)
+        fuse = self.identity.fuse
+        expect(
+            fuse == 1 or self.pack == 1,
+            f"fused runs fill a device by themselves, so fuse and pack exclude each other, got fuse {fuse} and pack "
+            f"{self.pack}",
+        )
         for name, amount in self.resources:
             expect(amount > 0, f"resources: {name} must be above zero, got {amount}")
 

@@ -5,6 +5,7 @@ import math
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,10 +15,11 @@ from distsim.activations.probe import BATCH
 from distsim.comparison.sides import COLUMNS, HELD
 from distsim.data import augment
 from distsim.metrics.registry import known
-from distsim.models import build
+from distsim.models import Network, build
 from distsim.seeds import torch_stream
 from distsim.specs import Problem
-from distsim.training.stepper import Arithmetic, Stepper, fix_workspace, settle
+from distsim.training.fused_stepper import FusedStepper
+from distsim.training.stepper import Arithmetic, State, Stepper, fix_workspace, settle
 
 READING = 0.5e9  # bytes a second that one process reads and decodes, or computes in a forward pass
 EIGENVALUES = 4  # times as long as a product of as many FLOPs
@@ -156,18 +158,22 @@ def training_rate(
     enough: float = 1.0,
     pack: int = 1,
     compiled: bool = False,
+    fuse: int = 1,
 ) -> float:
     """Measure images per second of this problem's training, with the threads as they are set.
 
     enough : seconds to measure
     pack : number of trainings that take turns, on a GPU each on a stream of its own
     compiled : the networks are compiled first, which is not counted
+    fuse : number of runs that are trained in one step, whose images are counted together
 
     Where two steps would take longer than LONG, which is where a processor has no instructions for the precision, or a
     batch is large, the rate is that of a step with fewer images, and about right.
     """
-    if device == "cpu" and not compiled and (slow := _slow_rate(problem, classes, precision)):
+    if device == "cpu" and not compiled and (slow := _slow_rate(problem, classes, precision, fuse)):
         return slow  # compiling for another size of batch would take longer than a slow step
+    if fuse > 1:
+        return _rate_of([_FusedLane(problem, classes, torch.device(device), precision, compiled, fuse)], enough)
     return next(pack_rates(problem, classes, device, precision, (pack,), enough, compiled))
 
 
@@ -192,7 +198,7 @@ def pack_rates(
 
 def _rate_of(lanes: list["_Lane"], enough: float) -> float:
     """Measure images per second of runs that take turns."""
-    images = len(lanes) * lanes[0].stepper.batch  # in a step of each
+    images = len(lanes) * lanes[0].images  # in a step of each
     on_gpu = lanes[0].stepper.device.type == "cuda"
     started = time.perf_counter()
     for lane in lanes * 2:  # the first steps choose kernels and allocate memory
@@ -210,7 +216,7 @@ def _rate_of(lanes: list["_Lane"], enough: float) -> float:
     return steps * images / (time.perf_counter() - started)
 
 
-def _slow_rate(problem: Problem, classes: int, precision: str) -> float | None:
+def _slow_rate(problem: Problem, classes: int, precision: str, fuse: int = 1) -> float | None:
     """Measure images per second of a step of FEW images on the CPU. None: whole steps can be waited for."""
     batch = problem.recipe.batch_size
     recipe = dataclasses.replace(problem.recipe, batch_size=min(FEW, batch))
@@ -223,7 +229,7 @@ def _slow_rate(problem: Problem, classes: int, precision: str) -> float | None:
         if taken > LONG / 4:
             break
     rate = recipe.batch_size / taken
-    return rate if 2 * batch / rate > LONG else None
+    return rate if 2 * batch * fuse / rate > LONG else None
 
 
 class _Lane:
@@ -240,21 +246,61 @@ class _Lane:
         weights = {name: tensor.clone() for name, tensor in network.state_dict().items()}
         pictures = augment.Pictures(images.byte().to(device), *(torch.full((problem.channels,), 0.5),) * 2)
         labels = torch.arange(n, device=device) % classes
-        self.stepper = Stepper(network.to(device), pictures, labels, recipe, Arithmetic(precision, compile=compiled))
-        self.stepper.reset(weights, {})
+        arithmetic = Arithmetic(precision, compile=compiled)
+        self.stepper = self._stepper(network.to(device), pictures, labels, recipe, arithmetic)
+        self._reset(weights)
         self._draws, self._at = augment.draw(recipe.augment, n, problem.size, generator), self.stepper.steps
+
+    def _stepper(self, *of: Any) -> Stepper:
+        return Stepper(*of)
+
+    def _reset(self, weights: State) -> None:
+        self.stepper.reset(weights, {})
+
+    @property
+    def images(self) -> int:
+        """Return the number of images in a step."""
+        return self.stepper.batch
 
     def step(self) -> None:
         if self._at == self.stepper.steps:
             rates, seeds = [0.0] * self._at, range(self.stepper.dropouts)
-            self.stepper.begin(torch.arange(self.stepper.examples), self._draws, rates, seeds)
+            self._begin(torch.arange(self.stepper.examples), self._draws, rates, seeds)
             self._at = 0
         self.stepper.step()
         self._at += 1
 
+    def _begin(self, order: torch.Tensor, draws: State, rates: list[float], seeds: range) -> None:
+        self.stepper.begin(order, draws, rates, seeds)
+
     def wait(self) -> None:
         if self.stepper.device.type == "cuda":
             torch.cuda.synchronize(self.stepper.device)
+
+
+class _FusedLane(_Lane):
+    """Fused networks that are trained on noise."""
+
+    def __init__(
+        self, problem: Problem, classes: int, device: torch.device, precision: str, compiled: bool, fuse: int
+    ) -> None:
+        self._fuse = fuse
+        super().__init__(problem, classes, device, precision, compiled=compiled)
+
+    def _stepper(self, network: Network, *of: Any) -> FusedStepper:
+        return FusedStepper(network, self._fuse, *of)
+
+    def _reset(self, weights: State) -> None:
+        assert isinstance(self.stepper, FusedStepper)
+        self.stepper.reset_runs({slot: (weights, {}) for slot in range(self._fuse)})
+
+    @property
+    def images(self) -> int:
+        return self._fuse * self.stepper.batch
+
+    def _begin(self, order: torch.Tensor, draws: State, rates: list[float], seeds: range) -> None:
+        together = {name: values.expand(self._fuse, *values.shape) for name, values in draws.items()}
+        super()._begin(order.expand(self._fuse, -1), together, rates, seeds)
 
 
 def duration(seconds: float) -> str:

@@ -11,7 +11,7 @@ from distsim.sweep.comparison_worker import ComparisonWorker
 from distsim.sweep.failures import attempt
 from distsim.sweep.jobs import Job
 from distsim.sweep.order import Prepared
-from distsim.sweep.plan import Chain, packed, runs_of
+from distsim.sweep.plan import Chain, runs_of, trials_of
 from distsim.sweep.training_worker import Event, TrainingWorker
 
 
@@ -97,7 +97,7 @@ class LocalEngine:
             )
             failed = attempt(f"{name}, complete network", self._complete, worker) if name in complete else []
             if not failed:
-                for pack in packed(chains[name], order.sweep.pack):
+                for pack in trials_of(order.sweep, chains[name]):
                     failed += attempt(f"{name}, {runs_of(pack)}", self._chains, worker, pack, failed.append)
             failures += failed
         return failures

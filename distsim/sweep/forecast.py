@@ -12,7 +12,8 @@ from distsim.sweep.cost import Cost, duration, images_to_train, layer_cost, prod
 from distsim.sweep.engine import Engine
 from distsim.sweep.jobs import Comparison, NetworkComparison
 from distsim.sweep.order import Prepared
-from distsim.sweep.plan import Missing
+from distsim.sweep.plan import Chain, Missing, trials_of
+from distsim.sweep.training_memory import training_memory
 
 WORTH_MEASURING = 200_000  # images to train; below this the time is not forecast
 WORTH_COMPILING = 600.0  # seconds of training; of a shorter one, compiling would take much of what it saves
@@ -45,20 +46,21 @@ def training_forecast(busy: list[Prepared], order: Prepared, lack: Missing, engi
     identity, problem = sweep.identity, sweep.problem
     images = _images(order, lack)
     most = "at most " if problem.recipe.patience is not None else ""
-    text = f"{order.name}: training on {most}{images:,} images"
+    text = f"{order.name}: training on {most}{images:,} images{_fused(order, lack)}"
     if not engine.here or images < WORTH_MEASURING:
         return text
     at_once = _at_once(busy, order, lack, engine)
+    together = {"pack": sweep.pack, "fuse": identity.fuse}
     with threads(identity.threads):
         rate = training_rate(
             problem,
             len(dataset.classes),
             sweep.device,
             identity.precision,
-            pack=sweep.pack,
             compiled=identity.compile,
+            **together,
         )
-    seconds = images / (rate * at_once)
+    seconds = _images(order, lack, slots=True) / (rate * at_once)
     text += f", about {duration(seconds)} with {at_once} trial{'s' * (at_once > 1)} at once"
     return text + compile_advice(sweep.device, identity.compile, seconds)
 
@@ -73,13 +75,37 @@ def compile_advice(device: str, compiled: bool, seconds: float) -> str:
     return f". --compile, which is another sweep, may save about {duration(seconds / 5)} of that"
 
 
+def _fused(order: Prepared, lack: Missing) -> str:
+    """Say what a step of fused runs takes, and how many of its slots have no run to train; "" for runs alone."""
+    sweep = order.sweep
+    if sweep.identity.fuse == 1 or not lack.chains:
+        return ""
+    needed = readable(training_memory(sweep, len(order.dataset.train_labels)))
+    pruned, slots = sum(map(len, lack.chains.values())), _slots(order, lack)
+    empty = f", {1 - pruned / slots:.0%} of them empty" if slots > pruned else ""
+    return f" in steps of {sweep.identity.fuse} runs{empty}, with {needed} of memory"
+
+
 def _at_once(busy: list[Prepared], order: Prepared, lack: Missing, engine: Engine) -> int:
     """Return how many trials of a sweep run at once."""
-    return max(1, min(engine.trials(busy, order), -(-len(lack.chains) // order.sweep.pack)))
+    return max(1, min(engine.trials(busy, order), len(_trials(order, lack))))
 
 
-def _images(order: Prepared, lack: Missing) -> int:
-    pruned = sum(map(len, lack.chains.values()))
+def _trials(order: Prepared, lack: Missing) -> list[tuple[Chain, ...]]:
+    return trials_of(order.sweep, [Chain(run, iterations, ()) for run, iterations in lack.chains.items()])
+
+
+def _slots(order: Prepared, lack: Missing) -> int:
+    """Return the number of trainings, empty slots of fused ones counted too."""
+    if order.sweep.identity.fuse == 1:
+        return sum(map(len, lack.chains.values()))
+    groups = _trials(order, lack)
+    return order.sweep.identity.fuse * sum(len({i for chain in group for i in chain.train}) for group in groups)
+
+
+def _images(order: Prepared, lack: Missing, slots: bool = False) -> int:
+    """Return the number of images to train on. slots : count those of empty slots too"""
+    pruned = _slots(order, lack) if slots else sum(map(len, lack.chains.values()))
     return images_to_train(order.sweep.problem, len(order.dataset.train_labels), lack.complete, pruned)
 
 

@@ -21,7 +21,9 @@ from distsim.store.descriptions import describe_layers, describe_metrics, stored
 from distsim.sweep import own_code
 from distsim.sweep.cost import comparison_memory, readable
 from distsim.sweep.kept_behaviour import require_same_behaviour
+from distsim.sweep.training_memory import require_training_memory
 from distsim.training.compiling import require_one_graph
+from distsim.training.fusible import require_fusible
 from distsim.training.stepper import Arithmetic, require_arithmetic, require_precision, require_streams
 from distsim.training.streams import require_few_runs
 
@@ -118,6 +120,8 @@ def prepare(
     sweep = dataclasses.replace(sweep, identity=identity)
     network = build(identity.problem)
     require_streams(network, sweep.device)
+    if identity.fuse > 1:
+        require_fusible(identity.problem)
     described = stored_layers(network, identity.problem)
     shapes = {layer: of.shape for layer, of in zip(network.layers, described, strict=True)}
     per_network = bytes_per_network(shapes, identity.problem.probe, identity.storage)
@@ -140,6 +144,8 @@ def checked(problem: Problem, *, data: str = "", network: bool = True, **asked: 
     require_few_runs(sweep.pack, sweep.device)
     if network and problem.classes:
         require_streams(build(problem), sweep.device)
+        if identity.fuse > 1:
+            require_fusible(problem)
     return sweep
 
 
@@ -182,12 +188,13 @@ def take(orders: Iterable[Prepared], root: Storage, here: bool = True, say: Call
 def check_workplace(orders: Iterable[Prepared], here: bool) -> None:
     """Check that this machine can do the work, if it is done here.
 
-    ValueError: the device, or a library that a metric needs, is missing, or one comparison needs more memory than there
-    is.
+    ValueError: the device, or a library that a metric needs, is missing, or one comparison, or a step of fused runs,
+    needs more memory than there is.
     """
     for order in orders if here else ():
         require_tools(order.sweep.device, order.sweep.extent.metrics)
         _require_memory(order)
+        require_training_memory(order.sweep, len(order.dataset.train_labels))
 
 
 def require_tools(device: Device, metrics: Iterable[str]) -> None:

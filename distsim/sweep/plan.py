@@ -1,5 +1,6 @@
 """The plan: what a sweep still lacks, which is the difference between what is asked for and what the store holds."""
 
+import itertools
 import shutil
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
@@ -153,9 +154,16 @@ def _by_run(networks: Iterable[NetworkId]) -> dict[int, tuple[int, ...]]:
     return {run: tuple(iterations) for run, iterations in runs.items()}
 
 
-def packed(chains: Sequence[Chain], size: int) -> list[tuple[Chain, ...]]:
-    """Return the chains of each trial: `size` of them; the last trial may have fewer."""
-    return [tuple(chains[start : start + size]) for start in range(0, len(chains), size)]
+def trials_of(sweep: Sweep, chains: Sequence[Chain]) -> list[tuple[Chain, ...]]:
+    """Return the chains of each trial: a pack, the last of which may have fewer, or a group of fused runs.
+
+    Runs r with the same r div `fuse` are a group, whichever of them are left to train.
+    """
+    size = sweep.identity.fuse
+    if size > 1:
+        groups = itertools.groupby(sorted(chains, key=lambda chain: chain.run), lambda chain: chain.run // size)
+        return [tuple(group) for _, group in groups]
+    return [tuple(chains[start : start + sweep.pack]) for start in range(0, len(chains), sweep.pack)]
 
 
 def runs_of(pack: Sequence[Chain]) -> str:

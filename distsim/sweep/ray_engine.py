@@ -33,7 +33,7 @@ from distsim.sweep.comparison_worker import ComparisonWorker
 from distsim.sweep.failures import attempt, last_line
 from distsim.sweep.jobs import Job
 from distsim.sweep.order import Prepared
-from distsim.sweep.plan import Chain, packed, runs_of
+from distsim.sweep.plan import Chain, runs_of, trials_of
 from distsim.sweep.ray_cluster import LOOKS, Watch, bundle_of, require_room, room_for, slot
 from distsim.sweep.training_worker import Event, TrainingWorker
 
@@ -90,7 +90,7 @@ class RayEngine:
     def train(self, orders: list[Prepared], chains: dict[str, list[Chain]], complete: set[str]) -> list[str]:
         """Train the complete networks and run the chains as Tune trials."""
         tasks: list[Task] = [(name, None) for name in sorted(complete)]
-        tasks += [(order.name, pack) for order in orders for pack in packed(chains[order.name], order.sweep.pack)]
+        tasks += [(order.name, pack) for order in orders for pack in trials_of(order.sweep, chains[order.name])]
         failures: list[str] = []
         while tasks:
             self._start(orders)

@@ -10,7 +10,7 @@ from distsim.sweep.engine import LocalEngine
 from distsim.sweep.failures import SweepFailed
 from distsim.sweep.forecast import training_forecast
 from distsim.sweep.order import Prepared
-from distsim.sweep.plan import Chain, Missing
+from distsim.sweep.plan import Chain, Missing, trials_of
 from distsim.sweep.training_worker import Event, TrainingWorker
 from distsim.training.stepper import require_streams
 
@@ -35,7 +35,8 @@ def retrain(
 ) -> SweepStore:
     """Train the complete network, and the chains that lead to these networks, into an empty store.
 
-    They come out as in a sweep, which trains every run by itself. Nothing is extracted, compared or drawn.
+    They come out as in a sweep, which trains every run by itself, or fused runs in the slots of their group. Nothing is
+    extracted, compared or drawn.
 
     say : gets a sentence about what that costs, before it begins
     tell : gets an event for each network
@@ -55,8 +56,8 @@ def retrain(
     store.claim(identity)
     worker, failures = TrainingWorker(store, sweep, dataset), list[str]()
     tell(worker.complete())
-    for chain in wanted:
-        for event in worker.chains([chain], failures.append):
+    for trial in trials_of(sweep, wanted):
+        for event in worker.chains(trial, failures.append):
             tell(event)
     if failures:
         raise SweepFailed(failures)

@@ -21,11 +21,14 @@ from distsim.models import Network, build
 from distsim.processor import require_speed
 from distsim.specs import COMPLETE, NetworkId, Sweep, canonical_json
 from distsim.store import SweepStore
-from distsim.store.checkpoints import StoredCheckpoints
+from distsim.store.checkpoints import StoredCheckpoints, StoredGroupCheckpoints
+from distsim.sweep.beside import Beside
 from distsim.sweep.extraction import extract
 from distsim.sweep.failures import EXPECTED, sentence
 from distsim.sweep.plan import Chain
+from distsim.sweep.training_memory import require_training_memory
 from distsim.training.chain import TrainedNetwork, Trainer
+from distsim.training.group import GroupTrainer
 from distsim.training.stepper import Arithmetic, require_arithmetic
 from distsim.training.streams import own_stream
 
@@ -117,16 +120,21 @@ class TrainingWorker:
 
         Each network is committed before its run's next iteration begins. The runs take turns after each training step.
         On a GPU each run has a stream of its own, so that small networks fill the device together. Every run comes out
-        as it would alone.
+        as it would alone. Fused runs (`Identity.fuse`) are trained in one step; they must be of one group.
 
         failed : gets a sentence if a run fails; the other runs go on
 
-        TooSlow: this machine has no instructions for the sweep's precision.
+        TooSlow: this machine has no instructions for the sweep's precision. ValueError: a step of fused runs needs more
+        memory than there is.
         """
         if any(chain.train for chain in chains):
             self._require_speed()
+            require_training_memory(self.sweep, len(self.dataset.train_labels))
         with threads(self.sweep.identity.threads):
             complete = self._load_complete()
+            if self.sweep.identity.fuse > 1:
+                yield from self._group(chains, complete, failed)
+                return
             lanes = [(chain, self._turns(chain, complete)) for chain in chains]
             try:
                 while lanes:
@@ -149,7 +157,7 @@ class TrainingWorker:
     def _turns(self, chain: Chain, complete: TrainedNetwork) -> Generator[Event | None, None, None]:
         """Train a run. Yield None after each training step, and an event after each iteration."""
         before: TrainedNetwork | None = complete
-        with _Beside(self.beside) as beside:
+        with Beside(self.beside) as beside:
             for iteration in range(1, max((*chain.train, *chain.extract), default=0) + 1):
                 started, network = time.time(), NetworkId(chain.run, iteration)
                 trained = None
@@ -167,6 +175,96 @@ class TrainingWorker:
                 if trained is not None:
                     yield self._event(network, started, trained)
                 before = trained
+
+    def _group(
+        self, chains: Sequence[Chain], complete: TrainedNetwork, failed: Callable[[str], None]
+    ) -> Iterator[Event]:
+        """Train the runs of a group together, iteration by iteration. Yield an event for each network."""
+        going = {chain.run: chain for chain in chains}
+        before = dict.fromkeys(going, complete)  # the networks of the iteration before that are in memory
+
+        def give_up(run: int, error: Exception) -> None:
+            going.pop(run, None)
+            failed(sentence(f"{self.sweep.name}, run {run}", error))
+
+        def extract(network: NetworkId, trained: TrainedNetwork) -> None:
+            try:
+                self.extract(network, trained)
+            except EXPECTED as error:
+                give_up(network.run or 0, error)
+
+        last = max((i for chain in chains for i in (*chain.train, *chain.extract)), default=0)
+        with Beside(self.beside, len(chains)) as beside:
+            for iteration in range(1, last + 1):
+                started = time.time()
+                for network, trained in self._iteration(iteration, going, before, complete, give_up):
+                    chain = going.get(network.run or 0)  # None: an earlier extraction has failed meanwhile
+                    if chain is not None and iteration in chain.extract:
+                        beside.do(extract, network, trained)
+                    yield self._event(network, started, trained)
+
+    def _iteration(
+        self,
+        iteration: int,
+        going: dict[int, Chain],
+        before: dict[int, TrainedNetwork],
+        complete: TrainedNetwork,
+        give_up: Callable[[int, Exception], None],
+    ) -> Iterator[tuple[NetworkId, TrainedNetwork]]:
+        """Do an iteration of a group. Yield its networks that are new, once they are committed, or lack activations."""
+        training: dict[int, TrainedNetwork] = {}
+        for run, chain in tuple(going.items()):
+            network, last = NetworkId(run, iteration), before.pop(run, None)
+            try:
+                if iteration in chain.train and self.store.mark(network) is None:
+                    training[run] = last or self.store.load_network(network.before or COMPLETE)
+                elif iteration in chain.extract and self.store.activations_mark(network) is None:
+                    before[run] = self.store.load_network(network)
+                    yield network, before[run]
+            except EXPECTED as error:
+                give_up(run, error)
+        for run, committing in self._trained(iteration, training, complete, give_up):
+            try:
+                before[run] = committing.result()
+            except EXPECTED as error:
+                give_up(run, error)
+            else:
+                yield NetworkId(run, iteration), before[run]
+
+    def _trained(
+        self,
+        iteration: int,
+        before: dict[int, TrainedNetwork],
+        complete: TrainedNetwork,
+        give_up: Callable[[int, Exception], None],
+    ) -> Iterator[tuple[int, "Future[TrainedNetwork]"]]:
+        """Train an iteration of a group, and commit in threads. Yield each run with its commit, done or under way."""
+        if not before:
+            return
+        started, waiting = time.time(), dict[int, Future[TrainedNetwork]]()
+        networks = {run: NetworkId(run, iteration) for run in before}
+        checkpoints = StoredGroupCheckpoints({run: self._checkpoints(which) for run, which in networks.items()})
+        with (
+            trace.stage("training", self.sweep.name, f"runs {', '.join(map(str, before))}, iteration {iteration}"),
+            ThreadPoolExecutor(max(1, int(dict(self.sweep.resources).get("cpu", 1)))) as pool,
+        ):
+            for ended in self._groups.iterating(iteration, before, complete, checkpoints):
+                if ended is not None:
+                    try:
+                        trained = ended.network()
+                    except EXPECTED as error:
+                        give_up(ended.run, error)
+                    else:
+                        network, together = networks[ended.run], len(before)
+                        waiting[ended.run] = pool.submit(self._commit, network, trained, started, together=together)
+                for run in [run for run, committing in waiting.items() if committing.done()]:
+                    yield run, waiting.pop(run)
+        yield from waiting.items()
+
+    @cached_property
+    def _groups(self) -> GroupTrainer:
+        """Return the trainer of fused runs, made on first use."""
+        return GroupTrainer(self.trainer, self.sweep.identity.fuse, announce=_announce_epoch)
 
     def extract(self, network: NetworkId, trained: TrainedNetwork) -> None:
         """Write and commit a network's activations, unless they are committed."""
@@ -205,7 +303,8 @@ class TrainingWorker:
                 require_before(self.store, network)
                 complete = self._load_complete()
                 before = self.store.load_network(network.before or COMPLETE)
-                trained, files = self.trainer.iterate(network.run, network.iteration, before, complete), None
+                trainer = self._groups if self.sweep.identity.fuse > 1 else self.trainer
+                trained, files = trainer.iterate(network.run, network.iteration, before, complete), None
         accuracy = f"accuracy {trained.record['accuracy']:.4f}"
         if self.store.mark(network) is None:
             self._commit(network, trained, started, files)
@@ -238,9 +337,17 @@ class TrainingWorker:
         raise FloatingPointError(f"{label}: the test loss is {trained.record['loss']}, which is not finite")
 
     def _commit(
-        self, network: NetworkId, trained: TrainedNetwork, started: float, files: dict[str, bytes] | None = None
+        self,
+        network: NetworkId,
+        trained: TrainedNetwork,
+        started: float,
+        files: dict[str, bytes] | None = None,
+        together: int = 1,
     ) -> TrainedNetwork:
-        """Commit a network. Return the one that counts, which is another writer's if that writer was first."""
+        """Commit a network. Return the one that counts, which is another writer's if that writer was first.
+
+        together : number of networks that were trained in this time
+        """
         self._require_finite(network, trained)
         return self.store.commit_network(
             network,
@@ -248,7 +355,7 @@ class TrainingWorker:
             files,
             identity=self.sweep.identity.hash,
             environment=environment(self.sweep),
-            provenance=provenance(started, time.time()),
+            provenance=provenance(started, time.time(), together),
         )
 
     def _probe_file(self) -> bytes:
@@ -266,39 +373,7 @@ class TrainingWorker:
         }
 
 
-class _Beside:
-    """A `with` block that does one piece of work at a time in a thread, or at once if `beside` is False.
-
-    The block ends when all work is done. An error in the thread is raised by the next call of `do`, or at the end.
-    """
-
-    def __init__(self, beside: bool) -> None:
-        self._pool = ThreadPoolExecutor(1) if beside else None
-        self._doing: Future[None] | None = None
-
-    def __enter__(self) -> "_Beside":
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if self._pool is not None:
-            self._pool.shutdown()
-            if kind is None:
-                self._settled()
-
-    def do(self, work: Callable[..., None], *args: Any) -> None:
-        if self._pool is None:
-            work(*args)
-            return
-        self._settled()
-        self._doing = self._pool.submit(work, *args)
-
-    def _settled(self) -> None:
-        if self._doing is not None:
-            doing, self._doing = self._doing, None
-            doing.result()
-
-
-def _announce_epoch(epoch: int, network: Network) -> bool:
+def _announce_epoch(epoch: int, network: Network | None = None) -> bool:
     trace.announce("epoch", epoch + 1)
     return False
 

@@ -77,7 +77,7 @@ class Trainer:
         masks = full_masks(network, pruning)
         rewind_epoch = pruning.rewind_epoch if pruning.rewind == "WR" else 0
         rewind = _RewindState(rewind_epoch, network)
-        return self._training(_weights(network), masks, "complete", 0, 0, checkpoints=checkpoints, rewind=rewind)
+        return self._training(weights_of(network), masks, "complete", 0, checkpoints, rewind)
 
     def chain(
         self, run: int, complete: TrainedNetwork, resume: TrainedNetwork | None = None, iterations: int = 20
@@ -111,19 +111,44 @@ class Trainer:
         checkpoints: CheckpointStore | None = None,
     ) -> Steps:
         """Do what `iterate` does, and yield after each step of training."""
+        start = self.pruned(build(self.problem, self.classes), before, complete)
+        return self._training(*start, run, iteration, checkpoints)
+
+    def pruned(self, network: Network, before: TrainedNetwork, complete: TrainedNetwork) -> tuple[State, Masks]:
+        """Prune `before` once more, and return the state from which its retraining starts, and its masks.
+
+        network : of this problem, with any weights, which are lost; pruning is done on its device
+
+        ValueError: `complete` has no rewind state, or a surviving parameter is not finite.
+        """
         pruning = self.problem.pruning
         if complete.rewind is None:
             raise ValueError("chain: the complete network has no rewind state")
-        network = build(self.problem, self.classes)
         network.load_state_dict(before.weights)
         masks = prune(network, before.masks, pruning)
         if pruning.rewind == "WR":
             network.load_state_dict(complete.rewind)
         apply_masks(network, masks)
+        return weights_of(network), masks
+
+    def epochs(self, iteration: int) -> tuple[range, optim.Schedule]:
+        """Return the epochs of a training and their learning rates. iteration : 0 for the complete network"""
+        recipe, pruning = self.problem.recipe, self.problem.pruning
+        if not iteration:
+            return range(recipe.epochs), optim.schedule(recipe)
+        if pruning.rewind == "FT":
+            constant = optim.last_rate(recipe, max(len(self.data.images) // recipe.batch_size, 1))
+            return range(pruning.finetune_epochs), lambda epoch, step, steps: constant
         first_epoch = pruning.rewind_epoch if pruning.rewind == "WR" else 0
-        return self._training(
-            _weights(network), masks, run, iteration, first_epoch, pruning.rewind == "FT", checkpoints
-        )
+        return range(first_epoch, recipe.epochs), optim.schedule(recipe)
+
+    def stopping(self, iteration: int) -> EarlyStopping | None:
+        """Return the early stopping of a training, None if it has none. iteration : 0 for the complete network"""
+        recipe, pruning = self.problem.recipe, self.problem.pruning
+        if recipe.patience is None or (iteration and pruning.rewind == "FT"):
+            return None
+        earliest = pruning.rewind_epoch if pruning.rewind == "WR" else 0
+        return EarlyStopping(self.data, recipe.patience, earliest)
 
     def evaluated(self, trained: TrainedNetwork) -> dict[str, Any]:
         """Return what the record of a finished network says of its quality and size, computed from its tensors."""
@@ -143,44 +168,30 @@ class Trainer:
         masks: Masks,
         run: int | str,
         iteration: int,
-        first_epoch: int,
-        finetune: bool = False,
         checkpoints: CheckpointStore | None = None,
         rewind: "_RewindState | None" = None,
     ) -> Steps:
         """Train as the recipe says, keep the best epoch if it stops early, and record how it went.
 
-        run : "complete" for the complete network; first_epoch : where retraining starts
-        finetune : train `finetune_epochs` at the last rate instead; rewind : keeps the state for rewinding
+        run : "complete" for the complete network; rewind : keeps the state for rewinding
         """
-        recipe, pruning = self.problem.recipe, self.problem.pruning
         after_epoch: list[AfterEpoch] = [*self.after_epoch]
         checkpointed: dict[str, Checkpointed] = {}
         if rewind is not None:
             after_epoch.append(rewind)
             checkpointed["rewind"] = rewind
-        stopping = None
-        if recipe.patience is not None and not finetune:
-            earliest = pruning.rewind_epoch if pruning.rewind == "WR" else 0
-            stopping = EarlyStopping(self.data, recipe.patience, earliest)
+        if (stopping := self.stopping(iteration)) is not None:
             after_epoch.append(stopping)
             checkpointed["stopping"] = stopping
-        epochs, rate = range(first_epoch, recipe.epochs), optim.schedule(recipe)
-        if finetune:
-            constant = optim.last_rate(recipe, max(len(self.data.images) // recipe.batch_size, 1))
-            epochs, rate = range(pruning.finetune_epochs), lambda epoch, step, steps: constant
+        epochs, rate = self.epochs(iteration)
         streams = EpochStreams(self.identity.seed, run, iteration)
         with self._stepper() as stepper:
             stepper.reset(weights, masks)
             losses = yield from train_steps(
-                stepper, recipe, streams, epochs, rate, after_epoch, checkpoints, checkpointed
+                stepper, self.problem.recipe, streams, epochs, rate, after_epoch, checkpoints, checkpointed
             )
-            network = stepper.network
-            record: dict[str, Any] = {"run": run, "train_loss": losses, "epochs": len(losses), "best_epoch": None}
-            if stopping is not None and stopping.best_state is not None:
-                network.load_state_dict(stopping.best_state)
-                record |= {"best_epoch": stopping.best_epoch + 1, "validation_loss": stopping.losses}
-            return self._finished(network, masks, iteration, record, None if rewind is None else rewind.weights)
+            rewound = None if rewind is None else rewind.weights
+            return self.finished(stepper.network, masks, run, iteration, losses, stopping, rewound)
 
     @contextmanager
     def _stepper(self) -> Iterator[Stepper]:
@@ -198,12 +209,26 @@ class Trainer:
         finally:
             self._idle.append(stepper)
 
-    def _finished(
-        self, network: Network, masks: Masks, iteration: int, record: dict[str, Any], rewind: State | None = None
+    def finished(
+        self,
+        network: Network,
+        masks: Masks,
+        run: int | str,
+        iteration: int,
+        losses: list[float],
+        stopping: EarlyStopping | None = None,
+        rewind: State | None = None,
     ) -> TrainedNetwork:
-        measured = self._measured(network, masks)
-        record = record | {"iteration": iteration, **measured, "reduced": self.problem.reduced}
-        weights = _weights(network)
+        """Return what a training gives: the network, of the best epoch if it could stop early, and its record.
+
+        network : with the weights after the last epoch; losses : of each epoch; rewind : of the complete network
+        """
+        record: dict[str, Any] = {"run": run, "train_loss": losses, "epochs": len(losses), "best_epoch": None}
+        if stopping is not None and stopping.best_state is not None:
+            network.load_state_dict(stopping.best_state)
+            record |= {"best_epoch": stopping.best_epoch + 1, "validation_loss": stopping.losses}
+        record |= {"iteration": iteration, **self._measured(network, masks), "reduced": self.problem.reduced}
+        weights = weights_of(network)
         for name, mask in masks.items():
             if weights[name][~mask].any():
                 raise AssertionError(f"a dead parameter of {name} is not zero after iteration {iteration}")
@@ -218,11 +243,11 @@ class _RewindState:
 
     def __init__(self, epoch: int, network: Network) -> None:
         self._epoch = epoch
-        self.weights: State | None = None if epoch else _weights(network)
+        self.weights: State | None = None if epoch else weights_of(network)
 
     def __call__(self, epoch: int, network: Network) -> bool:
         if epoch + 1 == self._epoch:
-            self.weights = _weights(network)
+            self.weights = weights_of(network)
         return False
 
     def state(self) -> Checkpoint:
@@ -232,5 +257,6 @@ class _RewindState:
         self.weights = checkpoint.tensors or None
 
 
-def _weights(network: Network) -> State:
+def weights_of(network: Network) -> State:
+    """Return CPU copies of a network's parameters and buffers."""
     return {name: on_cpu(tensor) for name, tensor in network.state_dict().items()}

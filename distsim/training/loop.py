@@ -16,7 +16,7 @@ from distsim.specs import Recipe
 from distsim.tf32 import SWITCH
 from distsim.training import optimizers as optim
 from distsim.training.checkpoint import Checkpoint, Checkpointed, CheckpointStore, part_of
-from distsim.training.stepper import Arithmetic, Stepper, on_cpu
+from distsim.training.stepper import Arithmetic, State, Stepper, on_cpu
 
 AfterEpoch = Callable[[int, Network], bool]  # (index of the finished epoch, from 0; the network) -> whether to stop
 
@@ -128,8 +128,7 @@ def train_steps(
             memory.load(part_of(checkpoint, name))
     for epoch in list(epochs)[len(losses) :]:
         seeds = [streams.seed_for("dropout", epoch, index) for index in range(stepper.dropouts)]
-        order = torch.randperm(stepper.examples, generator=streams.generator("order", epoch))
-        draws = augment.draw(recipe.augment, stepper.examples, stepper.size, streams.generator("augment", epoch))
+        order, draws = choices(streams, recipe, epoch, stepper.examples, stepper.size)
         rates = [rate(epoch, step, stepper.steps) for step in range(stepper.steps)]
         step_seeds = [streams.seed_for("draws", epoch, step) for step in range(stepper.steps)] if stepper.draws else ()
         stepper.begin(order, draws, rates, seeds, step_seeds)
@@ -137,21 +136,33 @@ def train_steps(
             stepper.step()
             yield
         losses.append(stepper.loss())
-        if not math.isfinite(losses[-1]):
-            where = (
-                "complete network" if streams.run == "complete" else f"run {streams.run}, iteration {streams.iteration}"
-            )
-            raise FloatingPointError(f"training diverged: {where}: the loss of epoch {epoch + 1} is {losses[-1]}")
+        require_finite(losses[-1], streams, epoch)
         stops = [stop(epoch, stepper.network) for stop in after_epoch]
         if any(stops):
             break
         if checkpoints is not None:
-            checkpoints.offer(lambda: _checkpoint_of(stepper, losses, checkpointed))
+            checkpoints.offer(lambda: checkpoint_of(stepper.state(), losses, checkpointed))
     return losses
 
 
-def _checkpoint_of(stepper: Stepper, losses: list[float], checkpointed: Mapping[str, Checkpointed]) -> Checkpoint:
-    tensors, states = stepper.state(), {name: memory.state() for name, memory in checkpointed.items()}
+def choices(
+    streams: EpochStreams, recipe: Recipe, epoch: int, examples: int, size: int
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """Return an epoch's order, (examples,), and the random choices of its augmentation, on the CPU."""
+    order = torch.randperm(examples, generator=streams.generator("order", epoch))
+    return order, augment.draw(recipe.augment, examples, size, streams.generator("augment", epoch))
+
+
+def require_finite(loss: float, streams: EpochStreams, epoch: int) -> None:
+    """Check the mean loss of an epoch, counted from 0. FloatingPointError: it is not finite."""
+    if not math.isfinite(loss):
+        where = "complete network" if streams.run == "complete" else f"run {streams.run}, iteration {streams.iteration}"
+        raise FloatingPointError(f"training diverged: {where}: the loss of epoch {epoch + 1} is {loss}")
+
+
+def checkpoint_of(tensors: State, losses: list[float], checkpointed: Mapping[str, Checkpointed]) -> Checkpoint:
+    """Return a training's checkpoint. tensors : of `Stepper.state`"""
+    tensors, states = dict(tensors), {name: memory.state() for name, memory in checkpointed.items()}
     for name, state in states.items():
         tensors |= {f"memory/{name}/{key}": value for key, value in state.tensors.items()}
     return Checkpoint(tensors, {"losses": losses, "memories": {name: state.values for name, state in states.items()}})

@@ -41,10 +41,11 @@ def last_rate(recipe: Recipe, steps: int) -> float:
     raise ValueError("the schedule is zero throughout")
 
 
-def optimizer(recipe: Recipe, parameters: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
+def optimizer(recipe: Recipe, parameters: Iterable[torch.nn.Parameter], stacked: bool = False) -> torch.optim.Optimizer:
     """Make an empty optimizer. Weight decay is coupled, and acts on all parameters.
 
     The training step sets the learning rate each time.
+    stacked : the first axis of each parameter is that of fused runs
     """
     parameters = list(parameters)
     if recipe.optimizer == "adam":
@@ -59,7 +60,7 @@ def optimizer(recipe: Recipe, parameters: Iterable[torch.nn.Parameter]) -> torch
         return torch.optim.SGD(
             parameters, lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay, fused=True
         )
-    return FastSGD(parameters, recipe.lr, recipe.momentum, recipe.weight_decay, lars=recipe.lars)
+    return FastSGD(parameters, recipe.lr, recipe.momentum, recipe.weight_decay, recipe.lars, stacked)
 
 
 class FastSGD(torch.optim.Optimizer):
@@ -71,7 +72,7 @@ class FastSGD(torch.optim.Optimizer):
 
     Unlike in torch.optim.SGD, the learning rate is inside the buffer. Without LARS, r = 1. With LARS,
     r = ‖w_f‖ / (512 ‖g_f‖ + 0.01) for the weights of each output filter f of a convolution, without weight decay in the
-    norm, and r = 1 for everything else.
+    norm, and r = 1 for everything else. In a stack of fused runs, each run has its own filters.
     """
 
     def __init__(
@@ -81,7 +82,9 @@ class FastSGD(torch.optim.Optimizer):
         momentum: float = 0.9,
         weight_decay: float = 0.0,
         lars: bool = False,
+        stacked: bool = False,
     ) -> None:
+        self._of_convolutions = 4 + stacked  # axes of their weights
         super().__init__(parameters, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "lars": lars})
 
     @torch.no_grad()
@@ -99,7 +102,7 @@ class FastSGD(torch.optim.Optimizer):
             )
             torch._foreach_mul_(updates, group["lr"])
             for parameter, update in zip(parameters, updates, strict=True):
-                if group["lars"] and parameter.ndim == 4:
+                if group["lars"] and parameter.ndim == self._of_convolutions:
                     update *= _trust(parameter, parameter.grad)
             torch._foreach_mul_(buffers, group["momentum"])
             torch._foreach_sub_(buffers, updates)
@@ -108,7 +111,7 @@ class FastSGD(torch.optim.Optimizer):
 
 
 def _trust(weight: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
-    """Return the LARS ratios of a convolution's filters, (filters, 1, 1, 1)."""
-    over = (1, 2, 3)
+    """Return the LARS ratios of a convolution's filters, (filters, 1, 1, 1) or (runs, filters, 1, 1, 1)."""
+    over = (-3, -2, -1)
     norm = torch.linalg.vector_norm
     return norm(weight, dim=over, keepdim=True) / (512 * norm(gradient, dim=over, keepdim=True) + 1e-2)

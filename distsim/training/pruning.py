@@ -54,29 +54,33 @@ def prune(network: Network, masks: Mapping[str, torch.Tensor], pruning: Pruning)
     """Return the masks after one more pruning, which removes the floor(rate · survivors) smallest of each pool.
 
     Magnitudes are those of the network's present parameters. Among equal ones, the first is removed first: in the order
-    of `named_modules`, then of the flattened parameter. ValueError: a surviving parameter is not finite.
+    of `named_modules`, then of the flattened parameter. The work is done on the network's device, the masks are on the
+    CPU. ValueError: a surviving parameter is not finite.
     """
-    parameters = {name: parameter.detach().cpu() for name, parameter in network.named_parameters()}
+    parameters = {name: parameter.detach() for name, parameter in network.named_parameters()}
     result: Masks = {}
     for rate, names in pools(network, pruning).values():
-        alive = torch.cat([masks[name].flatten().cpu() for name in names])
+        alive = torch.cat([masks[name].flatten().to(parameters[name].device) for name in names])
         magnitude = torch.cat([parameters[name].flatten() for name in names]).abs()[alive]
         if not torch.isfinite(magnitude).all():
             raise ValueError("cannot prune: a surviving parameter is not finite")
-        keep = torch.ones(len(magnitude), dtype=torch.bool)
+        keep = torch.ones(len(magnitude), dtype=torch.bool, device=magnitude.device)
         keep[smallest(magnitude, pruned_count(rate, len(magnitude)))] = False
         alive[alive.clone()] = keep
         sizes = [parameters[name].numel() for name in names]
         for name, part in zip(names, alive.split(sizes), strict=True):
-            result[name] = part.reshape(parameters[name].shape).clone()
+            result[name] = part.reshape(parameters[name].shape).clone().cpu()
     return result
 
 
 def smallest(magnitude: torch.Tensor, count: int) -> torch.Tensor:
     """Return the indices of the `count` smallest entries of a vector; among equal entries the earlier come first."""
     if count == 0:
-        return torch.empty(0, dtype=torch.int64)
-    threshold = magnitude.kthvalue(count).values
+        return torch.empty(0, dtype=torch.int64, device=magnitude.device)
+    if magnitude.is_cuda:  # where kthvalue is refused under --deterministic
+        threshold = magnitude.sort().values[count - 1]
+    else:
+        threshold = magnitude.kthvalue(count).values
     below = (magnitude < threshold).nonzero().flatten()
     ties = (magnitude == threshold).nonzero().flatten()[: count - len(below)]
     return torch.cat([below, ties])

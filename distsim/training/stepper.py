@@ -207,12 +207,15 @@ class Stepper:
 
     def state(self) -> State:
         """Return CPU copies of all tensors on which the next epoch depends: the network's and the optimizer's."""
+        with self._on_stream():
+            return {name: on_cpu(tensor) for name, tensor in self._state().items()}
+
+    def _state(self) -> State:
         names: dict[Tensor, str] = {parameter: name for name, parameter in self._parameters.items()}
         tensors = {f"network/{name}": value for name, value in self.network.state_dict().items()}
         for parameter, values in self._optimizer.state.items():
             tensors |= {f"optimizer/{key}/{names[parameter]}": value for key, value in values.items()}
-        with self._on_stream():
-            return {name: on_cpu(tensor) for name, tensor in tensors.items()}
+        return tensors
 
     def load(self, state: Mapping[str, Tensor]) -> None:
         """Continue from what `state` returned. Call `reset` first."""
@@ -278,14 +281,17 @@ class Stepper:
 
     def _compile(self) -> None:
         """Let the step call the compiled network, and do a step, in which it is compiled. CannotCompile: it is not."""
-        pictures = self._pictures
-        images = torch.zeros(self.batch, pictures.channels, pictures.size, pictures.size, device=self.device)
         with told(), SWITCH.products(self._arithmetic.precision):
             with self._on_stream():
-                images = images.contiguous(memory_format=torch.channels_last)
-                self._logits = Compiled(self.network, images, self._arithmetic.deterministic)
+                self._logits = Compiled(self.network, self._batch(), self._arithmetic.deterministic)
             with GLOBAL_GENERATOR, torch.random.fork_rng(devices=[]):
                 self._rehearse(1)
+
+    def _batch(self) -> Tensor:
+        """Return a batch of black images, in the memory format of a step's."""
+        pictures = self._pictures
+        images = torch.zeros(self.batch, pictures.channels, pictures.size, pictures.size, device=self.device)
+        return images.contiguous(memory_format=torch.channels_last)
 
     def _rehearse(self, steps: int) -> None:
         """Do some steps that count for nothing."""

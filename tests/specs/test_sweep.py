@@ -144,6 +144,7 @@ OTHER = {
         "comparison": "fast",
         "format": 99,
         "compile": True,
+        "fuse": 2,
     },
     Problem: {
         "name": "other",

@@ -379,6 +379,18 @@ def test_runs_in_packs_are_those_alone(tmp_path: Path, local: Path) -> None:
     assert told.index((1, 1)) < told.index((0, 3)), "in turns"
 
 
+def test_fused_runs_are_those_of_the_local_engine_whatever_dies(tmp_path: Path, ray_cluster: Path) -> None:
+    """Two groups, of two runs and of one. The first group's worker dies between two of its commits."""
+    fused = ordered(3, 2, fuse=2, metrics=("cka",), chance=False)
+    assert in_process(tmp_path / "local", fused)
+    with killing(ray_cluster, Kill("commit", "worker", occurrence=3)):  # complete, then a network of a group
+        assert by_ray(tmp_path / "ray", fused)
+    found, expected = (store_in(tmp_path / name) for name in ("ray", "local"))
+    assert len(found.contents().networks) == 7
+    assert found.digests() == expected.digests()
+    assert made_by(found, NetworkId(0, 2)) == made_by(found, NetworkId(1, 2)), "a trial is a group"
+
+
 FIRST, SECOND = (Chain(0, (1,), ()),), (Chain(1, (1,), ()),)
 
 
