@@ -4,10 +4,14 @@ import contextlib
 import datetime
 import functools
 import hashlib
+import importlib.metadata
+import importlib.util
 import os
 import platform
 import re
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,8 +33,10 @@ def environment(sweep: Sweep) -> dict[str, Any]:
     """Describe what decides the last bits of a result in this process.
 
     Equal environments give equal bits. Every mark records its environment.
+    compiler : of a sweep with --compile only; the first line in which the C++ compiler or Triton says what it is
     """
-    return {
+    compiled = {"compiler": _compiler(sweep.device)} if sweep.identity.compile else {}
+    return compiled | {
         "distsim": distsim.__version__,
         "torch": torch.__version__,
         "numpy": np.__version__,
@@ -62,6 +68,24 @@ def _blas_kernels() -> str:
     """Return the instruction set that NumPy's BLAS uses, which an environment variable may lower."""
     architectures = {str(pool.get("architecture")) for pool in threadpool_info() if pool["user_api"] == "blas"}
     return "+".join(sorted(architectures))
+
+
+@functools.cache
+def _compiler(device: str) -> str:
+    """Return the version of what generates code for compiled networks, "none" if there is nothing."""
+    if device != "cpu":
+        found = importlib.util.find_spec("triton") is not None
+        return f"triton {importlib.metadata.version('triton')}" if found else "none"
+    try:
+        said = subprocess.run([cxx(), "--version"], capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return "none"
+    return said.partition("\n")[0].strip()
+
+
+def cxx() -> str:
+    """Return the C++ compiler that torch calls to compile networks for a CPU."""
+    return os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
 
 
 def check_environment(sweep: Sweep, recorded: dict[str, Any]) -> None:

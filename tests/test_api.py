@@ -436,7 +436,7 @@ WRONG = {
     "threads": ({"threads": "two"}, "threads must be a whole number from 1 on, got 'two'"),
     "cpus": ({"cpus": -1}, "cpus must be a number above zero, got -1"),
     "retention": ({"retention": "some"}, "retention must be reference or all, got 'some'"),
-    "precision": ({"precision": "float16"}, "precision must be float32 or bfloat16, got 'float16'"),
+    "precision": ({"precision": "float16"}, "precision must be float32, bfloat16 or tf32, got 'float16'"),
     "data": ({"data": X}, r"data: train is of type ndarray, expected \(x, y\)"),
     "data, no folder": ({"data": "nowhere"}, "nowhere"),
     "data, forgotten": ({"data": None}, "images of Tiny came from Python"),

@@ -20,11 +20,11 @@ trace plotting seeds
 metrics: rounding arrays linalg polar channels cosine kernels
 metrics: mean_cca pwcca svcca channels_only cka dimension nbs . registry
 specs: canonical fields json_shape layer_names networks problem sweep .
-environment problems processor
+environment problems processor tf32
 data: augment dataset mat digits fit formats folder published load arrays .
 models: layers lenet5 resnet_fast vgg calls compared contract .
 activations: . layout probe
-training: . optimizers pruning streams stepper checkpoint loop early_stopping chain
+training: . optimizers pruning streams compiling stepper checkpoint loop early_stopping chain
 training: fused fusible fused_stepper group
 comparison: . recording sides pair similarities layer models
 store: aws local exclusive reasons remote storage commits lease fenced epochs arrays activations described paths records

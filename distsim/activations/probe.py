@@ -20,6 +20,7 @@ from distsim.data import Dataset, augment, probe_indices
 from distsim.models import Layer, Network
 from distsim.models.calls import hooks
 from distsim.specs import Identity, Problem
+from distsim.tf32 import SWITCH
 
 BATCH = 128  # examples per forward pass; fixed, because the batch size may change a convolution's last bits
 
@@ -101,7 +102,8 @@ def blocks(
     network.eval()
     with captured(network, layers) as outputs:
         for images in probe.images.split(BATCH):
-            network(augment.normalise(images, probe.mean, probe.sd))
+            with SWITCH.float32():
+                network(augment.normalise(images, probe.mean, probe.sd))
             for layer in layers:
                 if layer.name not in outputs:
                     raise ValueError(f"{label}: layer {layer.name} does not run for every batch of images")

@@ -66,24 +66,26 @@ def do_run(flags: argparse.Namespace) -> int:
         return _only(stores, flags)
     asked = {"runs": flags.runs, "iterations": flags.iterations}
     for store in stores:
-        _require_fast(store, flags, **asked)
+        _require_trainable(store, flags, **asked)
     orders = [_order(store, flags, **asked) for store in stores]
     where = {"local": flags.local, "address": flags.address}
     finish(orders, stores[0].root, **where, allow_drift=flags.allow_drift, allow_slow=flags.allow_slow)
     return 0
 
 
-def _require_fast(store: Any, flags: argparse.Namespace, **asked: int | None) -> None:
-    """Check, before data are looked for, that this machine is not too slow for what is to be trained."""
-    from distsim.sweep.order import require_fast
+def _require_trainable(store: Any, flags: argparse.Namespace, **asked: int | None) -> None:
+    """Check, before data are looked for, that this machine can train what is to be trained, and is fast enough."""
+    from distsim.sweep.order import require_trainable
+    from distsim.training.stepper import Arithmetic
 
-    if flags.address is not None or flags.allow_slow:
+    if flags.address is not None:
         return
-    request = store.request()
+    request, identity = store.request(), store.identity()
     changes = {name: value for name, value in asked.items() if value is not None}
     device = resolved_device(flags.device or request.device, None)
     extent = dataclasses.replace(request.extent, **changes)
-    require_fast(store.root, store.problem, extent, store.identity().precision, device)
+    arithmetic = dataclasses.replace(Arithmetic.of(identity), compile=False)  # the network is not known yet
+    require_trainable(store.root, identity.problem, extent, arithmetic, device, allow_slow=flags.allow_slow)
 
 
 def _only(stores: list[Any], flags: argparse.Namespace) -> int:

@@ -76,7 +76,7 @@ def examine(problem: Problem, storage: str, device: str, say: Say = print, enoug
     say(f"products  {_products(count)}")
     say_storage(storage, say)
     measured = []
-    for precision in get_args(Precision):
+    for precision in precisions(device):
         if precision == "bfloat16" and lacking:
             say(f"training  {problem.name}, bfloat16: not measured, since this processor does not have it")
         else:
@@ -138,6 +138,11 @@ def _training(problem: Problem, ways: list[Way], enough: float, say: Any) -> lis
     return sorted(results, key=lambda result: -result.rate)
 
 
+def precisions(device: str) -> list[str]:
+    """Return the precisions that the device has: tf32 is for GPUs only."""
+    return [precision for precision in get_args(Precision) if device != "cpu" or precision != "tf32"]
+
+
 def ways(cores: int, device: str, precision: str) -> list[Way]:
     """Return the ways to train that are measured, each of which uses all cores or the GPU."""
     if device == "cuda":
@@ -157,7 +162,7 @@ def advice(problem: Problem, measured: list[Measured], comparison: float, free: 
         best = max(of_precision, key=lambda result: result.rate)
         way = best.way
         flags = f"--device cuda --pack {way.trials}" if way.device == "cuda" else f"--threads {way.threads}"
-        flags += " --precision bfloat16" if precision == "bfloat16" else ""
+        flags += f" --precision {precision}" if precision != "float32" else ""
         at_once = "" if way.device == "cuda" else f" ({way.trials} at once)"
         lines.append(
             f"advice    {flags}{at_once}: {problem.runs} runs x {problem.iterations} iterations are "

@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from functools import partial
-from typing import Any, get_args
+from typing import Any
 
 import torch
 
@@ -23,6 +23,7 @@ from distsim.cli.doctor import (
     Measured,
     Say,
     Way,
+    precisions,
     rate_of_products,
     say_advice,
     say_machine,
@@ -31,8 +32,9 @@ from distsim.cli.doctor import (
 )
 from distsim.environment import free_memory
 from distsim.problems import PROBLEMS
-from distsim.specs import Precision, Problem
+from distsim.specs import Problem
 from distsim.sweep.cost import pack_rates, readable
+from distsim.tf32 import SWITCH
 from distsim.training.stepper import fix_workspace
 
 LIMIT = 55.0  # seconds after which nothing is measured any more; the command ends within 60
@@ -144,7 +146,7 @@ def measurements(
         found = [f"{what} {readable(rate)}/s" for what, rate in _copies(device).items()]
         yield {"line": f"copies    {', '.join(found)}"}
     yield from failed
-    for precision in get_args(Precision):
+    for precision in precisions(device):
         packs = ways(1, "cuda", precision)
         with _failing() as failed:
             rates = pack_rates(
@@ -178,12 +180,8 @@ def _product_rate(name: str, device: str, sizes: Sequence[int]) -> float:
 
         return multiply
 
-    tf32 = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = name == "tf32"
-    try:
+    with SWITCH.products(name):
         return rate_of_products(multiplication, OF_PRODUCTS, sizes=sizes)
-    finally:
-        torch.backends.cuda.matmul.allow_tf32 = tf32
 
 
 def _copies(device: str) -> dict[str, float]:

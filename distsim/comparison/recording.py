@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from distsim.environment import free_memory
 from distsim.metrics.rounding import is_constant, unit_of
 from distsim.models import calls
+from distsim.tf32 import SWITCH
 
 Data = torch.Tensor | Iterable[Any]
 DEFAULT = (nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.Linear)
@@ -148,7 +149,9 @@ class Recording:
         with calls.hooks(self.model) as handles:  # for this pass only: the other model may have the same modules
             for name, module in self._modules.items():
                 handles.append(module.register_forward_hook(lambda m, args, output, name=name: keep(name, output)))
-            self.model(inputs.to(self._device or inputs.device, copy=True))  # the model may write into its inputs
+            own = inputs.to(self._device or inputs.device, copy=True)  # the model may write into its inputs
+            with SWITCH.float32():
+                self.model(own)
         return outputs
 
     def _axes_of(self, inputs: torch.Tensor) -> dict[str, int]:

@@ -1,6 +1,7 @@
 """The parts that all networks share: layers to compare, dropout with its own random stream, initialisation."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,11 +63,16 @@ class Dropout(nn.Dropout):
     """Dropout whose mask comes from its own generator, where torch's draws from the global one.
 
     `reseed` sets its stream at the start of every epoch. In training mode it does not run without one (RuntimeError).
+
+    The mask is drawn in `forward`. A compiled network cannot use a generator: there `hold` makes room for the masks of
+    a step, `draw` fills it before each forward pass, and `forward` takes them from there. The bits are the same.
     """
 
     def __init__(self, p: float) -> None:
         super().__init__(p)
         self.generator: torch.Generator | None = None
+        self.masks: tuple[torch.Tensor, ...] = ()  # of the calls in a forward pass; (): `forward` draws its own
+        self.used = 0  # number of them that this pass has used
 
     def reseed(self, seed: int, device: torch.device) -> None:
         """Begin the stream of this seed, on the device of the inputs."""
@@ -74,13 +80,30 @@ class Dropout(nn.Dropout):
             self.generator = torch.Generator(device=device)
         self.generator.manual_seed(seed)  # no new one: a CUDA graph draws from that of its capture
 
+    def hold(self, shapes: Sequence[torch.Size], device: torch.device) -> None:
+        """Make room for the masks of each forward pass, on the device of the inputs. shapes : of the inputs, by call"""
+        self.masks = tuple(torch.ones(shape, dtype=torch.bool, device=device) for shape in shapes)
+
+    def draw(self) -> None:
+        """Draw the masks of the next forward pass."""
+        for mask in self.masks:
+            mask.copy_(self._drawn(mask))
+        self.used = 0
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if not self.training:
             return x
+        if self.masks:
+            keep = self.masks[self.used]
+            self.used += 1
+        else:
+            keep = self._drawn(x)
+        return x * keep / (1 - self.p)
+
+    def _drawn(self, like: torch.Tensor) -> torch.Tensor:
         if self.generator is None:
             raise RuntimeError("Dropout.reseed must be called before training")
-        keep = torch.rand(x.shape, generator=self.generator, device=x.device) >= self.p
-        return x * keep / (1 - self.p)
+        return torch.rand(like.shape, generator=self.generator, device=like.device) >= self.p
 
     def extra_repr(self) -> str:
         return f"p={self.p}"

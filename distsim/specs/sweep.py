@@ -15,7 +15,8 @@ from distsim.specs.problem import Problem
 
 FORMAT = 4  # of the store; part of the identity
 
-Precision = Literal["float32", "bfloat16"]  # of training; bfloat16: autocast, weights and their sums stay float32
+# Of training. bfloat16: autocast, weights and their sums stay float32; tf32: float32 with TF32 products, on a GPU only
+Precision = Literal["float32", "bfloat16", "tf32"]
 Exactness = Literal["exact", "fast"]  # of NBS: to 1e-6 of float64, or to 5e-4 (distsim.comparison.layer.Reference)
 StoredDtype = Literal["auto", "float32"]  # of activations; auto: float16 where it is safe
 Retention = Literal["reference", "all"]  # reference: a network's activations are dropped once compared
@@ -48,6 +49,7 @@ class Identity:
     comparison: Exactness = "exact"
     format: int = FORMAT
     fuse: Annotated[int, *count(MOST_FUSED)] = added(1, absent=1)  # runs that are trained in one step; 1: each alone
+    compile: bool = added(False, absent=False)  # training runs the network compiled by torch, with other last bits
 
     def __post_init__(self) -> None:
         check(self)

@@ -50,6 +50,7 @@ class EnvironmentRecord(TypedDict, total=False):
     blas: str
     threads: Natural
     device: str
+    compiler: str  # of a sweep with --compile
     nuclear_norm: str  # of comparisons: the route to NBS; marks of earlier versions lack it
 
 

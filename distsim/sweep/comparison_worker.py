@@ -23,6 +23,7 @@ from distsim.store.activations import Reader
 from distsim.store.records import WEIGHTS, WEIGHTS_X, WEIGHTS_Y, weights_of
 from distsim.sweep.failures import attempt
 from distsim.sweep.jobs import Comparison, PairJob
+from distsim.tf32 import SWITCH
 from distsim.training.stepper import settle
 
 
@@ -43,6 +44,7 @@ class ComparisonWorker:
         self._readers: dict[NetworkId, Reader] = {}
         self._checked = allow_drift
 
+    @SWITCH.float32()
     def compare(self, job: Comparison | PairJob) -> list[str]:
         """Compute and commit what the job asks for. Return a sentence for each network that cannot be compared."""
         if isinstance(job, PairJob):
@@ -58,6 +60,7 @@ class ComparisonWorker:
                 failures += attempt(label, self._compare, job, network, metrics)
         return failures
 
+    @SWITCH.float32()
     def measure(self, network: NetworkId, layer: str, metrics: tuple[str, ...]) -> dict[str, Result]:
         """Compute a layer's values of one network, by metric, as `compare` does. Commit nothing."""
         with threads(self.sweep.identity.threads):

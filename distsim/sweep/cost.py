@@ -136,25 +136,33 @@ def training_rate(
     enough: float = 1.0,
     pack: int = 1,
     fuse: int = 1,
+    compiled: bool = False,
 ) -> float:
     """Measure images per second of this problem's training, with the threads as they are set.
 
     enough : seconds to measure
     pack : number of trainings that take turns, on a GPU each on a stream of its own
     fuse : number of runs that are trained in one step, whose images are counted together
+    compiled : the networks are compiled first, which is not counted
 
     Where two steps would take longer than LONG, which is where a processor has no instructions for the precision, or a
     batch is large, the rate is that of a step with fewer images, and about right.
     """
-    if device == "cpu" and (slow := _slow_rate(problem, classes, precision, fuse)):
-        return slow
+    if device == "cpu" and not compiled and (slow := _slow_rate(problem, classes, precision, fuse)):
+        return slow  # compiling for another size of batch would take longer than a slow step
     if fuse > 1:
-        return _rate_of([_FusedLane(problem, classes, torch.device(device), precision, fuse)], enough)
-    return next(pack_rates(problem, classes, device, precision, (pack,), enough))
+        return _rate_of([_FusedLane(problem, classes, torch.device(device), precision, compiled, fuse)], enough)
+    return next(pack_rates(problem, classes, device, precision, (pack,), enough, compiled))
 
 
 def pack_rates(
-    problem: Problem, classes: int, device: str, precision: str, packs: Iterable[int], enough: float
+    problem: Problem,
+    classes: int,
+    device: str,
+    precision: str,
+    packs: Iterable[int],
+    enough: float,
+    compiled: bool = False,
 ) -> Iterator[float]:
     """Yield images per second of packs of these sizes, ascending, as `training_rate` measures each.
 
@@ -162,7 +170,7 @@ def pack_rates(
     """
     lanes: list[_Lane] = []
     for pack in packs:
-        lanes += [_Lane(problem, classes, torch.device(device), precision) for _ in range(pack - len(lanes))]
+        lanes += [_Lane(problem, classes, torch.device(device), precision, compiled) for _ in range(pack - len(lanes))]
         yield _rate_of(lanes, enough)
 
 
@@ -205,7 +213,9 @@ def _slow_rate(problem: Problem, classes: int, precision: str, fuse: int = 1) ->
 class _Lane:
     """A network that is trained on noise."""
 
-    def __init__(self, problem: Problem, classes: int, device: torch.device, precision: str) -> None:
+    def __init__(
+        self, problem: Problem, classes: int, device: torch.device, precision: str, compiled: bool = False
+    ) -> None:
         settle(device, False)
         recipe, n = problem.recipe, 4 * problem.recipe.batch_size
         generator = torch_stream(0, "rate")
@@ -214,7 +224,8 @@ class _Lane:
         weights = {name: tensor.clone() for name, tensor in network.state_dict().items()}
         pictures = augment.Pictures(images.byte().to(device), *(torch.full((problem.channels,), 0.5),) * 2)
         labels = torch.arange(n, device=device) % classes
-        self.stepper = self._stepper(network.to(device), pictures, labels, recipe, Arithmetic(precision))
+        arithmetic = Arithmetic(precision, compile=compiled)
+        self.stepper = self._stepper(network.to(device), pictures, labels, recipe, arithmetic)
         self._reset(weights)
         self._draws, self._at = augment.draw(recipe.augment, n, problem.size, generator), self.stepper.steps
 
@@ -248,9 +259,11 @@ class _Lane:
 class _FusedLane(_Lane):
     """Fused networks that are trained on noise."""
 
-    def __init__(self, problem: Problem, classes: int, device: torch.device, precision: str, fuse: int) -> None:
+    def __init__(
+        self, problem: Problem, classes: int, device: torch.device, precision: str, compiled: bool, fuse: int
+    ) -> None:
         self._fuse = fuse
-        super().__init__(problem, classes, device, precision)
+        super().__init__(problem, classes, device, precision, compiled)
 
     def _stepper(self, network: Network, *of: Any) -> FusedStepper:
         return FusedStepper(network, self._fuse, *of)

@@ -22,8 +22,9 @@ from distsim.sweep import own_code
 from distsim.sweep.cost import comparison_memory, readable
 from distsim.sweep.kept_behaviour import require_same_behaviour
 from distsim.sweep.training_memory import require_training_memory
+from distsim.training.compiling import require_one_graph
 from distsim.training.fusible import require_fusible
-from distsim.training.stepper import require_streams
+from distsim.training.stepper import Arithmetic, require_arithmetic, require_precision, require_streams
 from distsim.training.streams import require_few_runs
 
 
@@ -218,26 +219,48 @@ def require_tools(device: Device, metrics: Iterable[str]) -> None:
     require_libraries(metrics)
 
 
-def require_fast(root: Storage, name: str, extent: Extent, precision: str, device: str) -> None:
-    """Check that this machine does not train the missing networks of a problem many times slower than it need.
+def require_trainable(
+    root: Storage,
+    problem: Problem,
+    extent: Extent,
+    arithmetic: Arithmetic,
+    device: Device,
+    here: bool = True,
+    allow_slow: bool = False,
+) -> None:
+    """Check that the missing networks of a problem can be trained in this arithmetic, if any is missing.
 
-    TooSlow: it does. Nothing is refused if no network is missing: only training is slow.
+    here : this machine trains them. allow_slow : also where that takes many times as long as it need
+
+    TooSlow: it does. ValueError: the device has no such precision. CannotCompile: see `distsim.training.compiling`.
     """
-    if slow_precision(precision, device):
-        there = SweepStore(root, name).contents().networks if name in problems_in(root) else frozenset()
-        if {COMPLETE, *extent.networks} - there:
-            require_speed(name, precision, device)
+    slow = here and not allow_slow and bool(slow_precision(arithmetic.precision, device))
+    if not (slow or arithmetic.compile or arithmetic.precision == "tf32"):
+        return
+    name = problem.name
+    there = SweepStore(root, name).contents().networks if name in problems_in(root) else frozenset()
+    if not {COMPLETE, *extent.networks} - there:
+        return
+    if slow:
+        require_speed(name, arithmetic.precision, device)
+    if here:
+        require_arithmetic(arithmetic, device)
+    else:
+        require_precision(arithmetic.precision, device)
+    if arithmetic.compile and problem.classes:
+        require_one_graph(problem)
 
 
 def require_possible(orders: Iterable[Prepared], root: Storage, here: bool = True, allow_slow: bool = False) -> None:
     """Check, without writing anything, that the work can be done in this store.
 
-    TooSlow: see `require_fast`; not with `allow_slow`. Other errors are those of `take`.
+    Errors are those of `require_trainable` and of `take`.
     """
     orders = list(orders)
-    for order in orders if here and not allow_slow else ():
+    for order in orders:
         sweep = order.sweep
-        require_fast(root, order.name, sweep.extent, sweep.identity.precision, sweep.device)
+        arithmetic = Arithmetic.of(sweep.identity)
+        require_trainable(root, sweep.problem, sweep.extent, arithmetic, sweep.device, here, allow_slow)
     check_workplace(orders, here)
     there = problems_in(root)
     for order in orders:

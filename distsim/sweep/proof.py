@@ -107,10 +107,10 @@ class Networks:
         """Return in what this environment differs from these, "" if in nothing that decides a bit."""
         here = {name: str(value) for name, value in environment(self.sweep).items()}
         different = {
-            f"{name} is {value} here and was {there[name]}"
+            f"{name} is {value} here and was {there.get(name, 'not recorded')}"
             for name, value in here.items()
             for there in recorded
-            if there[name] != value
+            if there.get(name) != value
         }
         return "; ".join(sorted(different))
 

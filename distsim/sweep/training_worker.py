@@ -29,6 +29,7 @@ from distsim.sweep.plan import Chain
 from distsim.sweep.training_memory import require_training_memory
 from distsim.training.chain import TrainedNetwork, Trainer
 from distsim.training.group import GroupTrainer
+from distsim.training.stepper import Arithmetic, require_arithmetic
 from distsim.training.streams import own_stream
 
 CHECKPOINT_COPIES, CHECKPOINT_ROOM = 20, 2**26  # adam's two moments, the best and the rewind state; losses, names
@@ -97,8 +98,9 @@ class TrainingWorker:
 
     def _require_speed(self) -> None:
         """Check this machine, which need not be the driver's, before it trains."""
+        sweep = self.sweep
+        require_arithmetic(Arithmetic.of(sweep.identity), sweep.device)
         if not self.allow_slow:
-            sweep = self.sweep
             require_speed(f"on {socket.gethostname()}", sweep.identity.precision, sweep.device)
 
     def _check_pruned_networks(self) -> None:

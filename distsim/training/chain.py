@@ -203,8 +203,7 @@ class Trainer:
             stepper = self._idle.pop()
         else:
             network = build(self.problem, self.classes).to(self.device)
-            arithmetic = Arithmetic(self.identity.precision, self.identity.deterministic)
-            stepper = stepper_for(network, self.data, self.problem.recipe, arithmetic)
+            stepper = stepper_for(network, self.data, self.problem.recipe, Arithmetic.of(self.identity))
         try:
             yield stepper
         finally:

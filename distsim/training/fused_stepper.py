@@ -16,7 +16,7 @@ from distsim.models import Network
 from distsim.specs import Recipe
 from distsim.training import optimizers as optim
 from distsim.training.fused import dropouts_of, fused, losses_of, run_of, set_run, side_by_side
-from distsim.training.stepper import Arithmetic, State, Stepper, on_cpu
+from distsim.training.stepper import Arithmetic, State, Stepper, on_cpu, require_precision
 from distsim.training.streams import own_stream
 
 
@@ -42,18 +42,21 @@ class FusedStepper(Stepper):
         recipe: Recipe,
         arithmetic: Arithmetic | None = None,
     ) -> None:
-        """Set up the step, and on a GPU capture it. Call `reset` before use.
+        """Set up the step. On a GPU capture it; where the arithmetic says so, compile the network.
 
-        network : one of the kind, on the CPU or the device; pictures, labels : on the device; labels are (n,) int64
+        Both leave arbitrary values in the network, so call `reset_runs` before use.
+        network : one of the kind; network, pictures, labels : on one device; labels are (n,) int64
+        Errors are those of `Stepper`.
         """
+        self._arithmetic = arithmetic or Arithmetic()
+        require_precision(self._arithmetic.precision, labels.device.type)
         self.device, self.runs = labels.device, runs
         self.stream = own_stream(self, self.device)
         self.batch = min(recipe.batch_size, pictures.n)
         self.steps = pictures.n // self.batch
         self._pictures, self._labels, self._recipe = pictures, labels, recipe
-        self._half = (arithmetic or Arithmetic()).precision == "bfloat16"
         image = (pictures.channels, pictures.size, pictures.size)
-        self.network = fused(network, runs, self.batch, image).to(self.device)
+        self.network = fused(network, runs, self.batch, image)
         self._parameters = dict(self.network.named_parameters())
         self._modules = list(dropouts_of(self.network))
         self._dropouts = [stream for module in self._modules for stream in module.streams]  # type: ignore[misc]
@@ -71,6 +74,9 @@ class FusedStepper(Stepper):
         self._optimizer = optim.optimizer(recipe, self._parameters.values(), stacked=True)
         for group in self._optimizer.param_groups:
             group["lr"] = self._rate
+        self._logits = self.network
+        if self._arithmetic.compile:
+            self._compile()
         self.step = self._step if self.device.type == "cpu" else self._captured()
 
     def reset_runs(self, runs: Mapping[int, tuple[Mapping[str, Tensor], Mapping[str, Tensor]]]) -> None:
@@ -88,6 +94,10 @@ class FusedStepper(Stepper):
                     if name not in self._masks:
                         self._masks[name] = torch.ones_like(self._parameters[name])
                     self._masks[name][slot].copy_(masks[name])
+
+    @property
+    def _channels(self) -> int:
+        return self.runs * self._pictures.channels
 
     def begin_epoch(self, epoch: Epoch) -> None:
         """Begin an epoch of all runs."""
@@ -141,8 +151,9 @@ class FusedStepper(Stepper):
         images = side_by_side(self._pictures.batch(chosen.flatten(), draws), self.runs)
         for module in self._modules:
             module.draw()
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self._half, cache_enabled=False):
-            losses = losses_of(self.network(images), self._labels[chosen])
+        half = self._arithmetic.precision == "bfloat16"
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=half, cache_enabled=False):
+            losses = losses_of(self._logits(images), self._labels[chosen])
         self._optimizer.zero_grad(set_to_none=True)
         losses.sum().backward()  # a run's parameters get the gradient of its own loss only
         self._hold_back()

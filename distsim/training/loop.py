@@ -13,6 +13,7 @@ from distsim.data import Dataset, augment, validation_split
 from distsim.models import Network
 from distsim.seeds import derive, torch_stream
 from distsim.specs import Recipe
+from distsim.tf32 import SWITCH
 from distsim.training import optimizers as optim
 from distsim.training.checkpoint import Checkpoint, Checkpointed, CheckpointStore, part_of
 from distsim.training.stepper import Arithmetic, State, Stepper, on_cpu
@@ -190,7 +191,8 @@ def evaluate(
     correct = torch.zeros((), dtype=torch.int64, device=images.device)
     loss = torch.zeros((), dtype=torch.float64, device=images.device)
     for batch, targets in zip(images.split(500), labels.split(500), strict=True):
-        logits = network(augment.normalise(batch, mean, sd))
+        with SWITCH.float32():
+            logits = network(augment.normalise(batch, mean, sd))
         correct += (logits.argmax(dim=1) == targets).sum()
         loss += nn.functional.cross_entropy(logits.double(), targets, reduction="sum")
     return int(correct) / len(images), float(loss) / len(images)

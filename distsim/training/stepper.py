@@ -22,8 +22,10 @@ from torch import Tensor, nn
 from distsim.data import augment
 from distsim.models import Dropout, Network
 from distsim.seeds import GLOBAL_GENERATOR
-from distsim.specs import Recipe
+from distsim.specs import Identity, Recipe
+from distsim.tf32 import SWITCH, set_tf32
 from distsim.training import optimizers as optim
+from distsim.training.compiling import Compiled, require_compiler, told
 from distsim.training.streams import own_stream
 
 State = dict[str, Tensor]
@@ -32,13 +34,20 @@ REHEARSALS = 3  # steps before a graph is captured, in which libraries choose th
 
 @dataclass(frozen=True)
 class Arithmetic:
-    """The arithmetic of a step: float32 (IEEE, on a GPU too), or bfloat16 wherever autocast uses it.
+    """The arithmetic of a step: float32 (IEEE, on a GPU too), bfloat16 wherever autocast uses it, or TF32 products.
 
     deterministic : a GPU then repeats its results bit by bit, but is slower; a CPU always repeats them
+    compile : the network is compiled by torch, and rounds differently
     """
 
     precision: str = "float32"
     deterministic: bool = False
+    compile: bool = False
+
+    @classmethod
+    def of(cls, identity: Identity) -> "Arithmetic":
+        """Return the arithmetic in which a sweep trains."""
+        return cls(identity.precision, identity.deterministic, identity.compile)
 
 
 def settle(device: torch.device, deterministic: bool) -> None:
@@ -46,8 +55,8 @@ def settle(device: torch.device, deterministic: bool) -> None:
     if device.type == "cpu":
         _keep_freed_memory()
     if device.type == "cuda":
-        torch.backends.cudnn.allow_tf32 = False
-        torch.backends.cuda.matmul.allow_tf32 = False
+        with SWITCH.float32():  # another thread may be capturing a step that uses TF32
+            set_tf32(False)
         torch.backends.cudnn.benchmark = not deterministic
         fix_workspace()
         torch.use_deterministic_algorithms(deterministic)
@@ -86,19 +95,22 @@ class Stepper:
         recipe: Recipe,
         arithmetic: Arithmetic | None = None,
     ) -> None:
-        """Set up the step, and on a GPU capture it.
+        """Set up the step. On a GPU capture it; where the arithmetic says so, compile the network.
 
-        Capturing leaves arbitrary values in the network, so call `reset` before use.
+        Both leave arbitrary values in the network, so call `reset` before use.
         network, pictures, labels : on one device; labels are (n,) int64
-        ValueError: the device is a GPU and the network draws from torch's global generator.
+        ValueError: the device is a GPU and the network draws from torch's global generator, or a CPU and the precision
+        tf32. CannotCompile, which is one: the network cannot be compiled.
         """
+        arithmetic = arithmetic or Arithmetic()
         require_streams(network, labels.device.type)
+        require_precision(arithmetic.precision, labels.device.type)
         self.network, self.device = network, labels.device
         self.stream = own_stream(self, self.device)
         self.batch = min(recipe.batch_size, pictures.n)
         self.steps = pictures.n // self.batch  # a last partial batch is dropped, unless it is the only one
         self._pictures, self._labels, self._recipe = pictures, labels, recipe
-        self._half = (arithmetic or Arithmetic()).precision == "bfloat16"
+        self._arithmetic = arithmetic
         self._parameters = dict(network.named_parameters())
         self._dropouts = [module for module in network.modules() if isinstance(module, Dropout)]
         self._masks: State = {}
@@ -116,6 +128,9 @@ class Stepper:
         self._optimizer = optim.optimizer(recipe, self._parameters.values())
         for group in self._optimizer.param_groups:
             group["lr"] = self._rate
+        self._logits: Callable[[Tensor], Tensor] = network
+        if arithmetic.compile:
+            self._compile()
         self.step: Callable[[], None] = self._step if self.device.type == "cpu" else self._captured()
         if self.draws:
             self.step = self._step_with_stream
@@ -245,8 +260,9 @@ class Stepper:
         draws = {name: values.index_select(0, rows) for name, values in self._draws.items()}
         images = self._pictures.batch(chosen, draws)
         # no cache: within a step each weight is used once, and a graph must not use the copies of another step
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self._half, cache_enabled=False):
-            loss = nn.functional.cross_entropy(self.network(images), self._labels.index_select(0, chosen))
+        half = self._arithmetic.precision == "bfloat16"
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=half, cache_enabled=False):
+            loss = nn.functional.cross_entropy(self._logits(images), self._labels.index_select(0, chosen))
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self._hold_back()
@@ -262,26 +278,47 @@ class Stepper:
         if gradients:
             torch._foreach_mul_(gradients, masks)
 
-    def _captured(self) -> "_Replay":
-        """Capture the step as a CUDA graph, on tensors that keep their place."""
-        for name, parameter in self._parameters.items():
-            self._masks[name] = torch.ones_like(parameter)
+    @property
+    def _channels(self) -> int:
+        """Return the number of channels that a step's images have."""
+        return self._pictures.channels
+
+    def _compile(self) -> None:
+        """Let the step call the compiled network, and do a step, in which it is compiled. CannotCompile: it is not."""
+        pictures = self._pictures
+        images = torch.zeros(self.batch, self._channels, pictures.size, pictures.size, device=self.device)
+        with told(), SWITCH.products(self._arithmetic.precision):
+            with self._on_stream():
+                images = images.contiguous(memory_format=torch.channels_last)
+                self._logits = Compiled(self.network, images, self._arithmetic.deterministic)
+            with GLOBAL_GENERATOR, torch.random.fork_rng(devices=[]):
+                self._rehearse(1)
+
+    def _rehearse(self, steps: int) -> None:
+        """Do some steps that count for nothing."""
         self.network.train()
         for module in self._dropouts:
             module.reseed(0, self.device)
         with self._on_stream():
-            for _ in range(REHEARSALS):
+            for _ in range(steps):
                 self._at.zero_()
                 self._step()
             self._optimizer.zero_grad(set_to_none=True)
             self._at.zero_()
-        graph = torch.cuda.CUDAGraph()
-        for module in self._dropouts:
-            if module.generator is not None:
-                graph.register_generator_state(module.generator)
-        # thread_local, because another thread may be writing activations
-        with torch.cuda.graph(graph, stream=self.stream, capture_error_mode="thread_local"):
-            self._step()
+
+    def _captured(self) -> "_Replay":
+        """Capture the step as a CUDA graph, on tensors that keep their place."""
+        for name, parameter in self._parameters.items():
+            self._masks[name] = torch.ones_like(parameter)
+        with SWITCH.products(self._arithmetic.precision):
+            self._rehearse(REHEARSALS)
+            graph = torch.cuda.CUDAGraph()
+            for module in self._dropouts:
+                if module.generator is not None:
+                    graph.register_generator_state(module.generator)
+            # thread_local, because another thread may be writing activations
+            with torch.cuda.graph(graph, stream=self.stream, capture_error_mode="thread_local"):
+                self._step()
         return _Replay(graph, self.stream)
 
     def _on_device(self, tensors: Mapping[str, Tensor]) -> State:
@@ -298,6 +335,22 @@ def require_streams(network: Network, device: str) -> None:
             f"{network.draws[0]} draws from torch's global generator, which can be repeated on a CPU only: "
             "use --device cpu, or nn.Dropout, which trains on a GPU too"
         )
+
+
+def require_precision(precision: str, device: str) -> None:
+    """Check that a device has the precision. ValueError: it is tf32, which only GPUs have."""
+    if precision == "tf32" and device == "cpu":
+        raise ValueError(
+            "precision tf32 is an arithmetic of GPUs, and this is a CPU: use --precision float32, which is another "
+            "sweep, or --device cuda"
+        )
+
+
+def require_arithmetic(arithmetic: Arithmetic, device: str) -> None:
+    """Check that this machine can train in the arithmetic. ValueError: see `require_precision`, `require_compiler`."""
+    require_precision(arithmetic.precision, device)
+    if arithmetic.compile:
+        require_compiler(device)
 
 
 class _Replay:

@@ -38,7 +38,7 @@ EXTENT = Extent(runs=1, iterations=1)
             "rewind_epoch 10 leaves nothing to train in 10 epochs",
         ),
         (IDENTITY, {"threads": 0}, "threads must be at least 1, got 0"),
-        (IDENTITY, {"precision": "float16"}, r"precision must be float32 or bfloat16, got 'float16'"),
+        (IDENTITY, {"precision": "float16"}, r"precision must be float32, bfloat16 or tf32, got 'float16'"),
         (IDENTITY, {"storage": "float16"}, "storage must be auto or float32, got 'float16'"),
         (EXTENT, {"metrics": ("cka", "r/a")}, r"a metric's name must be an identifier, got \['r/a'\]"),
         (EXTENT, {"runs": 0}, "runs must be at least 1, got 0"),
@@ -140,6 +140,7 @@ OTHER = {
         "comparison": "fast",
         "format": 99,
         "fuse": 2,
+        "compile": True,
     },
     Problem: {
         "name": "other",

@@ -13,6 +13,7 @@ from distsim.environment import threads
 from distsim.models import MODELS, build
 from distsim.problems import PROBLEMS
 from distsim.seeds import torch_stream
+from distsim.training import compiling
 from distsim.training.fused import FusedConv2d, fused, run_of, set_run, side_by_side
 from distsim.training.fused_stepper import Epoch, FusedStepper
 from distsim.training.fusible import NotFusible, require_fusible
@@ -80,7 +81,9 @@ class Material:
         return stepper
 
     def stepper(self, size, arithmetic=None):
-        return FusedStepper(self.network(0), size, self.pictures, self.labels, self.recipe, arithmetic)
+        return FusedStepper(
+            self.network(0).to(self.labels.device), size, self.pictures, self.labels, self.recipe, arithmetic
+        )
 
     def together(self, size, runs, arithmetic=None, start=None):
         """The fused stepper after an epoch. runs : slot -> run"""
@@ -209,6 +212,18 @@ def test_batches_are_counted_for_each_run():
     together = material.together(2, {0: 1, 1: 2}, start={0: (weights, masks), 1: other})
     counts = [int(together.weights_of(slot)["blocks.conv1_1.norm.num_batches_tracked"]) for slot in (0, 1)]
     assert counts == [100 + STEPS, STEPS]
+
+
+@pytest.mark.parametrize("model", ["vgg_digits", "resnet_fast"])
+def test_a_compiled_step_is_one_graph_each_way_and_trains_the_same(model, monkeypatch):
+    """Traced and not generated, which would take a minute; dropout's masks are drawn outside."""
+    monkeypatch.setattr(compiling, "BACKEND", compiling.TRACING)
+    material, compiled = Material(small(model=model), torch.float32), Arithmetic(compile=True)
+    found = material.together(2, {0: 1, 1: 2}, compiled)
+    assert isinstance(found._logits, compiling.Compiled)
+    assert_equal(found.state_of(1), material.together(2, {1: 2}, compiled).state_of(1))
+    plain = material.together(2, {0: 1, 1: 2})
+    assert found.losses() == pytest.approx(plain.losses(), rel=1e-4)
 
 
 def test_images_of_runs_lie_side_by_side():
