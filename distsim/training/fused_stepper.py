@@ -45,7 +45,7 @@ class FusedStepper(Stepper):
         """Set up the step. On a GPU capture it; where the arithmetic says so, compile the network.
 
         Both leave arbitrary values in the network, so call `reset_runs` before use.
-        network : one of the kind; network, pictures, labels : on one device; labels are (n,) int64
+        network : one of the kind, on the CPU or the device; pictures, labels : on the device; labels are (n,) int64
         Errors are those of `Stepper`.
         """
         self._arithmetic = arithmetic or Arithmetic()
@@ -57,6 +57,8 @@ class FusedStepper(Stepper):
         self._pictures, self._labels, self._recipe = pictures, labels, recipe
         image = (pictures.channels, pictures.size, pictures.size)
         self.network = fused(network, runs, self.batch, image)
+        if next(network.parameters()).device != self.device:
+            self.network.to(self.device)
         self._parameters = dict(self.network.named_parameters())
         self._modules = list(dropouts_of(self.network))
         self._dropouts = [stream for module in self._modules for stream in module.streams]  # type: ignore[misc]

@@ -92,7 +92,7 @@ class GroupTrainer:
     def _stepper(self) -> FusedStepper:
         """Return the step, made on first use and kept: a GPU captures it."""
         trainer, identity = self.trainer, self.trainer.identity
-        network = build(trainer.problem, trainer.classes).to(trainer.device)
+        network = build(trainer.problem, trainer.classes)
         arithmetic = Arithmetic.of(identity)
         data = trainer.data
         return FusedStepper(network, self.size, data.pictures, data.labels, trainer.problem.recipe, arithmetic)
