@@ -340,6 +340,23 @@ def test_other_padding_is_refused(monkeypatch):
         require_fusible(dataclasses.replace(PROBLEMS["digits"], model="own"), 10)
 
 
+def test_a_dropout_that_is_called_twice_is_refused(monkeypatch):
+    """It would drop the same each time."""
+
+    class Twice(nn.Module):
+        def __init__(self, channels, size, classes):
+            super().__init__()
+            self.hidden, self.drop = nn.Linear(channels * size * size, 8), nn.Dropout(0.5)
+            self.last = nn.Linear(8, classes)
+
+        def forward(self, x):
+            return self.last(self.drop(torch.relu(self.hidden(self.drop(x.flatten(1))))))
+
+    monkeypatch.setitem(MODELS, "own", Twice)
+    with pytest.raises(NotFusible, match="its forward calls drop, a Dropout, 2 times"):
+        require_fusible(dataclasses.replace(PROBLEMS["digits"], model="own"), 10)
+
+
 def test_what_mixes_channels_is_found_by_what_comes_out(monkeypatch):
     """A linear layer on pixels passes each look at names."""
 
