@@ -124,7 +124,15 @@ def _register() -> None:
 
 @contextlib.contextmanager
 def fake_card() -> Iterator[torch.device]:
-    """Yield the card. Tensors that are made in the block are fake, on the CPU too."""
+    """Yield the card. Tensors that are made in the block are fake, on the CPU too.
+
+    A test is skipped where there is a real GPU: torch knows one kind of accelerator in a process, and would take the
+    card for it in the tests that come after.
+    """
+    if torch.cuda.is_available():
+        pytest.skip("a device without hardware would take the GPU's place in this process")
+    if not hasattr(backend_registration, "_setup_privateuseone_for_python_backend"):
+        pytest.skip(f"PyTorch {torch.__version__} makes no device in Python")
     _register()
     tf32 = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
     with pytest.MonkeyPatch.context() as patch:

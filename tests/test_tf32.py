@@ -21,7 +21,7 @@ from distsim.sweep.order import prepare
 from distsim.sweep.training_worker import TrainingWorker
 from distsim.tf32 import Switch, set_tf32
 from distsim.training import loop
-from distsim.training.stepper import Arithmetic, Stepper
+from distsim.training.stepper import Arithmetic, Stepper, require_arithmetic
 
 WAIT = 20.0  # seconds, at most, until another thread has come to where it must
 SENTENCE = (
@@ -192,6 +192,19 @@ def test_python_and_workers_refuse_it_too(tmp_path: Path) -> None:
         worker.complete()
     with pytest.raises(ValueError, match=f"^{SENTENCE}"):
         Stepper(None, None, torch.zeros(1), SMALL.recipe, Arithmetic("tf32"))  # type: ignore[arg-type]
+
+
+def test_a_gpu_that_has_no_tf32_is_not_taken_for_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Tesla T4")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (7, 5))
+    require_arithmetic(Arithmetic("float32"), "cuda")
+    with pytest.raises(
+        ValueError, match=r"^precision tf32 needs .* capability 8\.0 or more, and Tesla T4 has 7\.5: use"
+    ):
+        require_arithmetic(Arithmetic("tf32"), "cuda")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
+    require_arithmetic(Arithmetic("tf32"), "cuda")
 
 
 def test_a_store_that_was_trained_in_it_is_compared_on_a_cpu_but_not_extended(

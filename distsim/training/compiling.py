@@ -80,10 +80,11 @@ def _own_pass(network: Network, device: str, deterministic: bool, backend: str) 
     torch keeps what it compiles with a function's code, and refuses after some kinds of arguments. So each structure
     has code of its own.
     """
+    deterministic = deterministic and device != "cpu"
     key = (str(network), device, deterministic, backend)
     if key not in _passes:
         code = _forward.__code__.replace(co_name=f"pass_{len(_passes)}")
-        options = _options(deterministic and device != "cpu") if backend == "inductor" else None
+        options = _options(deterministic) if backend == "inductor" else None
         own: Any = types.FunctionType(code, _forward.__globals__)
         _passes[key] = torch.compile(own, fullgraph=True, dynamic=False, backend=backend, options=options)
     return _passes[key]

@@ -29,6 +29,7 @@ from distsim.training.compiling import Compiled, require_compiler, told
 from distsim.training.streams import own_stream
 
 State = dict[str, Tensor]
+AMPERE = (8, 0)  # the first compute capability that has TF32; before it, PyTorch's switch changes nothing
 REHEARSALS = 3  # steps before a graph is captured, in which libraries choose their kernels and allocate their memory
 
 
@@ -347,8 +348,16 @@ def require_precision(precision: str, device: str) -> None:
 
 
 def require_arithmetic(arithmetic: Arithmetic, device: str) -> None:
-    """Check that this machine can train in the arithmetic. ValueError: see `require_precision`, `require_compiler`."""
+    """Check that this machine can train in the arithmetic.
+
+    ValueError: see `require_precision` and `require_compiler`; or its GPU, one before NVIDIA's Ampere, has no TF32.
+    """
     require_precision(arithmetic.precision, device)
+    if arithmetic.precision == "tf32" and torch.cuda.is_available() and torch.cuda.get_device_capability() < AMPERE:
+        raise ValueError(
+            f"precision tf32 needs a GPU of compute capability 8.0 or more, and {torch.cuda.get_device_name()} has "
+            f"{'.'.join(map(str, torch.cuda.get_device_capability()))}: use --precision float32, which is another sweep"
+        )
     if arithmetic.compile:
         require_compiler(device)
 

@@ -140,6 +140,15 @@ def test_every_problem_compiles_as_one_graph(name):
 
 
 @pytest.mark.usefixtures("traced")
+def test_a_compiled_pass_is_in_the_precision_of_the_step():
+    losses, state = stepped(on_noise(SMALL, Arithmetic("bfloat16", compile=True)))
+    expected, plain = stepped(on_noise(SMALL, Arithmetic("bfloat16")))
+    assert losses == expected
+    assert losses != stepped(on_noise(SMALL, Arithmetic(compile=True)))[0]
+    same(state, plain)
+
+
+@pytest.mark.usefixtures("traced")
 def test_networks_of_one_structure_are_compiled_once(monkeypatch):
     """A pack trains many, and torch refuses to compile one function for too many kinds of arguments."""
     compiled, compile_ = [], torch.compile
