@@ -41,16 +41,17 @@ def fused(network: Network, runs: int, batch: int, image: tuple[int, int, int]) 
     batch : number of images in a step; image : (channels, h, w) of one, for the shapes of what is dropped out
     The network must be one that `distsim.training.fusible.require_fusible` lets pass.
     """
-    shapes = _inputs_of_dropouts(network, image)
+    shapes, device = _inputs_of_dropouts(network, image), next(network.parameters()).device
     replaced: dict[nn.Module, nn.Module] = {}
-    result = copy.deepcopy(network)
+    # all modules that have parameters or buffers are replaced, so these need no copy
+    result = copy.deepcopy(network, {id(tensor): tensor for tensor in (*network.parameters(), *network.buffers())})
     for path, module in dict(result.named_modules()).items():
         for name, child in module.named_children():
             inner = f"{path}.{name}".lstrip(".")
             if type(child) in _FUSED and child not in replaced:
                 replaced[child] = _FUSED[type(child)](child, runs)
             if type(child) is Dropout and child not in replaced:
-                replaced[child] = FusedDropout(child.p, runs, batch, shapes[inner])
+                replaced[child] = FusedDropout(child.p, runs, batch, shapes[inner], device)
             if child in replaced:
                 setattr(module, name, replaced[child])
     return result
@@ -160,12 +161,12 @@ class FusedDropout(nn.Module):
 
     uniform: Tensor
 
-    def __init__(self, p: float, runs: int, batch: int, shape: tuple[int, ...]) -> None:
+    def __init__(self, p: float, runs: int, batch: int, shape: tuple[int, ...], device: torch.device) -> None:
         """shape : of what is dropped out of one image in one run."""
         super().__init__()
         self.p = p
         self.streams = tuple(Stream() for _ in range(runs))
-        self.register_buffer("uniform", torch.zeros(runs, batch, *shape), persistent=False)
+        self.register_buffer("uniform", torch.zeros(runs, batch, *shape, device=device), persistent=False)
 
     def draw(self) -> None:
         """Draw the numbers that decide a step's masks."""

@@ -42,11 +42,11 @@ class FusedStepper(Stepper):
         recipe: Recipe,
         arithmetic: Arithmetic | None = None,
     ) -> None:
-        """Set up the step. On a GPU capture it; where the arithmetic says so, compile the fused network.
+        """Set up the step. On a GPU capture it; where the arithmetic says so, compile the network.
 
-        Call `reset_runs` before use.
+        Both leave arbitrary values in the network, so call `reset_runs` before use.
         network : one of the kind, on the CPU or the device; pictures, labels : on the device; labels are (n,) int64
-        ValueError: the device has no such precision. CannotCompile, which is one: the network cannot be compiled.
+        Errors are those of `Stepper`.
         """
         self._arithmetic = arithmetic or Arithmetic()
         require_precision(self._arithmetic.precision, labels.device.type)
@@ -56,7 +56,9 @@ class FusedStepper(Stepper):
         self.steps = pictures.n // self.batch
         self._pictures, self._labels, self._recipe = pictures, labels, recipe
         image = (pictures.channels, pictures.size, pictures.size)
-        self.network = fused(network, runs, self.batch, image).to(self.device)
+        self.network = fused(network, runs, self.batch, image)
+        if next(network.parameters()).device != self.device:
+            self.network.to(self.device)
         self._parameters = dict(self.network.named_parameters())
         self._modules = list(dropouts_of(self.network))
         self._dropouts = [stream for module in self._modules for stream in module.streams]  # type: ignore[misc]
@@ -95,14 +97,13 @@ class FusedStepper(Stepper):
                         self._masks[name] = torch.ones_like(self._parameters[name])
                     self._masks[name][slot].copy_(masks[name])
 
+    @property
+    def _channels(self) -> int:
+        return self.runs * self._pictures.channels
+
     def begin_epoch(self, epoch: Epoch) -> None:
         """Begin an epoch of all runs."""
         self.begin(epoch.order, epoch.draws, epoch.rates, epoch.seeds)
-
-    def _batch(self) -> Tensor:
-        p = self._pictures
-        images = torch.zeros(self.runs * self.batch, p.channels, p.size, p.size, device=self.device)
-        return side_by_side(images, self.runs)
 
     @property
     def modules(self) -> int:

@@ -37,13 +37,14 @@ def require_fusible(problem: Problem, classes: int | None = None) -> None:
     It runs once in a process for each network.
     NotFusible, which is a ValueError, names the module or function that distsim cannot fuse.
     """
-    key = (id(MODELS.get(problem.model)), problem.channels, problem.size, classes or len(problem.classes))
+    model = MODELS.get(problem.model)
+    key = (id(model), problem.channels, problem.size, classes or len(problem.classes))
     if key not in _FUSIBLE:
         _require(problem, classes)
-        _FUSIBLE.add(key)
+        _FUSIBLE[key] = model
 
 
-_FUSIBLE: set[tuple[int, ...]] = set()
+_FUSIBLE: dict[tuple[int, ...], object] = {}  # with the model, so that its id is not used again
 
 
 def _require(problem: Problem, classes: int | None) -> None:
@@ -108,6 +109,10 @@ def _unknown_functions(network: Network) -> Iterator[str]:
         told = (str(error).strip().splitlines() or [""])[0]
         yield f"its forward cannot be followed ({type(error).__name__}: {told})"
         return
+    called = [str(node.target) for node in graph.nodes if node.op == "call_module"]
+    for path, module in network.named_modules():
+        if isinstance(module, Dropout) and called.count(path) > 1:
+            yield f"its forward calls {path}, a Dropout, {called.count(path)} times"
     for node in graph.nodes:
         if node.op == "get_attr":
             yield f"its forward uses {node.target}, which belongs to no module that is known"

@@ -279,19 +279,21 @@ class Stepper:
         if gradients:
             torch._foreach_mul_(gradients, masks)
 
+    @property
+    def _channels(self) -> int:
+        """Return the number of channels that a step's images have."""
+        return self._pictures.channels
+
     def _compile(self) -> None:
         """Let the step call the compiled network, and do a step, in which it is compiled. CannotCompile: it is not."""
+        pictures = self._pictures
+        images = torch.zeros(self.batch, self._channels, pictures.size, pictures.size, device=self.device)
         with told(), SWITCH.products(self._arithmetic.precision):
             with self._on_stream():
-                self._logits = Compiled(self.network, self._batch(), self._arithmetic.deterministic)
+                images = images.contiguous(memory_format=torch.channels_last)
+                self._logits = Compiled(self.network, images, self._arithmetic.deterministic)
             with GLOBAL_GENERATOR, torch.random.fork_rng(devices=[]):
                 self._rehearse(1)
-
-    def _batch(self) -> Tensor:
-        """Return a batch of black images, in the memory format of a step's."""
-        pictures = self._pictures
-        images = torch.zeros(self.batch, pictures.channels, pictures.size, pictures.size, device=self.device)
-        return images.contiguous(memory_format=torch.channels_last)
 
     def _rehearse(self, steps: int) -> None:
         """Do some steps that count for nothing."""

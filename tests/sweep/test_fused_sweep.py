@@ -282,6 +282,10 @@ def test_the_forecast_counts_empty_slots(tmp_path, monkeypatch):
     assert " of memory, about " in said
     assert forecast._images(order, lack, slots=True) == 192 * (3 + 2 * 16)
     assert cost.training_rate(SMALL, 10, "cpu", enough=0.0, fuse=4) > 0
+    warnings = forecast.training_warnings([order], {"digits": lack}, engine, None)
+    assert forecast.FUSED_ON_CPU in warnings
+    alone = ordered(5, fuse=1)
+    assert forecast.FUSED_ON_CPU not in forecast.training_warnings([alone], {"digits": lack}, engine, None)
 
 
 @pytest.mark.parametrize("name", ["cifar2", "vgg16_cifar10"])

@@ -13,6 +13,7 @@ from distsim.models import build
 from distsim.problems import PROBLEMS
 from distsim.sweep import extraction
 from distsim.tf32 import SWITCH
+from distsim.training.fused_stepper import Epoch, FusedStepper
 from distsim.training.loop import EpochStreams, evaluate, finish, train_steps
 from distsim.training.stepper import Arithmetic, Stepper
 
@@ -116,6 +117,48 @@ def test_every_optimizer_and_precision_keeps_the_discipline(card, optimizer, ari
     recipe = dataclasses.replace(PROBLEMS["digits"].recipe, optimizer=optimizer, lars=True, augment=augmented)
     problem = dataclasses.replace(PROBLEMS["digits"], recipe=recipe)
     assert epoch(stepper(problem, card, arithmetic), problem) == {"Stepper.begin", "Stepper.loss"}
+
+
+def fused_stepper(problem, device, arithmetic=None):
+    pictures = augment.Pictures(images_of(problem, device), *constants(problem))
+    labels = torch.zeros(N, dtype=torch.int64, device=device)
+    made = FusedStepper(on_card(build(problem, 10)), 3, pictures, labels, problem.recipe, arithmetic)
+    made.step._graph.again = made._step
+    return made
+
+
+def fused_epoch(made, problem):
+    """Train fused runs under supervision, their losses not read. Return what copied."""
+    draws = augment.draw(problem.recipe.augment, N, problem.size, torch.Generator())
+    draws = {name: values.expand(3, *values.shape) for name, values in draws.items()}
+    order, seeds = torch.zeros(3, N, dtype=torch.int64), [0] * 3 * made.modules
+    discipline = Discipline(set(), COPIES)
+    with discipline:
+        made.begin_epoch(Epoch(order, draws, [0.1] * made.steps, seeds))
+        for _ in range(made.steps):
+            made.step()
+    return discipline.used
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_a_step_of_fused_runs_reads_and_copies_nothing(card, name):
+    problem = PROBLEMS[name]
+    assert fused_epoch(fused_stepper(problem, card), problem) == COPIES
+
+
+@pytest.mark.parametrize("arithmetic", ALL_ARITHMETICS, ids=str)
+def test_fused_runs_keep_the_discipline_with_lars_in_every_precision(card, arithmetic):
+    recipe = dataclasses.replace(PROBLEMS["digits"].recipe, optimizer="fast_sgd", lars=True)
+    problem = dataclasses.replace(PROBLEMS["digits"], recipe=recipe)
+    assert fused_epoch(fused_stepper(problem, card, arithmetic), problem) == COPIES
+
+
+def test_a_step_of_fused_runs_that_waits_for_the_host_is_refused(card, monkeypatch):
+    problem = PROBLEMS["digits"]
+    made = fused_stepper(problem, card)
+    monkeypatch.setattr(Stepper, "_hold_back", lambda self: float(self._rate))
+    with pytest.raises(Undisciplined, match=r"^FusedStepper\._step, line \d+, reads"):
+        fused_epoch(made, problem)
 
 
 def zeros(network):

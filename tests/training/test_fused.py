@@ -81,7 +81,9 @@ class Material:
         return stepper
 
     def stepper(self, size, arithmetic=None):
-        return FusedStepper(self.network(0), size, self.pictures, self.labels, self.recipe, arithmetic)
+        return FusedStepper(
+            self.network(0).to(self.labels.device), size, self.pictures, self.labels, self.recipe, arithmetic
+        )
 
     def together(self, size, runs, arithmetic=None, start=None):
         """The fused stepper after an epoch. runs : slot -> run"""
@@ -212,6 +214,18 @@ def test_batches_are_counted_for_each_run():
     assert counts == [100 + STEPS, STEPS]
 
 
+@pytest.mark.parametrize("model", ["vgg_digits", "resnet_fast"])
+def test_a_compiled_step_is_one_graph_each_way_and_trains_the_same(model, monkeypatch):
+    """Traced and not generated, which would take a minute; dropout's masks are drawn outside."""
+    monkeypatch.setattr(compiling, "BACKEND", compiling.TRACING)
+    material, compiled = Material(small(model=model), torch.float32), Arithmetic(compile=True)
+    found = material.together(2, {0: 1, 1: 2}, compiled)
+    assert isinstance(found._logits, compiling.Compiled)
+    assert_equal(found.state_of(1), material.together(2, {1: 2}, compiled).state_of(1))
+    plain = material.together(2, {0: 1, 1: 2})
+    assert found.losses() == pytest.approx(plain.losses(), rel=1e-4)
+
+
 def test_images_of_runs_lie_side_by_side():
     images = torch.arange(2 * 3 * 2 * 4 * 4).view(6, 2, 4, 4)  # two runs of three images
     beside = side_by_side(images, 2)
@@ -323,6 +337,23 @@ def test_other_padding_is_refused(monkeypatch):
 
     monkeypatch.setitem(MODELS, "own", own)
     with pytest.raises(NotFusible, match="module conv pads with 'reflect', only zeros are known"):
+        require_fusible(dataclasses.replace(PROBLEMS["digits"], model="own"), 10)
+
+
+def test_a_dropout_that_is_called_twice_is_refused(monkeypatch):
+    """It would drop the same each time."""
+
+    class Twice(nn.Module):
+        def __init__(self, channels, size, classes):
+            super().__init__()
+            self.hidden, self.drop = nn.Linear(channels * size * size, 8), nn.Dropout(0.5)
+            self.last = nn.Linear(8, classes)
+
+        def forward(self, x):
+            return self.last(self.drop(torch.relu(self.hidden(self.drop(x.flatten(1))))))
+
+    monkeypatch.setitem(MODELS, "own", Twice)
+    with pytest.raises(NotFusible, match="its forward calls drop, a Dropout, 2 times"):
         require_fusible(dataclasses.replace(PROBLEMS["digits"], model="own"), 10)
 
 

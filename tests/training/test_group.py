@@ -198,6 +198,22 @@ def test_pruning_on_the_device_gives_the_masks_of_the_cpu(small):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_group_on_a_gpu_is_extended_and_goes_on_to_the_same_bits(precision):
+    """The CPU's twins are above."""
+    data = load(SMALL, "")
+    trainer = Trainer(identify(SMALL, data, precision=precision, deterministic=True), data, "cuda")
+    complete, kept = trainer.complete(), Kept()
+    before = dict.fromkeys(range(3), complete)
+    whole = networks(GroupTrainer(trainer, 4), 1, before, complete, kept)
+    group = GroupTrainer(trainer, 4)
+    assert_same(group.iterate(1, 1, complete, complete), whole[1])
+    for run, trained in networks(group, 1, before, complete, Kept(kept.offers[0])).items():
+        assert_same(trained, whole[run])
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_pruning_on_a_gpu_gives_the_masks_of_the_cpu():
     """With ties, which are broken by place."""
     from distsim.models import build
