@@ -242,7 +242,7 @@ def test_a_result_of_each_part_finds_its_place(read: ModuleType, tmp_path: Path)
         file.write('{"rate": "cut off in the mid')
     text = "\n".join(section.markdown() for section in read.sections([read.session_of(folder)], fresh=True))
     assert cells(text, "the same bits, and tests", "all")[1:] == ["639", "1", "2", "61"]
-    assert "Failed: tests/metrics/test_cka.py::test_cka." in text
+    assert "Failed: `tests/metrics/test_cka.py::test_cka`." in text
     assert cells(text, "the same bits, and tests", "packed")[1:] == ["alone", "**no**"]
     assert cells(text, "kernels", "cifar2")[1:] == ["alone", "158", "600", "wgrad 100; adam 50"]
     assert cells(text, "chains together", "cifar2")[1:3] == ["1", "alone"]

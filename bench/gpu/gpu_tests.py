@@ -9,13 +9,27 @@ import os
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 from rows import DEVICE, ROOT, Rows, until
 
-WORKERS = 6  # each takes a gigabyte or two of the GPU's memory
+WORKERS = int(os.environ.get("WORKERS", "6"))  # processes; each takes a gigabyte or two of the GPU's memory
 TWINS = ("tests/training/test_gpu_streams.py", "tests/comparison/test_routes_on_gpus.py")
 LINES = 12  # of a failure's text that are kept
+
+
+def marked(folder: Path) -> list[str]:
+    """Return the files with such tests. Each worker collects for itself, which takes a while if it is all files.
+
+    A conftest.py may mark those of its folder.
+    """
+    files = sorted(folder.rglob("test_*.py"))
+    return [str(file) for file in files if any(map(_marks, (file, file.parent / "conftest.py")))]
+
+
+def _marks(file: Path) -> bool:
+    return file.exists() and "mark.gpu" in file.read_text()
 
 
 class Recorder:
@@ -49,7 +63,7 @@ def main() -> int:
     arguments = ["-q", "-W", "default", "-p", "no:cacheprovider", "-p", "no:benchmark", "-m"]
     if DEVICE == "cuda":
         os.environ.setdefault("DISTSIM_REQUIRE", "cuda,cupy")
-        arguments += ["gpu", "-n", str(WORKERS), "tests"]
+        arguments += ["gpu", "-n", str(WORKERS), *marked(ROOT / "tests")]
     else:
         arguments += ["not long and not ray", *TWINS]
     rows = Rows("tests", until(__doc__))

@@ -18,7 +18,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--published", type=Path, required=True, help="the study's folder")
     for name in ("--asked", "--status", "--seconds"):
-        parser.add_argument(name, type=int, required=True, help="runs, exit status and seconds of the sweep")
+        parser.add_argument(name, type=int, required=True, help="runs, exit status, and seconds since the sweep began")
     parser.add_argument("flags", nargs="*", help="of the sweep")
     given = parser.parse_args()
     study = read(given.published)
@@ -34,7 +34,7 @@ def main() -> int:
         "flags": told(given.flags),
         "training_seconds": round(3600 * sum(part["training_hours"] for part in study.parts), 1),
         "comparison_seconds": round(3600 * sum(part["comparison_hours"] for part in study.parts), 1),
-        "seconds": given.seconds,  # of the last command, which may have gone on from earlier ones
+        "seconds": given.seconds,
         "status": given.status,
     }
     with (Path(os.environ["OUT"]) / "study.jsonl").open("a") as file:

@@ -30,7 +30,7 @@ if [ "$DEVICE" = cpu ]; then
 fi
 read -ra more <<< "${MORE:-}"
 
-bring_back() {  # runs asked for, status, seconds
+bring_back() {  # runs asked for, status, seconds since the first command began
     rm -rf "$WORK/published"
     "$PYTHON" -m distsim merge "$store" --into "$WORK/published" >> "$OUT/study.log" 2>&1 || return
     tar -cf "$WORK/study.tar" -C "$WORK/published" . && mv "$WORK/study.tar" "$OUT/study.tar"
@@ -38,15 +38,28 @@ bring_back() {  # runs asked for, status, seconds
         -- "${flags[@]}" "${more[@]}"
 }
 
+sweep() {  # runs: the sweep, for as long as there is time, less what bringing it back takes
+    timeout --signal INT --kill-after 10 $((END - SECONDS - 20)) "$PYTHON" sweeps/cifar2.py "${flags[@]}" "${more[@]}" \
+        --runs "$1" --storage "$store" >> "$OUT/study.log" 2>&1
+}
+
+first=$SECONDS
 for count in $runs; do
-    left=$((END - SECONDS - 20))  # to bring it back
-    [ $left -gt 10 ] || break
-    began=$SECONDS
-    timeout --signal INT --kill-after 10 $left "$PYTHON" sweeps/cifar2.py "${flags[@]}" "${more[@]}" --runs "$count" \
-        --storage "$store" >> "$OUT/study.log" 2>&1
+    [ $((END - SECONDS)) -gt 30 ] || break
+    sweep "$count"
     status=$?
-    say "$count runs: status $status, $((SECONDS - began)) s"
-    bring_back "$count" "$status" "$((SECONDS - began))"
+    if [ $status != 0 ] && [ $((SECONDS - first)) -lt 60 ] && [[ "${flags[*]}" == *--compile* ]]; then
+        say "status $status: once more, without --compile"
+        tail -n 3 "$OUT/study.log"
+        plain=()
+        for flag in "${flags[@]}"; do [ "$flag" = --compile ] || plain+=("$flag"); done
+        flags=("${plain[@]}")
+        rm -rf "$store"  # compiled or not is another sweep
+        sweep "$count"
+        status=$?
+    fi
+    say "$count runs: status $status, $((SECONDS - first)) s since the first"
+    bring_back "$count" "$status" "$((SECONDS - first))"
     [ $status = 0 ] || break
 done
 tail -n 40 "$OUT/study.log" | cut -c 1-200

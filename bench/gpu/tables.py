@@ -18,6 +18,7 @@ PRECISIONS = {"float32": "float32", "tf32": "TF32", "bfloat16": "bfloat16"}
 FUSED = {"cifar2": 20, "cifar10": 5, "vgg16_cifar10": 5}  # chains of each problem that are fused
 PROFILED = ("cifar2", "vgg16_cifar10", "resnet_fast_cifar10")
 NAMED = 5  # kernels in the table
+LISTED = 20  # tests that failed
 PIECES = (
     "Gram matrix, float32", "Gram matrix, float64", "Cholesky factor", "product of the two factors", "eigenvalues",
     "QDWH with its bounds",
@@ -291,15 +292,16 @@ def same_bits(newest: Newest) -> Iterator[Table]:
     ran = totals.row["ran"] if totals else "all"
     keys = ("passed", "failed", "skipped", "seconds")
     tests.add(ran, *(tests.cell(totals, lambda row, key=key: f"{row[key]:,.0f}") for key in keys))
-    failed = [f"Failed: {row['failed']}." for row in rows if isinstance(row.get("failed"), str)]
-    yield tests.table(*failed)
+    failed = [f"`{row['failed']}`" for row in rows if isinstance(row.get("failed"), str)]
+    more = f", and {len(failed) - LISTED} more" if len(failed) > LISTED else ""
+    yield tests.table(*([f"Failed: {', '.join(failed[:LISTED])}{more}."] if failed else []))
 
 
 # --- a study ---------------------------------------------------------------------------------------------------------
 
 
 def study(newest: Newest) -> Iterator[Table]:
-    header = ("study", "runs × iterations", "flags", "a network: training", "comparison", "last command")
+    header = ("study", "runs × iterations", "flags", "a network: training", "comparison", "everything")
     table = Cells(newest, header, STUDY)
     done = newest.find("study", "networks", problem="cifar2", runs=20)
     shown = [newest.find("study", "networks", problem="cifar2"), done]
