@@ -80,7 +80,7 @@ def targets(newest: Newest) -> Iterator[Table]:
         table.add(f"{problem}, images/s", f"≥ {wanted:,}", table.cell(best, partial(_met, wanted=wanted)))
     best = _best(newest, problem="cifar2", way="fused", chains=20, **rate)
     table.add("20 fused cifar2 chains, images/s", "≥ 1,500,000", table.cell(best, partial(_met, wanted=1_500_000)))
-    qdwh = newest.find("comparisons", "seconds", piece="QDWH with its bounds")
+    qdwh = newest.find("comparisons", "seconds", piece="QDWH with its bounds", n=5000)
     table.add("NBS of two Cholesky factors, n = 5,000", "≤ 0.10 s", table.cell(_real(qdwh), _met_seconds))
     study = newest.find("study", "seconds", problem="cifar2", runs=20, status=0)
     table.add(
@@ -255,8 +255,9 @@ def layers(newest: Newest) -> Iterator[Table]:
     if together:
         differ, n = f"{together.row['largest_difference']:.1e}", f"{together.row['n']:,}"
         notes.append(f"GPU and CPU differ by at most {differ} in all metrics of trained cifar2 layers, n = {n}.")
+    n = next((row["n"] for row in newest.latest("comparisons")[1] if "route" in row), 5000)
     yield table.table(
-        "A comparison in five metrics, n = 5,000, from arrays on the host; `card`: from arrays on the card, as "
+        f"A comparison in five metrics, n = {n:,}, from arrays on the host; `card`: from arrays on the card, as "
         "`--activations memory` has them. VGG16 was trained on cifar2's two classes.",
         *notes,
     )
