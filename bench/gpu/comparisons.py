@@ -73,7 +73,7 @@ def main() -> int:
     rows = Rows("comparisons", until(__doc__))
     settle(torch.device(DEVICE), False)
     device_rates(rows)
-    for name, epochs in (("cifar2", 8), ("vgg16_cifar10", 4)):
+    for name, epochs in (("cifar2", 8), ("vgg16_cifar10", 2)):
         pairs: list[Pair] = []
         rows.measure({"trained": name}, partial(make_pairs, name, 1 if SMALL else epochs, pairs))
         if SMALL:
