@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: demo test check lint types faults faults-more faults-short mutants mutants-short results bench clean
+.PHONY: demo test check lint types faults faults-more faults-short mutants mutants-short results bench gpu-bundle clean
 
 demo: $(READY)
 	$(BIN)/python sweeps/digits.py
@@ -52,6 +52,10 @@ results: $(READY)
 bench: $(READY)
 	$(BIN)/python bench/training.py
 	$(BIN)/python bench/metrics.py --no-peers
+
+# What a bare GPU machine lacks, in .gpu/: IMAGES is a folder of images, or an archive of one. There: bench/gpu/run.sh.
+gpu-bundle:
+	PYTHON=$(PYTHON) bash bench/gpu/bundle.sh
 
 lint: $(READY)
 	$(BIN)/ruff format --check .

@@ -82,14 +82,14 @@ def describe(threads: int, device: str = "cpu") -> str:
     parts = [f"{cores()} cores of {_processor()}", f"{_memory() / 2**30:.0f} GiB", _blas()]
     if device != "cpu":
         parts.append(_gpu())
-    versions = [f"{name} {version}" for name in VERSIONS if (version := _version(name))]
+    versions = [f"{name} {version}" for name in VERSIONS if (version := installed(name))]
     parts.append(f"Python {platform.python_version()}, {', '.join(versions)}")
     parts.append(f"{threads} threads")
     parts.append(datetime.date.today().isoformat())
     return "; ".join(parts)
 
 
-def _version(name: str) -> str:
+def installed(name: str) -> str:
     """Return a package's version, or "" if it is not installed: training is measured without the store's packages."""
     try:
         return importlib.metadata.version(name)
@@ -129,5 +129,5 @@ def _blas() -> str:
 
 
 def _gpu() -> str:
-    version = _version("cupy-cuda13x") or _version("cupy-cuda12x") or _version("cupy")
+    version = installed("cupy-cuda13x") or installed("cupy-cuda12x") or installed("cupy")
     return torch.cuda.get_device_name() + (f", CuPy {version}" if version else "")

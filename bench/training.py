@@ -20,7 +20,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -177,13 +177,16 @@ def pictures(flags: argparse.Namespace) -> torch.Tensor:
 class Ours:
     """The library's own training, step by step."""
 
-    def __init__(self, inputs: Material, precision: str, deterministic: bool = False) -> None:
+    def __init__(
+        self, inputs: Material, precision: str, deterministic: bool = False, options: Mapping[str, bool] | None = None
+    ) -> None:
+        """Set up the step. options : further fields of its Arithmetic"""
         recipe, problem = inputs.problem.recipe, inputs.problem
         device = inputs.images.device
         settle(device, deterministic)
         network = build(problem, inputs.classes, torch_stream(0, "initialisation"))
         weights = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-        arithmetic = Arithmetic(precision, deterministic)
+        arithmetic = Arithmetic(precision, deterministic, **(options or {}))
         self.stepper = Stepper(network.to(device), inputs.pictures, inputs.labels, recipe, arithmetic)
         self.stepper.reset(weights, {})
         self.recipe, self.epoch = recipe, 0

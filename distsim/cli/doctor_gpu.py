@@ -138,12 +138,12 @@ def measurements(
     """
     yield {"next": f"products of matrices on the GPU, about {len(PRODUCTS) * OF_PRODUCTS:g} s"}
     with _failing() as failed:
-        found = [f"{name} {_product_rate(name, device, sizes) / 1e12:,.3g} TFLOP/s" for name in PRODUCTS]
+        found = [f"{name} {product_rate(name, device, sizes) / 1e12:,.3g} TFLOP/s" for name in PRODUCTS]
         yield {"line": f"products  {', '.join(found)}"}
     yield from failed
     yield {"next": "copies to, from and within the GPU"}
     with _failing() as failed:
-        found = [f"{what} {readable(rate)}/s" for what, rate in _copies(device).items()]
+        found = [f"{what} {readable(rate)}/s" for what, rate in copies(device).items()]
         yield {"line": f"copies    {', '.join(found)}"}
     yield from failed
     for precision in precisions(device):
@@ -168,7 +168,7 @@ def _failing() -> Iterator[list[Answer]]:
         failed.append({"failed": str(error).partition("\n")[0]})
 
 
-def _product_rate(name: str, device: str, sizes: Sequence[int]) -> float:
+def product_rate(name: str, device: str, sizes: Sequence[int]) -> float:
     """Measure FLOP/s of products in this arithmetic."""
 
     def multiplication(size: int) -> Callable[[], object]:
@@ -184,7 +184,7 @@ def _product_rate(name: str, device: str, sizes: Sequence[int]) -> float:
         return rate_of_products(multiplication, OF_PRODUCTS, sizes=sizes)
 
 
-def _copies(device: str) -> dict[str, float]:
+def copies(device: str) -> dict[str, float]:
     """Measure bytes a second of copies, by where from and where to. Pinned memory is measured on a GPU only."""
     there = torch.empty(COPIED, dtype=torch.uint8, device=device)
     hosts = {"": torch.zeros(COPIED, dtype=torch.uint8)}

@@ -67,7 +67,7 @@ def test_what_a_gpu_cannot_do_does_not_end_the_rest(monkeypatch: pytest.MonkeyPa
     def no_room(device: str) -> dict[str, float]:
         raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate")
 
-    monkeypatch.setattr(doctor_gpu, "_copies", no_room)
+    monkeypatch.setattr(doctor_gpu, "copies", no_room)
     with threads(1):
         found = list(measurements(DIGITS, 0.01, "cpu", sizes=(32,)))
     assert found[3] == {"failed": "CUDA out of memory."}
