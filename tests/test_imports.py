@@ -18,7 +18,7 @@ ORDER = """
 _version
 trace plotting seeds
 metrics: rounding arrays linalg polar channels cosine kernels
-metrics: mean_cca pwcca svcca channels_only cka dimension nbs . registry
+metrics: mean_cca pwcca svcca channels_only null cka dimension nbs . registry
 specs: canonical fields json_shape layer_names networks problem sweep .
 environment problems processor
 data: augment dataset mat digits fit formats folder published load arrays .
@@ -29,7 +29,7 @@ comparison: . recording sides pair similarities layer models
 store: aws local exclusive reasons remote storage commits lease fenced epochs arrays activations described paths records
 store: sweep_store descriptions
 store: existing . checkpoints
-results: . claims tables claims.study marks figures text claims.parts pairs reduce claims.papers claims.images
+results: . claims nulls tables claims.study marks figures text claims.parts pairs reduce claims.papers claims.images
 results: published merging rows
 sweep: . cost exact behaviour kept_behaviour extraction failures jobs plan cluster own_code stored_models
 sweep: comparison_worker order training_worker engine ray_cluster ray_engine forecast pairs run status at_work

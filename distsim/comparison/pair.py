@@ -39,6 +39,9 @@ class Result(TypedDict):
     # bounds of NBS, computed on a card with full-rate float64; None elsewhere, and where eigenvalues gave the value
     lower: NotRequired[float | None]
     upper: NotRequired[float | None]
+    # what the value is by chance, where that is known in closed form; None elsewhere
+    null: NotRequired[float | None]
+    null_sd: NotRequired[float | None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,6 +166,8 @@ class Pair:
             "effective_rank_y": spans.get("effective_rank_y"),
             "lower": measured.lower,
             "upper": measured.upper,
+            "null": measured.null,
+            "null_sd": measured.null_sd,
         }
 
     @cached_property
@@ -192,13 +197,15 @@ class Spans(TypedDict, total=False):
 
 
 class Measured(NamedTuple):
-    """A metric's value, or the reason why it has none; why the value should be read with care; and its bounds."""
+    """A metric's value or why it has none, why it should be read with care, its bounds, and what it is by chance."""
 
     value: float | None
     reason: str = ""
     warning: str = ""
     lower: float | None = None
     upper: float | None = None
+    null: float | None = None
+    null_sd: float | None = None
 
 
 def _measured(metric: Metric, *sides: Any) -> Measured:
@@ -208,4 +215,5 @@ def _measured(metric: Metric, *sides: Any) -> Measured:
         return Measured(None, str(reason))
     warning = metric.caution(*sides) if metric.caution else ""
     lower, upper = (metric.enclosed(*sides) if metric.enclosed else None) or (None, None)
-    return Measured(value, "", warning, lower, upper)
+    null, null_sd = (metric.null(*sides) if metric.null else None) or (None, None)
+    return Measured(value, "", warning, lower, upper, null, null_sd)

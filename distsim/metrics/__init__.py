@@ -11,6 +11,7 @@ from distsim.metrics.cosine import cosine
 from distsim.metrics.dimension import intrinsic_dimension
 from distsim.metrics.mean_cca import mean_cca, mean_squared_cca
 from distsim.metrics.nbs import nbs, procrustes
+from distsim.metrics.null import cka_null
 from distsim.metrics.pwcca import pwcca
 from distsim.metrics.svcca import svcca
 
@@ -19,6 +20,7 @@ __all__ = [
     "UnreliableSimilarity",
     "cka",
     "cka_channels",
+    "cka_null",
     "cka_unbiased",
     "cosine",
     "intrinsic_dimension",

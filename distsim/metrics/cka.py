@@ -2,6 +2,7 @@
 
 from array_api_compat import array_namespace
 
+from distsim.metrics import null
 from distsim.metrics.arrays import Array, Undefined, both_examples, or_nan
 from distsim.metrics.kernels import KernelPair, KernelSide, kernel_pair
 from distsim.metrics.rounding import EPS
@@ -73,13 +74,9 @@ CHANCE = 0.25  # of the value of `cka` for permuted examples, from which it shou
 
 
 def by_chance(pair: KernelPair) -> str:
-    """Say what `cka` would be by chance if that is more than `CHANCE`, else "".
-
-        E[CKA(X, PY)] = tr K tr L / ((n - 1) ‖K‖_F ‖L‖_F)      over all permutations P of the examples
-
-    K and L are centred: their rows sum to zero. So the mean of K's entries is tr K / n on the diagonal and
-    -tr K / (n(n - 1)) beside it.
-    """
-    x, y = pair.x, pair.y
-    expected = x.trace * y.trace / ((x.n - 1) * x.norm * y.norm)
-    return f"{expected:.2f} by chance, with {x.n} rows" if expected > CHANCE else ""
+    """Say what `cka` is by chance if that is more than `CHANCE`, else ""."""
+    expected = null.mean_of_cka(pair)
+    if expected <= CHANCE:
+        return ""
+    said = f"{expected:.2f} by chance, with {pair.x.n} rows"
+    return f"{said}, so it cannot be calibrated" if expected > null.FULL else said

@@ -21,6 +21,7 @@ from distsim.metrics.mean_cca import squared_from_pair as mean_squared_cca
 from distsim.metrics.nbs import angle_from_pair as procrustes
 from distsim.metrics.nbs import bounds_of_pair, few_rows
 from distsim.metrics.nbs import from_pair as nbs
+from distsim.metrics.null import Null, of_cka, of_unbiased
 from distsim.metrics.pwcca import from_pair as pwcca
 from distsim.metrics.svcca import from_pair as svcca
 from distsim.metrics.svcca import kept as kept_of_leading
@@ -42,6 +43,8 @@ class Metric:
     kept     of the same arguments: the numbers of directions of both sides that it compares; None: all of them
     bounds   between which all values lie; figures end bands there
     enclosed of the same arguments: two bounds between which this value lies, None: it was computed without
+    null     of the same arguments: what the value is by chance (distsim.metrics.null), where that is known in closed
+             form; None: it is not, and sweeps permute examples
     ValueError: another view, or a name that is not an identifier.
     """
 
@@ -55,6 +58,7 @@ class Metric:
     kept: Callable[..., tuple[int, int]] | None = None
     bounds: tuple[float, float] = (-math.inf, math.inf)
     enclosed: Callable[..., tuple[float, float] | None] | None = None
+    null: Callable[..., Null | None] | None = None
 
     def __post_init__(self) -> None:
         if self.view not in VIEWS:
@@ -99,7 +103,7 @@ for _metric in (
     ),
     # the weights always come from the complete network, so that the side does not jump between iterations
     Metric("pwcca", "channels", partial(pwcca, side="first"), "PWCCA", caution=saturation, bounds=_UNIT),
-    Metric("cka", "kernel", cka, "CKA", caution=by_chance, bounds=_UNIT),
+    Metric("cka", "kernel", cka, "CKA", caution=by_chance, bounds=_UNIT, null=of_cka),
     Metric("nbs", "kernel", nbs, "NBS", caution=few_rows, bounds=_UNIT, enclosed=bounds_of_pair),
     Metric("cosine", "output", cosine, "cosine", bounds=_UNIT),
     # beyond the papers
@@ -139,7 +143,7 @@ for _metric in (
     ),
     Metric("cka_channels", "channels", cka_channels, "CKA over channels", bounds=_UNIT),
     Metric("nbs_channels", "channels", nbs_channels, "NBS over channels", bounds=_UNIT),
-    Metric("cka_unbiased", "kernel", cka_unbiased, "unbiased CKA", bounds=(-math.inf, 1.0)),
+    Metric("cka_unbiased", "kernel", cka_unbiased, "unbiased CKA", bounds=(-math.inf, 1.0), null=of_unbiased),
     Metric("procrustes", "kernel", procrustes, "angular Procrustes", caution=few_rows, bounds=(0.0, math.pi / 2)),
     # no similarities: each looks at one side only
     Metric(

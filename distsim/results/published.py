@@ -17,6 +17,7 @@ from typing import Any, NotRequired, TypedDict
 
 import pandas as pd
 
+from distsim.results.nulls import with_nulls
 from distsim.results.tables import Tables, completed, read_parquet_bytes, to_parquet_bytes
 from distsim.specs import Identity, canonical_json
 from distsim.specs.fields import Natural
@@ -115,7 +116,7 @@ def read(folder: Path) -> Published:
         raise DamagedStore(f"{folder / STUDY} is damaged: its identity does not match its hash")
     frames = {name: _table(folder / f"{name}.parquet", record["tables"].get(f"{name}.parquet")) for name in TABLES}
     environments = frames.pop("environments")
-    frames["results"] = completed(frames["results"])
+    frames["results"] = with_nulls(completed(frames["results"]), frames["chance"])
     return Published(
         identity,
         Tables(*(frames[name] for name in TABLES[:-1])),
