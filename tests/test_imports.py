@@ -18,7 +18,8 @@ ORDER = """
 _version
 trace plotting seeds
 metrics: rounding arrays linalg polar channels cosine kernels
-metrics: mean_cca pwcca svcca channels_only null cka dimension nbs . registry
+metrics: mean_cca pwcca svcca channels_only null cka distances dimension nbs
+metrics: rsa neighbours soft_matching predictivity . registry
 specs: canonical fields json_shape layer_names networks problem sweep .
 environment problems processor
 data: augment dataset mat digits fit formats folder published load arrays .

@@ -4,7 +4,7 @@ import warnings
 from typing import Any
 
 import numpy as np
-from array_api_compat import array_namespace, is_torch_array
+from array_api_compat import array_namespace, is_cupy_array, is_torch_array
 
 from distsim.metrics.rounding import is_constant, unit_of
 
@@ -46,6 +46,13 @@ class Workspace:
         if array is None or array.shape != shape or array.dtype != dtype:
             array = self._arrays[name] = np.empty(shape, dtype)
         return array
+
+
+def on_host(A: Array) -> np.ndarray:
+    """Return an array's values as a NumPy array."""
+    if is_cupy_array(A):
+        return np.asarray(A.get())
+    return np.asarray(A.cpu()) if is_torch_array(A) else np.asarray(A)
 
 
 def full_rate_float64(capability: tuple[int, int]) -> bool:

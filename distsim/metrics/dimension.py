@@ -4,16 +4,15 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from array_api_compat import array_namespace, is_cupy_array, is_torch_array
+from array_api_compat import array_namespace
 
-from distsim.metrics.arrays import Array, Undefined, both_examples, or_nan
+from distsim.metrics.arrays import Array, Undefined, both_examples, on_host, or_nan
+from distsim.metrics.distances import ROUNDING
 from distsim.metrics.kernels import KernelPair, KernelSide, Unresolved, kernel_side
 from distsim.metrics.linalg import TILE
 from distsim.metrics.rounding import EPS
 
 FEWEST = 3  # examples, so that each has two neighbours
-# Rounding of a squared distance, in units times the sum of both squared norms. Measured: 1 for copies, 6 for others.
-ROUNDING = 16
 # Times `ROUNDING`: from here on squared distances of float32 products are good to 0.2 %, and nearly all to more.
 RESOLVED = 64
 
@@ -102,7 +101,7 @@ def _nearest(side: KernelSide) -> np.ndarray:
         first = xp.where(first > rounding, first, xp.zeros_like(first))
         second = xp.where(second - first > rounding, second, first)
         distances.append(xp.stack([first, second], axis=1))
-    return _numpy(xp.concat(distances))
+    return on_host(xp.concat(distances))
 
 
 def _only(side: KernelSide, examples: np.ndarray) -> KernelSide:
@@ -114,9 +113,3 @@ def _only(side: KernelSide, examples: np.ndarray) -> KernelSide:
     if side.features is None:
         return replace(side, n=A.shape[0], gram=A[:, rows])
     return replace(side, n=A.shape[0], features=A)
-
-
-def _numpy(A: Array) -> np.ndarray:
-    if is_cupy_array(A):
-        return A.get()
-    return A.cpu().numpy() if is_torch_array(A) else A

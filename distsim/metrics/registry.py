@@ -21,8 +21,12 @@ from distsim.metrics.mean_cca import squared_from_pair as mean_squared_cca
 from distsim.metrics.nbs import angle_from_pair as procrustes
 from distsim.metrics.nbs import bounds_of_pair, few_rows
 from distsim.metrics.nbs import from_pair as nbs
+from distsim.metrics.neighbours import from_pair as knn_overlap
 from distsim.metrics.null import Null, of_cka, of_unbiased
+from distsim.metrics.predictivity import from_pair as linear_predictivity
 from distsim.metrics.pwcca import from_pair as pwcca
+from distsim.metrics.rsa import from_pair as rsa
+from distsim.metrics.soft_matching import from_pair as soft_matching
 from distsim.metrics.svcca import from_pair as svcca
 from distsim.metrics.svcca import kept as kept_of_leading
 from distsim.metrics.svcca import saturation as saturation_of_leading
@@ -145,6 +149,10 @@ for _metric in (
     Metric("nbs_channels", "channels", nbs_channels, "NBS over channels", bounds=_UNIT),
     Metric("cka_unbiased", "kernel", cka_unbiased, "unbiased CKA", bounds=(-math.inf, 1.0), null=of_unbiased),
     Metric("procrustes", "kernel", procrustes, "angular Procrustes", caution=few_rows, bounds=(0.0, math.pi / 2)),
+    Metric("rsa", "kernel", rsa, "RSA", bounds=(-1.0, 1.0)),
+    Metric("knn_overlap", "kernel", knn_overlap, "overlap of 10 nearest neighbours", bounds=_UNIT),
+    Metric("soft_matching", "channels", soft_matching, "soft matching", bounds=_UNIT),
+    Metric("linear_predictivity", "kernel", linear_predictivity, "linear predictivity", bounds=(-math.inf, 1.0)),
     # no similarities: each looks at one side only
     Metric(
         "dimension",
