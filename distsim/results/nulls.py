@@ -34,6 +34,11 @@ def with_nulls(similarities: pd.DataFrame, chance: pd.DataFrame) -> pd.DataFrame
         null_sd=similarities["null_sd"].where(known, permuted["null_sd"]),
         null_of=similarities["null_of"].where(~closed, _label(similarities)).where(known, permuted["null_of"]),
     )
+    return above_chance(table)
+
+
+def above_chance(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the table with `z` and `calibrated`, from `value`, `null` and `null_sd`."""
     above = table["value"] - table["null"]
     room = (table["null"] <= FULL) & table["metric"].isin(CALIBRATED)
     return table.assign(
