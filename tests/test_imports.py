@@ -31,13 +31,13 @@ store: aws local exclusive reasons remote storage commits lease fenced epochs ar
 store: sweep_store descriptions
 store: existing . checkpoints
 results: . claims nulls tables claims.study marks figures text claims.parts pairs reduce claims.papers claims.images
-results: published merging rows
+results: claims.multiverse published merging rows
 sweep: . cost exact behaviour kept_behaviour extraction failures jobs plan cluster own_code stored_models
 sweep: comparison_worker order training_worker engine ray_cluster ray_engine forecast pairs run status at_work
 sweep: proof retraining
 verify: . report unfinished networks derived descriptions lineage walk store repair
 api: . arguments problem data drawing network study published opening running
-cli: ending . arguments doctor doctor_gpu output run studies proving commands sweeps main __main__
+cli: ending . arguments doctor doctor_gpu output run studies proving commands claiming sweeps main __main__
 script stages __main__
 """
 

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from distsim.cli.arguments import cluster, positive, whole
+from distsim.cli.claiming import do_claims
+from distsim.cli.claiming import flags as claims_flags
 from distsim.cli.commands import (
     do_compare,
     do_digest,
@@ -69,6 +71,8 @@ def _parser() -> argparse.ArgumentParser:
     _layers_flags(layers)
     _own_code(layers)
     command("report", do_report, "write tables and figures of what a store holds, and print the summary and the claims")
+    claims = command("claims", do_claims, "judge the claims of the papers, under one definition of each metric or all")
+    claims_flags(claims)
     command("list", do_list, "list a store's problems")
     digest = command("digest", do_digest, "read and check everything in a store and print its digests")
     digest.add_argument("--pieces", action="store_true", help="one line for each piece")
