@@ -18,7 +18,8 @@ ORDER = """
 _version
 trace plotting seeds
 metrics: reads rounding arrays linalg polar channels cosine kernels
-metrics: mean_cca pwcca svcca channels_only cka dimension nbs . registry
+metrics: mean_cca pwcca svcca channels_only null cka distances dimension nbs
+metrics: rsa neighbours soft_matching predictivity . registry
 specs: canonical fields json_shape layer_names networks problem sweep .
 environment problems processor tf32
 data: augment dataset mat digits fit formats folder published load arrays .
@@ -30,15 +31,15 @@ comparison: . devices recording sides pair similarities layer models
 store: aws local exclusive reasons remote storage commits lease fenced epochs arrays activations described paths records
 store: sweep_store descriptions
 store: existing . checkpoints
-results: . claims tables claims.study marks figures text claims.parts pairs reduce claims.papers claims.images
-results: published merging rows
+results: . claims nulls tables claims.study marks figures text claims.parts pairs reduce claims.papers claims.images
+results: claims.multiverse published merging rows
 sweep: . beside cost training_memory exact behaviour kept_behaviour extraction failures jobs
 sweep: plan cluster own_code stored_models
 sweep: on_device comparison_worker order training_worker engine ray_cluster ray_engine forecast pairs run status at_work
 sweep: proof retraining
 verify: . report unfinished networks derived descriptions lineage walk store repair
 api: . arguments problem data drawing network study published opening running
-cli: ending . arguments doctor doctor_gpu output run studies proving commands sweeps main __main__
+cli: ending . arguments doctor doctor_gpu output run studies proving commands claiming sweeps main __main__
 script stages __main__
 """
 

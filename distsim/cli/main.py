@@ -7,6 +7,8 @@ from typing import Any
 
 from distsim.cli import commands as work
 from distsim.cli.arguments import cluster, positive, whole
+from distsim.cli.claiming import do_claims
+from distsim.cli.claiming import flags as claims_flags
 from distsim.cli.output import reported
 from distsim.cli.proving import do_prove
 from distsim.cli.studies import do_merge
@@ -61,6 +63,8 @@ def _parser() -> argparse.ArgumentParser:
     command(
         "report", work.do_report, "write tables and figures of what a store holds, and print the summary and the claims"
     )
+    claims = command("claims", do_claims, "judge the claims of the papers, under one definition of each metric or all")
+    claims_flags(claims)
     command("list", work.do_list, "list a store's problems")
     digest = command("digest", work.do_digest, "read and check everything in a store and print its digests")
     digest.add_argument("--pieces", action="store_true", help="one line for each piece")

@@ -43,6 +43,9 @@ class Result(TypedDict):
     # bounds of NBS, computed on a card with full-rate float64; None elsewhere, and where eigenvalues gave the value
     lower: NotRequired[float | None]
     upper: NotRequired[float | None]
+    # what the value is by chance, where that is known in closed form; None elsewhere
+    null: NotRequired[float | None]
+    null_sd: NotRequired[float | None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -202,6 +205,8 @@ class Pair:
             "effective_rank_y": spans.get("effective_rank_y"),
             "lower": measured.lower,
             "upper": measured.upper,
+            "null": measured.null,
+            "null_sd": measured.null_sd,
         }
 
     @cached_property
@@ -292,13 +297,15 @@ class Spans(TypedDict, total=False):
 
 
 class Measured(NamedTuple):
-    """A metric's value, or the reason why it has none; why the value should be read with care; and its bounds."""
+    """A metric's value or why it has none, why it should be read with care, its bounds, and what it is by chance."""
 
     value: Number | None
     reason: str = ""
     warning: Any = ""  # a text, or a Later that becomes one
     lower: Number | None = None
     upper: Number | None = None
+    null: Number | None = None
+    null_sd: Number | None = None
 
 
 def _measured(metric: Metric, *sides: Any, **options: Any) -> Measured:
@@ -309,4 +316,5 @@ def _measured(metric: Metric, *sides: Any, **options: Any) -> Measured:
     value = value if metric.deferred else float(value)
     warning = metric.caution(*sides) if metric.caution else ""
     lower, upper = (metric.enclosed(*sides) if metric.enclosed else None) or (None, None)
-    return Measured(value, "", warning, lower, upper)
+    null, null_sd = (metric.null(*sides) if metric.null else None) or (None, None)
+    return Measured(value, "", warning, lower, upper, null, null_sd)

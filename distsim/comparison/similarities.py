@@ -1,7 +1,7 @@
 """The result of `distsim.compare`: a table, matrices, heat maps."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, TypeVar
@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from distsim.comparison.pair import Result
+from distsim.metrics.null import Null
 from distsim.metrics.registry import METRICS
 
 T = TypeVar("T")
@@ -75,10 +76,13 @@ class Similarities:
         k_x, k_y        directions that SVCCA keeps; else missing
         effective_rank_x, effective_rank_y   participation ratio of the channels' variances, for metrics over channels
         lower, upper    bounds of NBS, where they were computed (docs/metrics.md); else NaN
+        null, null_sd   what CKA, biased or unbiased, is by chance: mean and sd over permutations of the examples
+        z, calibrated   (value - null)/null_sd, and (value - null)/(1 - null)
         """
         whole = dict.fromkeys(("rank_x", "rank_y", "k_x", "k_y"), "Int64")
-        numbers = dict.fromkeys(("value", "effective_rank_x", "effective_rank_y", "lower", "upper"), "float64")
-        return _table(self.rows).astype(whole | numbers)
+        numbers = ("value", "effective_rank_x", "effective_rank_y", "lower", "upper", *NULL)
+        rows = [{**row, **_above_chance(row)} for row in self.rows]
+        return _table(rows).astype(whole | dict.fromkeys(numbers, "float64"))
 
     def matrix(self, metric: str | None = None) -> Any:
         """Return a metric's values as a DataFrame, with layers of x as rows and layers of y as columns.
@@ -114,7 +118,24 @@ class Similarities:
         return warned.reshape(len(self.layers_x), len(self.layers_y))
 
 
-def _table(rows: tuple[Row, ...]) -> Any:
+NULL = ("null", "null_sd", "z", "calibrated")
+
+
+def _above_chance(row: Row) -> dict[str, float | None]:
+    """Return the cells of `NULL` for a row. None: what its value is by chance is not known in closed form."""
+    mean, sd = row.get("null"), row.get("null_sd")
+    if row["value"] is None or mean is None or sd is None:
+        return dict.fromkeys(NULL)
+    null = Null(mean, sd)
+    return {
+        "null": null.mean,
+        "null_sd": null.sd,
+        "z": null.z(row["value"]),
+        "calibrated": null.calibrated(row["value"]),
+    }
+
+
+def _table(rows: Sequence[Mapping[str, Any]]) -> Any:
     """Return a DataFrame whose columns can be read by their old names too, `..._a` and `..._b`, for one release."""
     import pandas as pd
 

@@ -11,7 +11,12 @@ from distsim.metrics.cosine import cosine
 from distsim.metrics.dimension import intrinsic_dimension
 from distsim.metrics.mean_cca import mean_cca, mean_squared_cca
 from distsim.metrics.nbs import nbs, procrustes
+from distsim.metrics.neighbours import knn_overlap
+from distsim.metrics.null import cka_null
+from distsim.metrics.predictivity import linear_predictivity
 from distsim.metrics.pwcca import pwcca
+from distsim.metrics.rsa import rsa
+from distsim.metrics.soft_matching import soft_matching
 from distsim.metrics.svcca import svcca
 
 __all__ = [
@@ -19,14 +24,19 @@ __all__ = [
     "UnreliableSimilarity",
     "cka",
     "cka_channels",
+    "cka_null",
     "cka_unbiased",
     "cosine",
     "intrinsic_dimension",
+    "knn_overlap",
+    "linear_predictivity",
     "mean_cca",
     "mean_squared_cca",
     "nbs",
     "nbs_channels",
     "procrustes",
     "pwcca",
+    "rsa",
+    "soft_matching",
     "svcca",
 ]

@@ -2,6 +2,7 @@
 
 from array_api_compat import array_namespace
 
+from distsim.metrics import null
 from distsim.metrics.arrays import Array, Undefined, both_examples, or_nan
 from distsim.metrics.kernels import KernelPair, KernelSide, kernel_pair
 from distsim.metrics.reads import Number, Reads
@@ -77,17 +78,14 @@ CHANCE = 0.25  # of the value of `cka` for permuted examples, from which it shou
 
 
 def by_chance(pair: KernelPair) -> str:
-    """Say what `cka` would be by chance if that is more than `CHANCE`, else "".
-
-        E[CKA(X, PY)] = tr K tr L / ((n - 1) ‖K‖_F ‖L‖_F)      over all permutations P of the examples
-
-    K and L are centred: their rows sum to zero. So the mean of K's entries is tr K / n on the diagonal and
-    -tr K / (n(n - 1)) beside it.
-    """
+    """Say what `cka` is by chance if that is more than `CHANCE`, else ""."""
     x, y = pair.x, pair.y
     return pair.reads.later(_said, x.n, x.trace, y.trace, x.norm, y.norm)
 
 
 def _said(n: int, trace_x: float, trace_y: float, norm_x: float, norm_y: float) -> str:
-    expected = trace_x * trace_y / ((n - 1) * norm_x * norm_y)
-    return f"{expected:.2f} by chance, with {n} rows" if expected > CHANCE else ""
+    expected = null.mean(n, trace_x, trace_y, norm_x, norm_y)
+    if expected <= CHANCE:
+        return ""
+    said = f"{expected:.2f} by chance, with {n} rows"
+    return f"{said}, so it cannot be calibrated" if expected > null.FULL else said

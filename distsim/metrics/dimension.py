@@ -7,14 +7,13 @@ import numpy as np
 from array_api_compat import array_namespace, device
 
 from distsim.metrics.arrays import Array, Undefined, both_examples, or_nan
+from distsim.metrics.distances import ROUNDING
 from distsim.metrics.kernels import KernelPair, KernelSide, Unresolved, kernel_side
 from distsim.metrics.linalg import TILE
 from distsim.metrics.reads import NOW, read
 from distsim.metrics.rounding import EPS
 
 FEWEST = 3  # examples, so that each has two neighbours
-# Rounding of a squared distance, in units times the sum of both squared norms. Measured: 1 for copies, 6 for others.
-ROUNDING = 16
 # Times `ROUNDING`: from here on squared distances of float32 products are good to 0.2 %, and nearly all to more.
 RESOLVED = 64
 

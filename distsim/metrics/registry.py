@@ -21,7 +21,12 @@ from distsim.metrics.mean_cca import squared_from_pair as mean_squared_cca
 from distsim.metrics.nbs import angle_from_pair as procrustes
 from distsim.metrics.nbs import bounds_of_pair, few_rows
 from distsim.metrics.nbs import from_pair as nbs
+from distsim.metrics.neighbours import from_pair as knn_overlap
+from distsim.metrics.null import Null, of_cka, of_unbiased
+from distsim.metrics.predictivity import from_pair as linear_predictivity
 from distsim.metrics.pwcca import from_pair as pwcca
+from distsim.metrics.rsa import from_pair as rsa
+from distsim.metrics.soft_matching import from_pair as soft_matching
 from distsim.metrics.svcca import from_pair as svcca
 from distsim.metrics.svcca import kept as kept_of_leading
 from distsim.metrics.svcca import saturation as saturation_of_leading
@@ -45,6 +50,8 @@ class Metric:
     deferred whether these functions read numbers as `distsim.metrics.reads` says, so that a GPU need not wait. Those of
              the output view then take `reads` too. False, which one's own metrics need not change: they look at
              numbers as they like, and get pairs whose numbers are read at once
+    null     of the same arguments: what the value is by chance (distsim.metrics.null), where that is known in closed
+             form; None: it is not, and sweeps permute examples
     ValueError: another view, or a name that is not an identifier.
     """
 
@@ -59,6 +66,7 @@ class Metric:
     bounds: tuple[float, float] = (-math.inf, math.inf)
     enclosed: Callable[..., tuple[float, float] | None] | None = None
     deferred: bool = False
+    null: Callable[..., Null | None] | None = None
 
     def __post_init__(self) -> None:
         if self.view not in VIEWS:
@@ -104,7 +112,7 @@ for _metric in (
     ),
     # the weights always come from the complete network, so that the side does not jump between iterations
     Metric("pwcca", "channels", partial(pwcca, side="first"), "PWCCA", caution=saturation, bounds=_UNIT, deferred=True),
-    Metric("cka", "kernel", cka, "CKA", caution=by_chance, bounds=_UNIT, deferred=True),
+    Metric("cka", "kernel", cka, "CKA", caution=by_chance, bounds=_UNIT, deferred=True, null=of_cka),
     Metric("nbs", "kernel", nbs, "NBS", caution=few_rows, bounds=_UNIT, enclosed=bounds_of_pair, deferred=True),
     Metric("cosine", "output", cosine, "cosine", bounds=_UNIT, deferred=True),
     # beyond the papers
@@ -155,7 +163,15 @@ for _metric in (
     ),
     Metric("cka_channels", "channels", cka_channels, "CKA over channels", bounds=_UNIT, deferred=True),
     Metric("nbs_channels", "channels", nbs_channels, "NBS over channels", bounds=_UNIT, deferred=True),
-    Metric("cka_unbiased", "kernel", cka_unbiased, "unbiased CKA", bounds=(-math.inf, 1.0), deferred=True),
+    Metric(
+        "cka_unbiased",
+        "kernel",
+        cka_unbiased,
+        "unbiased CKA",
+        bounds=(-math.inf, 1.0),
+        deferred=True,
+        null=of_unbiased,
+    ),
     Metric(
         "procrustes",
         "kernel",
@@ -165,6 +181,10 @@ for _metric in (
         bounds=(0.0, math.pi / 2),
         deferred=True,
     ),
+    Metric("rsa", "kernel", rsa, "RSA", bounds=(-1.0, 1.0)),
+    Metric("knn_overlap", "kernel", knn_overlap, "overlap of 10 nearest neighbours", bounds=_UNIT),
+    Metric("soft_matching", "channels", soft_matching, "soft matching", bounds=_UNIT),
+    Metric("linear_predictivity", "kernel", linear_predictivity, "linear predictivity", bounds=(-math.inf, 1.0)),
     # no similarities: each looks at one side only
     Metric(
         "dimension",

@@ -14,6 +14,7 @@ from distsim import plotting
 from distsim.comparison.pair import Result
 from distsim.metrics.registry import in_order
 from distsim.results import figures
+from distsim.results.nulls import above_chance
 from distsim.results.tables import (
     ADDED,
     SIMILARITY_COLUMNS,
@@ -169,6 +170,7 @@ def _frame(rows: list[dict[str, Any]], last: list[str]) -> pd.DataFrame:
     if "value" in table:
         optional = ("value", "rank_x", "rank_y", *(name for name in ADDED if name in table))
         table = table.astype({name: SIMILARITY_COLUMNS[name] for name in optional})  # None becomes missing
+        table = above_chance(table) if "null" in table else table
         table = table[["problem", *KEYS, *(name for name in SIMILARITY_COLUMNS if name in table and name != "problem")]]
     return table.sort_values([*KEYS, *last], kind="stable", na_position="first").reset_index(drop=True)
 

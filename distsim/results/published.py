@@ -17,6 +17,7 @@ from typing import Any, NotRequired, TypedDict
 
 import pandas as pd
 
+from distsim.results.nulls import with_nulls
 from distsim.results.tables import TABLES, Tables, completed, read_parquet_bytes, to_parquet_bytes
 from distsim.specs import Identity, canonical_json
 from distsim.specs.fields import Natural
@@ -110,7 +111,7 @@ def read(folder: Path) -> Published:
     files = {name: f"{name}.parquet" for name in (*TABLES, "environments")}
     frames = {name: _table(folder / file, record["tables"].get(file)) for name, file in files.items()}
     environments = frames.pop("environments")
-    frames["results"] = completed(frames["results"])
+    frames["results"] = with_nulls(completed(frames["results"]), frames["chance"])
     parts, images, labels = tuple(record["parts"]), record.get("images", ""), record.get("labels", {})
     return Published(identity, Tables(*frames.values()), environments, parts, images, labels)
 

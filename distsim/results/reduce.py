@@ -31,7 +31,7 @@ from distsim.store.fenced import replace
 from distsim.store.paths import values_path
 from distsim.store.records import WEIGHTS_X, WEIGHTS_Y, weights_of
 
-VERSION = 3  # raise it when tables of the same values would come out differently: then written ones are made again
+VERSION = 4  # raise it when tables of the same values would come out differently: then written ones are made again
 
 
 def reduce(store: SweepStore, layers: Sequence[ComparedLayer], seed: int, again: bool = False) -> bool:

@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from distsim.metrics.registry import in_order
+from distsim.results.nulls import with_nulls
 from distsim.seeds import numpy_stream
 
 SIMILARITY_COLUMNS = {
@@ -50,9 +51,17 @@ SIMILARITY_COLUMNS = {
     "effective_rank_y": "float64",
     "lower": "float64",  # bounds of NBS from a card with full-rate float64; NaN where eigenvalues gave the value
     "upper": "float64",
+    "null": "float64",  # the similarity by chance (distsim.results.nulls); NaN: not known
+    "null_sd": "float64",
+    "z": "float64",  # (value - null)/null_sd
+    "calibrated": "float64",  # (value - null)/(1 - null)
+    "null_of": "str",  # the network whose examples were permuted, as run=3,iteration=7; "" where there is no null
 }
-# Values written by earlier versions lack these.
-ADDED = ("k_x", "k_y", "effective_rank_x", "effective_rank_y", "lower", "upper")
+ADDED: dict[str, Any] = {  # columns that values written by earlier versions lack, with what stands there instead
+    **dict.fromkeys(("k_x", "k_y", "effective_rank_x", "effective_rank_y", "lower", "upper")),
+    **dict.fromkeys(("null", "null_sd", "z", "calibrated")),
+    "null_of": "",
+}
 RANKS = ("rank_x", "rank_y")  # stores written before 0.2 have them in every row, whatever the metric
 NETWORK_COLUMNS = {
     "problem": "str",
@@ -131,9 +140,13 @@ class Tables:
         seed: int = 0,
         chance: pd.DataFrame | None = None,
     ) -> "Tables":
-        """Make the set of tables from the measured ones, adding their summaries. `seed` is that of the bootstrap."""
+        """Make the set of tables from the measured ones, adding their summaries and what values are by chance.
+
+        seed : of the bootstrap
+        """
+        chance = chance_table([]) if chance is None else chance
         summaries = summarise(similarities, seed), summarise_accuracy(networks, seed)
-        return cls(similarities, networks, *summaries, chance_table([]) if chance is None else chance)
+        return cls(with_nulls(similarities, chance), networks, *summaries, chance)
 
 
 def long_table(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
@@ -142,7 +155,7 @@ def long_table(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     Rows may lack the columns in `ADDED`, whose values are then missing.
     ValueError: a row lacks or adds a column, or a (problem, run, iteration, layer, metric) repeats.
     """
-    filled = ({**dict.fromkeys(ADDED), **row} for row in rows)
+    filled = ({**ADDED, **row} for row in rows)
     return _table(filled, SIMILARITY_COLUMNS, ["problem", "run", "iteration", "layer", "metric"])
 
 
@@ -233,7 +246,7 @@ def completed(similarities: pd.DataFrame) -> pd.DataFrame:
     columns = list(similarities.columns)  # a published study's table has more than those of a store
     for name in filter(missing.__contains__, SIMILARITY_COLUMNS):
         columns.insert(columns.index(places[places.index(name) - 1]) + 1, name)
-    added = similarities.reindex(columns=columns)
+    added = similarities.reindex(columns=columns).assign(**{name: ADDED[name] for name in missing if ADDED[name] == ""})
     return added.astype({name: SIMILARITY_COLUMNS[name] for name in ADDED})
 
 

@@ -521,6 +521,7 @@ def test_the_table() -> None:
     assert found.table.columns.tolist() == [
         *("layer_x", "layer_y", "metric"),
         *Result.__annotations__,
+        *("z", "calibrated"),
     ]
     keys = [tuple(row) for row in found.table[["layer_x", "layer_y", "metric"]].to_numpy()]
     assert keys == [

@@ -7,6 +7,7 @@ LAWS = "metrics/test_laws.py::"
 LAYER = "comparison/test_layer.py::"
 MODELS = "comparison/test_models_compared.py::"
 ROUNDING = "metrics/test_rounding.py::"
+NULLS = "metrics/test_null.py::"
 SATURATION = "metrics/test_saturation.py::"
 
 MUTANTS = (
@@ -191,10 +192,26 @@ MUTANTS = (
     Mutant(
         "chance-by-n",
         "The chance level of CKA is a little too low.",
-        "metrics/cka.py",
+        "metrics/null.py",
         "((n - 1) * norm_x",
         "(n**2 * norm_x",
         (SATURATION + "test_the_chance_level_of_cka_is_the_mean_over_permutations",),
+    ),
+    Mutant(
+        "chance-without-the-diagonals",
+        "The spread of CKA by chance leaves out how uneven the examples are.",
+        "metrics/null.py",
+        "max(even + uneven, 0.0)",
+        "max(even, 0.0)",
+        (NULLS + "test_mean_and_sd_are_those_of_all_permutations",),
+    ),
+    Mutant(
+        "chance-of-any-size",
+        "The spread of unbiased CKA by chance is that of another number of examples.",
+        "metrics/null.py",
+        "(n * (n - 3))",
+        "(n * (n - 1))",
+        (NULLS + "test_unbiased_mean_and_sd_are_those_of_all_permutations",),
     ),
     Mutant(
         "forced-correlations-counted-by-n",

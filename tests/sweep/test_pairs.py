@@ -175,6 +175,16 @@ def test_with_the_complete_network_they_are_the_sweeps_own(kept: SweepStore, com
     assert {key: mine[key] for key in own.index} == own.to_dict(), "to the bit"
 
 
+def test_they_say_what_cka_is_by_chance(kept: SweepStore, compared: pd.DataFrame) -> None:
+    own = results.read_tables(kept.root).similarities.set_index(["run", "iteration", "layer", "metric"])
+    mine = compared[compared["run_x"].isna()].set_index(["run_y", "iteration_y", "layer", "metric"])
+    for name in ("null", "null_sd", "z", "calibrated"):
+        cka = mine[name].xs("cka", level="metric")
+        assert cka.to_dict() == own[name].xs("cka", level="metric").to_dict(), name
+        assert cka.notna().all()
+        assert mine[name].xs("svcca", level="metric").isna().all(), "not known without permutations"
+
+
 def test_what_is_not_kept_is_computed_again_to_the_same_bits(
     kept: SweepStore, compared: pd.DataFrame, tmp_path: Path
 ) -> None:

@@ -1,0 +1,93 @@
+"""`distsim claims`: what a study says of each claim of the papers, under one definition of a metric or under all."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from distsim.cli.output import print_line
+from distsim.cli.studies import published_studies
+
+
+def flags(parser: argparse.ArgumentParser) -> None:
+    """Add the command's own flags."""
+    parser.add_argument(
+        "--multiverse",
+        action="store_true",
+        help="judge each claim under every definition of its metric that the tables hold: means over all columns, over "
+        "98 %% of the mass, other weights, the channel view, unbiased, calibrated against chance",
+    )
+    parser.add_argument("--out", metavar="FILE.csv", help="write the table of verdicts, with the numbers behind them")
+
+
+def do_claims(flags: argparse.Namespace) -> int:
+    """Print the verdicts, and write them where --out says."""
+    from distsim.results.claims.papers import check
+    from distsim.results.tables import to_csv_bytes
+
+    tables, images, seed = _tables(flags)
+    if flags.multiverse:
+        frame = _multiverse(flags, tables, images, seed)
+    else:
+        frame = _verdicts(check(tables, images))
+    if flags.out:
+        out = Path(flags.out).expanduser()
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_bytes(to_csv_bytes(frame))
+        print_line(f"{len(frame)} verdicts in {out}")
+    return 0
+
+
+def _tables(flags: argparse.Namespace) -> tuple[Any, dict[str, str], int]:
+    """Return a study's tables, what to say of the images of its problems, and its seed."""
+    from distsim.results import reduce
+    from distsim.results.claims.images import remark
+    from distsim.store import existing_stores
+    from distsim.store.descriptions import layers_of
+
+    for study in published_studies(flags):
+        return study.tables, {study.problem: study.images}, study.identity.seed
+    stores = existing_stores(flags.store, flags.problem)
+    seeds = [store.identity().seed for store in stores]
+    parts = [reduce.collect(store, layers_of(store), seed)[0] for store, seed in zip(stores, seeds, strict=True)]
+    return reduce.joined(parts), {store.problem: remark(store) for store in stores}, seeds[0]
+
+
+def _verdicts(verdicts: list[Any]) -> Any:
+    """Print each verdict with its conditions, and return the table."""
+    import pandas as pd
+
+    rows = []
+    for verdict in verdicts:
+        images = f" ({verdict.data})" if verdict.data else ""
+        print_line(f"{verdict.claim:4} {verdict.problem:20} {verdict.metric:9} {verdict.verdict}{images}")
+        print_line(f"     {verdict.text} ({verdict.where})")
+        fields = {name: getattr(verdict, name) for name in ("claim", "problem", "metric", "verdict", "text", "where")}
+        rows.append({**fields, "data": verdict.data, **verdict.numbers})
+    return pd.DataFrame.from_records(rows)
+
+
+def _multiverse(flags: argparse.Namespace, tables: Any, images: dict[str, str], seed: int) -> Any:
+    """Print the verdicts under all definitions, and return the table."""
+    from distsim.results.claims import multiverse
+
+    frame = multiverse.multiverse(tables, images, seed)
+    if frame.empty:
+        raise ValueError(f"no claim of the papers can be judged from {flags.store}: there is not enough data")
+    print_line(multiverse.as_text(frame))
+    print_line(f"{multiverse.summary(frame)}. Thresholds are those of the papers throughout.")
+    if missing := multiverse.lacking(tables):
+        print_line(f"not measured here: {', '.join(missing)}. {_how(flags, tables, missing)}")
+    return frame
+
+
+def _how(flags: argparse.Namespace, tables: Any, missing: list[str]) -> str:
+    """Say how the missing metrics are computed."""
+    from distsim.store.existing import published_in
+
+    store = "STORE" if published_in(flags.store) is not None else flags.store
+    problem = f" --problem {flags.problem}" if flags.problem else ""
+    metrics = " ".join(sorted({*tables.similarities["metric"], *missing}))
+    return (
+        f"Where the weights are, `distsim compare {store}{problem} --metrics {metrics}` computes them, and says first "
+        "what that takes"
+    )
