@@ -24,19 +24,19 @@ environment problems processor
 data: augment dataset mat digits fit formats folder published load arrays .
 models: layers lenet5 resnet_fast vgg calls compared contract .
 activations: . layout probe
-training: . optimizers pruning streams stepper checkpoint loop early_stopping chain
+training: . optimizers pruning streams stepper checkpoint loop early_stopping chain connectivity alignment
 comparison: . recording sides pair similarities layer models
 store: aws local exclusive reasons remote storage commits lease fenced epochs arrays activations described paths records
 store: sweep_store descriptions
 store: existing . checkpoints
 results: . claims tables claims.study marks figures text claims.parts pairs reduce claims.papers claims.images
-results: published merging rows
+results: published merging rows ladder
 sweep: . cost exact behaviour kept_behaviour extraction failures jobs plan cluster own_code stored_models
 sweep: comparison_worker order training_worker engine ray_cluster ray_engine forecast pairs run status at_work
-sweep: proof retraining
+sweep: proof retraining ladder
 verify: . report unfinished networks derived descriptions lineage walk store repair
 api: . arguments problem data drawing network study published opening running
-cli: ending . arguments doctor doctor_gpu output run studies proving commands sweeps main __main__
+cli: ending . arguments doctor doctor_gpu output run studies proving commands ladder sweeps main __main__
 script stages __main__
 """
 

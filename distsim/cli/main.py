@@ -19,6 +19,8 @@ from distsim.cli.commands import (
     do_status,
     do_verify,
 )
+from distsim.cli.ladder import do_ladder
+from distsim.cli.ladder import flags as ladder_flags
 from distsim.cli.output import reported
 from distsim.cli.proving import do_prove
 from distsim.cli.studies import do_merge
@@ -65,6 +67,10 @@ def _parser() -> argparse.ArgumentParser:
     _workplace(pairs)
     _own_code(pairs)
     _pairs_flags(pairs)
+    ranked = command("ladder", do_ladder, "rank metrics by what they find of order, ancestry and loss barriers")
+    _workplace(ranked)
+    _own_code(ranked)
+    ladder_flags(ranked)
     layers = command("layers", do_layers, "compare every layer of one network with every layer of another")
     _layers_flags(layers)
     _own_code(layers)
