@@ -26,20 +26,20 @@ data: augment dataset mat digits fit formats folder published load arrays .
 models: layers lenet5 resnet_fast vgg calls compared contract .
 activations: . layout probe
 training: . optimizers pruning streams compiling stepper checkpoint loop early_stopping chain
-training: fused fusible fused_stepper group
+training: fused fusible fused_stepper group connectivity alignment
 comparison: . devices recording sides pair similarities layer models
 store: aws local exclusive reasons remote storage commits lease fenced epochs arrays activations described paths records
 store: sweep_store descriptions
 store: existing . checkpoints
 results: . claims nulls tables claims.study marks figures text claims.parts pairs reduce claims.papers claims.images
-results: claims.multiverse published merging rows
+results: claims.multiverse published merging rows ladder
 sweep: . beside cost training_memory exact behaviour kept_behaviour extraction failures jobs
 sweep: plan cluster own_code stored_models
 sweep: on_device comparison_worker order training_worker engine ray_cluster ray_engine forecast pairs run status at_work
-sweep: proof retraining
+sweep: proof retraining ladder
 verify: . report unfinished networks derived descriptions lineage walk store repair
 api: . arguments problem data drawing network study published opening running
-cli: ending . arguments doctor doctor_gpu output run studies proving commands claiming sweeps main __main__
+cli: ending . arguments doctor doctor_gpu output run studies proving commands claiming ladder sweeps main __main__
 script stages __main__
 """
 

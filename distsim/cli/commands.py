@@ -19,13 +19,13 @@ def _root(flags: argparse.Namespace) -> Any:
     return existing_root(flags.store)
 
 
-def _stores(flags: argparse.Namespace) -> list[Any]:
+def stores_of(flags: argparse.Namespace) -> list[Any]:
     from distsim.store import existing_stores
 
     return existing_stores(flags.store, flags.problem)
 
 
-def _order(store: Any, flags: argparse.Namespace, **asked: Any) -> Any:
+def order_of(store: Any, flags: argparse.Namespace, **asked: Any) -> Any:
     """Return the store's order: its spec and last request, with the flags' changes to its extent."""
     from distsim.sweep.order import prepare, trial_resources
     from distsim.sweep.own_code import make_known
@@ -53,14 +53,14 @@ def _extent(request: Request, asked: dict[str, Any]) -> Extent:
 
 
 def do_run(flags: argparse.Namespace) -> int:
-    stores = _stores(flags)
+    stores = stores_of(flags)
     import_named(flags)
     if flags.only is not None:
         return _only(flags)
     asked = {"runs": flags.runs, "iterations": flags.iterations}
     for store in stores:
         _require_trainable(store, flags, asked)
-    finish([_order(store, flags, **asked) for store in stores], stores[0].root, flags)
+    finish([order_of(store, flags, **asked) for store in stores], stores[0].root, flags)
     return 0
 
 
@@ -89,7 +89,7 @@ def _only(flags: argparse.Namespace) -> int:
     if not flags.allow_slow:
         device = resolved_device(flags.device or store.request().device, None)
         require_speed(store.problem, store.identity().precision, device)
-    order = _order(store, flags, metrics=())  # training needs none
+    order = order_of(store, flags, metrics=())  # training needs none
     require_same_behaviour(store, order.sweep)
     worker = TrainingWorker(store, order.sweep, order.dataset, flags.allow_drift, allow_slow=flags.allow_slow)
     print(worker.redo(network))
@@ -103,7 +103,7 @@ def do_status(flags: argparse.Namespace) -> int:
     """
     from distsim.sweep.status import status
 
-    for store in _stores(flags):
+    for store in stores_of(flags):
         print(status(store))
     return 0
 
@@ -112,10 +112,10 @@ def do_compare(flags: argparse.Namespace) -> int:
     """Compare the committed networks only; train none."""
     from distsim.sweep.order import compare_only
 
-    stores = _stores(flags)
+    stores = stores_of(flags)
     import_named(flags)
     metrics = tuple(flags.metrics) if flags.metrics else None
-    orders = [compare_only(_order(store, flags, metrics=metrics), store) for store in stores]
+    orders = [compare_only(order_of(store, flags, metrics=metrics), store) for store in stores]
     orders = [order for order in orders if order]
     if not orders:
         raise FileNotFoundError("no run of the store has a committed network yet")
@@ -132,11 +132,11 @@ def do_pairs(flags: argparse.Namespace) -> int:
     from distsim.sweep.kept_behaviour import require_same_behaviour
     from distsim.sweep.order import check_workplace
 
-    stores = _stores(flags)
+    stores = stores_of(flags)
     import_named(flags)
     metrics = tuple(dict.fromkeys(flags.metrics)) if flags.metrics else None
     plans = [_planned(store, flags) for store in stores]
-    orders = [_order(store, flags, metrics=metrics, runs=None, iterations=None) for store in stores]
+    orders = [order_of(store, flags, metrics=metrics, runs=None, iterations=None) for store in stores]
     root, failures = stores[0].root, []
 
     def work(engine: Any) -> None:
@@ -243,7 +243,7 @@ def do_report(flags: argparse.Namespace) -> int:
         _print_claims(check(study.tables, {study.problem: study.images}))
         print(f"\nnothing was written: {flags.store} is a published study")
         return 0
-    stores = _stores(flags)
+    stores = stores_of(flags)
     layers = {store.problem: layers_of(store) for store in stores}
     root = stores[0].root
     try:
@@ -286,7 +286,7 @@ def do_list(flags: argparse.Namespace) -> int:
         complete = f", from {len(study.parts)} complete networks" if len(study.parts) > 1 else ""
         _print_sweep(study.problem, study.identity, f"{runs} runs{complete}", last, ", published")
         return 0
-    for store in _stores(flags):
+    for store in stores_of(flags):
         contents = store.contents()
         runs = {network.run for network in contents.networks if not network.is_complete}
         last = max((network.iteration for network in contents.networks), default=0)
@@ -316,7 +316,7 @@ def do_doctor(flags: argparse.Namespace) -> int:
 
 
 def do_digest(flags: argparse.Namespace) -> int:
-    for store in _stores(flags):
+    for store in stores_of(flags):
         store.identity()  # raises if spec.json was changed
         pieces = store.digests()
         if flags.pieces:

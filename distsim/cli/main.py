@@ -9,6 +9,8 @@ from distsim.cli import commands as work
 from distsim.cli.arguments import cluster, positive, whole
 from distsim.cli.claiming import do_claims
 from distsim.cli.claiming import flags as claims_flags
+from distsim.cli.ladder import do_ladder
+from distsim.cli.ladder import flags as ladder_flags
 from distsim.cli.output import reported
 from distsim.cli.proving import do_prove
 from distsim.cli.studies import do_merge
@@ -57,6 +59,10 @@ def _parser() -> argparse.ArgumentParser:
     _workplace(pairs)
     _own_code(pairs)
     _pairs_flags(pairs)
+    ranked = command("ladder", do_ladder, "rank metrics by what they find of order, ancestry and loss barriers")
+    _workplace(ranked)
+    _own_code(ranked)
+    ladder_flags(ranked)
     layers = command("layers", work.do_layers, "compare every layer of one network with every layer of another")
     _layers_flags(layers)
     _own_code(layers)

@@ -70,14 +70,8 @@ def write_results(
     """
     marks = store.pair_marks()
     compared = asked.of(found_in(store))
-    positions = {layer.name: (position, layer.kind) for position, layer in enumerate(layers)}
-    rows = []
-    for (x, y, layer), results in compared.items():
-        position, kind = positions[layer]
-        row = {"problem": store.problem} | _named(x, y) | {"position": position, "layer": layer, "kind": kind}
-        rows += [row | {"metric": metric} | result for metric, result in results.items()]
     masks = list(_mask_rows(store, sorted({(x, y) for x, y, _ in compared})))
-    table, of_masks = _frame(rows, ["position", "metric"]), _frame(masks, ["place"])
+    table, of_masks = _table(store, layers, compared), _frame(masks, ["place"])
     files: dict[str, bytes] = {}
     for name, frame in (("pairs", table), ("masks", of_masks)):
         files |= {f"{name}.csv": to_csv_bytes(frame), f"{name}.parquet": to_parquet_bytes(frame)}
@@ -86,6 +80,21 @@ def write_results(
         files |= {f"{name}.{format}": plotting.render(figure, format) for format in plotting.FORMATS}
     _replace(store, asked.plan, files, {path: mark.digest for path, mark in marks.items()})
     return table, of_masks, f"{FOLDER}/{asked.plan}"
+
+
+def table_of(store: SweepStore, layers: Sequence[ComparedLayer], asked: Asked) -> pd.DataFrame:
+    """Return the table `pairs` of what is asked for, and write nothing."""
+    return _table(store, layers, asked.of(found_in(store)))
+
+
+def _table(store: SweepStore, layers: Sequence[ComparedLayer], compared: Found) -> pd.DataFrame:
+    positions = {layer.name: (position, layer.kind) for position, layer in enumerate(layers)}
+    rows = []
+    for (x, y, layer), results in compared.items():
+        position, kind = positions[layer]
+        row = {"problem": store.problem} | _named(x, y) | {"position": position, "layer": layer, "kind": kind}
+        rows += [row | {"metric": metric} | result for metric, result in results.items()]
+    return _frame(rows, ["position", "metric"])
 
 
 def read_pairs(data: bytes) -> pd.DataFrame:

@@ -268,6 +268,7 @@ USUAL: dict[str, tuple[str, ...]] = {  # flags without which a command would tak
     "run": ("--local",),
     "compare": ("--local",),
     "pairs": ("--local", "--plan", "complete", "--forecast"),
+    "ladder": ("--local", "--runs", "0", "--forecast", "--out", "ladder"),
     "layers": ("--metrics", "cka"),
     "merge": ("--into", "study"),
     "prove": ("run=complete",),

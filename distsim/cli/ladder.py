@@ -1,0 +1,132 @@
+"""`distsim ladder`: which metric finds the order, the ancestry and the loss barriers of a study's networks."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from distsim.cli.arguments import whole
+from distsim.cli.commands import order_of, stores_of
+from distsim.cli.output import print_line
+from distsim.cli.run import at_work
+from distsim.cli.studies import import_named
+
+BARRIERS = "barriers.parquet"
+
+
+def flags(parser: argparse.ArgumentParser) -> None:
+    """Add the command's own flags."""
+    parser.add_argument(
+        "--runs", nargs="+", type=whole, metavar="N", help="runs to take (default: the first five of the store)"
+    )
+    parser.add_argument(
+        "--iterations", nargs="+", type=whole, metavar="N", help="iterations to take (default: 1 5 10 15 20)"
+    )
+    parser.add_argument("--metrics", nargs="+", metavar="NAME", help="metrics to rank (default: as last asked for)")
+    parser.add_argument("--memory", type=float, metavar="GIB", help="memory for the comparisons (default: half)")
+    parser.add_argument(
+        "--out",
+        required=True,
+        metavar="FOLDER",
+        help="folder for the table, the figure and the barriers; the same command again goes on there",
+    )
+    parser.add_argument("--forecast", action="store_true", help="only say what the comparisons would cost")
+
+
+def do_ladder(flags: argparse.Namespace) -> int:
+    """Compare the chosen networks with each other, measure barriers between neighbours, and rank the metrics."""
+    from distsim.store.descriptions import describe_metrics
+    from distsim.sweep import pairs
+    from distsim.sweep.engine import LocalEngine
+    from distsim.sweep.failures import SweepFailed
+    from distsim.sweep.kept_behaviour import require_same_behaviour
+    from distsim.sweep.ladder import chosen
+    from distsim.sweep.order import check_workplace
+
+    stores = stores_of(flags)
+    if len(stores) > 1:
+        raise ValueError(
+            f"the store holds several problems: choose one with --problem: {', '.join(s.problem for s in stores)}"
+        )
+    (store,) = stores
+    import_named(flags)
+    networks = chosen(store.contents().networks, flags.runs, flags.iterations)
+    metrics = tuple(dict.fromkeys(flags.metrics)) if flags.metrics else None
+    order = order_of(store, flags, metrics=metrics, runs=None, iterations=None)
+    planned, metrics = pairs.planned("all", networks), order.sweep.extent.metrics
+    memory = flags.memory * 2**30 if flags.memory else None
+
+    def compare(engine: Any) -> None:
+        if failures := pairs.compare(order, store, engine, planned, metrics, None, memory, flags.forecast, print_line):
+            raise SweepFailed(failures)
+
+    check_workplace([order], here=flags.address is None)
+    if flags.forecast:
+        compare(LocalEngine(store.root, flags.allow_drift))
+        return 0
+    require_same_behaviour(store, order.sweep)
+    describe_metrics(store, metrics)
+    if flags.local:
+        with at_work(store.root, one_writer=True):
+            compare(LocalEngine(store.root, flags.allow_drift))
+    else:
+        from distsim.sweep.ray_engine import RayEngine
+
+        with at_work(store.root), RayEngine(store.root, flags.address, flags.allow_drift) as engine:
+            compare(engine)
+    _rank(store, order, networks, planned, metrics, Path(flags.out))
+    return 0
+
+
+def _rank(store: Any, order: Any, networks: list[Any], planned: list[Any], metrics: tuple[str, ...], out: Path) -> None:
+    """Measure the barriers, and write and print the ladder."""
+    import pandas as pd
+
+    from distsim.plotting import render
+    from distsim.results import ladder
+    from distsim.results.pairs import Asked, table_of
+    from distsim.results.reduce import collect
+    from distsim.results.tables import to_csv_bytes, to_parquet_bytes
+
+    barriers = _barriers(store, order, networks, out)
+    similarities = table_of(store, order.layers, Asked("all", planned, metrics))
+    tables, _ = collect(store, order.layers, order.sweep.identity.seed)
+    measured = pd.DataFrame.from_records(barriers).astype(ladder.BARRIERS)
+    table = ladder.ladder(similarities, tables.networks, measured, order.sweep.identity.seed)
+    resi = ladder.as_resi(table, order.sweep.problem.model, order.sweep.problem.source)
+    for name, frame in (("ladder", table), ("resi", resi)):
+        (out / f"{name}.csv").write_bytes(to_csv_bytes(frame))
+        (out / f"{name}.parquet").write_bytes(to_parquet_bytes(frame))
+    for format in ("png", "pdf"):
+        (out / f"ladder.{format}").write_bytes(render(ladder.figure(table), format))
+    print_line(ladder.as_text(table))
+    print_line(f"tables and figure in {out}")
+
+
+def _barriers(store: Any, order: Any, networks: list[Any], out: Path) -> list[dict[str, Any]]:
+    """Return the barriers between neighbouring networks. Each is kept in the folder as soon as it is measured."""
+    import pandas as pd
+
+    from distsim.results.tables import read_parquet_bytes, to_parquet_bytes
+    from distsim.sweep.ladder import Barriers, neighbours
+
+    out.mkdir(parents=True, exist_ok=True)
+    file, wanted = out / BARRIERS, neighbours(networks)
+    rows: list[dict[str, Any]] = []
+    if file.is_file():
+        try:
+            rows = read_parquet_bytes(file.read_bytes()).to_dict("records")
+        except Exception as error:  # pyarrow raises several
+            raise ValueError(f"{file} is not a table of barriers that this command wrote: {error}") from None
+
+    def keep(row: dict[str, Any]) -> None:
+        rows.append(row)
+        part = file.with_suffix(".part")
+        part.write_bytes(to_parquet_bytes(pd.DataFrame.from_records(rows)))
+        part.replace(file)
+
+    measured = Barriers(order, store)
+    if measured.not_aligned:
+        print_line(f"{store.problem}: channels are not aligned, because {measured.not_aligned}")
+    measured.measure(wanted, rows, keep, print_line)
+    pairs = {(a.run, a.iteration, b.run, b.iteration) for a, b in wanted}
+    return [row for row in rows if (row["run_x"], row["iteration_x"], row["run_y"], row["iteration_y"]) in pairs]
