@@ -16,7 +16,7 @@ def squared_distances(side: KernelSide) -> NDArray[np.float64]:
     Those within rounding of 0 are 0. Undefined: the side has no variance.
     """
     side.trace  # noqa: B018  raises Undefined for a side without variance
-    gram, norms = read(side.full_gram)(side.diagonal)
+    gram, norms = read(side.full_gram), read(side.diagonal)
     squared: NDArray[np.float64] = norms[:, None] + norms
     rounding = ROUNDING * side.unit * squared
     squared -= 2 * gram
