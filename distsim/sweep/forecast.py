@@ -3,14 +3,24 @@
 import itertools
 from collections.abc import Mapping, Sequence
 
+from distsim.activations.layout import storage_dtype
 from distsim.activations.probe import layer_shapes
 from distsim.environment import threads
 from distsim.models import build
 from distsim.processor import busy_sentence, slow_precision
 from distsim.specs import PERMUTATIONS
-from distsim.sweep.cost import Cost, duration, images_to_train, layer_cost, product_rate, readable, training_rate
+from distsim.sweep.cost import (
+    Cost,
+    duration,
+    images_to_train,
+    layer_cost,
+    memory_on_device,
+    product_rate,
+    readable,
+    training_rate,
+)
 from distsim.sweep.engine import Engine
-from distsim.sweep.jobs import Comparison, NetworkComparison
+from distsim.sweep.jobs import Comparison, NetworkComparison, by_network
 from distsim.sweep.order import Prepared
 from distsim.sweep.plan import Chain, Missing, trials_of
 from distsim.sweep.training_memory import training_memory
@@ -36,7 +46,17 @@ def comparison_forecast(busy: list[Prepared], jobs: Sequence[Comparison | Networ
         total += layer_cost(shapes[job.problem, job.layer], 2, read, read - 1, metrics)
     sweep = busy[0].sweep
     with threads(sweep.identity.threads):
-        return total.sentence(product_rate(sweep.device, engine.here), engine.slots(busy), sweep.device)
+        text = total.sentence(product_rate(sweep.device, engine.here), engine.slots(busy), sweep.device)
+    memory = max((_on_device(order, shapes) for order in busy if by_network(order.sweep)), default=0.0)
+    return f"{text}, {readable(memory)} of the GPU's memory" if memory else text
+
+
+def _on_device(order: Prepared, shapes: Mapping[tuple[str, str], tuple[int, ...]]) -> float:
+    """Return the bytes that comparing all layers of a network takes on a GPU."""
+    sweep = order.sweep
+    layers = {layer.name: layer for layer in build(sweep.problem).layers}
+    half = {name for name, layer in layers.items() if storage_dtype(layer, sweep.identity.storage) == "float16"}
+    return memory_on_device({name: shapes[order.name, name] for name in layers}, half)
 
 
 def training_forecast(busy: list[Prepared], order: Prepared, lack: Missing, engine: Engine) -> str:

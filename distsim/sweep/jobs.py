@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from distsim.specs import NetworkId, Sweep
 from distsim.store import Pair
 
+MOST = 20  # networks that a job compares one after the other: a job whose worker dies begins anew
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -97,7 +99,7 @@ def comparisons(
     """
     if by_network(sweep):
         wanted = [(network, tuple(lacking[network].items())) for network in sorted(lacking)]
-        size = max(1, -(-len(wanted) // slots))
+        size = max(1, min(-(-len(wanted) // slots), MOST))
         parts = [tuple(wanted[start : start + size]) for start in range(0, len(wanted), size)]
         return [NetworkComparison(sweep.name, part, chance) for part in parts]
     by_layer: dict[str, list[tuple[NetworkId, tuple[str, ...]]]] = {}

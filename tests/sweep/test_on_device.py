@@ -26,6 +26,7 @@ from distsim.sweep import comparison_worker, cost, jobs, on_device
 from distsim.sweep.comparison_worker import ComparisonWorker
 from distsim.sweep.engine import LocalEngine
 from distsim.sweep.failures import SweepFailed
+from distsim.sweep.forecast import comparison_forecast
 from distsim.sweep.on_device import OnDevice
 from distsim.sweep.order import Prepared, prepare, take
 from distsim.sweep.run import run
@@ -313,3 +314,21 @@ def test_the_device_decides_on_float16_as_the_cpu_does(kind: str) -> None:
     with Discipline():
         safe = check.safe
     assert bool(safe) is bool(check)
+
+
+# --- jobs -------------------------------------------------------------------------------------------------------------
+
+
+def test_on_a_gpu_jobs_are_networks_and_their_memory_is_said(tmp_path: Path) -> None:
+    one = ordered()
+    on_gpu = dataclasses.replace(one, sweep=dataclasses.replace(one.sweep, device="cuda"))
+    lacking = {NetworkId(run, 1): {"conv1_1": ("cka",), "fc1": ("nbs",)} for run in range(50)}
+    made = jobs.comparisons(lacking, on_gpu.sweep, slots=1)
+    assert [len(job.networks) for job in made] == [20, 20, 10], "a job that dies begins anew"
+    assert [(layer.layer, layer.all_metrics) for layer in made[0].layers] == [("conv1_1", ("cka",)), ("fc1", ("nbs",))]
+    assert made[0].label == "run 0, iteration 1 to run 19, iteration 1"
+    said = comparison_forecast([on_gpu], made, LocalEngine(Storage(tmp_path)))
+    assert said.endswith("of the GPU's memory")
+    layers = jobs.comparisons(lacking, one.sweep, slots=1)
+    assert [job.label for job in layers] == ["layer conv1_1", "layer fc1"]
+    assert "memory" not in comparison_forecast([one], layers, LocalEngine(Storage(tmp_path)))
