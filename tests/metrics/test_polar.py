@@ -239,7 +239,7 @@ def test_sides_near_rank_one_are_left_to_eigenvalues(monkeypatch, rng):
 def test_where_nothing_can_be_factored_eigenvalues_decide(kind, monkeypatch, rng):
     n, p, q, changed = PAIRS[kind]
     X, Y = changed(*layers(rng, n, p, q))
-    monkeypatch.setattr(polar, "cholesky", lambda A: None)
+    monkeypatch.setattr(polar, "cholesky", lambda A, reads: None)
     pair = pair_of(X, Y, qdwh=True)
     assert pair.enclosure is None
     usual = pair_of(X, Y, qdwh=False)
@@ -249,7 +249,7 @@ def test_where_nothing_can_be_factored_eigenvalues_decide(kind, monkeypatch, rng
 def test_large_singular_sides_never_take_an_svd(monkeypatch, rng):
     X, Y = layers(rng, 1200, 1300, 1250)
     X = repeated(X)
-    monkeypatch.setattr(polar, "cholesky", lambda A: None)
+    monkeypatch.setattr(polar, "cholesky", lambda A, reads: None)
     monkeypatch.setattr(np.linalg, "svd", None)
     assert pair_of(X, Y, qdwh=True).nuclear > 0
     with pytest.raises(TypeError, match="not callable"):
