@@ -22,6 +22,7 @@ from distsim.results.merging import claims_table, merge, publish
 from distsim.results.published import Published, is_published, read
 from distsim.results.reduce import joined
 from distsim.results.tables import chance_level
+from distsim.specs import Problem
 
 ROOT = Path(__file__).resolve().parents[1]
 STUDIES = ROOT / "results/published"
@@ -106,12 +107,11 @@ def _what_ran(studies: dict[str, Published]) -> Table:
                 f"CPU, {row.instruction_set}" if row.device == "cpu" else row.device
                 for row in used.drop_duplicates(["device", "instruction_set"]).itertuples()
             ]
-            fields = departures(study.identity.problem)
             table.add(
                 f"`{name}`",
                 f"{part['complete']} (`{part['weights'][:8]}`)",
                 f"{part['runs']} × {part['iterations']}",
-                f"reduced: {', '.join(fields)}" if fields else "the paper's",
+                _recipe(study.identity.problem),
                 "; ".join(devices),
                 f"{part['training_hours']:.2f}, {part['comparison_hours']:.2f}",
             )
@@ -120,6 +120,14 @@ def _what_ran(studies: dict[str, Published]) -> Table:
         "the first digits of its weights' SHA-256."
     )
     return table
+
+
+def _recipe(problem: Problem) -> str:
+    """Say how a problem differs from the papers' of its name, or that they have none of its name."""
+    if problem.name not in PROBLEMS:
+        return "in neither paper" + ", reduced" * problem.reduced
+    fields = [name for name in departures(problem) if name != "reduced"]
+    return f"reduced: {', '.join(fields)}" if fields else "the paper's"
 
 
 def _of_the_papers(studies: dict[str, Published]) -> Table:
@@ -145,23 +153,29 @@ def _claims(studies: dict[str, Published]) -> Table:
                 continue
             verdict = f"{row.verdict}, {row.data}" if row.data else row.verdict
             table.add(row.claim, f"`{name}`", row.metric, verdict, row.text, _numbers(json.loads(row.numbers)))
-    for verdict in _of_several(studies):
+    for name, verdict in _of_several(studies):
         said = f"{verdict.verdict}, {verdict.data}" if verdict.data else verdict.verdict
-        twin = f"`{verdict.problem}` and its twin"
+        twin = f"`{name}` and its twin"
         table.add(verdict.claim, twin, verdict.metric, said, verdict.text, _numbers(verdict.numbers))
     table.rows.sort(key=lambda cells: (int(cells[0][1:]), cells[1]))
     return table
 
 
-def _of_several(studies: dict[str, Published]) -> list[Verdict]:
-    """Judge what one study alone cannot show: whether SVCCA has the same shape under both ways to rewind (C17)."""
-    by_problem = {study.problem: study for study in studies.values()}
-    if not by_problem:
-        return []
-    verdicts = check(
-        joined([study.tables for study in by_problem.values()]), {name: s.images for name, s in by_problem.items()}
-    )
-    return [verdict for verdict in verdicts if verdict.claim == "C17" and verdict.verdict != NO_DATA]
+def _of_several(studies: dict[str, Published]) -> Iterator[tuple[str, Verdict]]:
+    """Judge what one study alone cannot show: whether SVCCA has the same shape under both ways to rewind (C17).
+
+    Studies are judged together if they train and compare with as many images and epochs. Yield the study's name and the
+    verdict.
+    """
+    groups: dict[tuple[object, ...], dict[str, tuple[str, Published]]] = {}
+    for name, study in studies.items():
+        problem = study.identity.problem
+        groups.setdefault((problem.recipe.epochs, problem.train_limit, problem.probe), {})[problem.name] = name, study
+    for group in groups.values():
+        tables = joined([study.tables for _, study in group.values()])
+        for verdict in check(tables, {problem: study.images for problem, (_, study) in group.items()}):
+            if verdict.claim == "C17" and verdict.verdict != NO_DATA:
+                yield group[verdict.problem][0], verdict
 
 
 def _numbers(numbers: Mapping[str, float | None]) -> str:
