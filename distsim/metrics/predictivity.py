@@ -1,7 +1,7 @@
 """Linear predictivity: how well one side predicts the other."""
 
 import numpy as np
-from array_api_compat import array_namespace
+from array_api_compat import array_namespace, device
 
 from distsim.metrics.arrays import Array, Undefined, both_examples, or_nan
 from distsim.metrics.kernels import KernelPair, kernel_pair
@@ -53,10 +53,10 @@ def _of_fold(K: Array, L: Array, left_out: np.ndarray) -> tuple[float, float]:
     aligned = vectors.T @ L_tt @ vectors
     penalty = _penalty(read(values), np.diagonal(read(aligned)))
     if penalty is None:  # the training examples of this side are all equal
-        return float(xp.sum(l_vv)), float(xp.sum(l_vv))
+        return float(read(xp.sum(l_vv))), float(read(xp.sum(l_vv)))
     H = K_vt @ (vectors / (values + penalty))  # in the basis of the eigenvectors
     errors = xp.sum(l_vv) - 2 * xp.sum(H * (L_vt @ vectors)) + xp.sum((H @ aligned) * H)
-    return float(errors), float(xp.sum(l_vv))
+    return float(read(errors)), float(read(xp.sum(l_vv)))
 
 
 def _centred(G: Array, left_out: np.ndarray) -> tuple[Array, Array, Array]:
@@ -65,7 +65,7 @@ def _centred(G: Array, left_out: np.ndarray) -> tuple[Array, Array, Array]:
     All are of features from which the mean of the training examples is subtracted.
     """
     xp = array_namespace(G)
-    train, out = (xp.asarray(np.flatnonzero(which)) for which in (~left_out, left_out))
+    train, out = (xp.asarray(np.flatnonzero(which), device=device(G)) for which in (~left_out, left_out))
     rows = xp.take(G, train, axis=0)
     G_tt = xp.take(rows, train, axis=1)
     G_vt = xp.take(xp.take(G, out, axis=0), train, axis=1)

@@ -194,11 +194,16 @@ class Networks:
 
 
 def _changed(row: Row, computed: Mapping[str, Any]) -> list[str]:
-    """Return the columns, besides the value and its reason, in which a row differs from what was computed."""
+    """Return the columns, besides the value and its reason, in which a row differs from what was computed.
+
+    What the value is by chance is compared only where both are from the closed form, and not from permuted examples.
+    """
+    permuted = computed.get("null") is None or pd.isna(row.record.get("null_sd"))
+    left_out = (row.column, "reason", *(("null", "null_sd") if permuted else ()))
     return [
         name
         for name, value in computed.items()
-        if name not in (row.column, "reason")
+        if name not in left_out
         and not _same(row.record[name], value)
         and not (name in ADDED and pd.isna(row.record[name]))  # of a row that an earlier version wrote
     ]

@@ -13,7 +13,7 @@ from distsim.environment import threads
 from distsim.metrics.registry import METRICS
 
 # computed by version 0.2's NumPy code of 2026-11-27, before numbers were deferred on GPUs; (n, size, channels). Without
-# pwcca_google, whose value depends on the signs that LAPACK returns
+# pwcca_google, whose value depends on the signs that LAPACK returns. The last four of each came later
 KEPT: dict[tuple[int, int, int], dict[str, float]] = {
     (80, 4, 6): {
         "mean_cca": 0.8296741420404719,
@@ -32,6 +32,10 @@ KEPT: dict[tuple[int, int, int], dict[str, float]] = {
         "procrustes": 0.4190055267236411,
         "dimension": 39.34358490888217,
         "dimension_complete": 32.55786951164398,
+        "rsa": 0.5217669990686881,
+        "knn_overlap": 0.4025,
+        "soft_matching": 0.6917052251093879,
+        "linear_predictivity": 0.22271244661279732,
     },
     (150, 3, 6): {
         "mean_cca": 0.8286613091280323,
@@ -50,6 +54,10 @@ KEPT: dict[tuple[int, int, int], dict[str, float]] = {
         "procrustes": 0.6259654255111585,
         "dimension": 16.29748323291556,
         "dimension_complete": 6.410290464312784,
+        "rsa": 0.5448649126193283,
+        "knn_overlap": 0.306,
+        "soft_matching": 0.691155917815976,
+        "linear_predictivity": 0.5116106003105085,
     },
     (600, 11, 6): {
         "mean_cca": 0.8300584241939657,
@@ -68,6 +76,10 @@ KEPT: dict[tuple[int, int, int], dict[str, float]] = {
         "procrustes": 0.42290818405158764,
         "dimension": 76.65848044481584,
         "dimension_complete": 23.69809985002852,
+        "rsa": 0.5536748828242136,
+        "knn_overlap": 0.2555,
+        "soft_matching": 0.6926834603718358,
+        "linear_predictivity": 0.28843292696751544,
     },
 }
 

@@ -9,6 +9,7 @@ from fake_card import CARD, Discipline, Undisciplined, fake_card, on_card
 
 from distsim.activations.probe import Probe, blocks, held, layer_shapes
 from distsim.data import augment
+from distsim.metrics import reads
 from distsim.models import build
 from distsim.problems import PROBLEMS
 from distsim.sweep import extraction
@@ -216,25 +217,45 @@ def test_an_evaluation_reads_two_numbers(card):
         evaluate(network, images, labels, *constants(problem, card))
 
 
+@pytest.fixture
+def looked(monkeypatch):
+    """What distsim asked the card for through `distsim.metrics.reads.read`, which answers True here."""
+    asked = []
+
+    def read(value):
+        assert value.device.type == CARD
+        asked.append(value)
+        return np.ones(value.shape, bool)
+
+    monkeypatch.setattr(reads, "read", read)
+    return asked
+
+
 @pytest.mark.parametrize("name", PROBLEMS)
-def test_activations_stay_on_the_card(card, name):
-    """But for what says whether they are finite."""
+def test_activations_stay_on_the_card(card, looked, name):
+    """But for what says whether they are finite, and whether float16 is enough."""
     problem = PROBLEMS[name]
     network = on_card(build(problem, 10))
     probe = Probe(None, images_of(problem, card), *constants(problem, card))
     shapes = layer_shapes(network, problem)
-    reads = {"blocks", "Float16Check.__bool__"}
-    with Discipline(reads):
+    with Discipline():
         for outputs in blocks(network, probe):
             assert {block.device.type for block in outputs.values()} == {CARD}
             assert {layer: tuple(block.shape[1:]) for layer, block in outputs.items()} == shapes
-        layer = network.layers[0]
+    assert len(looked) == len(network.layers), "one batch; whether each layer is finite"
+    later = {layer.name: reads.Reads(deferred=True) for layer in network.layers}
+    with Discipline():
+        list(blocks(network, probe, reads=later))
+    assert len(looked) == len(network.layers), "deferred reads have asked for nothing"
+    assert all(len(of_layer.required) == 1 for of_layer in later.values())
+    layer = network.layers[0]
+    with Discipline({"Float16Check.__bool__"}):
         assert held(network, probe, layer, shapes[layer.name], "auto").device.type == CARD
-    with pytest.raises(Undisciplined, match=r"blocks, .* reads a value"), Discipline():
-        list(blocks(network, probe))
+    with pytest.raises(Undisciplined, match=r"Float16Check.__bool__, .* reads a value"), Discipline():
+        held(network, probe, layer, shapes[layer.name], "auto")
 
 
-def test_extraction_copies_what_it_writes(card, monkeypatch):
+def test_extraction_copies_what_it_writes(card, looked, monkeypatch):
     problem, copied = PROBLEMS["digits"], []
     network = on_card(build(problem, 10))
     probe = Probe(None, images_of(problem, card), *constants(problem, card))
@@ -249,7 +270,8 @@ def test_extraction_copies_what_it_writes(card, monkeypatch):
 
     dtypes = {layer.name: "float16" for layer in network.layers}
     monkeypatch.setattr(torch.Tensor, "numpy", lambda tensor: np.zeros(tensor.shape))
-    with Discipline({"blocks", "Float16Check.__bool__"}, {"as_numpy"}) as discipline:
+    with Discipline({"Float16Check.__bool__"}, {"as_numpy"}) as discipline:
         extraction._write(Written(), network, probe, network.layers, shapes, dtypes, "digits")
-    assert discipline.used == {"blocks", "Float16Check.__bool__", "as_numpy"}
+    assert discipline.used == {"Float16Check.__bool__", "as_numpy"}
+    assert len(looked) == len(network.layers)
     assert copied == [layer.name for layer in network.layers]
