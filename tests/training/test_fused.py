@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import gc
 
 import networks
 import pytest
@@ -29,6 +30,7 @@ CLOSE = 1e-8  # of parameters after 3 steps in float64; seen: 2e-10 with Adam, w
 def one_thread():
     with threads(1):
         yield
+    gc.collect()  # steppers are in cycles, and those of VGG16 hold gigabytes
 
 
 class Doubles(augment.Pictures):
