@@ -6,6 +6,7 @@ from typing import Any
 
 from distsim.cli.output import print_line
 from distsim.cli.studies import published_studies
+from distsim.specs import shown
 
 
 def flags(parser: argparse.ArgumentParser) -> None:
@@ -31,8 +32,11 @@ def do_claims(flags: argparse.Namespace) -> int:
         frame = _verdicts(check(tables, images))
     if flags.out:
         out = Path(flags.out).expanduser()
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_bytes(to_csv_bytes(frame))
+        try:
+            out.parent.mkdir(parents=True, exist_ok=True)
+            out.write_bytes(to_csv_bytes(frame))
+        except OSError as error:
+            raise ValueError(f"--out {shown(flags.out)} cannot be written: {error.strerror or error}") from None
         print_line(f"{len(frame)} verdicts in {out}")
     return 0
 

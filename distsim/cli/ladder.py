@@ -4,11 +4,12 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from distsim.cli.arguments import whole
+from distsim.cli.arguments import positive, whole
 from distsim.cli.commands import order_of, stores_of
 from distsim.cli.output import print_line
 from distsim.cli.run import at_work
 from distsim.cli.studies import import_named
+from distsim.specs import shown
 
 BARRIERS = "barriers.parquet"
 
@@ -22,7 +23,9 @@ def flags(parser: argparse.ArgumentParser) -> None:
         "--iterations", nargs="+", type=whole, metavar="N", help="iterations to take (default: 1 5 10 15 20)"
     )
     parser.add_argument("--metrics", nargs="+", metavar="NAME", help="metrics to rank (default: as last asked for)")
-    parser.add_argument("--memory", type=float, metavar="GIB", help="memory for the comparisons (default: half)")
+    parser.add_argument(
+        "--memory", type=positive, metavar="GIB", help="memory for the comparisons (default: half of what is free)"
+    )
     parser.add_argument(
         "--out",
         required=True,
@@ -49,9 +52,9 @@ def do_ladder(flags: argparse.Namespace) -> int:
         )
     (store,) = stores
     import_named(flags)
-    networks = chosen(store.contents().networks, flags.runs, flags.iterations)
     metrics = tuple(dict.fromkeys(flags.metrics)) if flags.metrics else None
     order = order_of(store, flags, metrics=metrics, runs=None, iterations=None)
+    networks = chosen(store.contents().networks, flags.runs, flags.iterations)
     planned, metrics = pairs.planned("all", networks), order.sweep.extent.metrics
     memory = flags.memory * 2**30 if flags.memory else None
 
@@ -63,6 +66,7 @@ def do_ladder(flags: argparse.Namespace) -> int:
     if flags.forecast:
         compare(LocalEngine(store.root, flags.allow_drift))
         return 0
+    out = _made(flags.out)  # before hours are spent
     require_same_behaviour(store, order.sweep)
     describe_metrics(store, metrics)
     if flags.local:
@@ -73,8 +77,18 @@ def do_ladder(flags: argparse.Namespace) -> int:
 
         with at_work(store.root), RayEngine(store.root, flags.address, flags.allow_drift) as engine:
             compare(engine)
-    _rank(store, order, networks, planned, metrics, Path(flags.out))
+    _rank(store, order, networks, planned, metrics, out)
     return 0
+
+
+def _made(folder: str) -> Path:
+    """Return the folder of --out, made if it is not there. ValueError: it cannot be made."""
+    out = Path(folder).expanduser()
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"--out {shown(folder)} cannot be made: {error.strerror or error}") from None
+    return out
 
 
 def _rank(store: Any, order: Any, networks: list[Any], planned: list[Any], metrics: tuple[str, ...], out: Path) -> None:
@@ -109,7 +123,6 @@ def _barriers(store: Any, order: Any, networks: list[Any], out: Path) -> list[di
     from distsim.results.tables import read_parquet_bytes, to_parquet_bytes
     from distsim.sweep.ladder import Barriers, neighbours
 
-    out.mkdir(parents=True, exist_ok=True)
     file, wanted = out / BARRIERS, neighbours(networks)
     rows: list[dict[str, Any]] = []
     if file.is_file():

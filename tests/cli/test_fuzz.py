@@ -268,7 +268,7 @@ USUAL: dict[str, tuple[str, ...]] = {  # flags without which a command would tak
     "run": ("--local",),
     "compare": ("--local",),
     "pairs": ("--local", "--plan", "complete", "--forecast"),
-    "ladder": ("--local", "--runs", "0", "--forecast", "--out", "ladder"),
+    "ladder": ("--local", "--forecast", "--out", "ladder"),
     "layers": ("--metrics", "cka"),
     "merge": ("--into", "study"),
     "prove": ("run=complete",),
@@ -281,6 +281,7 @@ def command_line(name: str, store: object) -> list[object]:
 
 
 SUBJECT = {  # what a sentence about the flag may be about, where it does not repeat flag or value
+    "--metrics": "a metric's name",
     "--data": "folder|path|images|home|File name",
     "--classes": "class",
     "--problem": "sweep of",
@@ -292,6 +293,9 @@ SUBJECT = {  # what a sentence about the flag may be about, where it does not re
     "--only": "network|iteration",
     "--iterations": "networks",
 }
+
+
+ONE_NETWORK = "a ladder needs two networks at least"
 
 
 def about(flag: str, words: list[str], said: str) -> bool:
@@ -314,6 +318,8 @@ def test_a_flag_of_a_command(ground: Ground, case: str) -> None:
     name, flag, words = COMMAND[case]
     with in_time():
         said = judged(distsim(*command_line(name, ground.store), *words))
+    if ONE_NETWORK in said:  # the flag was passed, and the store has too little for the command
+        said = ""
     assert not said or about(flag, words[1:], said) or name == "doctor", said
     assert said or flag != "--address", "Ray would try for minutes, or import a module"
     ground.require_unhurt()
