@@ -15,7 +15,7 @@ from sweep_scripts import Outcome, outcome, run_script, write_images
 
 from distsim.cli import main as cli
 from distsim.data import load
-from distsim.metrics.registry import METRICS
+from distsim.metrics.registry import BUILT_IN, METRICS
 from distsim.models import MODELS
 from distsim.results.merging import merge, of_store, publish
 from distsim.results.published import read
@@ -306,7 +306,12 @@ def test_otherwise_it_must_be_said(joined: Path) -> None:
 
 @pytest.fixture
 def registered() -> Iterator[None]:
+    """The registries are as before afterwards. They begin without what the pages of docs/ register by these names."""
     before = dict(MODELS), dict(METRICS)
+    for name in ("wide", *own_script.METRICS):
+        MODELS.pop(name, None)
+        if name not in BUILT_IN:
+            METRICS.pop(name, None)
     yield
     for now, then in zip((MODELS, METRICS), before, strict=True):
         now.clear()
