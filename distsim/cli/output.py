@@ -4,6 +4,7 @@ import os
 import re
 import sys
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 from distsim.cli.ending import NO_MEMORY, early_ends, lacks_memory, reason, say
@@ -49,8 +50,8 @@ def _failed(error: Exception) -> int:
 
     if isinstance(error, SweepFailed):
         say(f"{len(error.failures)} failed, the rest is done:")
-        for failure in error.failures:
-            print(f"  {one_line(failure)}", file=sys.stderr)
+        for line in _together(error.failures):
+            print(f"  {line}", file=sys.stderr)
     elif isinstance(error, NoSpace):
         say(f"{one_line(error)}. What is committed is kept. Make room, then run the same command again")
     elif isinstance(error, (*EXPECTED, OSError)):
@@ -61,6 +62,18 @@ def _failed(error: Exception) -> int:
         sys.stdout.flush()
         os._exit(1)  # on its way out Ray would wait for what has died, for a minute
     return 1
+
+
+def _together(failures: list[str]) -> Iterator[str]:
+    """Yield a line for each reason. Pieces that failed for the same reason share a line, which names the first."""
+    pieces: dict[str, list[str]] = {}
+    for failure in failures:
+        piece, colon, reason = one_line(failure).partition(": ")
+        problem = piece.split(", ")[0]
+        pieces.setdefault(colon + reason.removeprefix(f"{problem}: "), []).append(piece)
+    for reason, named in pieces.items():
+        others = f" and {len(named) - 1} more" if len(named) > 1 else ""
+        yield f"{named[0]}{others}{reason}"
 
 
 _usual = warnings.showwarning

@@ -26,6 +26,13 @@ from distsim.seeds import numpy_stream
 
 TESTS = ("order", "ancestry", "barrier", "barrier_aligned", "accuracy")
 CHANCE = {"ancestry": 0.5}  # by chance; of the others 0
+SCALES = {  # what the horizontal axis of the figure shows
+    "order": "rank correlation",
+    "ancestry": "share of pairs in the right order",
+    "barrier": "rank correlation",
+    "barrier_aligned": "rank correlation",
+    "accuracy": "rank correlation",
+}
 DISTANCES = ("procrustes",)  # small for similar sides
 RUNGS = {  # columns of the table
     "problem": "str",
@@ -218,26 +225,36 @@ def figure(table: pd.DataFrame) -> Any:
     """Draw each metric's value in each test and layer, with its interval. Returns a matplotlib Figure."""
     import matplotlib.style
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
     from distsim import plotting
 
     metrics, tests = in_order(table["metric"]), [test for test in TESTS if test in set(table["test"])]
+    layers = list(table.sort_values("position")["layer"].unique())
+    colours = {layer: plotting.SHADES(at / max(len(layers) - 1, 1)) for at, layer in enumerate(layers)}
     with matplotlib.style.context(["default", plotting.STYLE]):
-        drawn = Figure(figsize=(3.2 * len(tests), 0.32 * len(metrics) + 1.2), layout="constrained")
+        height = max(0.32 * len(metrics) + 1.4, 0.17 * len(layers) + 0.6)
+        drawn = Figure(figsize=(2.6 * len(tests) + 1.4, height), layout="constrained")
         panels = drawn.subplots(1, len(tests), sharey=True, squeeze=False)[0]
         for panel, test in zip(panels, tests, strict=True):
-            of_test = table[table["test"] == test]
-            layers = of_test.sort_values("position")["layer"].unique()
-            for place, metric in enumerate(metrics):
-                rows = of_test[of_test["metric"] == metric].sort_values("position")
-                offsets = place + np.linspace(-0.3, 0.3, len(layers))[[list(layers).index(x) for x in rows["layer"]]]
-                panel.hlines(offsets, rows["low"], rows["high"], color="0.6", linewidth=0.8)
-                panel.scatter(rows["value"], offsets, c=rows["position"], cmap=plotting.SHADES, s=12, zorder=3)
-            panel.axvline(CHANCE.get(test, 0.0), color="0.5", linewidth=0.8, linestyle=":")
+            _draw_test(panel, table[table["test"] == test], metrics, colours)
+            panel.axvline(CHANCE.get(test, 0.0), color="0.4", linewidth=0.8, linestyle=":")
             panel.set_title(test.replace("_", ", "))
-            panel.set_yticks(range(len(metrics)), [BUILT_IN[m].label if m in BUILT_IN else m for m in metrics])
-            panel.invert_yaxis() if panel is panels[0] else None
-        drawn.supxlabel("dark: later layers; dotted: chance; lines: 95 % interval over runs", fontsize=7)
+            panel.set_xlabel(SCALES[test])
+        panels[0].set_yticks(range(len(metrics)), [BUILT_IN[m].label if m in BUILT_IN else m for m in metrics])
+        panels[0].invert_yaxis()
+        dots = [Line2D([], [], marker="o", linestyle="", markersize=4, color=colours[layer]) for layer in layers]
+        drawn.legend(dots, layers, loc="outside right center", title="layer", frameon=False)
+        drawn.supxlabel("dotted line: chance; grey lines: 95 % interval over runs", fontsize=7)
         drawn.draw_without_rendering()
         drawn.set_layout_engine("none")
     return drawn
+
+
+def _draw_test(panel: Any, rows: pd.DataFrame, metrics: list[str], colours: dict[str, Any]) -> None:
+    """Draw one test: a row for each metric, in it a dot for each layer."""
+    offsets = dict(zip(colours, np.linspace(-0.3, 0.3, len(colours)) if len(colours) > 1 else [0.0], strict=True))
+    for row in rows.to_dict("records"):
+        height = metrics.index(row["metric"]) + offsets[row["layer"]]
+        panel.hlines(height, row["low"], row["high"], color="0.7", linewidth=0.8)
+        panel.plot(row["value"], height, "o", markersize=3.5, color=colours[row["layer"]], zorder=3)
