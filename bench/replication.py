@@ -15,7 +15,9 @@ from report import Section, Table, replace
 from sensitivity_summary import as_table, summarise
 
 from distsim.metrics.registry import METRICS
+from distsim.plotting import render
 from distsim.problems import PROBLEMS, departures
+from distsim.results import ladder
 from distsim.results.claims.papers import check
 from distsim.results.claims.study import NO_DATA, Verdict
 from distsim.results.merging import claims_table, merge, publish
@@ -27,6 +29,7 @@ from distsim.specs import Problem
 ROOT = Path(__file__).resolve().parents[1]
 STUDIES = ROOT / "results/published"
 SENSITIVITY = "sensitivity.parquet"  # beside a study's tables, as bench/sensitivity.py wrote it
+LADDER = "ladder.parquet"  # beside a study's tables, as `distsim ladder` wrote it
 DOCUMENT = ROOT / "docs/replication.md"
 SHOWN = (1, 5, 10, 15, 20)  # iterations
 SEVERAL = ("mean_cca", "svcca", "pwcca", "cka", "nbs", "cosine")
@@ -53,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     studies = {folder.name: read(folder) for folder in sorted(flags.studies.iterdir()) if is_published(folder)}
     before = flags.write.read_text()
     document = flags.write if not flags.check else _copy(before)
-    for section in (*sections(studies), *sensitivities(flags.studies)):
+    for section in (*sections(studies), *sensitivities(flags.studies), *ladders(flags.studies)):
         replace(document, section)
     if flags.check:
         same = document.read_text() == before
@@ -63,6 +66,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name, study in studies.items():
         files = publish(merge([study], [name]), flags.studies / name)
         print(f"{name}: {len(files)} files", flush=True)
+    for file in flags.studies.glob(f"*/{LADDER}"):
+        file.with_suffix(".png").write_bytes(render(ladder.figure(pd.read_parquet(file)), "png"))
     print(f"tables in {flags.write}")
     return 0
 
@@ -91,6 +96,19 @@ def sensitivities(folder: Path) -> Iterator[Section]:
     for file in sorted(folder.glob(f"*/{SENSITIVITY}")):
         name = f"replication {file.parent.name} sensitivity"
         yield Section(name, "", "", [as_table(summarise(pd.read_parquet(file)))])
+
+
+def ladders(folder: Path) -> Iterator[Section]:
+    """Yield the sections that rank the metrics of a study by what they find of its order, ancestry and barriers."""
+    for file in sorted(folder.glob(f"*/{LADDER}")):
+        ranks = ladder.ranking(pd.read_parquet(file))
+        tests = [name for name in ranks if name != "rank"]
+        table = Table(("metric", *(test.replace("_", ", ") for test in tests), "mean rank"))
+        for metric, row in ranks.iterrows():
+            cells = (f"{row[test]:.3f}" if pd.notna(row[test]) else "" for test in tests)
+            table.add(str(metric), *cells, f"{row['rank']:.1f}")
+        table.notes.append("Means over the layers. Chance is 0.5 for ancestry and 0 elsewhere.")
+        yield Section(f"replication {file.parent.name} ladder", "", "", [table])
 
 
 # --- all studies -----------------------------------------------------------------------------------------------------
