@@ -196,6 +196,8 @@ def _command(words: list[str], saved: dict[str, str]) -> Iterator[str]:
         yield from _command(words[:at], saved)
         yield from _command(words[at + 1 :], saved)
         return
+    if ">" in words:  # into a file
+        words = words[: words.index(">")]
     program, *arguments = words
     if program == "python":
         yield from _python(arguments, saved)

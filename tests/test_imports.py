@@ -20,7 +20,7 @@ trace plotting seeds
 metrics: reads rounding arrays linalg polar channels cosine kernels
 metrics: mean_cca pwcca svcca channels_only null cka distances dimension nbs
 metrics: rsa neighbours soft_matching predictivity . registry
-specs: canonical fields json_shape layer_names networks problem sweep .
+specs: canonical fields changes json_shape layer_names networks problem sweep .
 environment problems processor tf32
 data: augment dataset mat digits fit formats folder published load arrays .
 models: layers lenet5 resnet_fast vgg calls compared contract .
@@ -39,7 +39,7 @@ sweep: on_device comparison_worker order training_worker engine ray_cluster ray_
 sweep: proof retraining ladder
 verify: . report unfinished networks derived descriptions lineage walk store repair
 api: . arguments problem data drawing network study published opening running
-cli: ending . arguments doctor doctor_gpu output run studies proving commands claiming ladder sweeps main __main__
+cli: ending . arguments doctor doctor_gpu output run studies proving commands claiming ladder sweeps sweep_command main __main__
 script stages __main__
 """
 

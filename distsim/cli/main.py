@@ -14,6 +14,8 @@ from distsim.cli.ladder import flags as ladder_flags
 from distsim.cli.output import reported
 from distsim.cli.proving import do_prove
 from distsim.cli.studies import do_merge
+from distsim.cli.sweep_command import DESCRIPTION, do_sweep
+from distsim.cli.sweep_command import flags as sweep_flags
 
 # What needs torch is imported inside functions, so that --help answers at once.
 
@@ -22,8 +24,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command of `distsim` and return its exit status. arguments : the command line, sys.argv's by default."""
 
     def carry_out() -> Any:
+        words = sys.argv[1:] if arguments is None else list(arguments)
+        if words[:1] == ["sweep"]:  # its flags depend on the problems that it names
+            return do_sweep(words[1:])
         parser = _parser()
-        flags, rest = parser.parse_known_args(arguments)
+        flags, rest = parser.parse_known_args(words)
         if "rows" in flags and not any(text.startswith("-") for text in rest):
             flags.rows += rest  # argparse takes none behind a flag
         elif rest:
@@ -44,6 +49,7 @@ def _parser() -> argparse.ArgumentParser:
         subparser.add_argument("--problem", help="one problem of the store (default: all)")
         return subparser
 
+    sweep_flags(commands.add_parser("sweep", help="run the sweep of a problem of the papers", description=DESCRIPTION))
     run = command("run", work.do_run, "do what is missing from what the sweep script last asked for")
     _workplace(run)
     _own_code(run)

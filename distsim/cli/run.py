@@ -23,6 +23,16 @@ def finish(orders: list[Any], root: Any, flags: argparse.Namespace) -> None:
     print_line(f"\ntables in {root.url}/<problem>/results, figures in {root.url}/figures")
 
 
+def foresee(orders: list[Any], root: Any, flags: argparse.Namespace) -> int:
+    """Print what the store lacks and what it would cost, write nothing, and return the exit status."""
+    from distsim.sweep.at_work import foresee
+
+    asked = {name: getattr(flags, name) for name in ("local", "address", "allow_slow")}
+    if not foresee(orders, root, **asked, say=print_line):
+        print_line("nothing is missing: the store holds everything that was asked for")
+    return 0
+
+
 def at_work(root: Any, one_writer: bool = False) -> Any:
     """Hold the store's lease, as `distsim.sweep.at_work.at_work` does, and print what it reports."""
     from distsim.sweep.at_work import at_work

@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 from distsim.cli.arguments import cluster, positive, resolved_device, whole
 from distsim.cli.output import reported
-from distsim.cli.run import finish
+from distsim.cli.run import finish, foresee
 from distsim.metrics.registry import METRICS as KNOWN
 from distsim.specs import (
     CHOSEN,
@@ -36,7 +36,7 @@ def main(*problems: Problem, arguments: Sequence[str] | None = None, **defaults:
 
     arguments : the command line, sys.argv's by default. defaults : values for flags that this study sets itself.
     """
-    return reported(lambda: _run(problems, parser_for(problems, defaults).parse_args(arguments)))
+    return reported(lambda: run_flags(problems, parser_for(problems, defaults).parse_args(arguments)))
 
 
 def parser_for(problems: Sequence[Problem], defaults: dict[str, Any]) -> argparse.ArgumentParser:
@@ -47,16 +47,29 @@ def parser_for(problems: Sequence[Problem], defaults: dict[str, Any]) -> argpars
         "compare every layer of every pruned network with the complete one, and draw the figures. The same command "
         "again resumes an interrupted sweep; larger --runs or --iterations extend a finished one.",
     )
+    if len(problems) > 1:
+        parser.add_argument(
+            "--only",
+            nargs="+",
+            metavar="NAME",
+            help="problems to run, of those above; * stands for any text, as in 'cifar*' (default: all)",
+        )
+    add_flags(parser, problems)
+    parser.set_defaults(**({"only": None} | defaults))
+    return parser
+
+
+def add_flags(parser: argparse.ArgumentParser, problems: Sequence[Problem]) -> None:
+    """Give a parser the flags of every sweep. Their help names the defaults of these problems."""
     _extent_flags(parser, problems)
     _smaller_flags(parser, problems)
     _data_flags(parser, problems)
     _place_flags(parser, f"results/{problems[0].name}")
     _numbers_flags(parser)
-    parser.set_defaults(**({"only": None} | defaults))
-    return parser
 
 
-def _run(problems: Sequence[Problem], flags: argparse.Namespace) -> int:
+def run_flags(problems: Sequence[Problem], flags: argparse.Namespace) -> int:
+    """Do what the flags of `parser_for` ask for, and return the exit status."""
     from distsim.store import new_root
 
     problems = _chosen(problems, flags.only)
@@ -64,7 +77,9 @@ def _run(problems: Sequence[Problem], flags: argparse.Namespace) -> int:
         raise ValueError(
             f"{flags.data} holds one data set, but these problems need several: pass the folder of all of them"
         )
-    with new_root(flags.storage) as root:
+    with new_root(flags.storage, only_look=flags.dry_run) as root:
+        if flags.dry_run:
+            return foresee(_orders(problems, flags, root), root, flags)
         finish(_orders(problems, flags, root), root, flags)
     return 0
 
@@ -112,13 +127,6 @@ def _defaults(problems: Sequence[Problem], of: Callable[[Problem], object]) -> s
 
 def _extent_flags(parser: argparse.ArgumentParser, problems: Sequence[Problem]) -> None:
     group = parser.add_argument_group("how much (may grow later)")
-    if len(problems) > 1:
-        group.add_argument(
-            "--only",
-            nargs="+",
-            metavar="NAME",
-            help="problems to run, of those above; * stands for any text, as in 'cifar*' (default: all)",
-        )
     group.add_argument("--runs", type=whole, help=f"number of independent runs {_defaults(problems, lambda p: p.runs)}")
     group.add_argument(
         "--iterations", type=whole, help=f"prunings in each run {_defaults(problems, lambda p: p.iterations)}"
@@ -216,6 +224,11 @@ def _place_flags(parser: argparse.ArgumentParser, storage: str) -> None:
         help="address of a Ray cluster: auto, HOST:PORT or ray://HOST:10001 (default: start Ray on this machine)",
     )
     group.add_argument("--local", action="store_true", help="do everything in this process, in order, without Ray")
+    group.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="only say what the store lacks of this and what it would cost; write nothing",
+    )
     group.add_argument(
         "--device",
         choices=get_args(DeviceChoice),

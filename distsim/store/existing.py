@@ -28,10 +28,12 @@ def existing_root(where: str | Path) -> Storage:
 
 
 @contextlib.contextmanager
-def new_root(where: str | Path) -> Iterator[Storage]:
+def new_root(where: str | Path, only_look: bool = False) -> Iterator[Storage]:
     """Open the storage of a folder or a URL, which need not exist, for the work inside the block.
 
     If the work fails, the folders that were made for it and are still empty are removed.
+
+    only_look : the work writes nothing, so they are removed in any case
     """
     try:
         folder = None if "://" in str(where) else Path(where).expanduser().resolve()
@@ -39,15 +41,17 @@ def new_root(where: str | Path) -> Iterator[Storage]:
         there = set(folder.iterdir()) if folder is not None and folder.is_dir() else set()
     except (OSError, ValueError, RuntimeError):  # no place for a store, as Storage says
         folder, absent, there = None, [], set()
+    kept = False
     try:
         yield Storage(where)
-    except BaseException:  # also Ctrl-C; it is raised again
-        with contextlib.suppress(OSError):
-            inside = set(folder.iterdir()) - there if folder is not None else set()
-            for made in (*inside, *absent):
-                with contextlib.suppress(OSError):  # it is not empty, or is no folder
-                    made.rmdir()
-        raise
+        kept = not only_look
+    finally:
+        if not kept:
+            with contextlib.suppress(OSError):
+                inside = set(folder.iterdir()) - there if folder is not None else set()
+                for made in (*inside, *absent):
+                    with contextlib.suppress(OSError):  # it is not empty, or is no folder
+                        made.rmdir()
 
 
 def _is_folder(where: str | Path) -> bool:

@@ -54,6 +54,32 @@ def carry_out(
             return run(orders, root, engine, say, check)
 
 
+def foresee(
+    orders: "list[Prepared]",
+    root: Storage,
+    *,
+    local: bool = True,
+    address: str | None = None,
+    allow_slow: bool = False,
+    say: Say = print,
+) -> bool:
+    """Say what the store lacks of these sweeps and what it would cost. Write nothing.
+
+    Return False if nothing is missing. Arguments and errors are those of `carry_out`, but the store may be in use.
+    """
+    from distsim.sweep.engine import LocalEngine
+    from distsim.sweep.order import require_possible
+    from distsim.sweep.run import foretell
+
+    require_possible(orders, root, here=address is None, allow_slow=allow_slow)
+    if local:
+        return foretell(orders, root, LocalEngine(root), say)
+    from distsim.sweep.ray_engine import RayEngine
+
+    with RayEngine(root, address, allow_drift=False) as engine:
+        return foretell(orders, root, engine, say)
+
+
 @contextlib.contextmanager
 def at_work(root: Storage, one_writer: bool = False, say: Say = print) -> Iterator[Callable[[], None]]:
     """Hold the store's lease in a `with` block. Yield a function that raises if another driver has taken over.

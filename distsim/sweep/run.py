@@ -63,6 +63,28 @@ def run(
     return worked or written
 
 
+def foretell(orders: list[Prepared], root: Storage, engine: Engine, say: Say = print) -> bool:
+    """Say what the store lacks of what is asked for, and what it costs. Return False if nothing is missing."""
+    stores = {order.name: SweepStore(root, order.name) for order in orders}
+    lacking = {order.name: lack for order in orders if (lack := _left(order, stores[order.name], set()))}
+    busy = [order for order in orders if order.name in lacking]
+    if not busy:
+        return False
+    _announce(busy, lacking, engine, say)
+    jobs: list[Comparison | NetworkComparison] = []
+    for order in busy:
+        for wanted, chance in ((lacking[order.name].comparisons, False), (lacking[order.name].chance, True)):
+            jobs += comparisons(wanted, order.sweep, engine.slots(busy), chance)
+    if jobs:
+        say(_comparing(busy, jobs, engine))
+    return True
+
+
+def _comparing(busy: list[Prepared], jobs: list[Comparison | NetworkComparison], engine: Engine) -> str:
+    pairs = sum(len(layer.networks) for job in jobs for layer in job.layers)
+    return f"comparing {pairs} pairs of layers: {comparison_forecast(busy, jobs, engine)}"
+
+
 def _announce(busy: list[Prepared], lacking: dict[str, Missing], engine: Engine, say: Say) -> None:
     """Say what there is to do, about how long training takes, and what makes it slow here."""
     load = Load().others()  # first: the forecast's measuring, and Ray's start, are loads too
@@ -89,8 +111,7 @@ def _compare(
                 jobs += comparisons(comparable, order.sweep, engine.slots(busy), chance)
     if not jobs:
         return []
-    pairs = sum(len(layer.networks) for job in jobs for layer in job.layers)
-    say(f"comparing {pairs} pairs of layers: {comparison_forecast(busy, jobs, engine)}")
+    say(_comparing(busy, jobs, engine))
     return engine.compare(busy, jobs)
 
 

@@ -21,7 +21,7 @@ from sweep_scripts import Outcome, outcome, run_script, write_images, write_mnis
 
 from distsim import plotting
 from distsim.cli import main as cli
-from distsim.cli import sweeps
+from distsim.cli import sweep_command, sweeps
 from distsim.problems import PROBLEMS
 from distsim.results import figures
 from distsim.results.claims import papers
@@ -222,6 +222,12 @@ SPECIAL = {  # flags whose values are a kind of their own
     ),
     "--metrics": ("", "ckaa", "CKA", "cka,svcca", "é", "\udcff", "-1", "all", "dimension", "x" * 300),
     "--layers": ("", "x", "pool", "POOL1", "pool1,fc1", "é", "\udcff", "-1", "../out", "x" * 300),
+    "--set": (
+        *("", "recipe.lr", "recipe.lr=", "recipe.lr=x", "recipe.lr=-1", "recipe.lr=nan", f"recipe.lr={'9' * 400}"),
+        *("recipe=3", "recipe.nix=3", "nix=3", "=3", "..=3", "recipe.lr={a = 3}", "classes=[[[[1]]]]", "name=../x"),
+        *("name=\udcff", "recipe.augment=['crop', 'nix']", "model=nix", "source=nix", "size=1979-05-27", "é=1"),
+        *("recipe.lr=[", "recipe.lr=" + "[" * 5000, "pruning.scope=global", "runs=0", "runs=1e3"),
+    ),
     "--networks": ("", "run=complete", "run=7,iteration=1", "run=0", "x", "\udcff"),
 }
 NUMERIC = (sweeps.whole, sweeps.positive)
@@ -258,8 +264,19 @@ SCRIPT = flag_cases(sweeps.parser_for([PROBLEMS["digits"]], {}), "digits", 6)
 
 
 def commands() -> dict[str, argparse.ArgumentParser]:
+    """The commands on a store."""
     (found,) = (a for a in cli._parser()._actions if isinstance(a, argparse._SubParsersAction))
-    return dict(found.choices)
+    return {name: parser for name, parser in found.choices.items() if name != "sweep"}
+
+
+def sweep_flags() -> dict[str, tuple[str, list[str]]]:
+    """The flags of `distsim sweep` that scripts do not have."""
+    parser = argparse.ArgumentParser(add_help=False)
+    sweep_command._own_flags(parser)
+    return flag_cases(parser, "sweep digits", 20)
+
+
+SWEEP = sweep_flags()
 
 
 COMMANDS = {name: flag_cases(parser, name, 3) for name, parser in commands().items()}
@@ -291,6 +308,7 @@ SUBJECT = {  # what a sentence about the flag may be about, where it does not re
     "--store": "no store in",
     "--networks": "network|run ",
     "--only": "network|iteration",
+    "--set": "model|source|pruning|data",
     "--iterations": "networks",
 }
 
@@ -310,6 +328,15 @@ def test_a_flag_of_a_script(ground: Ground, case: str) -> None:
     assert not said or about(flag, words[1:], said), said
     assert said or flag != "--address", "Ray would try for minutes, or import a module"
     assert "secret" not in said or flag == "--address", "what may be a password is not repeated"
+    ground.require_unhurt()
+
+
+@pytest.mark.parametrize("case", cases(list(SWEEP)))
+def test_a_flag_of_the_sweep_command(ground: Ground, case: str) -> None:
+    flag, words = SWEEP[case]
+    with in_time():
+        said = judged(distsim("sweep", "digits", *TINY, *HERE, "--storage", ground.store, *words))
+    assert not said or about(flag, words[1:], said), said
     ground.require_unhurt()
 
 
