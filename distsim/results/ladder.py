@@ -245,7 +245,8 @@ def figure(table: pd.DataFrame) -> Any:
         panels[0].invert_yaxis()
         dots = [Line2D([], [], marker="o", linestyle="", markersize=4, color=colours[layer]) for layer in layers]
         drawn.legend(dots, layers, loc="outside right center", title="layer", frameon=False)
-        drawn.supxlabel("dotted line: chance; grey lines: 95 % interval over runs", fontsize=7)
+        spread = "95 % interval" if table["runs"].min() >= ENOUGH else "range"
+        drawn.supxlabel(f"dotted line: chance; grey lines: {spread} over runs", fontsize=7)
         drawn.draw_without_rendering()
         drawn.set_layout_engine("none")
     return drawn

@@ -125,6 +125,12 @@ def test_ranks_texts_and_figures() -> None:
     drawn = figure(found)
     assert [panel.get_title() for panel in drawn.axes] == ["order", "ancestry"]
     assert [label.get_text() for label in drawn.axes[0].get_yticklabels()] == ["CKA", "NBS"]
+    (legend,) = drawn.legends
+    assert [label.get_text() for label in legend.get_texts()] == list(found["layer"].unique())
+    dots = [line.get_color() for line in drawn.axes[0].lines if line.get_marker() == "o"]
+    assert dots == [handle.get_color() for handle in legend.legend_handles] * 2, "a layer has its colour in every row"
+    assert "range over runs" in drawn.get_supxlabel()
+    assert "95 % interval" in figure(found.assign(runs=6)).get_supxlabel()
     resi = as_resi(found, "vgg", "cifar10")
     violations = resi[resi["quality_measure"] == "violation_rate"].set_index("similarity_measure")["value"]
     assert violations["cka"] == 0
