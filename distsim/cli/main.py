@@ -1,4 +1,4 @@
-"""`distsim`: work on the store of any sweep."""
+"""Run sweeps of iterative magnitude pruning, and work on what they have stored."""
 
 import argparse
 import sys
@@ -39,50 +39,82 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="distsim", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="distsim", description=__doc__, epilog="`distsim COMMAND --help` explains a command and gives an example."
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    def command(name: str, do: Any, help: str) -> argparse.ArgumentParser:
-        subparser = commands.add_parser(name, help=help, description=help[0].upper() + help[1:] + ".")
+    def command(name: str, do: Any, help: str, example: str = "results/cifar2") -> argparse.ArgumentParser:
+        description, epilog = help[0].upper() + help[1:] + ".", f"Example: distsim {name} {example}"
+        subparser = commands.add_parser(name, help=help, description=description, epilog=epilog)
         subparser.set_defaults(command=do)
         subparser.add_argument("store", metavar="STORE", help="the sweep's --storage: a folder, or s3://bucket/prefix")
         subparser.add_argument("--problem", help="one problem of the store (default: all)")
         return subparser
 
-    sweep_flags(commands.add_parser("sweep", help="run the sweep of a problem of the papers", description=DESCRIPTION))
-    run = command("run", work.do_run, "do what is missing from what the sweep script last asked for")
+    sweep = commands.add_parser(
+        "sweep",
+        help="run the sweep of a problem of the papers",
+        description=DESCRIPTION,
+        epilog="Example: distsim sweep cifar2 --data folder:PATH --runs 2 --set recipe.lr=0.0005 pruning.scope=local",
+    )
+    sweep_flags(sweep)
+    run = command("run", work.do_run, "finish an interrupted sweep, or extend one", "results/cifar2 --runs 20")
     _workplace(run)
     _own_code(run)
     _run_flags(run)
-    command("status", work.do_status, "say what a store holds and what it lacks")
+    command("status", work.do_status, "show what a store holds and what is missing")
     compare = command(
-        "compare", work.do_compare, "compute the similarities that a store lacks, without training anything"
+        "compare",
+        work.do_compare,
+        "compute missing similarities, without training anything",
+        "results/cifar2 --metrics cka procrustes",
     )
     _workplace(compare)
     _own_code(compare)
     compare.add_argument("--metrics", nargs="+", metavar="NAME", help="metrics to compute (default: as last asked for)")
-    pairs = command("pairs", work.do_pairs, "compare a store's networks with each other")
+    pairs = command(
+        "pairs", work.do_pairs, "compare a store's networks with each other", "results/cifar2 --plan iterations"
+    )
     _workplace(pairs)
     _own_code(pairs)
     _pairs_flags(pairs)
-    ranked = command("ladder", do_ladder, "rank metrics by what they find of order, ancestry and loss barriers")
+    ranked = command(
+        "ladder",
+        do_ladder,
+        "rank metrics by what they find of order, ancestry and loss barriers",
+        "results/cifar2 --out ladder",
+    )
     _workplace(ranked)
     _own_code(ranked)
     ladder_flags(ranked)
-    layers = command("layers", work.do_layers, "compare every layer of one network with every layer of another")
+    layers = command(
+        "layers",
+        work.do_layers,
+        "compare every layer of one network with every layer of another",
+        "results/cifar2 --networks run=complete run=0,iteration=5 --metrics cka",
+    )
     _layers_flags(layers)
     _own_code(layers)
     command(
         "report", work.do_report, "write tables and figures of what a store holds, and print the summary and the claims"
     )
-    claims = command("claims", do_claims, "judge the claims of the papers, under one definition of each metric or all")
+    claims = command(
+        "claims",
+        do_claims,
+        "judge the claims of the papers, under one definition of each metric or all",
+        "results/cifar2 --multiverse",
+    )
     claims_flags(claims)
     command("list", work.do_list, "list a store's problems")
-    digest = command("digest", work.do_digest, "read and check everything in a store and print its digests")
+    digest = command("digest", work.do_digest, "read and check everything in a store, and print a digest of it")
     digest.add_argument("--pieces", action="store_true", help="one line for each piece")
-    command("verify", work.do_verify, "check that everything in a store is what was written, and say what is damaged")
+    command("verify", work.do_verify, "check that nothing in a store is damaged, and name what is")
     repair = command(
-        "repair", work.do_repair, "remove what is damaged, and only that, so that the next run makes it again"
+        "repair",
+        work.do_repair,
+        "remove what is damaged, and only that, so that the next run makes it again",
+        "results/cifar2 --dry-run",
     )
     repair.add_argument("--dry-run", action="store_true", help="only say what would be removed")
     repair.add_argument(
@@ -97,6 +129,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Write the tables, figures and claims of a sweep into a folder that can be published, without "
         "weights and activations. Several sources are joined if they are of the same sweep. Runs that start from "
         "different complete networks, as other processors train them, are kept apart in the column `complete`.",
+        epilog="Example: distsim merge results/cifar2 --into published/cifar2",
     )
     merge.set_defaults(command=do_merge)
     merge.add_argument("sources", nargs="+", metavar="SOURCE", help="a store, or the folder of a published study")
@@ -109,6 +142,7 @@ def _parser() -> argparse.ArgumentParser:
         "equal bit by bit in the environment of the row, and to 1e-4 on another processor or with other versions. The "
         "exit status is 0 if all rows are proven, 1 if one is not, and 3 if networks were trained again where no digit "
         "is promised.",
+        epilog="Example: distsim prove results/cifar2 run=3,iteration=7,layer=conv1_2,metric=nbs",
     )
     prove.set_defaults(command=do_prove)
     _prove_flags(prove)
@@ -117,6 +151,7 @@ def _parser() -> argparse.ArgumentParser:
         "doctor",
         help="measure this machine and say which flags suit it",
         description="Measure this machine and say which flags suit it: trials at once, threads, precision.",
+        epilog="Example: distsim doctor cifar2",
     )
     doctor.set_defaults(command=work.do_doctor)
     _doctor_flags(doctor)
@@ -229,8 +264,8 @@ def _workplace(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--address", type=cluster, help="address of a Ray cluster (default: start Ray on this machine)")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), help="(default: as last asked for)")
     parser.add_argument("--data", help="where the data are (default: as last asked for)")
-    parser.add_argument("--cpus", type=positive, help="CPUs for one trial (default: one for each thread)")
-    parser.add_argument("--gpus", type=positive, help="GPUs for one trial (default: 1 on a GPU)")
+    parser.add_argument("--cpus", type=positive, help="CPUs for each trial (default: one for each thread)")
+    parser.add_argument("--gpus", type=positive, help="GPUs for each trial (default: 1 on a GPU)")
     parser.add_argument(
         "--allow-drift", action="store_true", help="go on although versions or device differ from the store's"
     )

@@ -235,9 +235,9 @@ def _place_flags(parser: argparse.ArgumentParser, storage: str) -> None:
         default="auto",
         help="auto (default): a GPU if there is one, else the CPU",
     )
-    group.add_argument("--cpus", type=positive, help="CPUs for one trial (default: --threads)")
+    group.add_argument("--cpus", type=positive, help="CPUs for each trial (default: --threads)")
     group.add_argument(
-        "--gpus", type=positive, help="GPUs for one trial; with a fraction, trials share a GPU (default: 1 on a GPU)"
+        "--gpus", type=positive, help="GPUs for each trial; with a fraction, trials share a GPU (default: 1 on a GPU)"
     )
     group.add_argument(
         "--pack",
@@ -252,7 +252,7 @@ def _numbers_flags(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("what else determines the results")
     group.add_argument("--seed", type=whole, default=0, help="seed of every random stream (default: %(default)s)")
     group.add_argument(
-        "--threads", type=whole, default=1, help="CPU threads of one trial or one comparison (default: %(default)s)"
+        "--threads", type=whole, default=1, help="CPU threads of each trial and comparison (default: %(default)s)"
     )
     group.add_argument(
         "--precision",

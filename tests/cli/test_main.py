@@ -675,3 +675,11 @@ def test_a_path_of_an_unknown_user_is_refused_in_a_sentence(tmp_path: Path) -> N
 def test_a_warning_is_a_sentence_without_a_line_of_code(capsys: pytest.CaptureFixture[str]) -> None:
     assert reported(lambda: warnings.warn("one thing\nand another", UserWarning, stacklevel=1)) == 0
     assert capsys.readouterr().err == "distsim: one thing and another\n"
+
+
+def test_every_command_has_an_example_that_it_understands() -> None:
+    (commands,) = (action for action in cli._parser()._actions if action.dest == "command" or action.choices)
+    for name, parser in dict(commands.choices).items():
+        example = parser.epilog.removeprefix("Example: distsim ")
+        assert example.split()[0] == name
+        assert cli._parser().parse_args(example.split())
