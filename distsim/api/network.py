@@ -130,7 +130,7 @@ class StudyNetwork:
 
     @cached_property
     def _examples(self) -> list[int]:
-        """Numbers of the training images that are the probe."""
+        """Numbers of the images that are the probe, in the training or the test set (Problem.probe_from)."""
         origin = self.which.origin
         mark = self.store.committed(origin)
         return list(json.loads(read_object(self.store.storage, origin.path, mark, "probe.json"))["indices"])
