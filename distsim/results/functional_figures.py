@@ -33,7 +33,10 @@ def functional_similarity(summary: pd.DataFrame, problem: str) -> Figure:
     for panel in panels:
         panel.set_xlabel("remaining parameters")
         remaining_axis(panel, rows["remaining"])
-    figure.suptitle(f"{problem}: predictions for the test images, compared with the complete network's", fontsize=10)
+    for panel in panels[1:]:
+        panel.set_ylim(bottom=0)
+    title = f"{problem}: predictions for the test images and the complete network's, median of runs (25–75 %)"
+    figure.suptitle(title, fontsize=10)
     figure.legend(loc="outside right center", title="class")
     note(figure, of_all)
     return figure

@@ -54,7 +54,7 @@ def _of_predictions(functional: pd.DataFrame, problem: str) -> list[str]:
     last = rows[rows["iteration"] == iteration].set_index("measure")["median"]
     return [
         f"Test images at iteration {iteration}: {last['agreement']:.1%} of predictions are the complete network's; "
-        f"Jensen-Shannon divergence {last['jsd']:.4f} bits."
+        f"Jensen-Shannon divergence {last['jsd']:.3g} bits."
     ]
 
 
