@@ -91,7 +91,7 @@ def run(
     request = {name: plain(given[name]) for name in ("download", "pack", *specs.CHOSEN, *specs.names(specs.Extent))}
     request |= {
         "metrics": listed("metrics", metrics),
-        "measure": None if measure is None else listed("measure", measure),
+        "measure": measure if measure is None else () if measure in ((), []) else listed("measure", measure),
         "reading": specs.Reading(plain(skip_bad), plain(bits)),
         "device": chosen,
         "resources": trial_resources(chosen, threads, cpus, gpus),

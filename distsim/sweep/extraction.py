@@ -66,10 +66,9 @@ def evaluate(store: SweepStore, sweep: Sweep, trainer: Trainer, which: NetworkId
     FloatingPointError: a logit is not finite.
     """
     started, label = time.time(), f"{sweep.name}, {which.label}"
-    with trace.stage("evaluation", label):
-        labels = trainer.data.test[1].cpu().numpy() if which.is_complete else None
-        kept = logits.of_outputs(trainer.outputs(step).cpu().numpy(), labels, label)
-        return logits.commit(store, which, kept, **_fields(store, sweep, which, started))
+    labels = trainer.data.test[1].cpu().numpy() if which.is_complete else None
+    kept = logits.of_outputs(trainer.outputs(step).cpu().numpy(), labels, label)
+    return logits.commit(store, which, kept, **_fields(store, sweep, which, started))
 
 
 def _fields(store: SweepStore, sweep: Sweep, which: NetworkId, started: float) -> dict[str, Any]:
