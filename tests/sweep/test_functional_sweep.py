@@ -144,6 +144,16 @@ def test_a_store_keeps_its_request_where_no_flag_says_otherwise(copy: Path, tmp_
     assert store_in(other).contents().logits == {COMPLETE, NetworkId(0, 1)}
 
 
+def test_a_studys_network_has_its_logits(kept: Path, tmp_path: Path) -> None:
+    found = distsim.open(kept).network(1, 2).logits
+    np.testing.assert_array_equal(found, read(store_in(kept), ONE).margins)
+    (line,) = set(found.max(axis=1))
+    assert line == 0
+    computed(tmp_path, ordered(measure=(), runs=1, iterations=1))
+    with pytest.raises(FileNotFoundError, match="no test logits of run 0, iteration 1: distsim run STORE --measure"):
+        _ = distsim.open(tmp_path).network(0, 1).logits
+
+
 # --- damage -----------------------------------------------------------------------------------------------------------
 
 
