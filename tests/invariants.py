@@ -17,7 +17,7 @@ from distsim.metrics.registry import METRICS
 from distsim.models import Layer, Network, build
 from distsim.seeds import numpy_stream
 from distsim.specs import COMPLETE, MOST, Identity, NetworkId, Problem, Pruning, pruned_count
-from distsim.store import SweepStore
+from distsim.store import SweepStore, logits
 from distsim.store.activations import Reader
 from distsim.store.commits import read_object
 from distsim.store.paths import Place
@@ -43,6 +43,8 @@ def store_faults(store: SweepStore) -> list[str]:
         before[which] = step.masks
         if which in contents.activations:
             said += activations_faults(store, which, identity, layers)
+        if which in contents.logits:
+            said += logits_faults(store, which, step.record)
         found += [f"{which.label}: {fault}" for fault in said]
     mark = store.mark(COMPLETE)
     if mark is not None:
@@ -198,6 +200,16 @@ def activations_faults(
             yield f"the activations of {name} are of a layer of kind {array.kind}"
         if array.dtype not in ("float32", storage_dtype(layers[name], identity.storage)):
             yield f"the activations of {name} are {array.dtype}"
+
+
+def logits_faults(store: SweepStore, which: NetworkId, record: Mapping[str, Any]) -> Iterator[str]:
+    """The test logits predict as the record says: rounding them changes no prediction."""
+    complete, mark = store.piece_mark(which.origin, "logits"), store.piece_mark(which, "logits")
+    assert mark is not None
+    labels = None if complete is None else logits.read(store, which.origin, complete).labels
+    right = logits.read(store, which, mark).margins.argmax(axis=1) == labels
+    if labels is not None and right.mean() != record["accuracy"]:
+        yield f"its test logits have an accuracy of {right.mean()}, its record says {record['accuracy']}"
 
 
 def similarity_faults(values: Mapping[str, Any], layer: Layer) -> Iterator[str]:

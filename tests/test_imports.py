@@ -18,7 +18,7 @@ ORDER = """
 _version
 trace plotting seeds
 metrics: reads rounding arrays linalg polar channels cosine kernels
-metrics: mean_cca pwcca svcca channels_only null cka distances dimension nbs
+metrics: functional mean_cca pwcca svcca channels_only null cka distances dimension nbs
 metrics: rsa neighbours soft_matching predictivity . registry
 specs: canonical fields changes json_shape layer_names networks problem sweep .
 environment problems processor tf32
@@ -29,10 +29,10 @@ training: . optimizers pruning streams compiling stepper checkpoint loop early_s
 training: fused fusible fused_stepper group connectivity alignment
 comparison: . devices recording sides pair similarities layer models
 store: aws local exclusive reasons remote storage commits lease fenced epochs arrays activations described paths records
-store: sweep_store descriptions
+store: sweep_store logits descriptions
 store: existing . checkpoints
-results: . claims nulls tables claims.study marks figures text claims.parts pairs reduce claims.papers claims.images
-results: claims.multiverse published merging rows ladder
+results: . claims nulls tables functional claims.study marks figures functional_figures text claims.parts pairs reduce
+results: claims.papers claims.images claims.multiverse published merging rows ladder
 sweep: . beside cost training_memory exact behaviour kept_behaviour extraction failures jobs
 sweep: plan cluster own_code stored_models
 sweep: on_device comparison_worker order training_worker engine ray_cluster ray_engine forecast pairs run status at_work

@@ -40,7 +40,7 @@ def test_its_tables_are_those_of_the_store_and_say_from_which_network_and_where(
     study, original = distsim.open(kept), distsim.open(str(store))
     assert isinstance(study, distsim.Study)
     assert repr(study) == f"Study({str(kept)!r}, problems=['digits'])"
-    for name in ("results", "networks", "summary", "accuracy", "chance"):
+    for name in ("results", "networks", "summary", "accuracy", "chance", "functional", "functional_summary"):
         table = getattr(original, name)
         pd.testing.assert_frame_equal(getattr(study, name)[list(table)], table)
     assert set(study.results["complete"]) == {0}

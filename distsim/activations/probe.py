@@ -28,7 +28,7 @@ BATCH = 128  # examples per forward pass; fixed, because the batch size may chan
 
 @dataclass(frozen=True)
 class Probe:
-    """The images on which networks are compared, uint8 (n, c, h, w), never augmented, and their indices."""
+    """The images on which networks are compared, uint8 (n, c, h, w), never augmented, and their places in their set."""
 
     indices: NDArray[np.int64]
     images: torch.Tensor
@@ -39,13 +39,14 @@ class Probe:
 def make_probe(identity: Identity, dataset: Dataset, device: torch.device | str = "cpu") -> Probe:
     """Make the problem's probe, which is the same for all its networks.
 
-    ValueError: it is larger than the training set, or the recipe has no normalisation.
+    ValueError: it is larger than the set that it is from, or the recipe has no normalisation.
     """
     problem = identity.problem
-    indices = probe_indices(dataset, problem.probe, problem.probe_rule, identity.seed)
+    indices = probe_indices(dataset, problem.probe, problem.probe_rule, identity.seed, problem.probe_from)
+    whole = dataset.test_images if problem.probe_from == "test" else dataset.train_images
     mean, sd = augment.normalisation(problem.recipe, device)
     # one grey channel may have any stride: convolutions would round by it, and Ray's copy of the data has another
-    images = torch.tensor(dataset.train_images[indices], device=device).clone(memory_format=torch.contiguous_format)
+    images = torch.tensor(whole[indices], device=device).clone(memory_format=torch.contiguous_format)
     return Probe(indices, images, mean, sd)
 
 

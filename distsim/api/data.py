@@ -58,7 +58,8 @@ def settled(
             )
         problem = _with(problem, channels=channels, size=height)
         dataset = suited(problem, dataset)
-    return problem.settled(probe=min(PROBE, len(dataset.train_labels))), dataset
+    images = dataset.test_labels if problem.probe_from == "test" else dataset.train_labels
+    return problem.settled(probe=min(PROBE, len(images))), dataset
 
 
 def _with(problem: ProblemOfData, **fields: Any) -> ProblemOfData:

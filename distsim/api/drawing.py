@@ -5,32 +5,44 @@ from typing import Any
 
 from distsim.api.arguments import require_one_of
 from distsim.results import figures
+from distsim.results.functional_figures import functional_similarity
 from distsim.results.tables import Tables, chance_level
 
 OF_ACCURACY: dict[str, Callable[..., Any]] = {"fig1": figures.accuracy_median, "fig4": figures.accuracy_mean}
-OF_ONE_PROBLEM = ("fig5", "fig8")
+OF_ONE_PROBLEM = ("fig5", "fig8", "functional")
 NAMES = {
     "fig1": "accuracy, medians",
     "fig2": "one metric by layer",
     "fig4": "accuracy, means",
     "fig5": "several metrics by layer, of one problem",
     "fig8": "the output layer, of one problem",
+    "functional": "predictions for the test images, of one problem",
 }
 
 
-def figure(tables: Tables, name: str, problems: Sequence[str], metrics: tuple[str, ...] | None) -> Any:
-    """Return the matplotlib Figure of this name.
+def figure(
+    tables: Tables,
+    name: str,
+    problems: Sequence[str],
+    metrics: tuple[str, ...] | None,
+    titles: figures.Titles | None = None,
+) -> Any:
+    """Return the matplotlib Figure of this name. titles : of problems, where they are not their names
 
     ValueError: there is nothing to show yet, its metric is not in the tables, or it takes none.
     """
     summary, accuracy = (table[table["problem"].isin(problems)] for table in (tables.summary, tables.accuracy))
-    if accuracy.empty if name in OF_ACCURACY else summary.empty:
+    functional = tables.functional_summary[tables.functional_summary["problem"].isin(problems)]
+    shown = accuracy if name in OF_ACCURACY else functional if name == "functional" else summary
+    if shown.empty:
         raise ValueError(f"{name}: nothing that it shows of {', '.join(problems)} is in the store yet")
-    if name in OF_ACCURACY or name == "fig8":
+    if name in OF_ACCURACY or name in ("fig8", "functional"):
         if metrics is not None:
             raise ValueError(f"metric: {name} shows {NAMES[name]} and takes none, got {', '.join(metrics)}")
+        if name == "functional":
+            return functional_similarity(functional, problems[0])
         if name == "fig8":
-            return figures.output_layer(summary, problems[0])
+            return figures.output_layer(summary, problems[0], titles=titles)
         return OF_ACCURACY[name](accuracy)
     there = tuple(dict.fromkeys(summary["metric"]))
     for metric in metrics or ():
@@ -38,10 +50,10 @@ def figure(tables: Tables, name: str, problems: Sequence[str], metrics: tuple[st
     chance = chance_level(tables.chance)
     if name == "fig5":
         chosen = metrics or [metric for metric in figures.PANEL_METRICS if metric in there] or there
-        return figures.similarity_panels(summary, problems[0], chosen, chance=chance)
+        return figures.similarity_panels(summary, problems[0], chosen, chance=chance, titles=titles)
     metric = _only(metrics) if metrics else "svcca" if "svcca" in there else there[0]
     hidden = (summary["metric"] == metric) & (summary["kind"] != "out")
-    return figures.similarity_by_layer(summary, metric, include_output=not hidden.any(), chance=chance)
+    return figures.similarity_by_layer(summary, metric, include_output=not hidden.any(), chance=chance, titles=titles)
 
 
 def _only(metrics: tuple[str, ...]) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from distsim import specs
@@ -23,6 +24,7 @@ from distsim.models import Network, build
 from distsim.store import SweepStore
 from distsim.store.activations import LayerArray, Reader
 from distsim.store.commits import read_object
+from distsim.store.logits import read as read_logits
 
 if TYPE_CHECKING:
     import xarray
@@ -60,6 +62,19 @@ class StudyNetwork:
     def problem(self) -> specs.Problem:
         return self._identity.problem
 
+    @cached_property
+    def logits(self) -> NDArray[Any]:
+        """The network's logits of the test images, (n, classes), less the largest of each image, in float16 or float32.
+
+        FileNotFoundError: the store holds none, since it was not asked to measure `functional`.
+        """
+        mark = self.store.piece_mark(self.which, "logits")
+        if mark is None:
+            raise FileNotFoundError(
+                f"the store has no test logits of {self.which.label}: distsim run STORE --measure functional"
+            )
+        return read_logits(self.store, self.which, mark).margins
+
     @property
     def layers(self) -> list[str]:
         """Names of the layers that are compared, from input to output."""
@@ -79,8 +94,8 @@ class StudyNetwork:
         """Return a layer's responses to the probe, an `xarray.DataArray`.
 
         Its dimensions are (example, row, column, channel) or (example, feature); the coordinate `example` numbers the
-        training images. Stored activations are read lazily: only the values that are used. Others are computed again
-        from the data, the same values that were compared.
+        training images, or the test images (`Problem.probe_from`). Stored activations are read lazily: only the values
+        that are used. Others are computed again from the data, the same values that were compared.
 
         data : as for `distsim.run`; by default the last known location
         ValueError: there is no such layer, or the data are not those of the study. ImportError: xarray is missing.
@@ -130,7 +145,7 @@ class StudyNetwork:
 
     @cached_property
     def _examples(self) -> list[int]:
-        """Numbers of the training images that are the probe."""
+        """Numbers of the images that are the probe, in the training or the test set (Problem.probe_from)."""
         origin = self.which.origin
         mark = self.store.committed(origin)
         return list(json.loads(read_object(self.store.storage, origin.path, mark, "probe.json"))["indices"])

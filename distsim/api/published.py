@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from distsim.results.published import Published
     from distsim.results.tables import Tables
+    from distsim.specs import Problem
 
 
 class PublishedStudy(Study):
@@ -63,6 +64,9 @@ class PublishedStudy(Study):
 
     def _tables(self) -> Tables:
         return self.published.tables
+
+    def _specs(self) -> list[Problem]:
+        return [self.published.identity.problem]
 
     def _remarks(self) -> dict[str, str]:
         return {self.published.problem: self.published.images}

@@ -33,9 +33,11 @@ def run(
     retention: str = "reference",
     activations: str = "store",
     chance: bool = True,
+    measure: str | list[str] | tuple[str, ...] | None = None,
     classes: list[str] | tuple[str, ...] | None = None,
     epochs: int | None = None,
     probe: int | None = None,
+    probe_from: str | None = None,
     train_limit: int | None = None,
     download: bool = False,
     skip_bad: int = 0,
@@ -84,29 +86,38 @@ def run(
     from distsim.sweep.order import trial_resources
 
     chosen = resolved_device(device, address)
-    reductions = {name: plain(given[name]) for name in ("epochs", "probe", "train_limit")}
+    reductions = {name: plain(given[name]) for name in ("epochs", "probe", "probe_from", "train_limit")}
     reductions["classes"] = None if classes is None else listed("classes", classes)
     request = {name: plain(given[name]) for name in ("download", "pack", *specs.CHOSEN, *specs.names(specs.Extent))}
     request |= {
         "metrics": listed("metrics", metrics),
+        "measure": measure if measure is None else () if measure in ((), []) else listed("measure", measure),
         "reading": specs.Reading(plain(skip_bad), plain(bits)),
         "device": chosen,
         "resources": trial_resources(chosen, threads, cpus, gpus),
     }
     sweeps = [_prepared(each, data, reductions, request) for each in problems]
     how = {name: given[name] for name in ("local", "address", "allow_drift", "allow_slow")}
+    how["as_before"] = measure is None
     return _studied(sweeps, where, progress, **how)
 
 
-def _studied(sweeps: list[Prepared], storage: str | Path, progress: Progress, **how: Any) -> Study:
-    """Do what the store lacks of these sweeps, and return the study in it. how : as for `carry_out`"""
+def _studied(
+    sweeps: list[Prepared], storage: str | Path, progress: Progress, as_before: bool = True, **how: Any
+) -> Study:
+    """Do what the store lacks of these sweeps, and return the study in it.
+
+    as_before : measure what the store was last asked for. how : as for `carry_out`
+    """
     from distsim.api.study import Study
     from distsim.store import SweepStore, new_root
     from distsim.sweep.at_work import carry_out
+    from distsim.sweep.order import measured_as_before
 
     say = print if progress is True else lambda line: None
     tell = functools.partial(_report, progress)
     with new_root(storage) as root:
+        sweeps = [measured_as_before(sweep, root) for sweep in sweeps] if as_before else sweeps
         carry_out(sweeps, root, **how, say=say, tell=tell)
     return Study([SweepStore(root, sweep.name) for sweep in sweeps], {sweep.name: sweep.dataset for sweep in sweeps})
 

@@ -73,6 +73,19 @@ class Study:
         return self._tables().chance
 
     @property
+    def functional(self) -> pd.DataFrame:
+        """How predictions for the test images differ from the complete network's: a row for each network and class.
+
+        class "" is all images. Empty if the study does not measure it (`measure`).
+        """
+        return self._tables().functional
+
+    @property
+    def functional_summary(self) -> pd.DataFrame:
+        """The same over runs: a row for each problem, measure, class and iteration."""
+        return self._tables().functional_summary
+
+    @property
     def provenance(self) -> pd.DataFrame:
         """Which row of networks, results and chance was computed where, when and by what."""
         import pandas as pd
@@ -127,11 +140,12 @@ class Study:
         """Return one of the papers' figures of what is in the store, a matplotlib Figure.
 
         name : fig1, fig4 accuracy; fig2 one metric by layer; fig5 several metrics by layer, and fig8 the output layer,
-            of one problem
+            of one problem; functional predictions for the test images, of one problem
         problem : one, or for fig1, fig2 and fig4 several; by default all
         metric : of fig2, by default svcca; or several, of fig5
         """
         from distsim.api.drawing import NAMES, OF_ONE_PROBLEM, figure
+        from distsim.results.figures import titles_of
 
         require_one_of("name", name, NAMES)
         problems = self.problems if problem is None else list(listed("problem", problem))
@@ -139,7 +153,11 @@ class Study:
             require_one_of("problem", one, self.problems)
         if name in OF_ONE_PROBLEM and len(problems) > 1:
             raise ValueError(f"problem: {name} is of one problem, choose from {', '.join(problems)}")
-        return figure(self._tables(), name, problems, None if metric is None else listed("metric", metric))
+        metrics = None if metric is None else listed("metric", metric)
+        return figure(self._tables(), name, problems, metrics, titles_of(self._specs()))
+
+    def _specs(self) -> list[specs.Problem]:
+        return [store.identity().problem for store in self._stores.values()]
 
     @names_checked
     def network(self, run: int | None = None, iteration: int | None = None, problem: str | None = None) -> StudyNetwork:

@@ -1,9 +1,10 @@
-"""The types of command-line flags, and the device that is meant."""
+"""The types of command-line flags, flags that several commands have, and the device that is meant."""
 
 import argparse
 import re
+from typing import Any, get_args
 
-from distsim.specs import MOST, Device, DeviceChoice, shown
+from distsim.specs import MEASURES, MOST, Device, DeviceChoice, Measure, shown
 
 
 def positive(text: str) -> float:
@@ -48,3 +49,15 @@ def resolved_device(device: DeviceChoice, address: str | None) -> Device:
     from distsim import environment
 
     return environment.resolved_device(device, address)
+
+
+def measure_flag(parser: Any) -> None:
+    parser.add_argument(
+        "--measure",
+        nargs="*",
+        choices=get_args(Measure),
+        metavar="WHAT",
+        help="what to measure beside similarities; functional: keep each network's logits of the test images, and "
+        "compare its predictions with the complete network's; without a word: nothing (default: as last asked for, for "
+        f"a new store {', '.join(MEASURES)})",
+    )

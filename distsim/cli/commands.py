@@ -57,7 +57,8 @@ def do_run(flags: argparse.Namespace) -> int:
     import_named(flags)
     if flags.only is not None:
         return _only(flags)
-    asked = {"runs": flags.runs, "iterations": flags.iterations}
+    measure = None if flags.measure is None else tuple(flags.measure)
+    asked = {"runs": flags.runs, "iterations": flags.iterations, "measure": measure}
     for store in stores:
         _require_trainable(store, flags, asked)
     finish([order_of(store, flags, **asked) for store in stores], stores[0].root, flags)
@@ -82,7 +83,8 @@ def _only(flags: argparse.Namespace) -> int:
     from distsim.processor import require_speed
     from distsim.store.existing import existing_store
     from distsim.sweep.kept_behaviour import require_same_behaviour
-    from distsim.sweep.training_worker import TrainingWorker, require_before
+    from distsim.sweep.plan import require_before
+    from distsim.sweep.training_worker import TrainingWorker
 
     store, network = existing_store(flags.store, flags.problem), NetworkId.parse(flags.only)
     require_before(store, network)
@@ -239,7 +241,7 @@ def do_report(flags: argparse.Namespace) -> int:
     from distsim.store.descriptions import layers_of
 
     for study in published_studies(flags):
-        print(f"{study.problem}\n{text.as_text(study.tables, study.problem)}\n")
+        print(f"{study.problem}\n{text.as_text(study.tables, study.problem, study.identity.problem.probe_from)}\n")
         _print_claims(check(study.tables, {study.problem: study.images}))
         print(f"\nnothing was written: {flags.store} is a published study")
         return 0
@@ -258,7 +260,7 @@ def do_report(flags: argparse.Namespace) -> int:
             [reduce.collect(store, layers[store.problem], store.identity().seed)[0] for store in stores]
         )
     for store in stores:
-        print(f"{store.problem}\n{text.as_text(tables, store.problem)}\n")
+        print(f"{store.problem}\n{text.as_text(tables, store.problem, store.identity().problem.probe_from)}\n")
     _print_claims(check(tables, {store.problem: remark(store) for store in stores}))
     print(f"\n{written}")
     return 0

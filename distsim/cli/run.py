@@ -19,7 +19,8 @@ def finish(orders: list[Any], root: Any, flags: argparse.Namespace) -> None:
     for order in orders:
         extent = order.sweep.extent
         print_line(f"\n{order.name}: {extent.runs} runs, {extent.iterations} iterations")
-        print_line(text.as_text(read_tables(root, [order.name]), order.name))
+        tables = read_tables(root, [order.name])
+        print_line(text.as_text(tables, order.name, order.sweep.problem.probe_from))
     print_line(f"\ntables in {root.url}/<problem>/results, figures in {root.url}/figures")
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from fnmatch import fnmatchcase
 from typing import Any, get_args
 
-from distsim.cli.arguments import cluster, positive, resolved_device, whole
+from distsim.cli.arguments import cluster, measure_flag, positive, resolved_device, whole
 from distsim.cli.output import reported
 from distsim.cli.run import finish, foresee
 from distsim.metrics.registry import METRICS as KNOWN
@@ -18,6 +18,7 @@ from distsim.specs import (
     Exactness,
     Extent,
     Precision,
+    ProbeFrom,
     Problem,
     Reading,
     Retention,
@@ -27,7 +28,7 @@ from distsim.specs import (
 # What needs torch is imported inside functions, so that --help answers at once.
 
 # Flags that are passed on under their names: what changes the problem, and what else the sweep is prepared with.
-OF_PROBLEM = ("classes", "epochs", "probe", "train_limit")
+OF_PROBLEM = ("classes", "epochs", "probe", "probe_from", "train_limit")
 OF_SWEEP = ("pack", *CHOSEN)
 
 
@@ -99,7 +100,15 @@ def _chosen(problems: Sequence[Problem], patterns: Sequence[str] | None) -> Sequ
 
 def _orders(problems: Sequence[Problem], flags: argparse.Namespace, root: Any) -> list[Any]:
     """Return an order for each problem. Everything that needs no data is checked for all of them first."""
-    from distsim.sweep.order import adapted, checked, prepare, require_tools, require_trainable, trial_resources
+    from distsim.sweep.order import (
+        adapted,
+        checked,
+        measured_as_before,
+        prepare,
+        require_tools,
+        require_trainable,
+        trial_resources,
+    )
     from distsim.training.stepper import Arithmetic
 
     device = resolved_device(flags.device, flags.address)
@@ -113,7 +122,8 @@ def _orders(problems: Sequence[Problem], flags: argparse.Namespace, root: Any) -
         require_trainable(root, problem, extent, arithmetic, device, flags.address is None, flags.allow_slow)
     if flags.address is None:
         require_tools(device, flags.metrics)
-    return [prepare(problem, data=flags.data, download=flags.download, **asked) for problem in problems]
+    orders = [prepare(problem, data=flags.data, download=flags.download, **asked) for problem in problems]
+    return orders if flags.measure is not None else [measured_as_before(order, root) for order in orders]
 
 
 def _values(flags: argparse.Namespace, names: Iterable[str]) -> dict[str, Any]:
@@ -158,6 +168,7 @@ def _extent_flags(parser: argparse.ArgumentParser, problems: Sequence[Problem]) 
         action="store_false",
         help="do not measure the chance level (similarity with permuted examples, at iterations 1, 10 and 20 of run 0)",
     )
+    measure_flag(group)
 
 
 def _smaller_flags(parser: argparse.ArgumentParser, problems: Sequence[Problem]) -> None:
@@ -174,6 +185,12 @@ def _smaller_flags(parser: argparse.ArgumentParser, problems: Sequence[Problem])
         "--probe",
         type=whole,
         help=f"number of images on which layers are compared {_defaults(problems, lambda p: p.probe)}",
+    )
+    group.add_argument(
+        "--probe-from",
+        choices=get_args(ProbeFrom),
+        help="images on which layers are compared: those that networks were trained on, as in the papers, or test "
+        f"images, which they have not seen {_defaults(problems, lambda p: p.probe_from)}",
     )
 
 

@@ -152,16 +152,18 @@ def pixel_statistics(images: Images) -> tuple[tuple[float, ...], tuple[float, ..
     return tuple(means), tuple(sds)
 
 
-def probe_indices(dataset: Dataset, size: int, rule: str, seed: int) -> NDArray[np.int64]:
-    """Return the indices of the training images on which representations are compared: (size,) int64, ascending.
+def probe_indices(dataset: Dataset, size: int, rule: str, seed: int, source: str = "train") -> NDArray[np.int64]:
+    """Return the indices of the images on which representations are compared: (size,) int64, ascending.
 
-    rule  uniform: drawn without replacement from the whole training set, from the stream (seed, "probe")
-          first: the first `size` images
-    ValueError: size is below 1 or above the number of training images, or the rule is another.
+    rule    uniform: drawn without replacement from the whole set, from the stream (seed, "probe")
+            first: the first `size` images
+    source  train: of the training images; test: of the test images
+    ValueError: size is below 1 or above the number of these images, or the rule is another.
     """
-    n = len(dataset.train_labels)
+    n = len(dataset.test_labels if source == "test" else dataset.train_labels)
     if size > n:
-        raise ValueError(f"probe of {size} images asked for, the training set has {n}")
+        name = "test" if source == "test" else "training"
+        raise ValueError(f"probe of {size} images asked for, the {name} set has {n}: use --probe {n} or fewer")
     if size < 1:
         raise ValueError(f"probe must have at least 1 image, got {size}")
     if rule == "first":

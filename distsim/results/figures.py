@@ -24,6 +24,7 @@ from distsim.plotting import SHADES, drawn
 from distsim.problems import PROBLEMS
 from distsim.results.marks import mark, mark_cells, marked, note
 from distsim.results.tables import Tables, chance_level
+from distsim.specs import Problem
 
 PANEL_METRICS = ("svcca", "pwcca", "cka", "nbs")  # in P2's figures; all other metrics are drawn separately
 # Okabe & Ito's palette, which people with colour blindness can tell apart; the markers differ too
@@ -36,6 +37,7 @@ METRIC_LOOKS = {
 }
 OTHER_LOOKS = (("#CC79A7", "P"), ("#000000", "X"), ("#808080", "*"), ("#F0E442", "p"))
 _ONE = 1 + 1e-6  # a similarity may be above 1 by rounding
+Titles = Mapping[str, str]  # problem -> its title, where that is not its name
 Labels = Mapping[str, str]  # metric -> label; the registry has the labels of metrics that are left out
 ACCURACY_COLOUR = "#0072B2"
 
@@ -65,6 +67,7 @@ def similarity_by_layer(
     bands: bool = False,
     chance: pd.DataFrame | None = None,
     labels: Labels | None = None,
+    titles: Titles | None = None,
 ) -> Figure:
     """Draw P1 Fig. 2: similarity per layer, input to output, one line per IMP iteration, one panel per problem.
 
@@ -73,13 +76,13 @@ def similarity_by_layer(
     rows = marked(summary[(summary["metric"] == metric) & (include_output | (summary["kind"] != "out"))])
     problems = _in_order(rows["problem"])
     layers = max(rows.groupby("problem")["layer"].nunique(), default=0)
-    figure, panels = _grid(len(problems), width=_layer_width(layers), height=3.0, sharey=True)
+    figure, panels = grid(len(problems), width=_layer_width(layers), height=3.0, sharey=True)
     last = int(rows["iteration"].max())
     for panel, problem in zip(panels, problems, strict=True):
         of_problem = rows[rows["problem"] == problem]
         _chance_band(panel, of_problem, chance, metric)
         _layer_lines(panel, of_problem, statistic, bands, last)
-        panel.set_title(problem)
+        panel.set_title((titles or {}).get(problem, problem))
     note(figure, rows)
     figure.supylabel(f"{label(metric, labels)} ({statistic} of runs)")
     _similarity_limits(panels[0], rows[["q25", statistic] if bands else [statistic]], zoom=True)
@@ -96,6 +99,7 @@ def similarity_panels(
     chance: pd.DataFrame | None = None,
     title: str = "",
     labels: Labels | None = None,
+    titles: Titles | None = None,
 ) -> Figure:
     """Draw P2 Fig. 5–7: mean similarity per layer, output included, one line per IMP iteration, one panel per metric.
 
@@ -110,7 +114,7 @@ def similarity_panels(
     values = pd.concat(seen)
     beyond = {metric for metric, of_metric in values.groupby("metric")["mean"] if of_metric.max() > _ONE}
     width = _layer_width(rows["layer"].nunique())
-    figure, panels = _grid(len(metrics), width, height=2.5, columns=2, sharex=True, sharey=not beyond)
+    figure, panels = grid(len(metrics), width, height=2.5, columns=2, sharex=True, sharey=not beyond)
     last = int(rows["iteration"].max())
     for panel, metric in zip(panels, metrics, strict=True):
         of_metric = rows[rows["metric"] == metric]
@@ -123,7 +127,8 @@ def similarity_panels(
         _similarity_limits(panel, values.loc[of_axis, ["mean"]])
     _iteration_bar(figure, panels, last)
     by_chance = "; grey: by chance" if chance is not None and problem in set(chance["problem"]) else ""
-    figure.suptitle(title or f"{problem}: mean of runs{by_chance}", fontsize=10)
+    title = title or f"{(titles or {}).get(problem, problem)}: mean of runs{by_chance}"
+    figure.suptitle(title, fontsize=10)
     return figure
 
 
@@ -141,7 +146,7 @@ def iteration_maps(pairs: pd.DataFrame, problem: str, metric: str, labels: Label
     low, high = min(medians.min(), 1.0), max(medians.max(), 1.0)
     if high > _ONE:  # the metric is not a similarity, so 1 has no meaning
         low = medians.min()
-    figure, panels = _grid(len(layers), width=2.2, height=2.3, columns=4, sharex=True, sharey=True)
+    figure, panels = grid(len(layers), width=2.2, height=2.3, columns=4, sharex=True, sharey=True)
     for panel, layer in zip(panels, layers, strict=True):
         matrix = np.full((len(shown), len(shown)), np.nan)
         for (a, b), value in medians[layer].items():
@@ -163,13 +168,15 @@ def iteration_maps(pairs: pd.DataFrame, problem: str, metric: str, labels: Label
 
 
 @drawn
-def output_layer(summary: pd.DataFrame, problem: str, labels: Labels | None = None) -> Figure:
+def output_layer(
+    summary: pd.DataFrame, problem: str, labels: Labels | None = None, titles: Titles | None = None
+) -> Figure:
     """Draw P2 Fig. 8: similarity of the output layer against IMP iteration, one line per metric; band: mean ± sd.
 
     The metrics are the paper's and those that only the output layer has.
     """
     rows = marked(_of_output(summary[summary["problem"] == problem]))
-    figure, (panel,) = _grid(1, width=5.2, height=3.4)
+    figure, (panel,) = grid(1, width=5.2, height=3.4)
     others = [metric for metric in in_order(rows["metric"]) if metric not in METRIC_LOOKS]
     for metric, (colour, marker) in (METRIC_LOOKS | dict(zip(others, cycle(OTHER_LOOKS)))).items():
         of_metric = rows[rows["metric"] == metric].set_index("iteration")
@@ -183,7 +190,8 @@ def output_layer(summary: pd.DataFrame, problem: str, labels: Labels | None = No
         panel.fill_between(mean.index, low, high, color=colour, alpha=0.15, linewidth=0)
         panel.plot(mean.index, mean, color=colour, marker=marker, label=label(metric, labels))
         mark(panel, mean.index, of_metric, "mean", colour, marker, size=4)
-    panel.set(title=f"{problem}: output layer", xlabel="IMP iteration", ylabel="similarity (mean ± sd of runs)")
+    title = (titles or {}).get(problem, problem)
+    panel.set(title=f"{title}: output layer", xlabel="IMP iteration", ylabel="similarity (mean ± sd of runs)")
     panel.xaxis.set_major_locator(FixedLocator(_iteration_ticks(int(rows["iteration"].max()))))
     limits = pd.DataFrame({"low": rows["mean"] - rows["sd"].fillna(0), "mean": rows["mean"]})
     _similarity_limits(panel, limits, zoom=True)
@@ -192,7 +200,7 @@ def output_layer(summary: pd.DataFrame, problem: str, labels: Labels | None = No
     return figure
 
 
-def draw_all(tables: Tables, labels: Labels | None = None) -> dict[str, Figure]:
+def draw_all(tables: Tables, labels: Labels | None = None, titles: Titles | None = None) -> dict[str, Figure]:
     """Draw every figure for which the tables hold values, and return the figures by file name.
 
     The papers' metrics are in the papers' figures, all other metrics in `more_similarities_*`.
@@ -203,7 +211,7 @@ def draw_all(tables: Tables, labels: Labels | None = None) -> dict[str, Figure]:
         figures["fig4_accuracy_mean"] = accuracy_mean(tables.accuracy)
     summary, chance = tables.summary, chance_level(tables.chance)
     if "svcca" in set(summary["metric"]):
-        figures["fig2_svcca_by_layer"] = similarity_by_layer(summary, chance=chance, labels=labels)
+        figures["fig2_svcca_by_layer"] = similarity_by_layer(summary, chance=chance, labels=labels, titles=titles)
     for problem in _in_order(summary["problem"]):
         present = summary[summary["problem"] == problem]
         panels = {
@@ -212,10 +220,17 @@ def draw_all(tables: Tables, labels: Labels | None = None) -> dict[str, Figure]:
         }
         for name, metrics in panels.items():
             if metrics:
-                figures[name] = similarity_panels(summary, problem, metrics, chance=chance, labels=labels)
+                figures[name] = similarity_panels(
+                    summary, problem, metrics, chance=chance, labels=labels, titles=titles
+                )
         if len(_of_output(present)):
-            figures[f"fig8_output_{problem}"] = output_layer(summary, problem, labels)
+            figures[f"fig8_output_{problem}"] = output_layer(summary, problem, labels, titles)
     return dict(sorted(figures.items()))
+
+
+def titles_of(problems: Iterable[Problem]) -> dict[str, str]:
+    """Return the titles of problems that are compared on test images. The papers compare on training images."""
+    return {one.name: f"{one.name}, test images" for one in problems if one.probe_from == "test"}
 
 
 def label(metric: str, labels: Labels | None = None) -> str:
@@ -242,7 +257,7 @@ def _accuracy_figure(
     dotted: bool = False,
 ) -> Figure:
     accuracy, problems = marked(accuracy), _in_order(accuracy["problem"])
-    figure, panels = _grid(len(problems), width=3.6 if len(problems) > 1 else 5.0, height=2.8)
+    figure, panels = grid(len(problems), width=3.6 if len(problems) > 1 else 5.0, height=2.8)
     for panel, problem in zip(panels, problems, strict=True):
         rows = accuracy[accuracy["problem"] == problem]
         low, high = band(rows)
@@ -257,7 +272,7 @@ def _accuracy_figure(
         diamond.set_linestyle(":" if dotted else "none")
         panel.set(title=problem, xlabel="remaining parameters")
         panel.yaxis.set_major_locator(MaxNLocator(6))
-        _remaining_axis(panel, rows["remaining"])
+        remaining_axis(panel, rows["remaining"])
     figure.supylabel(f"test accuracy ({statistic} of runs)")
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3)
@@ -325,7 +340,7 @@ def _similarity_limits(panel: Axes, values: pd.DataFrame, zoom: bool = False) ->
     panel.set_ylim(low - margin if low == 0 else low, 1 + margin)
 
 
-def _remaining_axis(panel: Axes, remaining: pd.Series) -> None:
+def remaining_axis(panel: Axes, remaining: pd.Series) -> None:
     """Make the axis logarithmic, from the complete network (left) to the sparsest one (right), with plain ticks."""
     panel.set_xscale("log")
     sparsest = min(remaining.min(), 0.9)
@@ -338,7 +353,7 @@ def _remaining_axis(panel: Axes, remaining: pd.Series) -> None:
     panel.xaxis.set_minor_locator(NullLocator())
 
 
-def _grid(
+def grid(
     count: int, width: float, height: float, columns: int = 3, sharex: bool = False, sharey: bool = False
 ) -> tuple[Figure, list[Axes]]:
     """Make a figure of `count` panels of `width` × `height` inches, ordered left to right, top to bottom."""

@@ -9,7 +9,7 @@ import pandas as pd
 from distsim import plotting
 from distsim.metrics.registry import BUILT_IN
 from distsim.problems import PROBLEMS
-from distsim.results import figures
+from distsim.results import figures, functional_figures
 from distsim.results.claims.images import remark
 from distsim.results.claims.papers import check
 from distsim.results.claims.study import Verdict
@@ -46,6 +46,8 @@ def of_store(store: SweepStore) -> Published:
         tables.summary,
         tables.accuracy,
         _with_environment(tables.chance, "chance", provenance, numbers),
+        _with_environment(tables.functional, "functional", provenance, numbers),
+        tables.functional_summary,
     )
     request = store.request()
     part = PartRecord(
@@ -79,7 +81,7 @@ def _numbered(described: pd.DataFrame) -> pd.DataFrame:
 
 
 def _with_environment(table: pd.DataFrame, name: str, provenance: pd.DataFrame, numbers: pd.Series) -> pd.DataFrame:
-    keys = ["run", "iteration", *(["layer", "metric"] if name != "networks" else [])]
+    keys = ["run", "iteration", *(["layer", "metric"] if "layer" in table else [])]
     rows = provenance.assign(environment=numbers)
     rows = rows.loc[rows["table"] == name, [*keys, "environment"]].astype({"run": "Int64"})
     found = table.astype({"run": "Int64"})[keys].merge(rows, on=keys, how="left", validate="many_to_one")
@@ -102,6 +104,7 @@ def _command(identity: Identity, request: Request) -> str:
     flags = [f"--data {scheme}:FOLDER"] if scheme else []
     flags += [f"--runs {request.extent.runs}", f"--iterations {request.extent.iterations}"]
     flags += [f"--threads {identity.threads}", f"--device {request.device}"]
+    flags += ["--probe-from test"] if identity.problem.probe_from == "test" else []
     flags += ["--activations memory"] if request.extent.activations == "memory" else []
     return " ".join(["python", script, *flags, "--storage STORE"])
 
@@ -130,7 +133,8 @@ def merge(studies: Sequence[Published], names: Sequence[str]) -> Published:
     renumbered = [_renumbered(study, numbers, environments) for study in studies]
     frames = {name: _joined(name, [tables[name] for tables in renumbered], names) for name in KEYS}
     parts = tuple(_joined_part(studies, weights, number, frames, environments) for weights, number in numbers.items())
-    tables = Tables.of(frames["results"], frames["networks"], first.identity.seed, frames["chance"])
+    seed, of_functions = first.identity.seed, frames["functional"]
+    tables = Tables.of(frames["results"], frames["networks"], seed, frames["chance"], of_functions)
     labels = {name: label for study in reversed(studies) for name, label in study.labels.items()}
     images = "; ".join(dict.fromkeys(study.images for study in studies if study.images))
     return Published(first.identity, tables, environments, parts, images, labels)
@@ -164,7 +168,7 @@ def _joined(name: str, frames: Sequence[pd.DataFrame], names: Sequence[str]) -> 
                     "both start from the same complete network: only one of them can be part of this study"
                 )
         merged = pd.concat([merged, frame], ignore_index=True).drop_duplicates(keys)
-    order = ["problem", "complete", "run", "iteration", "position", "metric", "permutation"]
+    order = ["problem", "complete", "run", "iteration", "class", "position", "metric", "permutation"]
     return sorted_by(merged, [key for key in order if key in merged])
 
 
@@ -205,7 +209,9 @@ def publish(study: Published, folder: Path) -> list[str]:
     if folder.is_dir() and any(folder.iterdir()) and not is_published(folder):
         raise ValueError(f"{folder} is not empty and holds no published study: name another folder")
     files = {"claims.csv": to_csv_bytes(claims_table(study))}
-    for name, figure in figures.draw_all(study.tables, study.labels).items():
+    titles = figures.titles_of([study.identity.problem])
+    drawn = figures.draw_all(study.tables, study.labels, titles) | functional_figures.draw_all(study.tables)
+    for name, figure in drawn.items():
         files[f"{name}.png"] = plotting.render(figure, "png")
     files |= encoded(study)  # study.json last: until it is written, its digests do not fit the tables
     folder.mkdir(parents=True, exist_ok=True)

@@ -9,6 +9,7 @@ SHA-256 of every table. The tables have two columns more than those of a store:
 networks.parquet also has the SHA-256 of each network's weights. No column names a host.
 """
 
+import dataclasses
 import hashlib
 import json
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ from typing import Any, NotRequired, TypedDict
 import pandas as pd
 
 from distsim.results.nulls import with_nulls
-from distsim.results.tables import TABLES, Tables, completed, read_parquet_bytes, to_parquet_bytes
+from distsim.results.tables import OF_OLDER, TABLES, Tables, completed, read_parquet_bytes, to_parquet_bytes
 from distsim.specs import Identity, canonical_json
 from distsim.specs.fields import Natural
 from distsim.specs.json_shape import require_json
@@ -36,6 +37,7 @@ KEYS = {  # of the tables with measured values
     "results": ["complete", "run", "iteration", "layer", "metric"],
     "networks": ["complete", "run", "iteration"],
     "chance": ["complete", "run", "iteration", "layer", "metric", "permutation"],
+    "functional": ["complete", "run", "iteration", "class"],
 }
 
 
@@ -71,7 +73,7 @@ class Published:
     """A published study of one problem."""
 
     identity: Identity
-    tables: Tables  # similarities, networks and chance with the columns `complete` and `environment`
+    tables: Tables  # similarities, networks, chance and functional with the columns `complete` and `environment`
     environments: pd.DataFrame  # one row for each number in the columns `environment`, from 0
     parts: tuple[PartRecord, ...]  # by their numbers in the columns `complete`
     images: str = ""
@@ -108,12 +110,17 @@ def read(folder: Path) -> Published:
         raise FileNotFoundError(f"{folder} holds no published study: there is no {STUDY} in it")
     record = _record(folder)
     identity = identity_in(record, str(folder / STUDY))
-    files = {name: f"{name}.parquet" for name in (*TABLES, "environments")}
+    written = TABLES if f"{TABLES[-1]}.parquet" in record["tables"] else OF_OLDER
+    files = {name: f"{name}.parquet" for name in (*written, "environments")}
     frames = {name: _table(folder / file, record["tables"].get(file)) for name, file in files.items()}
     environments = frames.pop("environments")
     frames["results"] = with_nulls(completed(frames["results"]), frames["chance"])
     parts, images, labels = tuple(record["parts"]), record.get("images", ""), record.get("labels", {})
-    return Published(identity, Tables(*frames.values()), environments, parts, images, labels)
+    tables = Tables(*frames.values())
+    if written == OF_OLDER:
+        none = dict.fromkeys(("complete", "environment"), pd.Series(dtype="int64"))
+        tables = dataclasses.replace(tables, functional=tables.functional.assign(**none))
+    return Published(identity, tables, environments, parts, images, labels)
 
 
 def _record(folder: Path) -> Any:

@@ -10,12 +10,14 @@ import pandas as pd
 
 from distsim import plotting, trace
 from distsim.problems import departures
-from distsim.results import figures
+from distsim.results import figures, functional, functional_figures
 from distsim.results.tables import (
+    OF_OLDER,
     TABLES,
     Tables,
     chance_table,
     completed,
+    functional_table,
     long_table,
     network_table,
     read_parquet_bytes,
@@ -37,9 +39,9 @@ VERSION = 4  # raise it when tables of the same values would come out differentl
 def reduce(store: SweepStore, layers: Sequence[ComparedLayer], seed: int, again: bool = False) -> bool:
     """Write the tables of everything committed for this problem. Return False if they are up to date already.
 
-    results, networks, summary, accuracy and chance hold values only (distsim.results.tables) and are equal byte for
-    byte for equal sweeps. provenance says where, when and by which code each piece was computed. Each table is written
-    to `results/` as Parquet and as CSV. again : write them even if they are up to date.
+    All but provenance hold values only (distsim.results.tables) and are equal byte for byte for equal sweeps.
+    provenance says where, when and by which code each piece was computed. Each table is written to `results/` as
+    Parquet and as CSV. again : write them even if they are up to date.
     """
     committed = Committed.of(store)
     mark = None if again else undamaged(store.results_mark)
@@ -68,7 +70,9 @@ def collect(
     reduced = bool(departures(identity.problem))
     networks = network_table(_network_rows(store.problem, committed.marks, reduced))
     chance = chance_table(_chance_rows(store.problem, layers, committed.chance))
-    tables = Tables.of(similarities, networks, seed, chance)
+    classes = identity.problem.classes
+    functions = functional_table(functional.rows(store, committed.logits, committed.marks, classes))
+    tables = Tables.of(similarities, networks, seed, chance, functions)
     return tables, _provenance(committed)
 
 
@@ -79,21 +83,26 @@ class Committed:
     marks: dict[NetworkId, Mark]
     comparisons: dict[tuple[NetworkId, str], list[Mark]]
     chance: dict[tuple[NetworkId, str], list[Mark]]
+    logits: dict[NetworkId, Mark]
 
     @classmethod
     def of(cls, store: SweepStore) -> "Committed":
-        networks = {network: store.mark(network) for network in store.contents().networks}
+        contents = store.contents()
+        networks = {network: store.mark(network) for network in contents.networks}
         marks = {network: mark for network, mark in networks.items() if mark is not None}
         comparisons, chance = (
             {key: of_layer for key, of_layer in store.comparisons(kind).items() if key[0] in marks}
             for kind in ("comparison", "chance")
         )
-        return cls(marks, comparisons, chance)
+        found = {network: store.piece_mark(network, "logits") for network in contents.logits & marks.keys()}
+        logits = {network: mark for network, mark in found.items() if mark is not None}
+        return cls(marks, comparisons, chance, logits)
 
     @property
     def digest(self) -> str:
         """Return a digest of all marks: equal digests stand for equal tables."""
         entries = [(network.path, mark.digest) for network, mark in self.marks.items()]
+        entries += [(f"{network.path}/logits", mark.digest) for network, mark in self.logits.items()]
         for compared, by in ((self.comparisons, ""), (self.chance, " by chance")):
             entries += [
                 (f"{n.path}/{layer}{by}", mark.digest) for (n, layer), marks in compared.items() for mark in marks
@@ -109,6 +118,8 @@ def _require_one_sweep(store: SweepStore, committed: Committed, identity: str) -
     where, weights = store.storage.url, {network: weights_of(mark) for network, mark in committed.marks.items()}
     for network, mark in committed.marks.items():
         _require(mark.identity == identity, f"{network.label} in {where} belongs to another sweep")
+    for network, mark in committed.logits.items():
+        _require(mark.identity == identity, f"the test logits of {network.label} in {where} belong to another sweep")
     for what, compared in (("comparison", committed.comparisons), ("chance", committed.chance)):
         for (network, layer), marks in compared.items():
             expected = {WEIGHTS_X: weights.get(network.origin), WEIGHTS_Y: weights[network]}
@@ -139,11 +150,13 @@ def read_tables(root: Storage, problems: list[str] | None = None) -> Tables:
 
 def _read(store: SweepStore) -> Tables:
     """Read a problem's written tables. Summaries that an earlier version wrote are computed again, not written."""
-    tables = Tables(*(_read_table(store, name) for name in TABLES))
     mark = store.results_mark()
+    written = TABLES if mark is None or f"{TABLES[-1]}.parquet" in mark.objects else OF_OLDER
+    tables = Tables(*(_read_table(store, name) for name in written))
     if mark is not None and mark.values.get("version") == VERSION:
         return tables
-    return Tables.of(completed(tables.similarities), tables.networks, store.identity().seed, tables.chance)
+    seed = store.identity().seed
+    return Tables.of(completed(tables.similarities), tables.networks, seed, tables.chance, tables.functional)
 
 
 def _read_table(store: SweepStore, name: str) -> pd.DataFrame:
@@ -177,6 +190,10 @@ def current(store: SweepStore) -> tuple[Tables, pd.DataFrame] | None:
             for metric in names
         }
         complete &= _keys(table, "run", "iteration", "layer", "metric") == rows
+    functions = {
+        (of.run, of.iteration) for of in contents.logits if of.run is not None and of.origin in contents.logits
+    }
+    complete &= _keys(tables.functional, "run", "iteration") == functions
     return (tables, provenance) if complete else None
 
 
@@ -201,7 +218,9 @@ def draw(root: Storage, again: bool = False) -> list[str]:
     with trace.stage("figures"):
         files = {}
         tables = read_tables(root)
-        for name, figure in figures.draw_all(tables, metric_labels(root, tables.summary["metric"])).items():
+        titles = figures.titles_of(SweepStore(root, name).identity().problem for name in problems_in(root))
+        drawn = figures.draw_all(tables, metric_labels(root, tables.summary["metric"]), titles)
+        for name, figure in (drawn | functional_figures.draw_all(tables)).items():
             for format in plotting.FORMATS:
                 files[f"{name}.{format}"] = plotting.render(figure, format)
         replace(root, "figures", files, values={"inputs": inputs})
@@ -289,8 +308,10 @@ def _provenance(committed: Committed) -> pd.DataFrame:
 
 
 def _provenance_rows(committed: Committed) -> list[dict[str, Any]]:
-    """Make one row for each row of networks, results and chance, with the same keys."""
+    """Make one row for each row of networks, results and chance, with the same keys, and for each network's logits."""
     rows = [_provenance_row("networks", n, None, None, n.path, mark) for n, mark in committed.marks.items()]
+    for n, mark in committed.logits.items():
+        rows.append(_provenance_row("functional", n, None, None, f"{n.path}/logits", mark))
     kinds = ("results", "comparison", committed.comparisons), ("chance", "chance", committed.chance)
     for table, folder, comparisons in kinds:
         for (network, layer), marks in comparisons.items():

@@ -5,6 +5,9 @@
     summary        similarities over runs: one row per (problem, metric, layer, iteration)
     accuracy       test accuracy over runs: one row per (problem, iteration)
     chance         similarities with the pruned network's examples permuted: the chance level
+    functional     how predictions for the test images differ from the complete network's: one row per pruned network
+                   and class
+    functional_summary   the same over runs: one row per (problem, measure, class, iteration)
 
 A value that could not be computed is NaN in every table. It is counted (`missing`) and never filled in.
 """
@@ -20,6 +23,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from distsim.metrics.functional import MEASURES
 from distsim.metrics.registry import in_order
 from distsim.results.nulls import with_nulls
 from distsim.seeds import numpy_stream
@@ -105,7 +109,24 @@ SUMMARY_COLUMNS = {
     "warned": "int64",  # values among `count` that carry a warning
 }
 ACCURACY_COLUMNS = {"problem": "str", "iteration": "int64", **STATISTICS}
-TABLES = ("results", "networks", "summary", "accuracy", "chance")
+ALL_CLASSES = ""  # the class that stands for all test images
+FUNCTIONAL_COLUMNS = {
+    "problem": "str",
+    "run": "int64",
+    "iteration": "int64",  # from 1
+    "remaining": "float64",
+    "remaining_pool": "float64",
+    "class": "str",  # of the images, by their labels; "": all
+    "n": "int64",  # images
+    "agreement": "float64",  # share of images with the complete network's prediction
+    "churn": "float64",  # share of images with another prediction: 1 - agreement
+    "jsd": "float64",  # mean Jensen–Shannon divergence of the softmax outputs, in bits, 0..1
+    "lost": "float64",  # share of images that only the complete network gets right
+    "won": "float64",  # share of images that only the pruned network gets right
+}
+FUNCTIONAL_SUMMARY_COLUMNS = {"problem": "str", "measure": "str", "class": "str", "iteration": "int64", **STATISTICS}
+TABLES = ("results", "networks", "summary", "accuracy", "chance", "functional", "functional_summary")
+OF_OLDER = TABLES[:5]  # those that every version has written
 QUANTILES = (0.05, 0.25, 0.75, 0.95)
 # Bounds of a Parquet file: distsim's tables have at most 0.1 rows a byte, and unpack to at most 4 times their size.
 SMALL, ROWS, UNPACKED = 1000, 10, 1000
@@ -125,12 +146,14 @@ class Tables:
     summary: pd.DataFrame
     accuracy: pd.DataFrame
     chance: pd.DataFrame = field(default_factory=lambda: _frame([], CHANCE_COLUMNS))
+    functional: pd.DataFrame = field(default_factory=lambda: _frame([], FUNCTIONAL_COLUMNS))
+    functional_summary: pd.DataFrame = field(default_factory=lambda: _frame([], FUNCTIONAL_SUMMARY_COLUMNS))
 
     @property
     def by_name(self) -> dict[str, pd.DataFrame]:
         """Return the tables by the names of their files, in the order of `TABLES`."""
         frames = self.similarities, self.networks, self.summary, self.accuracy, self.chance
-        return dict(zip(TABLES, frames, strict=True))
+        return dict(zip(TABLES, (*frames, self.functional, self.functional_summary), strict=True))
 
     @classmethod
     def of(
@@ -139,14 +162,17 @@ class Tables:
         networks: pd.DataFrame,
         seed: int = 0,
         chance: pd.DataFrame | None = None,
+        functional: pd.DataFrame | None = None,
     ) -> "Tables":
         """Make the set of tables from the measured ones, adding their summaries and what values are by chance.
 
         seed : of the bootstrap
         """
         chance = chance_table([]) if chance is None else chance
+        functional = functional_table([]) if functional is None else functional
         summaries = summarise(similarities, seed), summarise_accuracy(networks, seed)
-        return cls(with_nulls(similarities, chance), networks, *summaries, chance)
+        of_functions = functional, summarise_functional(functional, seed)
+        return cls(with_nulls(similarities, chance), networks, *summaries, chance, *of_functions)
 
 
 def long_table(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
@@ -167,6 +193,11 @@ def network_table(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
 def chance_table(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     """Make the table of similarities with permuted examples. ValueError: as in `long_table`."""
     return _table(rows, CHANCE_COLUMNS, ["problem", "run", "iteration", "layer", "metric", "permutation"])
+
+
+def functional_table(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+    """Make the table of functional similarity. ValueError: as in `long_table`."""
+    return _table(rows, FUNCTIONAL_COLUMNS, ["problem", "run", "iteration", "class"])
 
 
 def chance_level(chance: pd.DataFrame) -> pd.DataFrame:
@@ -200,6 +231,20 @@ def summarise_accuracy(networks: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
         named = {"problem": problem, "iteration": iteration}
         rows.append(named | _statistics(group["accuracy"], group, rng))
     return sorted_by(_frame(rows, ACCURACY_COLUMNS), ["problem", "iteration"])
+
+
+def summarise_functional(functional: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
+    """Compute statistics over runs of each measure of all test images, and of each class's churn.
+
+    One row per (problem, measure, class, iteration).
+    """
+    rows = []
+    for (problem, name, iteration), group in functional.groupby(["problem", "class", "iteration"], sort=False):
+        for measure in MEASURES if name == ALL_CLASSES else ("churn",):
+            rng = numpy_stream(seed, "bootstrap", problem, "functional", measure, name, int(iteration))
+            named = {"problem": problem, "measure": measure, "class": name, "iteration": iteration}
+            rows.append(named | _statistics(group[measure], group, rng))
+    return sorted_by(_frame(rows, FUNCTIONAL_SUMMARY_COLUMNS), ["problem", "measure", "class", "iteration"])
 
 
 def to_csv_bytes(frame: pd.DataFrame) -> bytes:

@@ -3,18 +3,20 @@
 import pandas as pd
 
 from distsim.metrics.registry import in_order
-from distsim.results.tables import Tables, few
+from distsim.results.tables import ALL_CLASSES, Tables, few
 
 CARE, FEW = "*", "!"  # behind a value: some layer carries a warning; some layer rests on fewer runs than the study has
 NAMED = 6  # layers in one line
 
 
-def as_text(tables: Tables, problem: str) -> str:
+def as_text(tables: Tables, problem: str, probe_from: str = "train") -> str:
     """Return a problem's results as a table of text: one line per iteration, medians over runs.
 
     Each metric of the summary has a column, in the order of the registry, the user's own metrics last. A similarity is
     also the median over layers, without the output layer. A metric that only the output layer has shows that layer.
     Values to be read with care are marked, and lines below the table say in which layers and why.
+
+    probe_from : of the problem; that layers are compared on test images is said
     """
     accuracy = tables.accuracy[tables.accuracy["problem"] == problem]
     accuracy = accuracy.assign(few=few(accuracy)).set_index("iteration")
@@ -31,15 +33,29 @@ def as_text(tables: Tables, problem: str) -> str:
         runs = f"{row['count']}{FEW * bool(row['few'])}"
         lines.append(f"{iteration:9d}  {row['remaining']:9.3f}  {runs:>4}  {row['median']:8.4f}  {values}".rstrip())
     lines.append(
-        "Medians over runs; similarities to the complete network, median over layers without the output"
-        + (f"\n({', '.join(of_output)}: of the output layer)." if of_output else ".")
+        f"Medians over runs; similarities to the complete network{' on test images' * (probe_from == 'test')}, median "
+        "over layers without the output" + (f"\n({', '.join(of_output)}: of the output layer)." if of_output else ".")
     )
     shown = summary[(summary["kind"] != "out") | summary["metric"].isin(of_output)]
     lines += _notes(shown, bool(accuracy["few"].any()))
+    lines += _of_predictions(tables.functional_summary, problem)
     missing = int(summary["missing"].sum())
     if missing:
         lines.append(f"{missing} values are missing; results.csv gives the reason of each.")
     return "\n".join(lines)
+
+
+def _of_predictions(functional: pd.DataFrame, problem: str) -> list[str]:
+    """Return the line about predictions at the last iteration, if they were compared."""
+    rows = functional[(functional["problem"] == problem) & (functional["class"] == ALL_CLASSES)]
+    if rows.empty:
+        return []
+    iteration = rows["iteration"].max()
+    last = rows[rows["iteration"] == iteration].set_index("measure")["median"]
+    return [
+        f"Test images at iteration {iteration}: {last['agreement']:.1%} of predictions are the complete network's; "
+        f"Jensen-Shannon divergence {last['jsd']:.3g} bits."
+    ]
 
 
 def _cells(rows: pd.DataFrame) -> dict[tuple[int, str], str]:

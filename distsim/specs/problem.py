@@ -28,6 +28,7 @@ Augmentation = Literal["crop", "flip", "affine", "cutout"]  # in the order in wh
 Scope = Literal["global", "local", "mixed"]
 Rewind = Literal["WR", "LRR", "FT"]
 ProbeRule = Literal["uniform", "first"]  # uniform without replacement
+ProbeFrom = Literal["train", "test"]
 
 MOST_SIZE = 4096
 MOST_MILESTONES, MOST_CLASSES, MOST_PATTERNS = 1000, 100_000, 10_000
@@ -124,13 +125,14 @@ class Problem:
     recipe: Recipe
     pruning: Pruning
     classes: tuple[str, ...] = ()  # names, in this order; (): all classes of the source
-    probe: Count = 5000  # training images on which representations are compared
+    probe: Count = 5000  # images on which representations are compared
     probe_rule: ProbeRule = "uniform"
     runs: Count = unwritten(20)  # runs and iterations belong to a sweep's extent; these are its defaults
     iterations: Count = unwritten(20)
     train_limit: Count | None = None  # number of training images, equally many of each class; None: all
     paper: str = unwritten("")
     reduced: bool = False  # a flag changed the problem: claims are judged as tendencies only
+    probe_from: ProbeFrom = added("train", absent="train")  # the papers' images were trained on, test images are new
     layers: tuple[str, ...] = added((), absent=())  # patterns of compared layers; (): the network or a rule decides
 
     def __post_init__(self) -> None:
@@ -163,9 +165,15 @@ class Problem:
             )
 
     def reduced_to(
-        self, epochs: int | None = None, probe: int | None = None, train_limit: int | None = None
+        self,
+        epochs: int | None = None,
+        probe: int | None = None,
+        train_limit: int | None = None,
+        probe_from: ProbeFrom | None = None,
     ) -> "Problem":
-        """Return the problem with another number of epochs, probe images or training images, marked as reduced.
+        """Return the problem with other epochs, probe images or training images, marked as reduced.
+
+        The papers' claims are about a probe of training images, so one of test images counts as reduced too.
 
         If necessary, the rewind point moves before the last epoch. None, or the value it has, changes nothing.
         """
@@ -178,4 +186,6 @@ class Problem:
             changes["probe"] = probe
         if train_limit is not None and train_limit != self.train_limit:
             changes["train_limit"] = train_limit
+        if probe_from is not None and probe_from != self.probe_from:
+            changes["probe_from"] = probe_from
         return dataclasses.replace(self, **changes, reduced=True) if changes else self

@@ -20,6 +20,7 @@ Precision = Literal["float32", "bfloat16", "tf32"]
 Exactness = Literal["exact", "fast"]  # of NBS: to 1e-6 of float64, or to 5e-4 (distsim.comparison.layer.Reference)
 StoredDtype = Literal["auto", "float32"]  # of activations; auto: float16 where it is safe
 Retention = Literal["reference", "all"]  # reference: a network's activations are dropped once compared
+Measure = Literal["functional"]  # beside similarities; functional: each network's logits of the test images
 ActivationsIn = Literal["store", "memory"]  # store: written once, read for each comparison; memory: never written
 Device = Literal["cpu", "cuda"]
 DeviceChoice = Literal["auto", "cpu", "cuda"]
@@ -27,6 +28,7 @@ DeviceChoice = Literal["auto", "cpu", "cuda"]
 Bits = Annotated[int, *count(16)]  # of a grey value
 
 PAPER_METRICS = ("mean_cca", "svcca", "pwcca", "cka", "nbs", "cosine")  # the default metrics
+MEASURES: tuple[Measure, ...] = ("functional",)  # the default of new studies
 CHANCE_ITERATIONS = (1, 10, 20)  # of run 0
 PERMUTATIONS = 5  # of the examples, for the chance level
 
@@ -85,6 +87,7 @@ class Extent(Spec):
     retention: Retention = "reference"
     activations: ActivationsIn = "store"
     chance: bool = True  # also compare with permuted examples, at CHANCE_ITERATIONS of run 0
+    measure: tuple[Measure, ...] = added(MEASURES, absent=())
 
     def __post_init__(self) -> None:
         check(self)
@@ -100,12 +103,13 @@ class Extent(Spec):
 
     @classmethod
     def of(cls, problem: Problem, **asked: Any) -> "Extent":
-        """Return the extent with these fields. Runs and iterations that are left out or None are the problem's.
+        """Return the extent with these fields. Lists are accepted in place of tuples.
 
-        Lists are accepted in place of tuples.
+        Runs and iterations that are left out or None are the problem's; `measure`, None, is its default.
         """
         defaults = {"runs": problem.runs, "iterations": problem.iterations}
-        fields = {name: frozen(value) for name, value in asked.items() if name not in defaults or value is not None}
+        open_fields = (*defaults, "measure")
+        fields = {name: frozen(value) for name, value in asked.items() if value is not None or name not in open_fields}
         return cls(**(defaults | fields))
 
     @property

@@ -3,20 +3,22 @@
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from distsim.specs import PATTERN, NetworkId, digest
 from distsim.specs.layer_names import from_path, in_path
 
 Pair = tuple[NetworkId, NetworkId]
-Kind = Literal["network", "activations", "comparison", "chance", "pairs", "tables", "pair_tables", "figures"]
+Kind = Literal["network", "activations", "logits", "comparison", "chance", "pairs", "tables", "pair_tables", "figures"]
+
+DERIVED = ("activations", "logits")  # pieces beside a network, computed from its weights
 
 _MARK = re.compile(
-    rf"(?P<piece>{PATTERN}(?P<activations>/activations)?)/(?P<word>COMMIT|DROPPED)(?:-(?P<generation>[1-9]\d{{0,8}}))?\.json"
+    rf"(?P<piece>{PATTERN}(?:/(?P<derived>{'|'.join(DERIVED)}))?)/(?P<word>COMMIT|DROPPED)(?:-(?P<generation>[1-9]\d{{0,8}}))?\.json"
 )
 _VALUES = re.compile(rf"{PATTERN}/(?P<what>comparison|chance)/(?P<layer>[^/]+)/(?P<named>[^/]+)\.json")
 _PAIRS = re.compile(r"pairs/(?P<layer>[^/]+)/(?P<named>[^/]+)\.json")
-_DERIVED: dict[str, Kind] = {
+_TABLES: dict[str, Kind] = {
     "results/COMMIT.json": "tables",
     "pair_results/COMMIT.json": "pair_tables",
     "figures/COMMIT.json": "figures",
@@ -28,7 +30,7 @@ class Place:
     """A mark, or the end of a generation, by its path in the folder of its sweep."""
 
     kind: Kind
-    piece: str  # the folder of a network or of its activations, else the path itself
+    piece: str  # the folder of a network, of its activations or logits, else the path itself
     network: NetworkId | None = None
     layer: str = ""
     named: str = ""  # of values: the file's name without .json, their metrics or a digest
@@ -44,7 +46,7 @@ class Place:
 def place_of(path: str) -> Place | None:
     """Return what a path says, or None if it is not that of a mark."""
     if match := _MARK.fullmatch(path):
-        kind: Kind = "activations" if match["activations"] else "network"
+        kind: Any = match["derived"] or "network"
         generation, dropped = int(match["generation"] or 1), match["word"] == "DROPPED"
         return Place(kind, match["piece"], NetworkId.of_match(match), generation=generation, dropped=dropped)
     if match := _VALUES.fullmatch(path):
@@ -52,7 +54,7 @@ def place_of(path: str) -> Place | None:
         return Place(what, path, NetworkId.of_match(match), from_path(match["layer"]), match["named"])
     if match := _PAIRS.fullmatch(path):
         return Place("pairs", path, None, from_path(match["layer"]), match["named"])
-    derived = _DERIVED.get(path)
+    derived = _TABLES.get(path)
     return None if derived is None else Place(derived, path)
 
 

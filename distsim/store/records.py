@@ -21,7 +21,7 @@ from distsim.store.paths import Place, pairs_key, place_of
 from distsim.store.storage import Storage
 
 LARGEST_SPEC = 2**20  # bytes of spec.json and request.json
-# Fields of provenance: the SHA-256 of the weights that activations, or the two sides of values, come from.
+# Fields of provenance: the SHA-256 of the weights that activations and logits, or the two sides of values, come from.
 WEIGHTS, WEIGHTS_X, WEIGHTS_Y = "weights", "weights_x", "weights_y"
 
 
@@ -55,6 +55,14 @@ class ActivationsRecord(TypedDict):
     layers: NotRequired[dict[str, StoredArray]]
 
 
+class LogitsRecord(TypedDict):
+    """A network's logits of the test images."""
+
+    examples: Count
+    classes: Count
+    dtype: Literal["float16", "float32"]
+
+
 class ChanceResult(TypedDict):
     """A metric's values for permuted examples, one for each permutation."""
 
@@ -86,6 +94,7 @@ class PairTablesRecord(TypedDict):
 KINDS: dict[str, Any] = {
     "network": NetworkRecord,
     "activations": ActivationsRecord,
+    "logits": LogitsRecord,
     "comparison": dict[str, Result],
     "chance": dict[str, ChanceResult],
     "pairs": PairsRecord,

@@ -10,6 +10,7 @@
                  <network>/COMMIT.json                  the mark; COMMIT-2.json once DROPPED.json is there, and so on
                  <network>/attempt-<id>/*.safetensors   weights, masks; for the complete network also its rewind state
                  <network>/activations/                 a commit of its own: a Zarr group
+                 <network>/logits/                      a commit of its own: what it says of the test images
                  <network>/comparison/<layer>/<metrics>.json     a mark that holds its values
                  <network>/chance/<layer>/<metrics>.json         the same with permuted examples
                  pairs/<layer>/<digest>.json            networks compared with each other, a tile at a time
@@ -65,6 +66,7 @@ class Contents:
     # (network, layer) -> metrics
     comparisons: dict[tuple[NetworkId, str], frozenset[str]] = field(default_factory=dict)
     chance: dict[tuple[NetworkId, str], frozenset[str]] = field(default_factory=dict)
+    logits: frozenset[NetworkId] = frozenset()
 
 
 class SweepStore:
@@ -159,7 +161,7 @@ class SweepStore:
 
     def contents(self) -> Contents:
         """Return everything that is committed, from one listing of the store."""
-        marks: dict[str, set[tuple[NetworkId, bool, int]]] = {"COMMIT": set(), "DROPPED": set()}
+        marks: dict[str, set[tuple[NetworkId, str, int]]] = {"COMMIT": set(), "DROPPED": set()}
         compared: dict[str, dict[tuple[NetworkId, str], set[str]]] = {"comparison": {}, "chance": {}}
         for place in filter(None, map(place_of, self.storage.sizes())):
             if place.network is None:
@@ -168,18 +170,19 @@ class SweepStore:
                 compared[place.kind].setdefault((place.network, place.layer), set()).update(place.metrics)
             else:
                 word = "DROPPED" if place.dropped else "COMMIT"
-                marks[word].add((place.network, place.kind == "activations", place.generation))
+                marks[word].add((place.network, place.kind, place.generation))
         committed = {mark[:2] for mark in marks["COMMIT"] if _current(mark, marks["DROPPED"])}
-        networks = {network for network, of_activations in committed if not of_activations}
-        activations = {network for network, of_activations in committed if of_activations}
+        networks, activations, logits = (
+            {network for network, kind in committed if kind == wanted}
+            for wanted in ("network", "activations", "logits")
+        )
         # what is derived from a network counts only while the network is committed
+        comparisons, chance = (
+            {key: frozenset(names) for key, names in compared[what].items() if key[0] in networks}
+            for what in ("comparison", "chance")
+        )
         return Contents(
-            frozenset(networks),
-            frozenset(activations & networks),
-            *(
-                {key: frozenset(names) for key, names in compared[what].items() if key[0] in networks}
-                for what in ("comparison", "chance")
-            ),
+            frozenset(networks), frozenset(activations & networks), comparisons, chance, frozenset(logits & networks)
         )
 
     # --- networks ----------------------------------------------------------------------------------------------------
@@ -249,22 +252,30 @@ class SweepStore:
             where = f"{network.path}/attempt-{mark.attempt}/{name}"
             raise DamagedStore(f"{where} in {self.storage.url} cannot be read: {error}") from None
 
-    # --- activations -------------------------------------------------------------------------------------------------
+    # --- activations and logits --------------------------------------------------------------------------------------
+
+    def piece_path(self, network: NetworkId, what: str) -> str:
+        """Return the path of what is kept beside a network. what : activations or logits"""
+        return f"{network.path}/{what}"
 
     def activations_path(self, network: NetworkId) -> str:
-        return f"{network.path}/activations"
+        return self.piece_path(network, "activations")
 
     def activations_mark(self, network: NetworkId) -> Mark | None:
-        """Return the mark of a network's activations, or None if they are not committed.
+        """Return the mark of a network's activations. See `piece_mark`."""
+        return self.piece_mark(network, "activations")
 
-        DamagedStore: the mark is damaged, or the activations are those of other weights.
+    def piece_mark(self, network: NetworkId, what: str) -> Mark | None:
+        """Return the mark of a network's activations or logits, or None if they are not committed.
+
+        DamagedStore: the mark is damaged, or they are those of other weights.
         """
-        mark = self._piece(self.activations_path(network))
+        mark = self._piece(self.piece_path(network, what))
         if mark is not None and WEIGHTS in mark.provenance:  # older marks do not name the weights
             of_network = self.mark(network)
             if of_network is not None and mark.provenance[WEIGHTS] != weights_of(of_network):
                 raise DamagedStore(
-                    f"the activations of {network.label} in {self.storage.url} come from other weights than the "
+                    f"the {what} of {network.label} in {self.storage.url} come from other weights than the "
                     "network's: distsim repair drops them"
                 )
         return mark
@@ -326,6 +337,7 @@ class SweepStore:
         contents = self.contents()
         pieces = [network.path for network in contents.networks]
         pieces += [self.activations_path(network) for network in contents.activations]
+        pieces += [self.piece_path(network, "logits") for network in contents.logits]
         digests = {}
         for piece in pieces:
             mark = self._piece(piece)
@@ -371,7 +383,7 @@ class SweepStore:
         return content
 
 
-def _current(mark: tuple[NetworkId, bool, int], dropped: set[tuple[NetworkId, bool, int]]) -> bool:
+def _current(mark: tuple[NetworkId, str, int], dropped: set[tuple[NetworkId, str, int]]) -> bool:
     """Return whether the mark counts: all earlier generations of its piece were dropped, and its own was not."""
     *piece, generation = mark
     return mark not in dropped and all((*piece, number) in dropped for number in range(1, generation))

@@ -1,4 +1,4 @@
-"""Extraction: write a network's activations to a store."""
+"""Extraction: write a network's activations, and its logits of the test images, to a store."""
 
 import time
 from collections.abc import Sequence
@@ -13,11 +13,11 @@ from distsim.activations.probe import Probe, as_numpy, blocks, layer_shapes
 from distsim.environment import environment, provenance
 from distsim.models import Layer, Network, build
 from distsim.specs import NetworkId, Sweep
-from distsim.store import Mark, SweepStore
+from distsim.store import Mark, SweepStore, logits
 from distsim.store.activations import Writer
 from distsim.store.commits import Attempt
 from distsim.store.records import WEIGHTS, weights_of
-from distsim.training.chain import TrainedNetwork
+from distsim.training.chain import TrainedNetwork, Trainer
 
 
 def extract(
@@ -55,14 +55,31 @@ def extract(
         unsafe = _write(writer, network, probe, network.layers, shapes, dtypes, label)
         if unsafe:
             _write(writer, network, probe, unsafe, shapes, {layer.name: "float32" for layer in unsafe}, label)
-        of_network = store.mark(which)
-        return attempt.commit(
-            values={"layers": writer.layers},
-            identity=sweep.identity.hash,
-            environment=environment(sweep),
-            provenance=provenance(started, time.time())
-            | ({} if of_network is None else {WEIGHTS: weights_of(of_network)}),
-        )
+        return attempt.commit(values={"layers": writer.layers}, **_fields(store, sweep, which, started))
+
+
+def evaluate(store: SweepStore, sweep: Sweep, trainer: Trainer, which: NetworkId, step: TrainedNetwork) -> Mark:
+    """Compute a network's logits of the test images from its weights, and commit them.
+
+    which, step : the network's name, and its weights
+
+    FloatingPointError: a logit is not finite.
+    """
+    started, label = time.time(), f"{sweep.name}, {which.label}"
+    labels = trainer.data.test[1].cpu().numpy() if which.is_complete else None
+    kept = logits.of_outputs(trainer.outputs(step).cpu().numpy(), labels, label)
+    return logits.commit(store, which, kept, **_fields(store, sweep, which, started))
+
+
+def _fields(store: SweepStore, sweep: Sweep, which: NetworkId, started: float) -> dict[str, Any]:
+    """Return whose, where and when, for the mark of what was computed from a network's weights."""
+    of_network = store.mark(which)
+    whose = {} if of_network is None else {WEIGHTS: weights_of(of_network)}
+    return {
+        "identity": sweep.identity.hash,
+        "environment": environment(sweep),
+        "provenance": provenance(started, time.time()) | whose,
+    }
 
 
 def _write(

@@ -160,6 +160,10 @@ def work_sentence(order: Prepared, lacking: Missing) -> str:
     if lacking.activations:
         size = readable(order.per_network * len(lacking.activations))
         parts.append(f"activations of {len(lacking.activations)} to write (up to {size})")
+    if lacking.logits:
+        dataset = order.dataset
+        size = readable(2 * len(lacking.logits) * len(dataset.test_labels) * len(dataset.classes))
+        parts.append(f"test logits of {len(lacking.logits)} to keep ({size})")
     if lacking.values:
         parts.append(f"{lacking.values} similarities to compute")
     return f"{order.name}: {', '.join(parts)}"

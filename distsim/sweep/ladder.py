@@ -1,5 +1,6 @@
 """Loss barriers between the networks of a store, for the ladder (distsim.results.ladder)."""
 
+import dataclasses
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -63,7 +64,8 @@ class Barriers:
         self._order, self._store = order, store
         identity, self._device = order.sweep.identity, torch.device(order.sweep.device)
         settle(self._device, identity.deterministic)
-        self._probe = make_probe(identity, order.dataset, self._device)
+        trained_on = dataclasses.replace(identity.problem, probe_from="train")  # batch norm never sees the test images
+        self._probe = make_probe(dataclasses.replace(identity, problem=trained_on), order.dataset, self._device)
         recipe = identity.problem.recipe
         self._test = training_data(order.dataset, recipe, identity.seed, self._device).test
         self._weights: dict[NetworkId, State] = {}

@@ -15,7 +15,7 @@ from distsim.models import Layer, build
 from distsim.problems import CIFAR_CLASSES
 from distsim.processor import require_speed, slow_precision
 from distsim.specs import COMPLETE, Device, Extent, Identity, NetworkId, Problem, Sweep, names
-from distsim.store import Storage, SweepStore, problems_in
+from distsim.store import DamagedStore, Storage, SweepStore, problems_in
 from distsim.store.described import StoredLayer
 from distsim.store.descriptions import describe_layers, describe_metrics, stored_layers
 from distsim.sweep import own_code
@@ -61,17 +61,15 @@ def identify(problem: Problem, dataset: Dataset, **choices: Any) -> Identity:
     # the papers' claims are not about these images
     problem = dataclasses.replace(problem, classes=dataset.classes, reduced=problem.reduced or foreign)
     identity = Identity(problem=problem, data_digest=dataset.digest, **choices)
-    probe_indices(dataset, problem.probe, problem.probe_rule, identity.seed)  # raises if the probe is too large
+    probe_indices(dataset, problem.probe, problem.probe_rule, identity.seed, problem.probe_from)  # raises if too large
     return identity
 
 
-def adapted(
-    problem: Problem, data: str = "", *, classes: tuple[str, ...] | None = None, **smaller: int | None
-) -> Problem:
+def adapted(problem: Problem, data: str = "", *, classes: tuple[str, ...] | None = None, **smaller: Any) -> Problem:
     """Return the problem with changes for other data, other classes or smaller numbers.
 
     data : location; a "folder:" of images changes normalisation, channels and the choice of the probe
-    smaller : epochs, probe or train_limit, as for `Problem.reduced_to`
+    smaller : epochs, probe, probe_from or train_limit, as for `Problem.reduced_to`
     """
     changes: dict[str, Any] = {}
     if classes and classes != problem.classes:
@@ -268,6 +266,18 @@ def _require_memory(order: Prepared) -> None:
                 f"{order.name}: comparing layer {name} on {problem.probe:,} images takes {readable(needed)} of memory, "
                 f"but only {readable(free)} are free: use a smaller --probe"
             )
+
+
+def measured_as_before(order: Prepared, root: Storage) -> Prepared:
+    """Return the order with what its store was last asked to measure beside similarities. A new store: as it is."""
+    try:
+        before = SweepStore(root, order.name).request().extent.measure if order.name in problems_in(root) else None
+    except (FileNotFoundError, DamagedStore):
+        return order
+    if before is None:
+        return order
+    extent = dataclasses.replace(order.sweep.extent, measure=before)
+    return dataclasses.replace(order, sweep=dataclasses.replace(order.sweep, extent=extent))
 
 
 def compare_only(order: Prepared, store: SweepStore) -> Prepared | None:

@@ -22,9 +22,10 @@ class Missing:
     activations: tuple[NetworkId, ...]  # networks whose activations are needed and missing, the complete one first
     comparisons: dict[NetworkId, dict[str, tuple[str, ...]]]  # network -> layer -> metrics
     chance: dict[NetworkId, dict[str, tuple[str, ...]]] = field(default_factory=dict)  # the same, examples permuted
+    logits: tuple[NetworkId, ...] = ()  # networks whose logits of the test images are missing
 
     def __bool__(self) -> bool:
-        return bool(self.complete or self.chains or self.activations or self.comparisons or self.chance)
+        return any(self.__dict__.values())
 
     @property
     def to_compare(self) -> set[NetworkId]:
@@ -33,8 +34,8 @@ class Missing:
 
     @property
     def reference(self) -> bool:
-        """Return whether the complete network or its activations are missing."""
-        return self.complete or COMPLETE in self.activations
+        """Return whether the complete network, its activations or its logits are missing."""
+        return self.complete or COMPLETE in (*self.activations, *self.logits)
 
     @property
     def networks(self) -> int:
@@ -61,6 +62,7 @@ class Missing:
             tuple(network for network in self.activations if network not in given_up),
             {network: layers for network, layers in self.comparisons.items() if network not in given_up},
             {network: layers for network, layers in self.chance.items() if network not in given_up},
+            tuple(network for network in self.logits if network not in given_up),
         )
 
 
@@ -84,12 +86,14 @@ def missing(
         keep_all = extent.retention == "all"
         activations += [COMPLETE] if comparisons or chance or keep_all else []
         activations += [network for network in wanted if keep_all or network in comparisons or network in chance]
+    functional = (COMPLETE, *wanted) if "functional" in extent.measure else ()
     return Missing(
         complete=COMPLETE not in contents.networks,
         chains=_by_run(network for network in wanted if network not in contents.networks),
         activations=tuple(network for network in activations if network not in contents.activations),
         comparisons=comparisons,
         chance=chance,
+        logits=tuple(network for network in functional if network not in contents.logits),
     )
 
 
@@ -112,15 +116,26 @@ def _lacking(
 
 @dataclass(frozen=True)
 class Chain:
-    """What one trial does: train some iterations of a run, and extract activations of some."""
+    """What one trial does: train some iterations of a run, and make activations and test logits of some."""
 
     run: int
     train: tuple[int, ...]
     extract: tuple[int, ...]
+    evaluate: tuple[int, ...] = ()
+
+    @property
+    def iterations(self) -> range:
+        """Return the iterations to go through, from 1 to the last at which there is something to do."""
+        return range(1, max((*self.train, *self.extract, *self.evaluate), default=0) + 1)
+
+    def derived(self, iteration: int) -> list[str]:
+        """Return what to make of an iteration's network: logits, activations (distsim.store.paths.DERIVED)."""
+        wanted = {"logits": self.evaluate, "activations": self.extract}
+        return [what for what, iterations in wanted.items() if iteration in iterations]
 
 
 def wave(sweep: Sweep, lacking: Missing, room: int | None, per_network: int, promised: int = 0) -> list[Chain]:
-    """Return the chains to run before the next comparisons: all training, and as many activations as fit.
+    """Return the chains to run before the next comparisons: all training and logits, and as many activations as fit.
 
     If they do not all fit, a wave extracts some. Its comparisons make room (retention `reference`), and the next wave
     extracts more.
@@ -141,8 +156,9 @@ def wave(sweep: Sweep, lacking: Missing, room: int | None, per_network: int, pro
             raise NoSpace(f"{sweep.name}: activations need {needed:,} bytes of disk, there is room for {room:,}")
         fits = max(0, (room - promised - reference) // per_network)
     extract = _by_run(networks[:fits])
-    runs = sorted(lacking.chains.keys() | extract.keys())
-    return [Chain(run, lacking.chains.get(run, ()), extract.get(run, ())) for run in runs]
+    evaluate = _by_run(lacking.logits)
+    parts = lacking.chains, extract, evaluate
+    return [Chain(run, *(part.get(run, ()) for part in parts)) for run in sorted(set().union(*parts))]
 
 
 def _by_run(networks: Iterable[NetworkId]) -> dict[int, tuple[int, ...]]:
@@ -183,3 +199,21 @@ def finished_with(sweep: Sweep, contents: Contents, lacking: Missing) -> list[Ne
     if sweep.extent.retention == "all":
         return []
     return sorted((contents.activations & set(sweep.extent.networks)) - lacking.to_compare)
+
+
+def require_before(store: SweepStore, network: NetworkId) -> None:
+    """Check that the network that this one is pruned from is committed. FileNotFoundError names both.
+
+    ValueError: the network comes from another complete network, and a sweep has one.
+    """
+    if network.complete:
+        raise ValueError(f"the complete network of {store.problem} is run=complete, got {network.argument}")
+    if network.before is not None and store.mark(network.before) is None:
+        raise FileNotFoundError(
+            f"{network.label} of {store.problem} is pruned from {_article(network.before)}, which is not in "
+            f"{store.root.url}"
+        )
+
+
+def _article(network: NetworkId) -> str:
+    return f"the {network.label}" if network.is_complete else network.label

@@ -45,7 +45,9 @@ def retrain(
     """
     wanted = chains(networks)
     most = max((chain.train[-1] for chain in wanted), default=1)
-    extent = Extent(max((chain.run for chain in wanted), default=0) + 1, most, (), activations="memory", chance=False)
+    extent = Extent(
+        max((chain.run for chain in wanted), default=0) + 1, most, (), activations="memory", chance=False, measure=()
+    )
     sweep = Sweep(identity, extent, device=device)
     require_streams(build(identity.problem), device)
     store = SweepStore(root, sweep.name)

@@ -153,7 +153,8 @@ def _failed(order: Prepared, store: SweepStore, chains: list[Chain]) -> set[Netw
     lack = missing(order.sweep, contents, order.layers)
     trained = {NetworkId(chain.run, i) for chain in chains for i in chain.train}
     extracted = {NetworkId(chain.run, i) for chain in chains for i in chain.extract}
-    failed = trained - contents.networks
+    evaluated = {NetworkId(chain.run, i) for chain in chains for i in chain.evaluate}
+    failed = (trained - contents.networks) | (evaluated & set(lack.logits))
     compared = contents.networks if order.sweep.extent.activations == "memory" else extracted | contents.activations
     failed |= (compared - {COMPLETE}) & (lack.to_compare | set(lack.activations))
     return failed | {COMPLETE} if lack.reference else failed

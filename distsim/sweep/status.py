@@ -22,11 +22,13 @@ class Status:
     missing_networks: dict[int, tuple[int, ...]]  # run -> iterations
     missing_similarities: int
     unknown_metrics: tuple[str, ...] = ()  # asked for, but known neither to distsim nor to the store; not counted
+    missing_logits: int = 0  # networks, the complete one too, whose logits of the test images were asked for
 
     @property
     def done(self) -> bool:
-        """Return whether every network and every similarity that was asked for is committed."""
-        return self.complete and not self.missing_networks and not self.missing_similarities
+        """Return whether every network, similarity and set of test logits that was asked for is committed."""
+        lacking = self.missing_networks, self.missing_similarities, self.missing_logits
+        return self.complete and not any(lacking)
 
     def __str__(self) -> str:
         lines = [
@@ -35,6 +37,8 @@ class Status:
             f"  pruned networks   {self.pruned} of {self.runs * self.iterations} ({self.in_store} in the store)",
             f"  similarities      {self.missing_similarities or 'none'} missing",
         ]
+        if self.missing_logits:
+            lines.append(f"  test logits       {self.missing_logits} missing")
         if self.unknown_metrics:
             names = ", ".join(self.unknown_metrics)
             lines.append(f"  not counted       {names}: unknown to distsim and to the store, run the sweep script")
@@ -64,6 +68,7 @@ def status(store: SweepStore) -> Status:
         missing_networks=dict(lacking.chains),
         missing_similarities=lacking.values,
         unknown_metrics=tuple(name for name in extent.metrics if name not in metrics),
+        missing_logits=len(lacking.logits),
     )
 
 

@@ -8,6 +8,7 @@ import socket
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
 
@@ -23,9 +24,9 @@ from distsim.specs import COMPLETE, NetworkId, Sweep, canonical_json
 from distsim.store import SweepStore
 from distsim.store.checkpoints import StoredCheckpoints, StoredGroupCheckpoints
 from distsim.sweep.beside import Beside
-from distsim.sweep.extraction import extract
+from distsim.sweep.extraction import evaluate, extract
 from distsim.sweep.failures import EXPECTED, sentence
-from distsim.sweep.plan import Chain
+from distsim.sweep.plan import Chain, require_before
 from distsim.sweep.training_memory import require_training_memory
 from distsim.training.chain import TrainedNetwork, Trainer
 from distsim.training.group import GroupTrainer
@@ -94,6 +95,8 @@ class TrainingWorker:
                     trained = self.trainer.complete(self._checkpoints(COMPLETE))
                 self._commit(COMPLETE, trained, started, {"probe.json": self._probe_file()})
             complete = self._load_complete()
+            if "functional" in self.sweep.extent.measure:
+                self.keep_logits(COMPLETE, complete)
             if self.sweep.extent.activations == "store":
                 self.extract(COMPLETE, complete)
             return self._event(COMPLETE, started, complete)
@@ -158,7 +161,7 @@ class TrainingWorker:
         """Train a run. Yield None after each training step, and an event after each iteration."""
         before: TrainedNetwork | None = complete
         with Beside(self.beside) as beside:
-            for iteration in range(1, max((*chain.train, *chain.extract), default=0) + 1):
+            for iteration in chain.iterations:
                 started, network = time.time(), NetworkId(chain.run, iteration)
                 trained = None
                 if iteration in chain.train and self.store.mark(network) is None:
@@ -169,9 +172,9 @@ class TrainingWorker:
                     with trace.stage("training", self.sweep.name, network.label):
                         trained = yield from training
                     trained = self._commit(network, trained, started)
-                if iteration in chain.extract and self.store.activations_mark(network) is None:
+                if self._lacks(network, chain):
                     trained = trained or self.store.load_network(network)
-                    beside.do(self.extract, network, trained)
+                    beside.do(self.derive, network, trained, chain)
                 if trained is not None:
                     yield self._event(network, started, trained)
                 before = trained
@@ -187,20 +190,20 @@ class TrainingWorker:
             going.pop(run, None)
             failed(sentence(f"{self.sweep.name}, run {run}", error))
 
-        def extract(network: NetworkId, trained: TrainedNetwork) -> None:
+        def derive(network: NetworkId, trained: TrainedNetwork, chain: Chain) -> None:
             try:
-                self.extract(network, trained)
+                self.derive(network, trained, chain)
             except EXPECTED as error:
                 give_up(network.run or 0, error)
 
-        last = max((i for chain in chains for i in (*chain.train, *chain.extract)), default=0)
+        last = max((len(chain.iterations) for chain in chains), default=0)
         with Beside(self.beside, len(chains)) as beside:
             for iteration in range(1, last + 1):
                 started = time.time()
                 for network, trained in self._iteration(iteration, going, before, complete, give_up):
                     chain = going.get(network.run or 0)  # None: an earlier extraction has failed meanwhile
-                    if chain is not None and iteration in chain.extract:
-                        beside.do(extract, network, trained)
+                    if chain is not None and self._lacks(network, chain):
+                        beside.do(derive, network, trained, chain)
                     yield self._event(network, started, trained)
 
     def _iteration(
@@ -211,14 +214,14 @@ class TrainingWorker:
         complete: TrainedNetwork,
         give_up: Callable[[int, Exception], None],
     ) -> Iterator[tuple[NetworkId, TrainedNetwork]]:
-        """Do an iteration of a group. Yield its networks that are new, once they are committed, or lack activations."""
+        """Do an iteration of a group. Yield its networks that are new, once they are committed, or lack something."""
         training: dict[int, TrainedNetwork] = {}
         for run, chain in tuple(going.items()):
             network, last = NetworkId(run, iteration), before.pop(run, None)
             try:
                 if iteration in chain.train and self.store.mark(network) is None:
                     training[run] = last or self.store.load_network(network.before or COMPLETE)
-                elif iteration in chain.extract and self.store.activations_mark(network) is None:
+                elif self._lacks(network, chain):
                     before[run] = self.store.load_network(network)
                     yield network, before[run]
             except EXPECTED as error:
@@ -266,19 +269,39 @@ class TrainingWorker:
         """Return the trainer of fused runs, made on first use."""
         return GroupTrainer(self.trainer, self.sweep.identity.fuse, announce=_announce_epoch)
 
+    def _lacks(self, network: NetworkId, chain: Chain) -> bool:
+        """Say whether a pruned network lacks activations or logits that its chain is to make."""
+        return any(self.store.piece_mark(network, what) is None for what in chain.derived(network.iteration))
+
+    def derive(self, network: NetworkId, trained: TrainedNetwork, chain: Chain) -> None:
+        """Write and commit what a pruned network's chain is to make of it, unless it is committed."""
+        work = {"logits": self.keep_logits, "activations": self.extract}
+        for what in chain.derived(network.iteration):
+            work[what](network, trained)
+
+    def keep_logits(self, network: NetworkId, trained: TrainedNetwork) -> None:
+        """Write and commit a network's logits of the test images, unless they are committed."""
+        if self.store.piece_mark(network, "logits") is None:
+            with self._own_stream():
+                evaluate(self.store, self.sweep, self.trainer, network, trained)
+
     def extract(self, network: NetworkId, trained: TrainedNetwork) -> None:
         """Write and commit a network's activations, unless they are committed."""
         if self.store.activations_mark(network) is None:
-            if self._extraction is not None:  # the probe may have been made on this thread's stream
-                self._extraction.wait_stream(torch.cuda.current_stream(self.device))
-            with threads(self.sweep.identity.threads), torch.cuda.stream(self._extraction):
-                of_sweep = self.store, self.sweep, self.probe, self.trainer.classes
-                extract(*of_sweep, network, trained, self.writers)
+            with self._own_stream():
+                extract(self.store, self.sweep, self.probe, self.trainer.classes, network, trained, self.writers)
+
+    @contextmanager
+    def _own_stream(self) -> Iterator[None]:
+        """Compute on the stream of extraction, with the sweep's threads."""
+        if self._extraction is not None:  # the probe may have been made on this thread's stream
+            self._extraction.wait_stream(torch.cuda.current_stream(self.device))
+        with threads(self.sweep.identity.threads), torch.cuda.stream(self._extraction):
+            yield
 
     def _checkpoints(self, network: NetworkId) -> StoredCheckpoints:
-        sweep = self.sweep
-        where = self.store.storage, network.path
-        return StoredCheckpoints(*where, sweep.identity.hash, environment(sweep), self._largest_checkpoint)
+        of = self.store.storage, network.path, self.sweep.identity.hash, environment(self.sweep)
+        return StoredCheckpoints(*of, self._largest_checkpoint)
 
     @cached_property
     def _largest_checkpoint(self) -> int:
@@ -300,7 +323,6 @@ class TrainingWorker:
             if network.run is None:
                 trained, files = self.trainer.complete(), {"probe.json": self._probe_file()}
             else:
-                require_before(self.store, network)
                 complete = self._load_complete()
                 before = self.store.load_network(network.before or COMPLETE)
                 trainer = self._groups if self.sweep.identity.fuse > 1 else self.trainer
@@ -376,21 +398,3 @@ class TrainingWorker:
 def _announce_epoch(epoch: int, network: Network | None = None) -> bool:
     trace.announce("epoch", epoch + 1)
     return False
-
-
-def require_before(store: SweepStore, network: NetworkId) -> None:
-    """Check that the network that this one is pruned from is committed. FileNotFoundError names both.
-
-    ValueError: the network comes from another complete network, and a sweep has one.
-    """
-    if network.complete:
-        raise ValueError(f"the complete network of {store.problem} is run=complete, got {network.argument}")
-    if network.before is not None and store.mark(network.before) is None:
-        raise FileNotFoundError(
-            f"{network.label} of {store.problem} is pruned from {_article(network.before)}, which is not in "
-            f"{store.root.url}"
-        )
-
-
-def _article(network: NetworkId) -> str:
-    return f"the {network.label}" if network.is_complete else network.label

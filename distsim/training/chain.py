@@ -20,6 +20,7 @@ from distsim.training.loop import (
     TrainingData,
     evaluate,
     finish,
+    outputs,
     stepper_for,
     train_steps,
     training_data,
@@ -152,10 +153,19 @@ class Trainer:
 
     def evaluated(self, trained: TrainedNetwork) -> dict[str, Any]:
         """Return what the record of a finished network says of its quality and size, computed from its tensors."""
+        return self._measured(self._loaded(trained), trained.masks)
+
+    def outputs(self, trained: TrainedNetwork) -> torch.Tensor:
+        """Return a finished network's logits of the test images, computed from its tensors: float32 (n, classes)."""
+        data = self.data
+        return torch.cat(list(outputs(self._loaded(trained), data.test[0], data.mean, data.sd))).float()
+
+    def _loaded(self, trained: TrainedNetwork) -> Network:
+        """Return a finished network on the device."""
         network = build(self.problem, self.classes).to(self.device)
         network.to(memory_format=torch.channels_last)  # as it was trained: layouts may round differently
         network.load_state_dict(trained.weights)
-        return self._measured(network, trained.masks)
+        return network
 
     def _measured(self, network: Network, masks: Masks) -> dict[str, Any]:
         accuracy, loss = evaluate(network, *self.data.test, self.data.mean, self.data.sd)

@@ -1,7 +1,7 @@
 """Training one network, from a fresh optimizer to the last epoch."""
 
 import math
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeVar, cast
@@ -18,6 +18,7 @@ from distsim.training import optimizers as optim
 from distsim.training.checkpoint import Checkpoint, Checkpointed, CheckpointStore, part_of
 from distsim.training.stepper import Arithmetic, State, Stepper, on_cpu
 
+EVALUATED = 500  # images per forward pass; fixed, because the batch size may change the last bits
 AfterEpoch = Callable[[int, Network], bool]  # (index of the finished epoch, from 0; the network) -> whether to stop
 
 
@@ -181,16 +182,24 @@ def finish(steps: Generator[None, None, Result]) -> Result:
 
 
 @torch.no_grad()
+def outputs(network: nn.Module, images: torch.Tensor, mean: torch.Tensor, sd: torch.Tensor) -> Iterator[torch.Tensor]:
+    """Yield the network's outputs for `EVALUATED` images (uint8) at a time, in evaluation mode, not augmented."""
+    network.eval()
+    for batch in images.split(EVALUATED):
+        with SWITCH.float32():
+            logits = network(augment.normalise(batch, mean, sd))
+        yield logits
+
+
+@torch.no_grad()
 def evaluate(
     network: nn.Module, images: torch.Tensor, labels: torch.Tensor, mean: torch.Tensor, sd: torch.Tensor
 ) -> tuple[float, float]:
     """Return the accuracy and the mean cross-entropy over all images (uint8), in evaluation mode, not augmented."""
-    network.eval()
     correct = torch.zeros((), dtype=torch.int64, device=images.device)
     loss = torch.zeros((), dtype=torch.float64, device=images.device)
-    for batch, targets in zip(images.split(500), labels.split(500), strict=True):
-        with SWITCH.float32():
-            logits = network(augment.normalise(batch, mean, sd))
+    batches = outputs(network, images, mean, sd)
+    for logits, targets in zip(batches, labels.split(EVALUATED), strict=True):
         correct += (logits.argmax(dim=1) == targets).sum()
         loss += nn.functional.cross_entropy(logits.double(), targets, reduction="sum")
     return int(correct) / len(images), float(loss) / len(images)

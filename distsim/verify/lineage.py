@@ -4,12 +4,14 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from distsim.specs import NetworkId
 from distsim.store import Mark
-from distsim.store.paths import Place
+from distsim.store.paths import DERIVED, Place
 from distsim.store.records import WEIGHTS, WEIGHTS_X, WEIGHTS_Y, weights_of
 
 
 def faults(marks: Mapping[str, Mark], values: Iterable[Place]) -> dict[str, str]:
-    """Return piece -> what is wrong with it. marks : piece -> its mark, of networks, activations and files of values
+    """Return piece -> what is wrong with it.
+
+    marks : piece -> its mark, of networks, of activations and logits beside them, and of files of values
 
     Where several pieces agree on other weights than a network's, the network is the one that was replaced.
     """
@@ -36,8 +38,9 @@ def named(marks: Mapping[str, Mark], values: Iterable[Place]) -> bool:
 def _origins(marks: Mapping[str, Mark], values: Iterable[Place]) -> Iterator[tuple[str, str, str]]:
     """Yield a piece, the path of a network that it comes from, and the SHA-256 of the weights, if its mark has them."""
     for piece, mark in marks.items():
-        if piece.endswith("/activations") and WEIGHTS in mark.provenance:
-            yield piece, piece.removesuffix("/activations"), str(mark.provenance[WEIGHTS])
+        origin, _, what = piece.rpartition("/")
+        if what in DERIVED and WEIGHTS in mark.provenance:
+            yield piece, origin, str(mark.provenance[WEIGHTS])
     for place in values:
         mark = marks.get(place.piece, _NONE)
         for name, sha256 in mark.provenance.items():

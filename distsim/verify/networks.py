@@ -22,10 +22,11 @@ from zarr.core.buffer.cpu import Buffer
 from distsim.activations.layout import storage_dtype
 from distsim.models import Layer, Network
 from distsim.specs import Identity, NetworkId, shown
-from distsim.store import Mark
+from distsim.store import Mark, logits
 from distsim.store.arrays import ZARR, arrays_in, bounded, chunk_counts, chunk_names, decoded
 from distsim.store.described import StoredLayer
 from distsim.store.descriptions import stored_layers
+from distsim.store.storage import first_line
 from distsim.training.pruning import full_masks
 
 OBJECTS = {"weights.safetensors", "masks.safetensors"}
@@ -103,6 +104,29 @@ def tensor_faults(tensors: Mapping[str, Any], expected: Mapping[str, Any]) -> It
         theirs, ours = ((tuple(tensor.shape), tensor.dtype) for tensor in (tensors[name], expected[name]))
         if theirs != ours:
             yield f"{name} is {theirs[0]} {theirs[1]}, the model's is {ours[0]} {ours[1]}"
+
+
+def logits_faults(
+    model: Model, which: NetworkId, mark: Mark, complete: Mark | None, read: Callable[[str], bytes | None]
+) -> Iterator[str]:
+    """Yield what is wrong with a network's logits of the test images.
+
+    complete : the mark of the complete network's logits, if there are any
+    read : returns an object that the mark names, or reports that it is damaged and returns None
+    """
+    record = mark.values
+    classes = 0 if model.identity is None else len(model.identity.problem.classes)
+    if classes and record["classes"] != classes:
+        yield f"it holds logits of {record['classes']:,} classes, the problem has {classes:,}"
+    elif complete is not None and record["examples"] != (there := complete.values["examples"]):
+        yield f"it holds logits of {record['examples']:,} images, the complete network's are of {there:,}"
+    else:
+        try:
+            logits.require_object(which, mark)
+            if (content := read(logits.OBJECT)) is not None:
+                logits.decode(which, record, content)
+        except ValueError as error:
+            yield first_line(error)
 
 
 # --- activations -----------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from distsim.environment import EnvironmentDrift, environment, require_device
 from distsim.specs import Extent, NetworkId, Sweep, canonical_json, differences
 from distsim.store import DamagedStore, Mark, Storage, SweepStore
 from distsim.store.commits import MARK, drop, read_piece, undamaged
-from distsim.store.paths import Place, place_of
+from distsim.store.paths import DERIVED, Place, place_of
 from distsim.store.records import pairs_in, read_record
 from distsim.verify.derived import FIGURES, PAIR_TABLES, TABLES
 from distsim.verify.report import DAMAGED, LEFTOVER, UNREAD, Finding, Report
@@ -142,14 +142,19 @@ class _Plan:
                 yield Action("set aside", self.problem, piece, why)
         elif piece in (TABLES, PAIR_TABLES, FIGURES):
             yield Action("delete", self.problem, f"{piece}/{MARK}", why)
-        elif piece.removesuffix("/activations") in self.networks:
+        elif piece in self.networks or _network_beside(piece) in self.networks:
             yield Action("drop", self.problem, piece, why)
         elif piece in self.paths:  # else it is gone, and only what was made from it must go
             yield Action("delete", self.problem, piece, why)
 
     def _tables(self, reasons: dict[str, str]) -> Iterator[Action]:
         """Delete the marks of tables that were made from what is dropped: they hold its values and provenance."""
-        changed = [path for path in reasons if path in self.networks or "/comparison/" in path or "/chance/" in path]
+        parts = ("/comparison/", "/chance/")
+        changed = [
+            path
+            for path in reasons
+            if path in self.networks or path.endswith("/logits") or any(part in path for part in parts)
+        ]
         pairs = [path for path in reasons if path.startswith("pairs/")]
         for folder, because in ((TABLES, changed), (PAIR_TABLES, pairs)):
             if because and f"{folder}/{MARK}" in self.paths and folder not in reasons:
@@ -185,8 +190,9 @@ class _Plan:
             start = network.path
             inside = [path.removeprefix(f"{start}/") for path in self.paths if path.startswith(f"{start}/")]
             derived[start] = why
-            if any(path.startswith("activations/") for path in inside):
-                derived[f"{start}/activations"] = why
+            derived |= {
+                f"{start}/{kind}": why for kind in DERIVED if any(path.startswith(f"{kind}/") for path in inside)
+            }
             derived |= {f"{start}/{path}": why for path in inside if path.split("/")[0] in ("comparison", "chance")}
         dropped = {path for path in (*derived, *reasons) if path in self.networks}
         for path in self.paths:
@@ -239,6 +245,12 @@ class _Plan:
             if mark is not None and isinstance(mark.environment, dict) and mark.environment:
                 return mark.environment
         return None
+
+
+def _network_beside(piece: str) -> str | None:
+    """Return the path of the network whose activations or logits this piece is, None if it is neither."""
+    network, _, what = piece.rpartition("/")
+    return network if what in DERIVED else None
 
 
 def _drift(here: Sweep, recorded: dict[str, Any]) -> str:

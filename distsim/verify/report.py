@@ -13,6 +13,7 @@ FOREIGN = "foreign"  # not written by distsim
 KINDS = {  # of pieces: singular and plural
     "network": "networks",
     "network's activations": "networks' activations",
+    "network's test logits": "networks' test logits",
     "comparison": "comparisons",
     "chance level": "chance levels",
     "tile of pairs": "tiles of pairs",

@@ -15,7 +15,7 @@ _WRITTEN_BESIDE = re.compile(r"lease/\d+\.(?:json|beat)|figures/[^/]+\.(?:json|p
 _WRITTEN = re.compile(
     r"(?:spec|request|layers)\.json|(?:behaviour|metrics)/[^/]+\.json|pairs/[^/]+/[^/]+\.json"
     r"|(?:pair_)?results/[^/]+\.(?:json|csv|parquet|png|pdf)"
-    rf"|{PATTERN}/(?:(?:activations/)?(?:{_NUMBERED}|attempt-(?:[1-9]\d{{0,8}}-)?[0-9a-f]{{12}}/.+)"
+    rf"|{PATTERN}/(?:(?:(?:activations|logits)/)?(?:{_NUMBERED}|attempt-(?:[1-9]\d{{0,8}}-)?[0-9a-f]{{12}}/.+)"
     r"|epoch/[0-9a-f]{64}[^/]*|(?:comparison|chance)/[^/]+/[^/]+\.json)"
 )
 

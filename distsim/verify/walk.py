@@ -23,7 +23,7 @@ from distsim.store.arrays import ZARR, arrays_in
 from distsim.store.commits import MARK, WrittenByAnother, attempt_generation, dropped_path, read_mark
 from distsim.store.described import LAYERS
 from distsim.store.epochs import CHECKPOINT
-from distsim.store.paths import Place, place_of
+from distsim.store.paths import DERIVED, Place, place_of
 from distsim.store.records import LARGEST_SPEC, SpecRecord, decode_spec
 from distsim.store.storage import first_line
 from distsim.sweep import kept_behaviour
@@ -34,6 +34,7 @@ from distsim.verify.report import DAMAGED, FOREIGN, LEFTOVER, NOTE, UNREAD, Find
 from distsim.verify.unfinished import unlisted
 
 ASIDE = ".damaged"  # suffix of a spec or request that repair sets aside: somebody may want to read its flags
+CHECKED = {"network": "network", "activations": "network's activations", "logits": "network's test logits"}
 VALUES = {"comparison": "comparison", "chance": "chance level", "pairs": "tile of pairs"}
 ABSENT = "is missing: run the sweep script, which writes it"
 
@@ -57,11 +58,11 @@ _FOLDER = re.compile(f"{PATTERN}/")
 
 @dataclass
 class _Piece:
-    """A network, or its activations."""
+    """A network, its activations or its logits."""
 
     path: str
     network: NetworkId
-    of_activations: bool
+    kind: str
     marks: dict[int, str] = field(default_factory=dict)  # generation -> path
     generation: int = 1  # the one that counts
 
@@ -72,8 +73,10 @@ def _folder_of(path: str) -> tuple[str, str]:
     if split is None:
         return "", path
     network, inside = split
-    of_activations = inside.startswith("activations/")
-    return network.path + "/activations" * of_activations, inside.removeprefix("activations/")
+    for derived in (f"{kind}/" for kind in DERIVED):
+        if inside.startswith(derived):
+            return f"{network.path}/{derived}".rstrip("/"), inside.removeprefix(derived)
+    return network.path, inside
 
 
 class _Walk:
@@ -140,11 +143,11 @@ class _Walk:
             if place is not None and place.kind in VALUES:
                 self.values.append(place)
             elif place is not None and place.network is not None and not place.dropped:
-                piece = _Piece(place.piece, place.network, place.kind == "activations")
+                piece = _Piece(place.piece, place.network, place.kind)
                 pieces.setdefault(place.piece, piece).marks[place.generation] = path
             else:
                 self.others.append(path)
-        ordered = sorted(pieces.values(), key=lambda piece: (piece.network, piece.of_activations))
+        ordered = sorted(pieces.values(), key=lambda piece: (piece.network, list(CHECKED).index(piece.kind)))
         self.networks = {piece.path: piece for piece in ordered}
 
     def _mark(self, piece: _Piece) -> None:
@@ -266,11 +269,8 @@ class _Walk:
         """Check everything that the piece's mark names."""
         mark, path, before = self.marks[piece.path], piece.marks[piece.generation], len(self.findings)
         self._require_own(piece.path, path, mark)
-        self.pieces["network's activations" if piece.of_activations else "network"] += 1
-        if piece.of_activations:
-            self._activations(piece, mark)
-        else:
-            self._network(piece, mark)
+        self.pieces[CHECKED[piece.kind]] += 1
+        {"network": self._network, "activations": self._activations, "logits": self._logits}[piece.kind](piece, mark)
         if len(self.findings) > before and read_mark(self.storage, path) != mark:
             del self.findings[before:]  # a driver dropped it while it was read
 
@@ -305,6 +305,13 @@ class _Walk:
         for layer in layers:
             self._within(piece.path, check, layer)
         self._read(piece, mark, ZARR, networks.ROOM)
+
+    def _logits(self, piece: _Piece, mark: Mark) -> None:
+        complete = self.marks.get(f"{piece.network.origin.path}/logits")
+        for fault in networks.logits_faults(
+            self.model, piece.network, mark, complete, partial(self._read, piece, mark)
+        ):
+            self._found(piece.path, fault)
 
     def _read(self, piece: _Piece, mark: Mark, name: str, most: int | None = None) -> bytes | None:
         """Return an object that the mark names, or report that it is damaged and return None.
@@ -371,7 +378,7 @@ class _Walk:
                 self._found(TABLES, f"is damaged: {first_line(error)}", f"{TABLES}/provenance.parquet")
                 return
             for table, piece, sha256 in of_tables.itertuples(index=False, name=None):
-                path = piece if table == "networks" else f"{piece}.json"
+                path = piece if table in ("networks", "functional") else f"{piece}.json"
                 self._compare_with_tables(path, sha256, "the tables were made from", table != "networks")
         damaged = any(finding.severity == DAMAGED for finding in self.findings)
         if not damaged and mark.values.get("inputs") != Committed.of(self.store).digest:

@@ -389,13 +389,14 @@ def test_the_layers_are_as_many_as_the_papers_say() -> None:
         assert len(row.names) == sum(kinds.values())
 
 
-def test_six_kinds_of_figure_are_written_and_open(finished: Finished) -> None:
+def test_seven_kinds_of_figure_are_written_and_open(finished: Finished) -> None:
     names = {
         "fig1_accuracy_median",
         "fig2_svcca_by_layer",
         "fig4_accuracy_mean",
         f"fig5_similarity_{finished.problem}",
         f"fig8_output_{finished.problem}",
+        f"functional_{finished.problem}",  # predictions for the test images
         f"more_similarities_{finished.problem}",  # mean CCA, which the four panels do not show
     }
     files = [file for file in (finished.folder / "figures").iterdir() if file.suffix != ".json"]

@@ -164,8 +164,15 @@ def test_first_probe():
 
 
 def test_probe_errors():
-    with pytest.raises(ValueError, match=r"^probe of 5000 images asked for, the training set has 25$"):
+    with pytest.raises(
+        ValueError, match=r"^probe of 5000 images asked for, the training set has 25: use --probe 25 or fewer$"
+    ):
         probe_indices(make(), 5000, "uniform", seed=0)
+    few = len(make().test_labels)
+    with pytest.raises(
+        ValueError, match=rf"^probe of 25 images asked for, the test set has {few}: use --probe {few} or"
+    ):
+        probe_indices(make(), 25, "uniform", seed=0, source="test")
     with pytest.raises(ValueError, match="at least 1 image, got 0"):
         probe_indices(make(), 0, "first", seed=0)
     with pytest.raises(ValueError, match="must be uniform or first, got 'last'"):

@@ -50,7 +50,7 @@ from distsim.cli import main as cli
 from distsim.cli import sweeps
 from distsim.problems import PROBLEMS
 from distsim.specs import NetworkId, canonical_json, digest
-from distsim.store import Storage, SweepStore, problems_in
+from distsim.store import Storage, SweepStore, logits, problems_in
 from distsim.store.activations import Reader
 from distsim.store.commits import decode_mark
 from distsim.store.paths import place_of
@@ -126,6 +126,7 @@ KINDS = (  # of objects, by what their paths end with or hold
     ("ends of generations", lambda path: "/DROPPED" in path),
     ("leftovers", lambda path: LEFT in path or "/epoch/" in path),
     ("marks of activations", lambda path: "/activations/COMMIT" in path),
+    ("test logits", lambda path: "/logits/" in path),
     ("marks of networks", lambda path: "/COMMIT" in path),
     ("metadata of activations", lambda path: path.endswith("/zarr.json")),
     ("chunks of activations", lambda path: "/activations/" in path),
@@ -203,6 +204,10 @@ def reading(root: Path) -> str:
                 said += [_sha256(tensors[key].numpy().tobytes()) for key in sorted(tensors)]
         for network in sorted(contents.activations):
             said += list(_values(store, network))
+        for network in sorted(contents.logits):
+            mark = store.piece_mark(network, "logits")
+            assert mark is not None
+            said.append(_sha256(logits.read(store, network, mark).margins.tobytes()))
         for folder in ("results", "pair_results"):
             said += _contents(root / name / folder).items()
     said += _contents(root / "figures").items()
@@ -324,7 +329,12 @@ def _names(problem: str, piece: str, path: str | None, damaged: str) -> bool:
     if damaged in (f"{start}{piece}", f"{start}{path}"):
         return True
     inside = damaged.removeprefix(f"{start}{piece}/")
-    return inside != damaged and inside.split("/")[0] not in ("activations", "comparison", "chance")
+    return inside != damaged and inside.split("/")[0] not in (
+        "activations",
+        "logits",
+        "comparison",
+        "chance",
+    )
 
 
 # --- repairs ---------------------------------------------------------------------------------------------------------

@@ -165,8 +165,8 @@ MUTANTS = (
         "probe-of-test-images",
         "Representations are compared on test images.",
         "activations/probe.py",
-        "dataset.train_images[indices]",
-        "dataset.test_images[indices % len(dataset.test_images)]",
+        'dataset.test_images if problem.probe_from == "test" else dataset.train_images',
+        "np.resize(dataset.test_images, dataset.train_images.shape)",
         (PROBE + "test_the_probe_is_the_same_each_time_and_never_augmented",),
     ),
     Mutant(

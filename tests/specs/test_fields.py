@@ -174,7 +174,7 @@ def test_lists_in_lists_in_lists_are_refused_in_a_sentence() -> None:
 RECIPE = Recipe(epochs=10, batch_size=4)
 PROBLEM = Problem("toy", "digits", "vgg_digits", 8, 1, RECIPE, Pruning())
 IDENTITY = Identity(PROBLEM, data_digest="0" * 64)
-REQUEST = Request(Extent(runs=2, iterations=3), "folder:/data", "cpu")
+REQUEST = Request(Extent(runs=2, iterations=3, measure=()), "folder:/data", "cpu")
 HOLDERS: dict[type, tuple[type, str]] = {  # of each class: the one that holds it, and in which field
     Recipe: (Problem, "recipe"),
     Pruning: (Problem, "pruning"),

@@ -30,7 +30,7 @@ from distsim.specs import (
 RECIPE = Recipe(epochs=10, batch_size=4)
 PROBLEM = Problem("toy", "digits", "vgg_digits", 8, 1, RECIPE, Pruning())
 IDENTITY = Identity(PROBLEM, data_digest="0" * 64)
-EXTENT = Extent(runs=1, iterations=1)
+EXTENT = Extent(runs=1, iterations=1, measure=())
 
 
 @pytest.mark.parametrize(
@@ -155,6 +155,7 @@ OTHER = {
         "classes": ("1", "0"),
         "probe": 7,
         "probe_rule": "first",
+        "probe_from": "test",
         "train_limit": 100,
         "reduced": True,
         "layers": ("conv*", "out"),

@@ -32,6 +32,7 @@ def test_a_whole_store(kept: Path, healthy: Report) -> None:
     assert healthy.pieces == {
         "network": 5,
         "network's activations": 5,
+        "network's test logits": 5,
         "comparison": 4 * 8,
         "chance level": 8,
         "tile of pairs": 16,
@@ -70,7 +71,7 @@ def test_the_command(root: Path) -> None:
     assert (status, err) == (0, "")
     left, said = out.splitlines()
     assert left.startswith("left over, harmless: 3 objects, ")
-    assert said.startswith("5 networks, 5 networks' activations, 32 comparisons, 8 chance levels, 16 tiles of pairs, ")
+    assert said.startswith("5 networks, 5 networks' activations, 5 networks' test logits, 32 comparisons, 8 chance ")
     assert said.endswith(" bytes: nothing damaged")
     file = one(root, "digits/runs/0001/iter_02/attempt-*/masks.safetensors")
     changed(file)
