@@ -2,10 +2,38 @@
 
 import importlib.util
 import os
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+LONGEST = (  # the files that take longest; with `-n` they begin first, so that no worker has one left when all is done
+    *("sweep/test_ray_engine.py", "cli/test_sweep_scripts.py", "store/test_s3.py", "cli/test_fuzz.py"),
+    *("sweep/test_ray_alone.py", "test_gpu_bench.py", "training/test_exact_counts.py", "cli/test_foreign_files.py"),
+    *("training/test_fused.py", "cli/test_prove.py", "sweep/test_fused_sweep.py", "test_api.py", "cli/test_ending.py"),
+    *("cli/test_doctor.py", "test_kills.py", "cli/test_own_code.py", "test_docs.py", "sweep/test_pairs.py"),
+    *("test_bench.py", "training/test_compiling.py", "sweep/test_stale_driver.py", "sweep/test_any_network.py"),
+    *("store/test_store_machine.py", "store/test_fenced.py", "cli/test_slow_precision.py", "verify/test_flips.py"),
+)
+HERE = Path(__file__).parent
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let xdist keep the order that `pytest_collection_modifyitems` makes."""
+    if hasattr(config.option, "loadscopereorder"):
+        config.option.loadscopereorder = False
+    if gone := [name for name in LONGEST if not (HERE / name).exists()]:
+        raise pytest.UsageError(f"LONGEST of tests/conftest.py names what is not there: {', '.join(gone)}")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Sort a worker's tests by file: first the files that take longest, then those of many tests, as xdist does."""
+    if not hasattr(config, "workerinput"):
+        return
+    rank = {HERE / name: place for place, name in enumerate(LONGEST)}
+    many = Counter(item.path for item in items)
+    items.sort(key=lambda item: (rank.get(item.path, len(rank)), -many[item.path]))
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -35,6 +63,18 @@ def ray_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     assert "DISTSIM_STAGES" not in os.environ
     yield stages
     ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def blank_figures() -> Iterator[None]:
+    """A sweep's figures are one, in two files of a word: where figures are not the point, they take longest."""
+    from distsim import plotting
+    from distsim.results import figures
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(figures, "draw_all", lambda *tables: {"fig1_accuracy_median": None})
+        patch.setattr(plotting, "render", lambda figure, format: b"drawn")
+        yield
 
 
 @pytest.fixture(scope="session")

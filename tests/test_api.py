@@ -24,6 +24,8 @@ from distsim.specs import COMPLETE, NetworkId
 from distsim.store import IdentityMismatch, SweepStore
 from distsim.sweep.failures import SweepFailed
 
+pytestmark = pytest.mark.usefixtures("blank_figures")
+
 RNG = np.random.default_rng(0)
 Y = np.arange(150) % 3
 X = (Y[:, None, None] * 40 + RNG.integers(0, 160, (150, 8, 8))).astype(np.uint8)

@@ -17,6 +17,8 @@ from distsim import metrics
 from distsim.data import load, probe_indices
 from distsim.metrics.registry import METRICS
 
+pytestmark = pytest.mark.usefixtures("blank_figures")
+
 BENCH = Path(__file__).parents[1] / "bench"
 PROBE = 120
 SMALL = ("--sizes", "40", "--draws", "1")

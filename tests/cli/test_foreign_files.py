@@ -10,6 +10,8 @@ from sweep_scripts import Outcome, outcome, run_script
 from distsim.cli import main as cli
 from distsim.store import Storage
 
+pytestmark = pytest.mark.usefixtures("blank_figures")
+
 FLAGS = ("--local", "--device", "cpu", "--epochs", 1, "--train-limit", 100, "--probe", 40, "--metrics", "cka")
 RUN = "digits/runs/0000"
 PIECE = f"{RUN}/iter_01"

@@ -9,7 +9,6 @@ import os
 import random
 import re
 import shutil
-import stat
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -103,11 +102,18 @@ def files(store: Path) -> dict[str, str]:
 def seen(folder: Path) -> dict[str, tuple[int, ...]]:
     """Path -> what a listing tells of it: enough to see that nothing was touched."""
     found: dict[str, tuple[int, ...]] = {}
-    for root, folders, names in os.walk(folder):
-        for name in (*folders, *names):
-            about = os.lstat(path := os.path.join(root, name))
-            of_file = (about.st_ino, about.st_size, about.st_mtime_ns)
-            found[os.path.relpath(path, folder)] = (about.st_mode, *(() if stat.S_ISDIR(about.st_mode) else of_file))
+
+    def look(path: str, within: str) -> None:
+        with os.scandir(path) as entries:
+            for entry in entries:
+                about = entry.stat(follow_symlinks=False)
+                if entry.is_dir(follow_symlinks=False):
+                    found[within + entry.name] = (about.st_mode,)
+                    look(entry.path, f"{within}{entry.name}/")
+                else:
+                    found[within + entry.name] = (about.st_mode, about.st_ino, about.st_size, about.st_mtime_ns)
+
+    look(str(folder), "")
     return found
 
 

@@ -26,6 +26,8 @@ from distsim.problems import PROBLEMS
 from distsim.specs import NetworkId, Problem
 from distsim.store import Storage, SweepStore
 
+pytestmark = pytest.mark.usefixtures("blank_figures")
+
 HERE = ("--local", "--device", "cpu")
 TINY = ("--epochs", 1, "--train-limit", 100, "--probe", 50)
 SMALL = (*TINY, "--runs", 2, "--iterations", 2, "--metrics", "cka", "cosine", *HERE)

@@ -13,6 +13,8 @@ from distsim import specs
 from distsim.cli.main import main
 from distsim.store import Storage, SweepStore
 
+pytestmark = pytest.mark.usefixtures("blank_figures")
+
 FLAGS = ("--local", "--runs", 1, "--iterations", 1, "--epochs", 1, "--probe", 10, "--metrics", "cka", "--no-chance")
 
 

@@ -20,6 +20,8 @@ from distsim.problems import PROBLEMS
 from distsim.specs import Problem
 from distsim.training.pruning import full_masks, pools
 
+pytestmark = pytest.mark.usefixtures("blank_figures")
+
 SCRIPT = runpy.run_path(str(SWEEPS / "rewinding.py"))
 LENET5, CIFAR2 = SCRIPT["LENET5"], SCRIPT["CIFAR2"]
 NINE = {

@@ -25,6 +25,8 @@ from distsim.sweep.plan import Chain
 from distsim.sweep.run import run
 from distsim.sweep.training_worker import TrainingWorker
 
+pytestmark = pytest.mark.usefixtures("blank_figures")
+
 TINY = ("--runs", 1, "--iterations", 1, "--epochs", 2, "--probe", 60, "--train-limit", 200, "--metrics", "cka")
 HALF = ("--local", *TINY, "--no-chance", "--precision", "bfloat16", "--device", "cpu")
 LACKING = "this processor lacks instructions for bfloat16 (x)"

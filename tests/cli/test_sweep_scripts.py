@@ -190,6 +190,7 @@ class Finished:
     problem: str
     folder: Path
     outcome: Outcome
+    figures: dict[str, Figure]  # that the script drew, by file name
 
     @property
     def row(self) -> Row:
@@ -237,7 +238,12 @@ def finished(
     extent = ("--runs", 1, "--iterations", row.iterations, "--epochs", row.epochs)
     size = ("--train-limit", EXAMPLES, "--probe", EXAMPLES)
     where = ("--data", data[row.data], "--storage", folder, "--local", "--device", "cpu")
-    yield Finished(problem, folder, run_script(problem, *extent, *size, *where))
+    drawn: list[dict[str, Figure]] = []
+    draw_all = figures.draw_all
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(figures, "draw_all", lambda *tables: drawn.append(draw_all(*tables)) or drawn[-1])
+        result = run_script(problem, *extent, *size, *where)
+    yield Finished(problem, folder, result, *drawn)
     shutil.rmtree(folder)  # up to 150 MB of weights
 
 
@@ -435,7 +441,7 @@ def check_layer_panel(panel: Axes, layers: list[str], results: pd.DataFrame, met
 
 def test_every_panel_has_every_layer(finished: Finished) -> None:
     names, results = finished.row.names, finished.results
-    drawn = figures.draw_all(read_tables(Storage(finished.folder)))
+    drawn = finished.figures
     for figure in ("fig1_accuracy_median", "fig4_accuracy_mean"):
         (panel,) = panels(drawn[figure])
         assert panel.get_title() == finished.problem

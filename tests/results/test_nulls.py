@@ -16,6 +16,8 @@ from distsim.results.nulls import PERMUTED, with_nulls
 from distsim.results.tables import Tables, chance_table, long_table, network_table, read_parquet_bytes, to_parquet_bytes
 from distsim.specs import PERMUTATIONS
 
+pytestmark = pytest.mark.usefixtures("blank_figures")
+
 
 def by_chance(
     values: list[float | None], metric: str = "svcca", iteration: int = 1, run: int = 0

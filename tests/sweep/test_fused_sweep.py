@@ -133,12 +133,18 @@ def everything(worker, runs=range(4), iterations=(1, 2)):
     return events, failed
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """Four runs in one group, trained by one worker without anything happening. Not to be changed."""
+    worker, store = bench_of(tmp_path_factory.mktemp("whole"), ordered(4, problem=LRR))
+    everything(worker)
+    return store
+
+
 @pytest.mark.parametrize("died_after", [0, 1, 2, 3, 5])
-def test_an_interruption_costs_one_epoch_of_a_group(four, tmp_path, monkeypatch, died_after):
+def test_an_interruption_costs_one_epoch_of_a_group(whole, tmp_path, monkeypatch, died_after):
     """Each of two iterations trains 3 epochs. After the last one nothing is kept but the networks."""
     order = ordered(4, problem=LRR)
-    whole, expected = bench_of(tmp_path / "whole", order)
-    everything(whole)
     worker, store = bench_of(tmp_path / "cut", order)
     first = dying(worker, monkeypatch, died_after)
     with pytest.raises(Died):
@@ -148,14 +154,12 @@ def test_an_interruption_costs_one_epoch_of_a_group(four, tmp_path, monkeypatch,
     _, failed = everything(again)
     assert not failed
     assert len(first) + len(second) == 3 + 3 + 1, "only the epoch that was cut off is trained twice"
-    assert store.digests() == expected.digests()
+    assert store.digests() == whole.digests()
     assert not [path for path in store.storage.sizes() if "/epoch/" in path]
 
 
-def test_died_between_two_commits_of_a_group(tmp_path, monkeypatch):
+def test_died_between_two_commits_of_a_group(whole, tmp_path, monkeypatch):
     order = ordered(3, problem=LRR)
-    whole, expected = bench_of(tmp_path / "whole", order)
-    everything(whole, range(3))
     worker, store = bench_of(tmp_path / "cut", order)
     commit = store.commit_network
 
@@ -172,13 +176,11 @@ def test_died_between_two_commits_of_a_group(tmp_path, monkeypatch):
     assert NetworkId(1, 1) not in committed
     again, store = bench_of(tmp_path / "cut", order)
     everything(again, range(3))
-    assert store.digests() == expected.digests()
+    assert store.digests() == digests(whole, range(3))
 
 
-def test_a_run_that_diverges_is_given_up_alone(tmp_path):
+def test_a_run_that_diverges_is_given_up_alone(whole, tmp_path):
     order = ordered(3, problem=LRR)
-    whole, expected = bench_of(tmp_path / "whole", order)
-    everything(whole, range(3))
     worker, store = bench_of(tmp_path / "wild", order)
     everything(worker, range(3), (1,))
     harm(store, order, NetworkId(1, 1))
@@ -186,7 +188,7 @@ def test_a_run_that_diverges_is_given_up_alone(tmp_path):
     assert {(event["run"], event["iteration"]) for event in events} == {(0, 2), (2, 2)}
     assert len(failed) == 1
     assert failed[0].startswith("digits, run 1: training diverged: run 1, iteration 2: the loss of epoch 1 is")
-    assert digests(store, (0, 2)) == digests(expected, (0, 2))
+    assert digests(store, (0, 2)) == digests(whole, (0, 2))
     assert NetworkId(1, 2) not in store.contents().networks
 
 
@@ -231,8 +233,9 @@ def test_networks_are_extracted_beside_the_training_too(tmp_path):
     assert not failed
     assert {(event["run"], event["iteration"]) for event in events} == {(r, i) for r in range(3) for i in (1, 2)}
     assert store.contents().activations == here.contents().activations
+    expected = here.digests()
     for piece, digest in store.digests().items():
-        assert here.digests()[piece] == digest, piece
+        assert expected[piece] == digest, piece
 
 
 def test_one_network_trained_again_is_equal(four):

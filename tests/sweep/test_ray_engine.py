@@ -8,6 +8,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 SMALL = PROBLEMS["digits"].reduced_to(epochs=2, probe=60, train_limit=200)
 OTHER = dataclasses.replace(SMALL, name="other", recipe=dataclasses.replace(SMALL.recipe, lr=1e-3))
 WILD = dataclasses.replace(SMALL, name="wild", recipe=dataclasses.replace(SMALL.recipe, lr=1e30))
+GROWN, HARMED, PACKED = (dataclasses.replace(SMALL, name=name) for name in ("grown", "harmed", "packed"))
 
 
 def silent(text: str) -> None:
@@ -48,9 +50,9 @@ def ordered(runs: int, iterations: int, problem: Problem = SMALL, **choices: Any
     )
 
 
-def by_ray(folder: Path, *orders: Prepared, tell: Callable[[Event], None] | None = None) -> bool:
+def by_ray(folder: Path, *orders: Prepared, tell: Callable[[Event], None] | None = None, seconds: int = 300) -> bool:
     root = Storage(folder)
-    with not_for_ever():
+    with not_for_ever(seconds):
         return finished(root, RayEngine(root, None, False, tell), orders)
 
 
@@ -148,19 +150,51 @@ def killing(stages: Path, *kills: Kill) -> Iterator[list[int]]:
         striking.result()
 
 
+@dataclass(frozen=True)
+class Swept:
+    """A sweep by Ray of several problems."""
+
+    folder: Path
+    before: dict[str, dict[NetworkId, str]]  # problem -> network -> attempt, of what was there already
+    failures: list[str]
+    events: list[Event]
+
+    def told(self, problem: str) -> list[tuple[Any, Any]]:
+        """Run and iteration of the problem's networks, as their ends were told."""
+        return [(event["run"], event["iteration"]) for event in self.events if event["problem"] == problem]
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory: pytest.TempPathFactory, ray_cluster: Path) -> Swept:
+    """Six problems at once, since workers take longer to start than to train. Two cannot be finished.
+
+    Of grown and harmed two runs of three iterations were there, and more is asked for. A file of harmed is damaged.
+    """
+    folder = tmp_path_factory.mktemp("swept")
+    one = {"metrics": ("cosine",)}
+    assert in_process(folder, ordered(2, 3, GROWN), ordered(2, 3, HARMED, **one))
+    (weights,) = (folder / "harmed/runs/0001/iter_03").glob("attempt-*/weights.safetensors")
+    weights.write_bytes(weights.read_bytes()[:-1] + b"?")
+    before = {name: attempts(store_in(folder, name)) for name in ("grown", "harmed")}
+    asked = [ordered(1, 1, OTHER), ordered(2, 1, WILD), ordered(2, 3), ordered(3, 3, GROWN)]
+    asked += [ordered(2, 4, HARMED, **one), ordered(3, 3, PACKED, pack=2, **one)]
+    events: list[Event] = []
+    with pytest.raises(SweepFailed) as failed:
+        by_ray(folder, *asked, tell=events.append, seconds=900)
+    return Swept(folder, before, failed.value.failures, events)
+
+
 # --- the same as without Ray -----------------------------------------------------------------------------------------
 
 
-def test_ray_makes_the_local_engines_bits_of_two_problems(local: Path, tmp_path: Path) -> None:
-    events: list[Event] = []
-    assert by_ray(tmp_path / "ray", ordered(1, 1, OTHER), ordered(2, 3), tell=events.append)
+def test_ray_makes_the_local_engines_bits_of_two_problems(swept: Swept, local: Path, tmp_path: Path) -> None:
     assert in_process(tmp_path / "local", ordered(1, 1, OTHER))
-    assert store_in(tmp_path / "ray").digests() == store_in(local).digests()
-    assert store_in(tmp_path / "ray", "other").digests() == store_in(tmp_path / "local", "other").digests()
+    assert store_in(swept.folder).digests() == store_in(local).digests()
+    assert store_in(swept.folder, "other").digests() == store_in(tmp_path / "local", "other").digests()
     for name, extent in {"digits": Extent(runs=2, iterations=3), "other": Extent(runs=1, iterations=1)}.items():
-        told = [(event["run"], event["iteration"]) for event in events if event["problem"] == name]
+        told = swept.told(name)
         assert (told[0], sorted(told[1:])) == ((None, 0), [(one.run, one.iteration) for one in extent.networks])
-        store = store_in(tmp_path / "ray", name)
+        store = store_in(swept.folder, name)
         assert all(made_by(store, network) != os.getpid() for network in [COMPLETE, *extent.networks])
 
 
@@ -171,23 +205,31 @@ def test_a_finished_sweep_is_left_alone(copy: Path) -> None:
     assert not (copy / "tune").exists(), "no trial was started"
 
 
-def test_a_third_run_is_all_that_is_added(copy: Path, tmp_path: Path) -> None:
-    before = attempts(store_in(copy))
-    assert by_ray(copy, ordered(3, 3))
-    after = attempts(store_in(copy))
+def test_a_third_run_is_all_that_is_added(swept: Swept, tmp_path: Path) -> None:
+    store, before = store_in(swept.folder, "grown"), swept.before["grown"]
+    after = attempts(store)
     assert after.keys() - before.keys() == {NetworkId(2, iteration) for iteration in (1, 2, 3)}
     assert {network: after[network] for network in before} == before
-    assert in_process(tmp_path / "whole", ordered(3, 3))
-    assert store_in(copy).digests() == store_in(tmp_path / "whole").digests(), "as if three had been asked for at once"
+    assert in_process(tmp_path, ordered(3, 3, GROWN))
+    assert store.digests() == store_in(tmp_path, "grown").digests(), "as if three had been asked for at once"
 
 
 # --- workers that die ------------------------------------------------------------------------------------------------
 
 
-def test_a_chain_goes_on_in_another_worker(local: Path, tmp_path: Path, ray_cluster: Path) -> None:
-    with killing(ray_cluster, Kill("extraction", "worker", occurrence=3)) as killed:  # complete, iterations 1 and 2
-        assert by_ray(tmp_path, ordered(1, 3))
-    store = store_in(tmp_path)
+@pytest.fixture(scope="module")
+def struck(tmp_path_factory: pytest.TempPathFactory, ray_cluster: Path) -> tuple[Path, list[int]]:
+    """One run by Ray of which a worker died that trained, and later one that compared; their pids."""
+    folder = tmp_path_factory.mktemp("struck")
+    kills = Kill("extraction", "worker", occurrence=3), Kill("comparison", "worker", occurrence=5)
+    with killing(ray_cluster, *kills) as killed:  # extraction: complete, iterations 1 and 2
+        assert by_ray(folder, ordered(1, 3))
+    return folder, killed
+
+
+def test_a_chain_goes_on_in_another_worker(struck: tuple[Path, list[int]], local: Path) -> None:
+    folder, killed = struck
+    store = store_in(folder)
     first, last = (store.activations_mark(NetworkId(0, iteration)) for iteration in (1, 3))
     assert first is not None
     assert last is not None
@@ -224,11 +266,11 @@ def uncompared(folder: Path, *networks: NetworkId) -> SweepStore:
     return store_in(folder)
 
 
-def test_another_actor_compares_what_a_dead_one_has_not(local: Path, copy: Path, ray_cluster: Path) -> None:
-    store = uncompared(copy, *Extent(runs=2, iterations=3).networks)
-    with killing(ray_cluster, Kill("comparison", "worker", occurrence=5)):
-        assert by_ray(copy, ordered(2, 3))
-    assert store.digests() == store_in(local).digests()
+def test_another_actor_compares_what_a_dead_one_has_not(struck: tuple[Path, list[int]], tmp_path: Path) -> None:
+    folder, killed = struck
+    assert len(set(killed)) == 2
+    assert in_process(tmp_path, ordered(1, 3))
+    assert store_in(folder).digests() == store_in(tmp_path).digests()
 
 
 def test_a_comparison_that_kills_every_actor_is_given_up(
@@ -249,27 +291,20 @@ def test_a_comparison_that_kills_every_actor_is_given_up(
 # --- what fails for good ---------------------------------------------------------------------------------------------
 
 
-def test_a_diverging_problem_does_not_stop_the_other(tmp_path: Path) -> None:
-    with pytest.raises(SweepFailed) as failed:
-        by_ray(tmp_path / "both", ordered(2, 1, WILD), ordered(2, 1))
-    assert len(failed.value.failures) == 1, "chains whose complete network failed are not tried"
-    assert failed.value.failures[0].startswith("wild, complete network: training diverged: ")
-    assert store_in(tmp_path / "both", "wild").contents().networks == set()
-    assert in_process(tmp_path / "alone", ordered(2, 1))
-    assert store_in(tmp_path / "both").digests() == store_in(tmp_path / "alone").digests()
+def test_a_diverging_problem_does_not_stop_the_other(swept: Swept, local: Path) -> None:
+    assert len(swept.failures) == 2, "chains whose complete network failed are not tried"
+    assert swept.failures[1].startswith("wild, complete network: training diverged: ")
+    assert store_in(swept.folder, "wild").contents().networks == set()
+    assert store_in(swept.folder).digests() == store_in(local).digests()
 
 
-def test_a_chain_that_cannot_go_on_does_not_stop_the_others(copy: Path) -> None:
-    (weights,) = (copy / "digits/runs/0001/iter_03").glob("attempt-*/weights.safetensors")
-    weights.write_bytes(weights.read_bytes()[:-1] + b"?")
-    before = attempts(store_in(copy))
-    with pytest.raises(SweepFailed) as failed:
-        by_ray(copy, ordered(2, 4))
-    assert len(failed.value.failures) == 1
-    assert failed.value.failures[0].startswith("digits, run 1: runs/0001/iter_03/attempt-")
-    assert "is damaged" in failed.value.failures[0]
-    assert store_in(copy).contents().networks == {*before, NetworkId(0, 4)}
-    assert {network for network, _ in store_in(copy).contents().comparisons} == {*before, NetworkId(0, 4)} - {COMPLETE}
+def test_a_chain_that_cannot_go_on_does_not_stop_the_others(swept: Swept) -> None:
+    assert len(swept.failures) == 2
+    assert swept.failures[0].startswith("harmed, run 1: runs/0001/iter_03/attempt-")
+    assert "is damaged" in swept.failures[0]
+    found, before = store_in(swept.folder, "harmed").contents(), swept.before["harmed"]
+    assert found.networks == {*before, NetworkId(0, 4)}
+    assert {network for network, _ in found.comparisons} == {*before, NetworkId(0, 4)} - {COMPLETE}
 
 
 # --- a cluster that is not as it should be ---------------------------------------------------------------------------
@@ -327,12 +362,6 @@ def test_slots_are_what_fits(tmp_path: Path) -> None:
     assert engine.slots([one, two]) == 1, "a slot is large enough for either"
 
 
-def test_comparisons_of_two_threads_share_two_cpus(tmp_path: Path) -> None:
-    two_threads = ordered(1, 1, threads=2, resources=(("cpu", 2.0),))
-    assert by_ray(tmp_path, two_threads)
-    assert not by_ray(tmp_path, two_threads)
-
-
 def test_comparisons_go_on_where_others_have_taken_a_slot(local: Path, copy: Path) -> None:
     """An actor that the cluster has no room for must not keep its job while another is idle."""
     store = uncompared(copy, NetworkId(0, 1), NetworkId(0, 2))
@@ -352,23 +381,23 @@ def test_comparisons_go_on_where_others_have_taken_a_slot(local: Path, copy: Pat
 
 
 def test_an_interrupt_is_not_mistaken_for_the_end(tmp_path: Path) -> None:
+    """And comparisons of two threads share two CPUs."""
+    two_threads = ordered(1, 2, threads=2, resources=(("cpu", 2.0),))
+
     def interrupt(event: Event) -> None:
         if event["iteration"] == 1:
             os.kill(os.getpid(), signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):
-        by_ray(tmp_path, ordered(1, 3), tell=interrupt)
-    assert by_ray(tmp_path, ordered(1, 3)), "and the same command goes on"
-    assert len(store_in(tmp_path).contents().networks) == 4
+        by_ray(tmp_path, two_threads, tell=interrupt)
+    assert by_ray(tmp_path, two_threads), "and the same command goes on"
+    assert len(store_in(tmp_path).contents().networks) == 3
+    assert not by_ray(tmp_path, two_threads)
 
 
-def test_runs_in_packs_are_those_alone(tmp_path: Path, local: Path) -> None:
+def test_runs_in_packs_are_those_alone(swept: Swept, local: Path) -> None:
     """Two packs, of two runs and of one. One that fails in a pack: tests/test_epochs_kept.py."""
-    packed = {"pack": 2, "metrics": ("cka",)}
-    told: list[tuple[Any, Any]] = []
-    tell = lambda event: told.append((event["run"], event["iteration"]))  # noqa: E731
-    assert by_ray(tmp_path / "packed", ordered(3, 3, **packed), tell=tell)
-    found, expected = (store_in(folder) for folder in (tmp_path / "packed", local))
+    found, expected = store_in(swept.folder, "packed"), store_in(local)
     assert len(found.contents().networks) == 10
     for network in expected.contents().networks:
         mark, other = expected.mark(network), found.mark(network)
@@ -376,12 +405,13 @@ def test_runs_in_packs_are_those_alone(tmp_path: Path, local: Path) -> None:
         assert other is not None
         assert mark.digest == other.digest
     assert made_by(found, NetworkId(0, 1)) == made_by(found, NetworkId(1, 1)), "by one process"
+    told = swept.told("packed")
     assert told.index((1, 1)) < told.index((0, 3)), "in turns"
 
 
 def test_fused_runs_are_those_of_the_local_engine_whatever_dies(tmp_path: Path, ray_cluster: Path) -> None:
-    """Two groups, of two runs and of one. The first group's worker dies between two of its commits."""
-    fused = ordered(3, 2, fuse=2, metrics=("cka",), chance=False)
+    """Two groups, of two runs and of one, one after the other. The first one's worker dies between two commits."""
+    fused = ordered(3, 2, fuse=2, metrics=("cka",), chance=False, resources=(("cpu", 2.0),))
     assert in_process(tmp_path / "local", fused)
     with killing(ray_cluster, Kill("commit", "worker", occurrence=3)):  # complete, then a network of a group
         assert by_ray(tmp_path / "ray", fused)

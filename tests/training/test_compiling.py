@@ -256,6 +256,7 @@ BRANCHING = (
 )
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_an_own_network_that_does_not_compile_is_refused_before_training(branching, tmp_path):
     data = load(SMALL, "")
     arrays = {"train": (data.train_images, data.train_labels), "test": (data.test_images, data.test_labels)}

@@ -26,6 +26,15 @@ IMAGES, BATCH, STEPS = 6, 2, 3
 CLOSE = 1e-8  # of parameters after 3 steps in float64; seen: 2e-10 with Adam, which divides by small gradients
 
 
+@pytest.fixture(autouse=True, scope="module")
+def only_what_is_new():
+    """The collections after each test leave alone what was there before: libraries, which take far longer."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
 @pytest.fixture(autouse=True)
 def one_thread():
     with threads(1):
