@@ -21,6 +21,7 @@ def finish(orders: list[Any], root: Any, flags: argparse.Namespace) -> None:
         print_line(f"\n{order.name}: {extent.runs} runs, {extent.iterations} iterations")
         print_line(text.as_text(read_tables(root, [order.name]), order.name))
     print_line(f"\ntables in {root.url}/<problem>/results, figures in {root.url}/figures")
+    print_line(f"report: {root.url}/report.html")
 
 
 def foresee(orders: list[Any], root: Any, flags: argparse.Namespace) -> int:
