@@ -171,13 +171,15 @@ def test_the_table_behind_a_figure_is_a_table_and_a_csv(tab: chromium.Page, tmp_
     assert tab.errors == []
 
 
-def test_on_paper_it_is_light_and_unfolded(tab: chromium.Page, report: Path) -> None:
+def test_on_paper_it_is_light_and_as_wide_as_the_paper(tab: chromium.Page, report: Path) -> None:
     tab.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "dark"}])
     opened(tab, report)
     tab.js("dispatchEvent(new Event('beforeprint'))")
     assert tab.js("document.documentElement.dataset.theme") == "light"
-    assert tab.js("document.querySelectorAll('#claims details:not([open])').length") == 0
+    wide = "document.querySelector('#layers .plot svg').getAttribute('width')"
+    assert tab.js(wide) == "680"
     tab.js("dispatchEvent(new Event('afterprint'))")
+    assert float(tab.js(wide)) > 1000
     assert tab.js("document.documentElement.dataset.theme") == "dark"
     tab.call("Emulation.setEmulatedMedia", media="print", features=[])
     assert tab.js("document.getElementById('controls').checkVisibility()") is False

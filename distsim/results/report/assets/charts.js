@@ -41,14 +41,17 @@ function limits(metric, values, axis) {
 /** Text of a tick: the end of a long name, which tells layers of one network apart. */
 const tick = (name) => (name.length > 14 ? `…${name.slice(-13)}` : name);
 
-/** The axis of layers, with as much room as its names take. */
-function layerAxis(study, width, label = null) {
-  const names = study.layers.map((layer) => tick(layer.name));
-  const longest = d3.max(names, (name) => name.length) ?? 0;
-  const turned = names.length * (7 * longest + 10) > width - 60;
+/** The axis of layers: names turned where they are too long for their room, and left out where there are too many. */
+function layerAxis(study, width) {
+  const domain = study.layers.map((layer) => layer.name), longest = d3.max(domain, (name) => tick(name).length) ?? 0;
+  const room = (width - 60) / Math.max(1, domain.length), turned = 7 * longest + 8 > room, upright = room < 18;
+  const every = Math.max(1, Math.ceil(12 / room));
   return {
-    x: { type: "point", domain: study.layers.map((layer) => layer.name), label, padding: 0.3, tickFormat: tick, tickRotate: turned ? -50 : 0, tickSize: 4 },
-    marginBottom: turned ? 24 + 5.4 * longest : 34,
+    x: {
+      type: "point", domain, label: null, padding: 0.3, tickFormat: tick, tickSize: 4,
+      ticks: domain.filter((_, place) => place % every === 0), tickRotate: turned ? (upright ? -90 : -50) : 0,
+    },
+    marginBottom: turned ? (upright ? 16 + 7 * longest : 24 + 5.4 * longest) : 34,
     marginLeft: 44, marginRight: 16, marginTop: 14,
   };
 }
@@ -294,9 +297,9 @@ function outputPlot(study, state, width) {
 /** Every run at the chosen iteration, layer by layer. */
 function runsPlot(study, state, width) {
   const m = study.metrics.findIndex((metric) => metric.name === state.metric), i = study.iterations.indexOf(state.iteration);
-  const width_ = Math.max(1, study.runs.length - 1);
+  const last = Math.max(1, study.runs.length - 1);
   const rows = study.layers.flatMap((layer, l) => study.runs.map((run, r) => ({
-    layer: layer.name, at: l + (study.runs.length > 1 ? 0.56 * (r / width_ - 0.5) : 0), run: runName(study, run), complete: String(run.complete), value: at(study.values, m, l, i, r),
+    layer: layer.name, at: l + (study.runs.length > 1 ? 0.56 * (r / last - 0.5) : 0), run: runName(study, run), complete: String(run.complete), value: at(study.values, m, l, i, r),
   })));
   const middle = study.layers.map((layer, l) => ({ x1: l - 0.34, x2: l + 0.34, value: at(study.summary.median, m, l, i) }));
   const axis = layerAxis(study, width), complete = [...new Set(rows.map((row) => row.complete))];
@@ -304,7 +307,7 @@ function runsPlot(study, state, width) {
   const colour = (row) => colours[complete.indexOf(row.complete) % colours.length];
   const figure = Plot.plot({
     ...BASE, ...axis, width, height: 360, ariaLabel: "Runs by layer",
-    x: { domain: [-0.5, study.layers.length - 0.5], ticks: d3.range(study.layers.length), tickFormat: (l) => tick(study.layers[l].name), label: null, tickRotate: axis.x.tickRotate },
+    x: { domain: [-0.5, study.layers.length - 0.5], ticks: axis.x.ticks.map((name) => axis.x.domain.indexOf(name)), tickFormat: (l) => tick(study.layers[l].name), label: null, tickRotate: axis.x.tickRotate },
     y: { label: null, grid: true, domain: limits(study.metrics[m], rows.map((row) => row.value), state.axis) },
     symbol: { domain: complete, range: complete.map((_, place) => symbols[place % symbols.length]) },
     marks: [

@@ -2,12 +2,14 @@
 // What the page shows, and how that is chosen: by the controls, or by the part of the address after #.
 
 const state = { problem: "", metric: "", iteration: NaN, statistic: "mean", axis: "fit", x: "remaining", view: "", dark: false };
+const PAPER = 680; // pixels between the margins of a page
 const KEPT = ["problem", "metric", "iteration", "statistic", "axis", "x"]; // in a permalink
 const find = (id) => document.getElementById(id);
 const study = () => studies.get(state.problem);
 const views = [...document.querySelectorAll(".view")];
 const dark = matchMedia("(prefers-color-scheme: dark)");
 let chosenTheme = null; // by the button; null: the system's
+let onPaper = false; // while it is printed
 
 /** Take over what an address asks for, as far as there is such a thing. */
 function read(address) {
@@ -56,7 +58,7 @@ function fill(menu, choices, chosen) {
 }
 
 function draw() {
-  state.dark = (chosenTheme ?? (dark.matches ? "dark" : "light")) === "dark";
+  state.dark = !onPaper && (chosenTheme ?? (dark.matches ? "dark" : "light")) === "dark";
   document.documentElement.dataset.theme = state.dark ? "dark" : "light";
   find("theme").textContent = state.dark ? "Light" : "Dark";
   find("theme").setAttribute("aria-pressed", String(state.dark));
@@ -66,7 +68,7 @@ function draw() {
 function drawView(view) {
   const name = view.dataset.view, place = view.querySelector(".plot");
   const empty = !study().metrics.length && !["accuracy", "course"].includes(name);
-  const width = Math.floor(place.clientWidth);
+  const width = onPaper ? PAPER : Math.max(240, Math.floor(place.clientWidth)); // narrower, axes would have no room
   const { figure, caption } = empty ? { figure: element("p", {}, "Nothing was compared yet."), caption: "" } : CHARTS[name](study(), state, width);
   place.replaceChildren(figure);
   view.querySelector("figcaption").textContent = caption;
@@ -118,21 +120,12 @@ function listen() {
   find("theme").addEventListener("click", () => { chosenTheme = state.dark ? "light" : "dark"; draw(); });
   dark.addEventListener("change", draw);
   addEventListener("hashchange", arrive);
-  let width = innerWidth;
-  addEventListener("resize", () => requestAnimationFrame(() => { if (innerWidth !== width) { width = innerWidth; draw(); } }));
-  // On paper the page is light, and what is folded in the text parts is open.
-  let before = null;
-  addEventListener("beforeprint", () => {
-    before = { chosenTheme, folded: [...document.querySelectorAll("main details:not(.data):not([open])")] };
-    chosenTheme = "light";
-    for (const details of before.folded) details.open = true;
-    draw();
-  });
-  addEventListener("afterprint", () => {
-    chosenTheme = before.chosenTheme;
-    for (const details of before.folded) details.open = false;
-    draw();
-  });
+  let width = document.querySelector("main").clientWidth;
+  new ResizeObserver(([{ target }]) => { if (target.clientWidth !== width) { width = target.clientWidth; draw(); } }).observe(document.querySelector("main"));
+  // On paper the page is light, and figures are as wide as the paper.
+  const paper = (on) => () => { onPaper = on; draw(); };
+  addEventListener("beforeprint", paper(true));
+  addEventListener("afterprint", paper(false));
 }
 
 /** Show what the address asks for, and go to its figure. An address like #claims only goes there. */
