@@ -64,6 +64,9 @@ class PublishedStudy(Study):
     def _tables(self) -> Tables:
         return self.published.tables
 
+    def _published(self) -> list[Published]:
+        return [self.published]
+
     def _remarks(self) -> dict[str, str]:
         return {self.published.problem: self.published.images}
 

@@ -128,9 +128,18 @@ def test_a_published_study_has_one_too(tmp_path: Path) -> None:
     assert said.endswith(". --out FILE.html writes it elsewhere")
 
 
-def test_a_store_without_a_network_has_none(store: Path) -> None:
+def test_python_writes_the_same(store: Path, tmp_path: Path) -> None:
+    file = distsim.open(str(store)).report(tmp_path / "mine.html")
+    assert file.read_bytes() == (store / "report.html").read_bytes()
+    publish(study(), tmp_path / "study")
+    assert intact(distsim.open(tmp_path / "study").report(str(tmp_path / "other.html")).read_bytes())
+
+
+def test_a_store_without_a_network_has_none(store: Path, tmp_path: Path) -> None:
     for name in ("complete", "runs"):
         shutil.rmtree(store / "digits" / name)
     (store / "report.html").unlink()
     assert write(Storage(store)) is None
     assert "no report was written: there is no network yet" in command("report", store).out
+    with pytest.raises(FileNotFoundError, match="has no network yet: there is nothing to report"):
+        distsim.open(str(store)).report(tmp_path / "mine.html")

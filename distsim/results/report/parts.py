@@ -55,7 +55,7 @@ def _facts(study: Published, runs: int, last: int) -> str:
         ("Parameters left", share(left)),
         ("Layers compared", str(summary["layer"].nunique())),
         ("Similarities", f"{len(study.tables.similarities):,}"),
-        ("Computed in", f"{hours:.1f} h"),
+        ("Computing time", f"{hours:.1f} h"),
     ]
     return '<dl class="facts">' + "".join(f"<dt>{text(a)}</dt><dd>{text(b)}</dd>" for a, b in facts) + "</dl>"
 

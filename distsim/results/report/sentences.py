@@ -226,6 +226,9 @@ def note(study: Published, verdicts: Sequence[Verdict]) -> str:
         )
     if study.images:
         said.append(f"It ran {study.images}, not on the published ones.")
+    similarities = study.tables.similarities
+    if "control" not in similarities or not similarities["control"].fillna("").astype("str").any():
+        said.append("Nothing was trained again without pruning, so how much of the fall is pruning’s own is not known.")
     missing = study.tables.summary.loc[study.tables.summary["problem"] == study.problem, "missing"].sum()
     if missing:
         said.append(f"{int(missing)} values are missing.")
