@@ -176,7 +176,7 @@ def test_on_paper_it_is_light_and_as_wide_as_the_paper(tab: chromium.Page, repor
     opened(tab, report)
     tab.js("dispatchEvent(new Event('beforeprint'))")
     assert tab.js("document.documentElement.dataset.theme") == "light"
-    wide = "document.querySelector('#layers .plot svg').getAttribute('width')"
+    wide = "document.querySelector('#layers .plot svg[aria-label]').getAttribute('width')"
     assert tab.js(wide) == "680"
     tab.js("dispatchEvent(new Event('afterprint'))")
     assert float(tab.js(wide)) > 1000
