@@ -33,14 +33,15 @@ store: sweep_store logits descriptions
 store: existing . checkpoints
 results: . claims nulls tables functional claims.study marks figures functional_figures text claims.parts pairs reduce
 results: claims.papers claims.images claims.multiverse published merging rows ladder
+results: report claims.words report.words report.arrays report.sentences report.parts report.page report.writing
 sweep: . beside cost training_memory exact behaviour kept_behaviour extraction failures jobs
 sweep: plan cluster own_code stored_models
 sweep: on_device comparison_worker order training_worker engine ray_cluster ray_engine forecast pairs run status at_work
 sweep: proof retraining ladder
 verify: . report unfinished networks derived descriptions lineage walk store repair
 api: . arguments problem data drawing network study published opening running
-cli: ending . arguments doctor doctor_gpu output run studies proving commands claiming ladder sweeps sweep_command
-cli: main __main__
+cli: ending . arguments doctor doctor_gpu output run studies proving commands reporting claiming ladder sweeps
+cli: sweep_command main __main__
 script stages __main__
 """
 

@@ -1,6 +1,7 @@
 """A published study as `distsim.open` gives it, and as `list` and `report` print it: tables, and no networks."""
 
 import dataclasses
+import re
 import shutil
 from pathlib import Path
 
@@ -77,15 +78,18 @@ def test_a_table_that_was_changed_is_refused(kept: Path, tmp_path: Path) -> None
     assert command("report", study).status == 1
 
 
-def test_list_and_report_print_it_and_write_nothing(store: Path, kept: Path) -> None:
+def test_list_and_report_print_it_and_the_report_is_the_only_file_written(store: Path, kept: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in kept.rglob("*")}
     listed, reported, of_store = command("list", kept), command("report", kept), command("report", store)
     assert listed.out == command("list", store).out.replace("\n", ", published\n")
     assert (reported.status, reported.err) == (0, "")
     table, end = of_store.out.rsplit("\n\n", 1)
-    assert "figures in " in end
-    assert reported.out == f"{table}\n\nnothing was written: {kept} is a published study\n"
-    assert before == {path: path.stat().st_mtime_ns for path in kept.rglob("*")}
+    assert re.fullmatch(rf"\d+ figures in {store}/figures\nreport: {store}/report.html\n", end)
+    assert reported.out == f"{table}\n\nreport: {kept}/report.html\n"
+    after = {path: path.stat().st_mtime_ns for path in kept.rglob("*")}
+    assert after.keys() - before.keys() == {kept / "report.html"}
+    assert {path: after[path] for path in before} == before
+    assert (kept / "report.html").read_bytes() == (store / "report.html").read_bytes()
     assert command("report", kept, "--problem", "cifar2").err.startswith("distsim: no sweep of cifar2 in ")
 
 

@@ -68,6 +68,9 @@ class PublishedStudy(Study):
     def _specs(self) -> list[Problem]:
         return [self.published.identity.problem]
 
+    def _published(self) -> list[Published]:
+        return [self.published]
+
     def _remarks(self) -> dict[str, str]:
         return {self.published.problem: self.published.images}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from distsim import specs
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 
     from distsim.api.network import StudyNetwork
     from distsim.data import Dataset
+    from distsim.results.published import Published
     from distsim.results.tables import Tables
     from distsim.store import SweepStore
     from distsim.sweep.status import Status
@@ -158,6 +160,23 @@ class Study:
 
     def _specs(self) -> list[specs.Problem]:
         return [store.identity().problem for store in self._stores.values()]
+
+    def report(self, file: str | Path) -> Path:
+        """Write the report of the study, one HTML file that needs no network. Return its path.
+
+        FileNotFoundError: there is no network yet. ValueError: the file cannot be written, or is not a report.
+        """
+        from distsim.results.report.writing import write_file
+
+        studies = self._published()
+        if not studies:
+            raise FileNotFoundError(f"{self.storage} has no network yet: there is nothing to report")
+        return write_file(studies, Path(file).expanduser())
+
+    def _published(self) -> list[Published]:
+        from distsim.results.report.writing import studies_of
+
+        return studies_of(list(self._stores.values()))
 
     @names_checked
     def network(self, run: int | None = None, iteration: int | None = None, problem: str | None = None) -> StudyNetwork:

@@ -3,7 +3,6 @@
 import argparse
 import dataclasses
 import hashlib
-import textwrap
 from typing import Any
 
 from distsim.cli.arguments import resolved_device
@@ -231,55 +230,6 @@ def do_layers(flags: argparse.Namespace) -> int:
         print(comparison.doubts)
     print(f"{folder / name}.csv and .png")
     return 0
-
-
-def do_report(flags: argparse.Namespace) -> int:
-    from distsim.results import reduce, text
-    from distsim.results.claims.images import remark
-    from distsim.results.claims.papers import check
-    from distsim.store import NotWritable, StoreInUse
-    from distsim.store.descriptions import layers_of
-
-    for study in published_studies(flags):
-        print(f"{study.problem}\n{text.as_text(study.tables, study.problem, study.identity.problem.probe_from)}\n")
-        _print_claims(check(study.tables, {study.problem: study.images}))
-        print(f"\nnothing was written: {flags.store} is a published study")
-        return 0
-    stores = stores_of(flags)
-    layers = {store.problem: layers_of(store) for store in stores}
-    root = stores[0].root
-    try:
-        with at_work(root, one_writer=True):
-            for store in stores:
-                reduce.reduce(store, layers[store.problem], store.identity().seed, again=True)
-            written = f"{len(reduce.draw(root, again=True))} figures in {root.url}/figures"
-            tables = reduce.read_tables(root, [store.problem for store in stores])
-    except (StoreInUse, NotWritable) as error:  # one can look at a sweep that is running, or that is somebody else's
-        written = f"nothing was written: {error}"
-        tables = reduce.joined(
-            [reduce.collect(store, layers[store.problem], store.identity().seed)[0] for store in stores]
-        )
-    for store in stores:
-        print(f"{store.problem}\n{text.as_text(tables, store.problem, store.identity().problem.probe_from)}\n")
-    _print_claims(check(tables, {store.problem: remark(store) for store in stores}))
-    print(f"\n{written}")
-    return 0
-
-
-def _print_claims(verdicts: list[Any]) -> None:
-    from distsim.results.claims.study import NO_DATA
-
-    print("claims of the papers")
-    judged = [verdict for verdict in verdicts if verdict.verdict != NO_DATA]
-    for verdict in judged:
-        judgement = f"{verdict.verdict} ({verdict.data})" if verdict.data else verdict.verdict
-        print(f"  {verdict.claim:4} {verdict.problem:20} {verdict.metric:9} {judgement:18} {verdict.text}")
-    if lacking := dict.fromkeys(f"{v.claim} ({v.problem})" for v in verdicts if v not in judged):
-        print(
-            textwrap.fill(
-                f"not enough data for {', '.join(lacking)}", 118, initial_indent="  ", subsequent_indent="    "
-            )
-        )
 
 
 def do_list(flags: argparse.Namespace) -> int:

@@ -13,6 +13,8 @@ from distsim.cli.ladder import do_ladder
 from distsim.cli.ladder import flags as ladder_flags
 from distsim.cli.output import reported
 from distsim.cli.proving import do_prove
+from distsim.cli.reporting import do_report
+from distsim.cli.reporting import flags as report_flags
 from distsim.cli.studies import do_merge
 from distsim.cli.sweep_command import DESCRIPTION, do_sweep
 from distsim.cli.sweep_command import flags as sweep_flags
@@ -97,9 +99,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     _layers_flags(layers)
     _own_code(layers)
-    command(
-        "report", work.do_report, "write tables and figures of what a store holds, and print the summary and the claims"
+    report = command(
+        "report",
+        do_report,
+        "write the report of what a store holds, one HTML file, and say what came out",
+        "results/cifar2 --out cifar2.html",
     )
+    report_flags(report)
     claims = command(
         "claims",
         do_claims,

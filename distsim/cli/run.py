@@ -22,6 +22,7 @@ def finish(orders: list[Any], root: Any, flags: argparse.Namespace) -> None:
         tables = read_tables(root, [order.name])
         print_line(text.as_text(tables, order.name, order.sweep.problem.probe_from))
     print_line(f"\ntables in {root.url}/<problem>/results, figures in {root.url}/figures")
+    print_line(f"report: {root.url}/report.html")
 
 
 def foresee(orders: list[Any], root: Any, flags: argparse.Namespace) -> int:

@@ -9,8 +9,10 @@ CARE, FEW = "*", "!"  # behind a value: some layer carries a warning; some layer
 NAMED = 6  # layers in one line
 
 
-def as_text(tables: Tables, problem: str, probe_from: str = "train") -> str:
+def as_text(tables: Tables, problem: str, probe_from: str = "train", most: int | None = None) -> str:
     """Return a problem's results as a table of text: one line per iteration, medians over runs.
+
+    most : lines of it, of which the first and the last are always there; None: all
 
     Each metric of the summary has a column, in the order of the registry, the user's own metrics last. A similarity is
     also the median over layers, without the output layer. A metric that only the output layer has shows that layer.
@@ -28,7 +30,7 @@ def as_text(tables: Tables, problem: str, probe_from: str = "train") -> str:
     cells = _cells(hidden) | _cells(summary[summary["metric"].isin(of_output)])
     widths = {name: max(8, len(name)) for name in metrics}
     lines = ["iteration  remaining  runs  accuracy  " + "  ".join(f"{name:>{widths[name]}}" for name in metrics)]
-    for iteration, row in accuracy.iterrows():
+    for iteration, row in accuracy[accuracy.index.isin(_chosen(list(accuracy.index), most))].iterrows():
         values = "  ".join(f"{cells.get((iteration, name), ''):>{widths[name]}}" for name in metrics)
         runs = f"{row['count']}{FEW * bool(row['few'])}"
         lines.append(f"{iteration:9d}  {row['remaining']:9.3f}  {runs:>4}  {row['median']:8.4f}  {values}".rstrip())
@@ -56,6 +58,13 @@ def _of_predictions(functional: pd.DataFrame, problem: str) -> list[str]:
         f"Test images at iteration {iteration}: {last['agreement']:.1%} of predictions are the complete network's; "
         f"Jensen-Shannon divergence {last['jsd']:.3g} bits."
     ]
+
+
+def _chosen(iterations: list[int], most: int | None) -> list[int]:
+    """Return at most so many of the iterations, evenly spread, the first and the last among them."""
+    if most is None or len(iterations) <= most:
+        return iterations
+    return [iterations[round(at * (len(iterations) - 1) / (most - 1))] for at in range(most)]
 
 
 def _cells(rows: pd.DataFrame) -> dict[tuple[int, str], str]:

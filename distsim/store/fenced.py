@@ -29,7 +29,7 @@ _SET = re.compile(rf"{FOLDER}/(?P<number>\d{{6,18}})-(?P<time>[1-9]\d{{0,8}})\.(
 _MADE = b"distsim"  # the comment in a set; other files of such names are somebody else's
 LARGEST = 2**29  # bytes of a set; the tables and figures of 10,000 networks take a tenth of it
 _PATHS = re.compile(  # of what is replaced
-    r"figures/[^/]+|[^/]+/(?:results/[^/]+|pair_results/(?:[^/]+/)?[^/]+|(?:spec|request|layers)\.json|(?:behaviour|metrics)/[^/]+\.json)"
+    r"report\.html|figures/[^/]+|[^/]+/(?:results/[^/]+|pair_results/(?:[^/]+/)?[^/]+|(?:spec|request|layers)\.json|(?:behaviour|metrics)/[^/]+\.json)"
 )
 
 

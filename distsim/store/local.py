@@ -13,7 +13,7 @@ _UNFINISHED = re.compile(r".*#\d+")  # as obstore and `exclusive` name a file th
 # Names of files and folders that distsim gives. In their place a link out of the store is refused.
 _OWN = re.compile(
     r"runs|complete(-\d+)?|activations|logits|comparison|chance|results|pairs|pair_results|figures|lease|tune|behaviour|metrics"
-    r"|epoch|\d{4,9}|iter_\d+|attempt-[0-9a-f-]+|(spec|request|layers)\.json|(COMMIT|DROPPED)(-\d+)?\.json"
+    r"|epoch|\d{4,9}|iter_\d+|attempt-[0-9a-f-]+|(spec|request|layers)\.json|report\.html|(COMMIT|DROPPED)(-\d+)?\.json"
 )
 
 

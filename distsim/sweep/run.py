@@ -5,6 +5,7 @@ from functools import partial
 
 from distsim.processor import Load
 from distsim.results import reduce
+from distsim.results.report import writing as report
 from distsim.specs import COMPLETE, NetworkId
 from distsim.store import Storage, SweepStore
 from distsim.sweep.engine import Engine
@@ -124,12 +125,13 @@ def _drop_activations(busy: list[Prepared], stores: dict[str, SweepStore], check
 
 
 def _results(orders: list[Prepared], stores: dict[str, SweepStore], root: Storage) -> tuple[bool, list[str]]:
-    """Make tables and figures of what is committed. Return whether anything was written, and what failed."""
+    """Make tables, figures and the report. Return whether tables or figures were written, and what failed."""
     written, failures = [], []
     for order in orders:
         work = partial(reduce.reduce, stores[order.name], order.layers, order.sweep.identity.seed)
         failures += attempt(f"{order.name}, tables", lambda work=work: written.append(work()))
     failures += attempt("figures", lambda: written.append(bool(reduce.draw(root))))
+    failures += attempt("report", report.write, root)
     return any(written), failures
 
 

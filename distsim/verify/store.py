@@ -5,6 +5,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from distsim.results.reduce import drawn_from
+from distsim.results.report.page import intact, ours
+from distsim.results.report.writing import NAME as REPORT
 from distsim.specs.problem import OTHER_FOLDERS
 from distsim.store import DamagedStore, Storage, SweepStore
 from distsim.store.existing import holds_sweep, problems_in
@@ -36,14 +38,16 @@ def verify_store(root: Storage, problems: Sequence[str] | None = None) -> Report
 
 
 def _beside_sweeps(root: Storage, problems: list[str], sizes: Mapping[str, int]) -> Report:
-    """Check the figures, and report objects that belong to no sweep."""
+    """Check the figures and the report, and name objects that belong to no sweep."""
     findings = unlisted(root, "", but=problems)
     figures = [path for path in sizes if path.startswith(f"{FIGURES}/")]
     if figures:
         findings += _figures(root, figures)
     for path in sizes:
         folder = path.split("/")[0]
-        if _PROBED.fullmatch(path):
+        if path == REPORT:
+            findings += _report(root)
+        elif _PROBED.fullmatch(path):
             findings.append(
                 Finding("", path, path, "was written to see whether the store has conditional puts", LEFTOVER)
             )
@@ -51,6 +55,20 @@ def _beside_sweeps(root: Storage, problems: list[str], sizes: Mapping[str, int])
             findings.append(Finding("", path, path, "is not written by distsim", FOREIGN))
     others = {path: size for path, size in sizes.items() if path.split("/")[0] not in problems}
     return Report(tuple(findings), Counter({"set of figures": int(bool(figures))}), others)
+
+
+def _report(storage: Storage) -> list[Finding]:
+    """Check the report by its own digest. A file of the same name may be somebody else's."""
+    content = storage.get(REPORT) or b""
+    if intact(content):
+        return []
+    if not ours(content):
+        return [Finding("", REPORT, REPORT, "is not written by distsim", FOREIGN)]
+    return [
+        Finding(
+            "", REPORT, REPORT, "is damaged: its digest is not that of what it holds; distsim report makes it again"
+        )
+    ]
 
 
 def _figures(storage: Storage, paths: Sequence[str]) -> list[Finding]:

@@ -91,7 +91,13 @@ def test_c17_is_judged_from_a_store_of_the_script(tmp_path: Path, monkeypatch: p
     only = ("--only", "lenet5_mnist", "lenet5_mnist_local", "lenet5_mnist*_wr", "lenet5_mnist_mixed_ft")
     finished = run_script("rewinding", *only, *size, *where)
     assert (finished.status, finished.err) == (0, "")
-    assert {folder.name for folder in store.iterdir()} == {*names, "lenet5_mnist_mixed_wr", "figures", "lease"}
+    assert {folder.name for folder in store.iterdir()} == {
+        *names,
+        "lenet5_mnist_mixed_wr",
+        "figures",
+        "lease",
+        "report.html",
+    }
     assert len({weights(store, name) for name in names}) == 1, "all start from the same network"
     claims = distsim.open(store).claims()
     c17 = claims[claims["claim"] == "C17"].set_index("problem")

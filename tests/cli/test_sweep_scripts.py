@@ -475,7 +475,7 @@ def test_several_problems_land_in_one_store(data: dict[str, str], tmp_path: Path
     where = ["--local", "--device", "cpu", "--data", data["images"], "--storage", str(tmp_path)]
     status, out, err = outcome(lambda: sweeps.main(*two.values(), arguments=size + where))
     assert (status, err) == (0, "")
-    assert {folder.name for folder in tmp_path.iterdir()} == {"cifar2", "cifar4", "figures", "lease"}
+    assert {folder.name for folder in tmp_path.iterdir()} == {"cifar2", "cifar4", "figures", "lease", "report.html"}
     for name in two:
         results = read_csv(tmp_path / name / "results" / "results.csv")
         assert set(results["problem"]) == {name}

@@ -118,6 +118,7 @@ KINDS = (  # of objects, by what their paths end with or hold
     ("request", lambda path: path.endswith("/request.json")),
     ("lease, Tune's files", lambda path: path.startswith(("lease/", "tune/"))),
     ("figures", lambda path: path.startswith("figures/")),
+    ("report", lambda path: path == "report.html"),
     ("tables", lambda path: "/results/" in path),
     ("tables of pairs", lambda path: "/pair_results/" in path),
     ("pairs", lambda path: "/pairs/" in path),

@@ -1,0 +1,51 @@
+"""Writing the report: into a store, where it is replaced like tables and figures, or into a file."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from distsim.results.merging import of_store
+from distsim.results.published import Published
+from distsim.results.report.page import html, ours, verdicts_of
+from distsim.specs import shown
+from distsim.store import Storage, SweepStore
+from distsim.store.existing import problems_in
+from distsim.store.fenced import replace_one
+
+NAME = "report.html"
+
+
+def studies_of(stores: Sequence[SweepStore]) -> list[Published]:
+    """Return what these sweeps hold, of those that have a network. Values are those of the tables; nothing is written.
+
+    DamagedStore: something of it cannot be read.
+    """
+    return [of_store(store) for store in stores if any(network.is_complete for network in store.contents().networks)]
+
+
+def write(root: Storage) -> str | None:
+    """Write the report of everything in a store to `report.html`. Return its place, or None if there is no network yet.
+
+    Nothing is written where an equal report is there. ValueError: a file of that name is there which is not distsim's.
+    """
+    studies = studies_of([SweepStore(root, problem) for problem in problems_in(root)])
+    if not studies:
+        return None
+    content, place = html(studies, verdicts_of(studies)), f"{root.url}/{NAME}"
+    there = root.get(NAME)
+    if there is not None and not ours(there):
+        raise ValueError(f"{place} was not written by distsim: move it, or name another file with distsim report --out")
+    if there != content:
+        replace_one(root, NAME, content)
+    return place
+
+
+def write_file(studies: Sequence[Published], file: Path) -> Path:
+    """Write the report of studies to a file, and return its path. ValueError: it cannot be written."""
+    try:
+        if file.is_file() and not ours(file.read_bytes()):
+            raise ValueError(f"{shown(str(file))} is not a report of distsim's, and is left alone: name another file")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(html(studies, verdicts_of(studies)))
+    except OSError as error:
+        raise ValueError(f"the report cannot be written to {shown(str(file))}: {error.strerror or error}") from None
+    return file
