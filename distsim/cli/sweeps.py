@@ -12,11 +12,14 @@ from distsim.cli.run import finish, foresee
 from distsim.metrics.registry import METRICS as KNOWN
 from distsim.specs import (
     CHOSEN,
-    PAPER_METRICS,
+    DEFAULT_METRICS,
+    MEASURES,
+    NULL_PERMUTATIONS,
     ActivationsIn,
     DeviceChoice,
     Exactness,
     Extent,
+    Measure,
     Precision,
     Problem,
     Reading,
@@ -29,6 +32,7 @@ from distsim.specs import (
 # Flags that are passed on under their names: what changes the problem, and what else the sweep is prepared with.
 OF_PROBLEM = ("classes", "epochs", "probe", "train_limit")
 OF_SWEEP = ("pack", *CHOSEN)
+ENOUGH_FOR_Z = 20  # distsim.results.nulls.PERMUTED, which takes pandas to import
 
 
 def main(*problems: Problem, arguments: Sequence[str] | None = None, **defaults: Any) -> int:
@@ -73,6 +77,8 @@ def run_flags(problems: Sequence[Problem], flags: argparse.Namespace) -> int:
     from distsim.store import new_root
 
     problems = _chosen(problems, flags.only)
+    if flags.measure is not None and "none" in flags.measure and len(flags.measure) > 1:
+        raise ValueError(f"--measure none stands alone, got {' '.join(flags.measure)}")
     if flags.data.startswith(("folder:", "files:")) and len({problem.source for problem in problems}) > 1:
         raise ValueError(
             f"{flags.data} holds one data set, but these problems need several: pass the folder of all of them"
@@ -99,21 +105,31 @@ def _chosen(problems: Sequence[Problem], patterns: Sequence[str] | None) -> Sequ
 
 def _orders(problems: Sequence[Problem], flags: argparse.Namespace, root: Any) -> list[Any]:
     """Return an order for each problem. Everything that needs no data is checked for all of them first."""
-    from distsim.sweep.order import adapted, checked, prepare, require_tools, require_trainable, trial_resources
+    from distsim.sweep.order import (
+        adapted,
+        checked,
+        prepare,
+        require_tools,
+        require_trainable,
+        trial_resources,
+        with_kept,
+    )
     from distsim.training.stepper import Arithmetic
 
     device = resolved_device(flags.device, flags.address)
     asked = _values(flags, (*OF_SWEEP, *names(Extent))) | {"device": device}
     asked["resources"] = trial_resources(device, flags.threads, flags.cpus, flags.gpus)
     asked["reading"] = Reading(flags.skip_bad, flags.bits)
+    asked["measure"] = () if flags.measure == ["none"] else flags.measure
     problems = [adapted(problem, flags.data, **_values(flags, OF_PROBLEM)) for problem in problems]
+    of_each = {problem.name: with_kept(root, problem.name, asked) for problem in problems}
     for problem in problems:
-        extent = checked(problem, data=flags.data, **asked).extent
+        extent = checked(problem, data=flags.data, **of_each[problem.name]).extent
         arithmetic = Arithmetic(flags.precision, flags.deterministic, flags.compile)
         require_trainable(root, problem, extent, arithmetic, device, flags.address is None, flags.allow_slow)
-    if flags.address is None:
-        require_tools(device, flags.metrics)
-    return [prepare(problem, data=flags.data, download=flags.download, **asked) for problem in problems]
+        if flags.address is None:
+            require_tools(device, extent.metrics)
+    return [prepare(problem, data=flags.data, download=flags.download, **of_each[problem.name]) for problem in problems]
 
 
 def _values(flags: argparse.Namespace, names: Iterable[str]) -> dict[str, Any]:
@@ -136,8 +152,8 @@ def _extent_flags(parser: argparse.ArgumentParser, problems: Sequence[Problem]) 
         nargs="+",
         choices=tuple(KNOWN),
         metavar="NAME",
-        default=list(PAPER_METRICS),
-        help=f"similarities to compute; known are {', '.join(KNOWN)} (default: {', '.join(PAPER_METRICS)})",
+        help=f"similarities to compute; known are {', '.join(KNOWN)} (default: what the store was asked for last; of a "
+        f"new one {', '.join(DEFAULT_METRICS)})",
     )
     group.add_argument(
         "--retention",
@@ -156,7 +172,24 @@ def _extent_flags(parser: argparse.ArgumentParser, problems: Sequence[Problem]) 
         "--no-chance",
         dest="chance",
         action="store_false",
-        help="do not measure the chance level (similarity with permuted examples, at iterations 1, 10 and 20 of run 0)",
+        help="do not measure the chance level (similarity with permuted examples, at iterations 1, 10 and 20 of run "
+        "0), and no null",
+    )
+    group.add_argument(
+        "--measure",
+        nargs="+",
+        choices=(*get_args(Measure), "none"),
+        metavar="WHAT",
+        help="beside each value: null, what it is by chance, from permuted examples at every iteration of run 0; se, "
+        "its standard error over examples; se_nbs, that of NBS and of other metrics that take as long for it as ten "
+        f"values; none (default: what the store was asked for last; of a new one {', '.join(MEASURES)})",
+    )
+    group.add_argument(
+        "--permutations",
+        type=whole,
+        metavar="N",
+        help=f"permutations for the null; from {ENOUGH_FOR_Z} on they give z, too (default: as for --measure; "
+        f"{NULL_PERMUTATIONS})",
     )
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
+import numpy as np
 import pandas as pd
 
 from distsim.results.nulls import with_nulls
@@ -112,6 +113,8 @@ def read(folder: Path) -> Published:
     frames = {name: _table(folder / file, record["tables"].get(file)) for name, file in files.items()}
     environments = frames.pop("environments")
     frames["results"] = with_nulls(completed(frames["results"]), frames["chance"])
+    if "se" not in frames["summary"]:  # an earlier version wrote it
+        frames["summary"] = frames["summary"].assign(se=np.nan)
     parts, images, labels = tuple(record["parts"]), record.get("images", ""), record.get("labels", {})
     return Published(identity, Tables(*frames.values()), environments, parts, images, labels)
 

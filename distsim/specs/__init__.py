@@ -1,7 +1,7 @@
 """Specifications: what to train, prune and compare, as frozen data."""
 
 from distsim.specs.canonical import canonical_json, differences, digest
-from distsim.specs.fields import MOST, UnknownField, added, names, shown
+from distsim.specs.fields import MOST, UnknownField, added, default_of, names, shown
 from distsim.specs.networks import COMPLETE, PATTERN, NetworkId
 from distsim.specs.problem import (
     Augmentation,
@@ -15,7 +15,12 @@ from distsim.specs.problem import (
 from distsim.specs.sweep import (
     AS_IS,
     CHOSEN,
+    DEFAULT_METRICS,
     FORMAT,
+    KEPT,
+    MEASURES,
+    MOST_PERMUTATIONS,
+    NULL_PERMUTATIONS,
     PAPER_METRICS,
     PERMUTATIONS,
     ActivationsIn,
@@ -24,6 +29,7 @@ from distsim.specs.sweep import (
     Exactness,
     Extent,
     Identity,
+    Measure,
     Precision,
     Reading,
     Request,
@@ -35,8 +41,13 @@ __all__ = [
     "AS_IS",
     "CHOSEN",
     "COMPLETE",
+    "DEFAULT_METRICS",
     "FORMAT",
+    "KEPT",
+    "MEASURES",
     "MOST",
+    "MOST_PERMUTATIONS",
+    "NULL_PERMUTATIONS",
     "PAPER_METRICS",
     "PATTERN",
     "PERMUTATIONS",
@@ -47,6 +58,7 @@ __all__ = [
     "Exactness",
     "Extent",
     "Identity",
+    "Measure",
     "NetworkId",
     "Precision",
     "Problem",
@@ -61,6 +73,7 @@ __all__ = [
     "UnknownField",
     "added",
     "canonical_json",
+    "default_of",
     "differences",
     "digest",
     "names",

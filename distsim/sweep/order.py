@@ -14,8 +14,8 @@ from distsim.metrics.registry import known, require_libraries
 from distsim.models import Layer, build
 from distsim.problems import CIFAR_CLASSES
 from distsim.processor import require_speed, slow_precision
-from distsim.specs import COMPLETE, Device, Extent, Identity, NetworkId, Problem, Sweep, names
-from distsim.store import Storage, SweepStore, problems_in
+from distsim.specs import COMPLETE, KEPT, Device, Extent, Identity, NetworkId, Problem, Sweep, default_of, names
+from distsim.store import DamagedStore, Storage, SweepStore, problems_in
 from distsim.store.described import StoredLayer
 from distsim.store.descriptions import describe_layers, describe_metrics, stored_layers
 from distsim.sweep import own_code
@@ -83,6 +83,20 @@ def adapted(
             changes["recipe"] = dataclasses.replace(problem.recipe, normalise=None)
         changes["probe_rule"] = "uniform"  # its images are sorted by class, so the first ones are not a sample
     return dataclasses.replace(problem, **changes).reduced_to(**smaller)
+
+
+def with_kept(root: Storage, problem: str, asked: dict[str, Any]) -> dict[str, Any]:
+    """Return what is asked for, with what the store was asked for last in place of each None among `KEPT`.
+
+    A store that was not asked for anything yet gets what a new study has.
+    """
+    missing = [name for name in KEPT if asked.get(name) is None]
+    try:
+        extent = SweepStore(root, problem).request().extent if missing else None
+    except (FileNotFoundError, DamagedStore):  # a damaged request is written again
+        extent = None
+    of = {name: getattr(extent, name) if extent is not None else default_of(Extent, name) for name in missing}
+    return asked | of
 
 
 def trial_resources(

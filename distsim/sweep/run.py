@@ -106,9 +106,9 @@ def _compare(
         ready = contents.networks if order.sweep.extent.activations == "memory" else contents.activations
         if COMPLETE in ready:
             left = _left(order, stores[order.name], given_up[order.name])
-            for wanted, chance in ((left.comparisons, False), (left.chance, True)):
-                comparable = {network: layers for network, layers in wanted.items() if network in ready}
-                jobs += comparisons(comparable, order.sweep, engine.slots(busy), chance)
+            able = left.without(left.to_compare - ready)
+            jobs += comparisons(able.comparisons, order.sweep, engine.slots(busy), beside=able.beside)
+            jobs += comparisons(able.chance, order.sweep, engine.slots(busy), chance=True)
     if not jobs:
         return []
     say(_comparing(busy, jobs, engine))

@@ -15,7 +15,7 @@ from distsim.environment import EnvironmentDrift, environment, require_device
 from distsim.specs import Extent, NetworkId, Sweep, canonical_json, differences
 from distsim.store import DamagedStore, Mark, Storage, SweepStore
 from distsim.store.commits import MARK, drop, read_piece, undamaged
-from distsim.store.paths import Place, place_of
+from distsim.store.paths import VALUES, Place, place_of
 from distsim.store.records import pairs_in, read_record
 from distsim.verify.derived import FIGURES, PAIR_TABLES, TABLES
 from distsim.verify.report import DAMAGED, LEFTOVER, UNREAD, Finding, Report
@@ -149,7 +149,8 @@ class _Plan:
 
     def _tables(self, reasons: dict[str, str]) -> Iterator[Action]:
         """Delete the marks of tables that were made from what is dropped: they hold its values and provenance."""
-        changed = [path for path in reasons if path in self.networks or "/comparison/" in path or "/chance/" in path]
+        of_values = tuple(f"/{what}/" for what in VALUES)
+        changed = [path for path in reasons if path in self.networks or any(each in path for each in of_values)]
         pairs = [path for path in reasons if path.startswith("pairs/")]
         for folder, because in ((TABLES, changed), (PAIR_TABLES, pairs)):
             if because and f"{folder}/{MARK}" in self.paths and folder not in reasons:
@@ -187,7 +188,7 @@ class _Plan:
             derived[start] = why
             if any(path.startswith("activations/") for path in inside):
                 derived[f"{start}/activations"] = why
-            derived |= {f"{start}/{path}": why for path in inside if path.split("/")[0] in ("comparison", "chance")}
+            derived |= {f"{start}/{path}": why for path in inside if path.split("/")[0] in VALUES}
         dropped = {path for path in (*derived, *reasons) if path in self.networks}
         for path in self.paths:
             if path.startswith("pairs/") and dropped & self._compared(path):

@@ -15,6 +15,8 @@ KINDS = {  # of pieces: singular and plural
     "network's activations": "networks' activations",
     "comparison": "comparisons",
     "chance level": "chance levels",
+    "null": "nulls",
+    "standard error": "standard errors",
     "tile of pairs": "tiles of pairs",
     "set of tables": "sets of tables",
     "set of figures": "sets of figures",

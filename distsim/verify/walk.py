@@ -34,7 +34,8 @@ from distsim.verify.report import DAMAGED, FOREIGN, LEFTOVER, NOTE, UNREAD, Find
 from distsim.verify.unfinished import unlisted
 
 ASIDE = ".damaged"  # suffix of a spec or request that repair sets aside: somebody may want to read its flags
-VALUES = {"comparison": "comparison", "chance": "chance level", "pairs": "tile of pairs"}
+VALUES = {"comparison": "comparison", "chance": "chance level", "null": "null", "se": "standard error"}
+VALUES["pairs"] = "tile of pairs"
 ABSENT = "is missing: run the sweep script, which writes it"
 
 

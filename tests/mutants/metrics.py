@@ -96,9 +96,9 @@ MUTANTS = (
     Mutant(
         "nbs-of-squared-values",
         "NBS adds squares of singular values where matrices are large.",
-        "metrics/kernels.py",
-        "return xp.sum(xp.sqrt(xp.clip(_as(values",
-        "return xp.sum((xp.clip(_as(values",
+        "metrics/roots.py",
+        "return xp.sum(xp.sqrt(xp.clip(as_dtype(values",
+        "return xp.sum((xp.clip(as_dtype(values",
         ("comparison/test_sides.py::test_the_eigenproblem_gives_the_svd",),
     ),
     Mutant(
