@@ -280,7 +280,8 @@ class Jackknife:
                 kernel = deleted(side.kernel, block) if of_kernel else None
                 source = Taken(side.source, keep)
                 both = Side(channels, kernel)
-                sides.append(PairSide(source, both, side.device, side.dead, side.example, side.reads))
+                dead = side.dead_channels  # nobody reads it of a pair without a block
+                sides.append(PairSide(source, both, side.device, dead, side.example, side.reads))
             cross = None if crosses is None else crosses[place]
             pair = self.pair
             yield Pair(sides[0], sides[1], cross, pair.fast, pair.qdwh, pair.workspace, pair.reads)

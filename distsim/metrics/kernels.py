@@ -120,6 +120,13 @@ class KernelSide:
         return array_namespace(self.features).sum(self.features * self.features, axis=1)
 
     @Cached
+    def squares_of_diagonal(self) -> Number:
+        """Return Σ Kᵢᵢ²."""
+        if self.permuted is not None:
+            return self.permuted[0].squares_of_diagonal
+        return self.reads.number(array_namespace(self.diagonal).sum(self.diagonal**2))
+
+    @Cached
     def factor(self) -> Array:
         """Return F (n, r) with FFᵀ = K: the features, or V√Λ from the eigenvectors V and eigenvalues Λ of K."""
         if self.features is not None:

@@ -7,8 +7,6 @@ norm, and the sum of squares of the diagonal. CKA is the RV coefficient of the t
 
 from typing import NamedTuple
 
-from array_api_compat import array_namespace
-
 from distsim.metrics.arrays import Array, Undefined, both_examples
 from distsim.metrics.kernels import KernelPair, kernel_pair
 from distsim.metrics.reads import Number
@@ -55,7 +53,7 @@ def of_cka(pair: KernelPair) -> Null | None:
     if x.n < LEAST:
         return None
     of_both = x.n, x.trace, y.trace, x.norm, y.norm
-    squares = [side.reads.number(array_namespace(side.diagonal).sum(side.diagonal**2)) for side in (x, y)]
+    squares = x.squares_of_diagonal, y.squares_of_diagonal
     return Null(pair.reads.later(mean, *of_both), pair.reads.later(_sd, *of_both, *squares))
 
 
