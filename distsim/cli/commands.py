@@ -225,6 +225,8 @@ def do_layers(flags: argparse.Namespace) -> int:
     (folder / f"{name}.png").write_bytes(render(comparison.heatmap(), "png"))
     for metric in comparison.metrics:
         print(f"{metric}\n{comparison.matrix(metric).round(3).to_string()}\n")
+    if comparison.said_of_the_best:
+        print(comparison.said_of_the_best)
     if comparison.doubts:
         print(comparison.doubts)
     print(f"{folder / name}.csv and .png")

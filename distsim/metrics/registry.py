@@ -216,6 +216,8 @@ for _metric in (
 
 # The metrics that come with distsim, in the order of tables and figures. A script's own metrics follow them, by name.
 BUILT_IN = dict(METRICS)
+# Names of the same definitions in the similarity repository (github.com/nacloos/similarity-repository), where known.
+ELSEWHERE = {"cka": "cka/kernel=linear-hsic=gretton-score=cosine"}
 FROM_SUMS = tuple(name for name, metric in BUILT_IN.items() if metric.without is not None)
 ONE_SIDED = ("dimension", "dimension_complete")  # which permuting the other side's examples does not change
 

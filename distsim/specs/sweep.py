@@ -30,7 +30,7 @@ Measure = Literal["null", "se", "se_nbs"]
 Bits = Annotated[int, *count(16)]  # of a grey value
 
 PAPER_METRICS = ("mean_cca", "svcca", "pwcca", "cka", "nbs", "cosine")
-DEFAULT_METRICS = PAPER_METRICS  # of new studies
+DEFAULT_METRICS = (*PAPER_METRICS, "cka_unbiased")  # of new studies
 CHANCE_ITERATIONS = (1, 10, 20)  # of run 0
 PERMUTATIONS = 5  # of the examples, for the chance level
 NULL_PERMUTATIONS = 2  # at the other iterations of run 0

@@ -11,6 +11,7 @@ from distsim.cli import sweeps
 from distsim.problems import PROBLEMS
 from distsim.specs import (
     CHOSEN,
+    DEFAULT_METRICS,
     KEPT,
     MEASURES,
     PAPER_METRICS,
@@ -228,7 +229,7 @@ def test_the_extent_is_not_part_of_the_identity(change):
 
 
 def test_an_extent_takes_any_of_the_metrics():
-    assert Extent(1, 1).metrics == PAPER_METRICS
+    assert Extent(1, 1).metrics == DEFAULT_METRICS == (*PAPER_METRICS, "cka_unbiased")
     assert Extent(1, 1, metrics=("cka",)).metrics == ("cka",)
 
 

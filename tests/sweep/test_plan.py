@@ -33,7 +33,10 @@ ALL = {"conv1": BOTH, "fc1": BOTH, "out": PAPER_METRICS}
 
 def sweep_of(runs: int = 2, iterations: int = 3, **extent: Any) -> Sweep:
     problem = Problem("tiny", "digits", "lenet5", 28, 1, Recipe(epochs=1, batch_size=1), Pruning())
-    return Sweep(Identity(problem, "0"), Extent(runs, iterations, **{"chance": False, "measure": ()} | extent))
+    return Sweep(
+        Identity(problem, "0"),
+        Extent(runs, iterations, **{"metrics": PAPER_METRICS, "chance": False, "measure": ()} | extent),
+    )
 
 
 def networks(runs: int, iterations: int) -> list[NetworkId]:
