@@ -191,8 +191,8 @@ class SweepStore:
             {key: frozenset(names) for key, names in compared[what].items() if key[0] in networks}
             for what in ("comparison", "chance", "se")
         )
-        nulls = {key: numbers for key, numbers in nulls.items() if key[0] in networks}
-        return Contents(frozenset(networks), frozenset(activations & networks), comparisons, chance, se, nulls)
+        null = dict(filter(lambda of_layer: of_layer[0][0] in networks, nulls.items()))
+        return Contents(frozenset(networks), frozenset(activations & networks), comparisons, chance, se, null)
 
     # --- networks ----------------------------------------------------------------------------------------------------
 
