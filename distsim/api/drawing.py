@@ -18,8 +18,10 @@ NAMES = {
 }
 
 
-def figure(tables: Tables, name: str, problems: Sequence[str], metrics: tuple[str, ...] | None) -> Any:
-    """Return the matplotlib Figure of this name.
+def figure(
+    tables: Tables, name: str, problems: Sequence[str], metrics: tuple[str, ...] | None, errors: bool = False
+) -> Any:
+    """Return the matplotlib Figure of this name. errors : with standard errors over examples, in fig2 and fig5
 
     ValueError: there is nothing to show yet, its metric is not in the tables, or it takes none.
     """
@@ -38,10 +40,10 @@ def figure(tables: Tables, name: str, problems: Sequence[str], metrics: tuple[st
     chance = chance_level(tables.chance)
     if name == "fig5":
         chosen = metrics or [metric for metric in figures.PANEL_METRICS if metric in there] or there
-        return figures.similarity_panels(summary, problems[0], chosen, chance=chance)
+        return figures.similarity_panels(summary, problems[0], chosen, chance=chance, errors=errors)
     metric = _only(metrics) if metrics else "svcca" if "svcca" in there else there[0]
     hidden = (summary["metric"] == metric) & (summary["kind"] != "out")
-    return figures.similarity_by_layer(summary, metric, include_output=not hidden.any(), chance=chance)
+    return figures.similarity_by_layer(summary, metric, include_output=not hidden.any(), chance=chance, errors=errors)
 
 
 def _only(metrics: tuple[str, ...]) -> str:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from distsim import specs
 from distsim.api.arguments import listed, names_checked, require_one_of, require_whole
+from distsim.specs.fields import require
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -122,7 +123,12 @@ class Study:
 
     @names_checked
     def figure(
-        self, name: str, *, problem: str | list[str] | None = None, metric: str | list[str] | None = None
+        self,
+        name: str,
+        *,
+        problem: str | list[str] | None = None,
+        metric: str | list[str] | None = None,
+        errors: bool = False,
     ) -> Figure:
         """Return one of the papers' figures of what is in the store, a matplotlib Figure.
 
@@ -130,6 +136,7 @@ class Study:
             of one problem
         problem : one, or for fig1, fig2 and fig4 several; by default all
         metric : of fig2, by default svcca; or several, of fig5
+        errors : draw bars of one standard error over examples, in fig2 and fig5
         """
         from distsim.api.drawing import NAMES, OF_ONE_PROBLEM, figure
 
@@ -139,7 +146,9 @@ class Study:
             require_one_of("problem", one, self.problems)
         if name in OF_ONE_PROBLEM and len(problems) > 1:
             raise ValueError(f"problem: {name} is of one problem, choose from {', '.join(problems)}")
-        return figure(self._tables(), name, problems, None if metric is None else listed("metric", metric))
+        require("errors", errors, bool)
+        metrics = None if metric is None else listed("metric", metric)
+        return figure(self._tables(), name, problems, metrics, errors)
 
     @names_checked
     def network(self, run: int | None = None, iteration: int | None = None, problem: str | None = None) -> StudyNetwork:
