@@ -48,12 +48,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def z_values(
     metrics: Sequence[str], draws: int, n: int = 40, p: int = 6, shared: float = 0.0
 ) -> dict[str, list[float]]:
-    """Return z of each metric for pairs of Gaussian layers that have this share of their variance in common."""
+    """Return z of each metric for pairs of Gaussian layers X and Y, where X explains this share of Y's variance."""
     found: dict[str, list[float]] = {name: [] for name in metrics}
     for draw in range(draws):
         rng = np.random.default_rng(draw)
-        X, Y, common = rng.standard_normal((3, n, p))
-        X, Y = ((1 - shared) ** 0.5 * own + shared**0.5 * common for own in (X, Y))
+        X, noise = rng.standard_normal((2, n, p))
+        Y = shared**0.5 * X + (1 - shared) ** 0.5 * noise
         orders = [rng.permutation(n) for _ in range(PERMUTATIONS)]
         read = Reference(_layer(X), metrics).read(_layer(Y), orders=orders)
         permuted = [name for name in metrics if METRICS[name].null is None]
