@@ -4,10 +4,10 @@ python bench/metrics.py --data folder:PATH --write docs/benchmarks.md    # every
 python bench/metrics.py --only 1,4 --n 1000                              # some sections, smaller
 python bench/metrics.py --small                                          # everything in seconds, for a test
 
-Sections: 1 time of a whole run, 2 peers, 3 memory, 4 rates, 5 pairs of many networks, 6 bad input, 7 accuracy. All are
-measured in this run, on activations of networks that the library trains and prunes here. With --write each section
-replaces its own place in the document, so one section can be measured again without the others. Where other processes
-are at work nothing is judged: see --busy.
+Sections: 1 time of a whole run, 2 peers, 3 memory, 4 rates, 5 pairs of many networks, 6 bad input, 7 accuracy, 8 null
+and standard error. All are measured in this run, on activations of networks that the library trains and prunes here.
+With --write each section replaces its own place in the document, so one section can be measured again without the
+others. Where other processes are at work nothing is judged: see --busy.
 """
 
 import argparse
@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import baselines
+import beside
 import google_crc32c
 import machine
 import material
@@ -804,6 +805,18 @@ def accuracy(bench: Measuring) -> Section:
     return bench.section(7, "Accuracy", f"On {networks.source}.", [table])
 
 
+def measures(bench: Measuring) -> Section:
+    networks, device = bench.networks, bench.flags.device
+    pruned = networks.place(NetworkId(0, spaced(networks.iterations, 1)[0]))
+    layers = [(layer, networks.complete.layer(layer), pruned.layer(layer)) for layer in LAYERS]
+    table, share = beside.table_of(layers, device)
+    table.notes.append(
+        f"The null of CKA in closed form takes at most {share:.2g} % of a comparison (target "
+        f"{bench.verdict(share, beside.CLOSED, unit=' %', at_most=True)})."
+    )
+    return bench.section(8, "Null and standard error beside the values", f"On {networks.source}.", [table])
+
+
 SECTIONS: dict[int, Callable[[Measuring], Section]] = {
     1: whole_run,
     2: peers,
@@ -812,6 +825,7 @@ SECTIONS: dict[int, Callable[[Measuring], Section]] = {
     5: pairs,
     6: bad_input,
     7: accuracy,
+    8: measures,
 }
 UNTIMED = {6, 7}
 

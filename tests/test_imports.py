@@ -17,7 +17,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 ORDER = """
 _version
 trace plotting seeds
-metrics: reads rounding arrays linalg polar channels cosine kernels
+metrics: reads rounding arrays linalg polar roots channels cosine kernels jackknife
 metrics: functional mean_cca pwcca svcca channels_only null cka distances dimension nbs
 metrics: rsa neighbours soft_matching predictivity . registry
 specs: canonical fields changes json_shape layer_names networks problem sweep .
@@ -27,15 +27,15 @@ models: layers lenet5 resnet_fast vgg calls compared contract .
 activations: . layout probe
 training: . optimizers pruning streams compiling stepper checkpoint loop early_stopping chain
 training: fused fusible fused_stepper group connectivity alignment
-comparison: . devices recording sides pair similarities layer models
+comparison: . devices recording sides pair spread similarities layer models
 store: aws local exclusive reasons remote storage commits lease fenced epochs arrays activations described paths records
 store: sweep_store logits descriptions
 store: existing . checkpoints
 results: . claims nulls tables functional claims.study marks figures functional_figures text claims.parts pairs reduce
 results: claims.papers claims.images claims.multiverse published merging rows ladder
 results: report claims.words report.words report.arrays report.sentences report.parts report.page report.writing
-sweep: . beside cost training_memory exact behaviour kept_behaviour extraction failures jobs
-sweep: plan cluster own_code stored_models
+sweep: . beside cost training_memory exact behaviour kept_behaviour extraction failures
+sweep: plan jobs cluster own_code stored_models
 sweep: on_device comparison_worker order training_worker engine ray_cluster ray_engine forecast pairs run status at_work
 sweep: proof retraining ladder
 verify: . report unfinished networks derived descriptions lineage walk store repair

@@ -26,8 +26,12 @@ def figure(
     problems: Sequence[str],
     metrics: tuple[str, ...] | None,
     titles: figures.Titles | None = None,
+    errors: bool = False,
 ) -> Any:
-    """Return the matplotlib Figure of this name. titles : of problems, where they are not their names
+    """Return the matplotlib Figure of this name.
+
+    titles : of problems, where they are not their names
+    errors : with standard errors over examples, in fig2 and fig5
 
     ValueError: there is nothing to show yet, its metric is not in the tables, or it takes none.
     """
@@ -50,10 +54,12 @@ def figure(
     chance = chance_level(tables.chance)
     if name == "fig5":
         chosen = metrics or [metric for metric in figures.PANEL_METRICS if metric in there] or there
-        return figures.similarity_panels(summary, problems[0], chosen, chance=chance, titles=titles)
+        return figures.similarity_panels(summary, problems[0], chosen, chance=chance, titles=titles, errors=errors)
     metric = _only(metrics) if metrics else "svcca" if "svcca" in there else there[0]
     hidden = (summary["metric"] == metric) & (summary["kind"] != "out")
-    return figures.similarity_by_layer(summary, metric, include_output=not hidden.any(), chance=chance, titles=titles)
+    return figures.similarity_by_layer(
+        summary, metric, include_output=not hidden.any(), chance=chance, titles=titles, errors=errors
+    )
 
 
 def _only(metrics: tuple[str, ...]) -> str:

@@ -16,6 +16,7 @@ from distsim.specs.fields import Positive, require
 
 if TYPE_CHECKING:
     from distsim.api.study import Study
+    from distsim.store import Storage
     from distsim.sweep.order import Prepared
 
 Progress = bool | Callable[[dict[str, Any]], object]
@@ -29,11 +30,12 @@ def run(
     storage: str | Path | None = None,
     runs: int | None = None,
     iterations: int | None = None,
-    metrics: str | list[str] | tuple[str, ...] = specs.PAPER_METRICS,
+    metrics: str | list[str] | tuple[str, ...] | None = None,
     retention: str = "reference",
     activations: str = "store",
     chance: bool = True,
     measure: str | list[str] | tuple[str, ...] | None = None,
+    permutations: int | None = None,
     classes: list[str] | tuple[str, ...] | None = None,
     epochs: int | None = None,
     probe: int | None = None,
@@ -67,6 +69,8 @@ def run(
     storage : a folder or a URL; by default results/ and the first problem's name
     local : everything in this process, in order; False uses Ray, on this machine or at `address`
     progress : True prints a line for each network, False nothing; a function gets a dictionary for each network
+    metrics, measure, permutations : None for what the store was asked for last, of a new one the default ones;
+        measure=() for nothing beside the values
     The others are the flags of the sweep scripts, whose --help explains them.
 
     ValueError names the argument, what came and what is expected. TooSlow, which is one: precision="bfloat16" on a
@@ -83,42 +87,36 @@ def run(
         require(name, given[name], Positive | None)
 
     from distsim.environment import resolved_device
-    from distsim.sweep.order import trial_resources
+    from distsim.store import new_root
+    from distsim.sweep.order import trial_resources, with_kept
 
     chosen = resolved_device(device, address)
     reductions = {name: plain(given[name]) for name in ("epochs", "probe", "probe_from", "train_limit")}
     reductions["classes"] = None if classes is None else listed("classes", classes)
     request = {name: plain(given[name]) for name in ("download", "pack", *specs.CHOSEN, *specs.names(specs.Extent))}
     request |= {
-        "metrics": listed("metrics", metrics),
+        "metrics": None if metrics is None else listed("metrics", metrics),
         "measure": measure if measure is None else () if measure in ((), []) else listed("measure", measure),
         "reading": specs.Reading(plain(skip_bad), plain(bits)),
         "device": chosen,
         "resources": trial_resources(chosen, threads, cpus, gpus),
     }
-    sweeps = [_prepared(each, data, reductions, request) for each in problems]
     how = {name: given[name] for name in ("local", "address", "allow_drift", "allow_slow")}
-    how["as_before"] = measure is None
-    return _studied(sweeps, where, progress, **how)
+    with new_root(where) as root:
+        asked = {each.name: with_kept(root, each.name, request) for each in problems}
+        sweeps = [_prepared(each, data, reductions, asked[each.name]) for each in problems]
+        return _studied(sweeps, root, progress, **how)
 
 
-def _studied(
-    sweeps: list[Prepared], storage: str | Path, progress: Progress, as_before: bool = True, **how: Any
-) -> Study:
-    """Do what the store lacks of these sweeps, and return the study in it.
-
-    as_before : measure what the store was last asked for. how : as for `carry_out`
-    """
+def _studied(sweeps: list[Prepared], root: Storage, progress: Progress, **how: Any) -> Study:
+    """Do what the store lacks of these sweeps, and return the study in it. how : as for `carry_out`"""
     from distsim.api.study import Study
-    from distsim.store import SweepStore, new_root
+    from distsim.store import SweepStore
     from distsim.sweep.at_work import carry_out
-    from distsim.sweep.order import measured_as_before
 
     say = print if progress is True else lambda line: None
     tell = functools.partial(_report, progress)
-    with new_root(storage) as root:
-        sweeps = [measured_as_before(sweep, root) for sweep in sweeps] if as_before else sweeps
-        carry_out(sweeps, root, **how, say=say, tell=tell)
+    carry_out(sweeps, root, **how, say=say, tell=tell)
     return Study([SweepStore(root, sweep.name) for sweep in sweeps], {sweep.name: sweep.dataset for sweep in sweeps})
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from distsim import specs
 from distsim.api.arguments import listed, names_checked, require_one_of, require_whole
+from distsim.specs.fields import require
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -137,7 +138,12 @@ class Study:
 
     @names_checked
     def figure(
-        self, name: str, *, problem: str | list[str] | None = None, metric: str | list[str] | None = None
+        self,
+        name: str,
+        *,
+        problem: str | list[str] | None = None,
+        metric: str | list[str] | None = None,
+        errors: bool = False,
     ) -> Figure:
         """Return one of the papers' figures of what is in the store, a matplotlib Figure.
 
@@ -145,6 +151,7 @@ class Study:
             of one problem; functional predictions for the test images, of one problem
         problem : one, or for fig1, fig2 and fig4 several; by default all
         metric : of fig2, by default svcca; or several, of fig5
+        errors : draw bars of one standard error over examples, in fig2 and fig5
         """
         from distsim.api.drawing import NAMES, OF_ONE_PROBLEM, figure
         from distsim.results.figures import titles_of
@@ -155,8 +162,9 @@ class Study:
             require_one_of("problem", one, self.problems)
         if name in OF_ONE_PROBLEM and len(problems) > 1:
             raise ValueError(f"problem: {name} is of one problem, choose from {', '.join(problems)}")
+        require("errors", errors, bool)
         metrics = None if metric is None else listed("metric", metric)
-        return figure(self._tables(), name, problems, metrics, titles_of(self._specs()))
+        return figure(self._tables(), name, problems, metrics, titles_of(self._specs()), errors)
 
     def _specs(self) -> list[specs.Problem]:
         return [store.identity().problem for store in self._stores.values()]

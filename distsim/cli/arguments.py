@@ -4,7 +4,9 @@ import argparse
 import re
 from typing import Any, get_args
 
-from distsim.specs import MEASURES, MOST, Device, DeviceChoice, Measure, shown
+from distsim.specs import MEASURES, MOST, NULL_PERMUTATIONS, Device, DeviceChoice, Measure, shown
+
+ENOUGH_FOR_Z = 20  # distsim.results.nulls.PERMUTED, which takes pandas to import
 
 
 def positive(text: str) -> float:
@@ -51,13 +53,27 @@ def resolved_device(device: DeviceChoice, address: str | None) -> Device:
     return environment.resolved_device(device, address)
 
 
-def measure_flag(parser: Any) -> None:
+def measure_flags(parser: Any) -> None:
+    """Add the flags that say what is measured beside the values. `measured` reads them."""
     parser.add_argument(
         "--measure",
-        nargs="*",
-        choices=get_args(Measure),
+        nargs="+",
+        choices=(*get_args(Measure), "none"),
         metavar="WHAT",
-        help="what to measure beside similarities; functional: keep each network's logits of the test images, and "
-        "compare its predictions with the complete network's; without a word: nothing (default: as last asked for, for "
-        f"a new store {', '.join(MEASURES)})",
+        help="beside the values: null, what each is by chance, from permuted examples at every iteration of run 0; se, "
+        "its standard error over examples; se_nbs, that of NBS and of other metrics that take as long for it as ten "
+        "values; functional, predictions for the test images compared with the complete network's; none (default: what "
+        f"the store was asked for last; of a new one {', '.join(MEASURES)})",
     )
+    parser.add_argument(
+        "--permutations",
+        type=whole,
+        metavar="N",
+        help=f"permutations for the null; from {ENOUGH_FOR_Z} on they give z, too (default: as for --measure; "
+        f"{NULL_PERMUTATIONS})",
+    )
+
+
+def measured(flags: argparse.Namespace) -> dict[str, Any]:
+    """Return what `measure_flags` were given, None where a flag was not."""
+    return {"measure": () if flags.measure == ["none"] else flags.measure, "permutations": flags.permutations}

@@ -5,11 +5,12 @@ import dataclasses
 import hashlib
 from typing import Any
 
-from distsim.cli.arguments import resolved_device
+from distsim.cli.arguments import measured, resolved_device
 from distsim.cli.output import one_line
 from distsim.cli.run import at_work, finish
 from distsim.cli.studies import import_named, published_studies
 from distsim.specs import CHOSEN, Extent, NetworkId, Request
+from distsim.specs.fields import frozen
 
 
 def _root(flags: argparse.Namespace) -> Any:
@@ -48,7 +49,9 @@ def order_of(store: Any, flags: argparse.Namespace, **asked: Any) -> Any:
 
 def _extent(request: Request, asked: dict[str, Any]) -> Extent:
     """Return the extent of a request with what the flags ask for instead."""
-    return dataclasses.replace(request.extent, **{name: value for name, value in asked.items() if value is not None})
+    return dataclasses.replace(
+        request.extent, **{name: frozen(value) for name, value in asked.items() if value is not None}
+    )
 
 
 def do_run(flags: argparse.Namespace) -> int:
@@ -56,8 +59,7 @@ def do_run(flags: argparse.Namespace) -> int:
     import_named(flags)
     if flags.only is not None:
         return _only(flags)
-    measure = None if flags.measure is None else tuple(flags.measure)
-    asked = {"runs": flags.runs, "iterations": flags.iterations, "measure": measure}
+    asked = {"runs": flags.runs, "iterations": flags.iterations, **measured(flags)}
     for store in stores:
         _require_trainable(store, flags, asked)
     finish([order_of(store, flags, **asked) for store in stores], stores[0].root, flags)
@@ -226,6 +228,8 @@ def do_layers(flags: argparse.Namespace) -> int:
     (folder / f"{name}.png").write_bytes(render(comparison.heatmap(), "png"))
     for metric in comparison.metrics:
         print(f"{metric}\n{comparison.matrix(metric).round(3).to_string()}\n")
+    if comparison.said_of_the_best:
+        print(comparison.said_of_the_best)
     if comparison.doubts:
         print(comparison.doubts)
     print(f"{folder / name}.csv and .png")

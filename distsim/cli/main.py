@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from distsim.cli import commands as work
-from distsim.cli.arguments import cluster, measure_flag, positive, whole
+from distsim.cli.arguments import cluster, measure_flags, positive, whole
 from distsim.cli.claiming import do_claims
 from distsim.cli.claiming import flags as claims_flags
 from distsim.cli.ladder import do_ladder
@@ -65,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     _workplace(run)
     _own_code(run)
     _run_flags(run)
-    measure_flag(run)
+    measure_flags(run)
     command("status", work.do_status, "show what a store holds and what is missing")
     compare = command(
         "compare",

@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterable, Sequence
 from fnmatch import fnmatchcase
 from typing import Any, get_args
 
-from distsim.cli.arguments import cluster, measure_flag, positive, resolved_device, whole
+from distsim.cli.arguments import cluster, measure_flags, measured, positive, resolved_device, whole
 from distsim.cli.output import reported
 from distsim.cli.run import finish, foresee
 from distsim.metrics.registry import METRICS as KNOWN
 from distsim.specs import (
     CHOSEN,
-    PAPER_METRICS,
+    DEFAULT_METRICS,
     ActivationsIn,
     DeviceChoice,
     Exactness,
@@ -74,6 +74,8 @@ def run_flags(problems: Sequence[Problem], flags: argparse.Namespace) -> int:
     from distsim.store import new_root
 
     problems = _chosen(problems, flags.only)
+    if flags.measure is not None and "none" in flags.measure and len(flags.measure) > 1:
+        raise ValueError(f"--measure none stands alone, got {' '.join(flags.measure)}")
     if flags.data.startswith(("folder:", "files:")) and len({problem.source for problem in problems}) > 1:
         raise ValueError(
             f"{flags.data} holds one data set, but these problems need several: pass the folder of all of them"
@@ -103,11 +105,11 @@ def _orders(problems: Sequence[Problem], flags: argparse.Namespace, root: Any) -
     from distsim.sweep.order import (
         adapted,
         checked,
-        measured_as_before,
         prepare,
         require_tools,
         require_trainable,
         trial_resources,
+        with_kept,
     )
     from distsim.training.stepper import Arithmetic
 
@@ -115,15 +117,16 @@ def _orders(problems: Sequence[Problem], flags: argparse.Namespace, root: Any) -
     asked = _values(flags, (*OF_SWEEP, *names(Extent))) | {"device": device}
     asked["resources"] = trial_resources(device, flags.threads, flags.cpus, flags.gpus)
     asked["reading"] = Reading(flags.skip_bad, flags.bits)
+    asked |= measured(flags)
     problems = [adapted(problem, flags.data, **_values(flags, OF_PROBLEM)) for problem in problems]
+    of_each = {problem.name: with_kept(root, problem.name, asked) for problem in problems}
     for problem in problems:
-        extent = checked(problem, data=flags.data, **asked).extent
+        extent = checked(problem, data=flags.data, **of_each[problem.name]).extent
         arithmetic = Arithmetic(flags.precision, flags.deterministic, flags.compile)
         require_trainable(root, problem, extent, arithmetic, device, flags.address is None, flags.allow_slow)
-    if flags.address is None:
-        require_tools(device, flags.metrics)
-    orders = [prepare(problem, data=flags.data, download=flags.download, **asked) for problem in problems]
-    return orders if flags.measure is not None else [measured_as_before(order, root) for order in orders]
+        if flags.address is None:
+            require_tools(device, extent.metrics)
+    return [prepare(problem, data=flags.data, download=flags.download, **of_each[problem.name]) for problem in problems]
 
 
 def _values(flags: argparse.Namespace, names: Iterable[str]) -> dict[str, Any]:
@@ -146,8 +149,8 @@ def _extent_flags(parser: argparse.ArgumentParser, problems: Sequence[Problem]) 
         nargs="+",
         choices=tuple(KNOWN),
         metavar="NAME",
-        default=list(PAPER_METRICS),
-        help=f"similarities to compute; known are {', '.join(KNOWN)} (default: {', '.join(PAPER_METRICS)})",
+        help=f"similarities to compute; known are {', '.join(KNOWN)} (default: what the store was asked for last; of a "
+        f"new one {', '.join(DEFAULT_METRICS)})",
     )
     group.add_argument(
         "--retention",
@@ -166,9 +169,10 @@ def _extent_flags(parser: argparse.ArgumentParser, problems: Sequence[Problem]) 
         "--no-chance",
         dest="chance",
         action="store_false",
-        help="do not measure the chance level (similarity with permuted examples, at iterations 1, 10 and 20 of run 0)",
+        help="do not measure the chance level (similarity with permuted examples, at iterations 1, 10 and 20 of run "
+        "0), and no null",
     )
-    measure_flag(group)
+    measure_flags(group)
 
 
 def _smaller_flags(parser: argparse.ArgumentParser, problems: Sequence[Problem]) -> None:

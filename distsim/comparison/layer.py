@@ -6,12 +6,23 @@ of networks together and compares any pairs of them.
 """
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Any
 
 from distsim.comparison.devices import is_deferred
 from distsim.comparison.pair import Draft, Pair, PairSide, Result
 from distsim.comparison.sides import InMemory, LayerSource, Side, Wanted, collect, held
+from distsim.comparison.spread import (
+    BlockedChannels,
+    CrossBlocks,
+    Jackknife,
+    OwnBlocks,
+    PermutedCrosses,
+    Several,
+    permuted,
+)
 from distsim.metrics.arrays import Workspace
+from distsim.metrics.jackknife import BlockedSide, Blocks
 from distsim.metrics.reads import Reads, assumptions_of
 from distsim.metrics.registry import METRICS, Metric, known
 
@@ -44,6 +55,7 @@ class Reference:
         self.asked_for = tuple(metrics)
         self.metrics = known(applicable(metrics, layer.kind))
         self._wrong: set[str] = set()
+        self._blocked: tuple[BlockedChannels | None, BlockedSide | None] | None = None
         self.workspace = Workspace()
         # a small layer is kept in memory, another is read again for each comparison
         self._centred = held(layer, device) if _any(self.metrics, "channels") else layer
@@ -60,16 +72,25 @@ class Reference:
         metrics : None for all; others are left out
         ValueError: the layers' shapes do not fit together. FloatingPointError: an activation is not finite.
         """
-        draft = self.draft(layer, metrics=metrics)
-        results = draft.results()
-        self.learn(draft)
-        return results
+        return self.read(layer).results(metrics)
 
     def draft(self, layer: LayerSource, reads: Reads | None = None, metrics: Collection[str] | None = None) -> Draft:
         """Begin the comparison that `compare` makes. On a GPU no number is read before the draft's results are.
 
         reads : those with which the layer's activations were computed, if there were any
         metrics : None for all; others are left out
+        """
+        return self.read(layer, reads).draft(metrics)
+
+    def read(
+        self, layer: LayerSource, reads: Reads | None = None, orders: Sequence[Any] = (), blocks: Blocks | None = None
+    ) -> "Read":
+        """Read a layer's activations once, for all that is then asked of them, until another layer is read.
+
+        reads : as for `draft`
+        orders : permutations of the examples, (n,) each, with which the layer is to be compared too
+        blocks : of the examples, without each of which it is (distsim.metrics.jackknife.split)
+        Errors are those of `compare`.
         """
         reads = reads or Reads(self.side.reads.deferred)
         nothing = Wanted(channels=False, kernel=False)
@@ -79,11 +100,34 @@ class Reference:
             _must_fit(self.layer, layer)
             sources, wanted, crosses = [layer], [theirs], []
         each = [reads] * len(sources)
-        sides, products = collect(sources, wanted, crosses, self.device, self.workspace, each)
+        moved = PermutedCrosses(orders) if orders and crosses else None
+        ours = self._blocks_of(blocks) if blocks is not None else None
+        own, cross = (OwnBlocks(blocks, 1), CrossBlocks(blocks)) if blocks is not None and crosses else (None, None)
+        also = [collector for collector in (moved, own, cross) if collector is not None]
+        sides, products = collect(sources, wanted, crosses, self.device, self.workspace, each, also)
         y = PairSide(layer, sides[-1], self.device, reads=reads)
         pair = Pair(self.side, y, products.get((0, 1)), self.precision == "fast", self.qdwh, self.workspace, reads)
-        chosen = [each for each in self.metrics if metrics is None or each.name in metrics]
-        return pair.draft(chosen, self._wrong)
+        without = None
+        if blocks is not None and ours is not None:
+            channels = None
+            if own is not None and cross is not None and ours[0] is not None:
+                channels = ours[0], own.blocked(y.channels), cross.within
+            without = Jackknife(pair, blocks, channels, ours[1])
+        return Read(self, pair, orders, moved.totals() if moved else [None] * len(orders), without)
+
+    def _blocks_of(self, blocks: Blocks) -> tuple[BlockedChannels | None, BlockedSide | None]:
+        """Return the complete network's sums over these blocks, which are made once."""
+        if self._blocked is None:
+            channels, kernel = None, None
+            if _any(self.metrics, "channels"):
+                own = OwnBlocks(blocks)
+                nothing = Wanted(channels=False, kernel=False)
+                collect([self._centred], [nothing], device=self.device, workspace=self.workspace, also=[own])
+                channels = own.blocked(self.side.channels)
+            if _any(self.metrics, "kernel"):
+                kernel = BlockedSide(self.side.kernel, blocks)
+            self._blocked = channels, kernel
+        return self._blocked
 
     def learn(self, draft: Draft) -> None:
         """Note which metrics rest on a wrong assumption about the complete network's side.
@@ -94,6 +138,42 @@ class Reference:
         sides = self.side.collected.channels, self.side.collected.kernel
         ours = {each for side in sides if side is not None for each in assumptions_of(side)}
         self._wrong |= {name for name, wrong in draft.wrong.items() if ours.intersection(wrong)}
+
+
+@dataclass(frozen=True, eq=False)
+class Read:
+    """A layer that a `Reference` has read, until it reads another."""
+
+    reference: Reference
+    pair: Pair
+    orders: Sequence[Any]
+    crosses: Sequence[Any]  # of each order; None without metrics over channels
+    without: Jackknife | None
+
+    def draft(self, metrics: Collection[str] | None = None) -> Draft:
+        """Begin the comparison, as `Reference.draft`."""
+        return self.pair.draft(self._chosen(metrics), self.reference._wrong)
+
+    def results(self, metrics: Collection[str] | None = None) -> dict[str, Result]:
+        """Return each metric's result by name, as `Reference.compare`."""
+        draft = self.draft(metrics)
+        results = draft.results()
+        self.reference.learn(draft)
+        return results
+
+    def by_chance(self, place: int, metrics: Collection[str] | None = None) -> dict[str, Result]:
+        """Return each metric's result with the examples in the order at this place, by name."""
+        chosen = self._chosen(metrics)
+        return permuted(self.pair, self.orders[place], self.crosses[place], chosen).results(chosen)
+
+    def without_blocks(self, metrics: Collection[str] | None = None) -> dict[str, Several]:
+        """Return each metric's values without each block, by name."""
+        if self.without is None:
+            raise AssertionError("no blocks were read")
+        return self.without.values(self._chosen(metrics))
+
+    def _chosen(self, metrics: Collection[str] | None) -> list[Metric]:
+        return [each for each in self.reference.metrics if metrics is None or each.name in metrics]
 
 
 def compare_pairs(

@@ -157,6 +157,11 @@ class Pair:
         """Return this pair with numbers that are read at once."""
         return replace(self, x=self.x.now, y=self.y.now, reads=NOW) if self.reads.deferred else self
 
+    @property
+    def required(self) -> list[tuple[Array, Exception]]:
+        """Return what must hold of both sides: conditions, and the errors to raise where they do not."""
+        return self.x.reads.required + self.y.reads.required
+
     def record(self, metric: Metric) -> Result:
         """Return a metric's record. Where reads are deferred, its numbers are those of `distsim.metrics.reads`."""
         if metric.view == "channels":
@@ -172,7 +177,7 @@ class Pair:
                 spans["k_x"], spans["k_y"] = metric.kept(self._channels)
             return self._record(measured, x.n, (x.columns, y.columns), spans)
         if metric.view == "kernel":
-            kernels = self._kernels
+            kernels = self.kernels
             try:
                 measured = _measured(metric, kernels)
             except Unresolved:
@@ -214,7 +219,7 @@ class Pair:
         return ChannelPair(self.x.channels, self.y.channels, self.cross, self.reads)
 
     @cached_property
-    def _kernels(self) -> KernelPair:
+    def kernels(self) -> KernelPair:
         # the bound of `fast` holds for LAPACK's float32 eigenvalues; cuSOLVER's lost 3.6e-3, and were no faster
         fast = self.fast and self.x.device == "cpu"
         return KernelPair(self.x.kernel, self.y.kernel, fast, self.qdwh, self.workspace, self.reads)
@@ -231,7 +236,7 @@ class Draft:
         self.metrics = metrics
         self.wrong: dict[str, list[Assumption]] = {}
         self._pair = replace(pair, y=pair.y.bare)
-        self._required = pair.x.reads.required + pair.y.reads.required
+        self._required = pair.required
         self._records: dict[str, Result] = {}
         self._assumed: dict[str, list[Assumption]] = {}
         self._read: tuple[Any, ...] | None = None

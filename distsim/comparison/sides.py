@@ -101,6 +101,12 @@ class Side:
     kernel: KernelSide | None = None
 
 
+class Collector(Protocol):
+    """What gets the panels of all sources, one after the other."""
+
+    def add(self, panels: tuple["Slab", ...]) -> None: ...
+
+
 class Held:
     """A layer that was read and centred once and is kept in memory."""
 
@@ -116,11 +122,13 @@ def collect(
     device: str = "cpu",
     workspace: Workspace | None = None,
     reads: Sequence[Reads] | None = None,
+    also: Sequence["Collector"] = (),
 ) -> tuple[list[Side], dict[tuple[int, int], Array]]:
     """Return each network's side, and for each pair (i, j) in `crosses` the centred products of channels, (ci, cj).
 
     wanted : one for each source. A GPU whose float64 runs at full rate computes every kernel from float64 products
     reads : one for each source, also those of its side; None: all numbers are read at once
+    also : get the same panels, for further statistics
     All sources are read together and once, in panels of the first source's `panel_rows`.
     ValueError: shapes do not fit together. FloatingPointError: an activation is not finite.
     """
@@ -135,7 +143,7 @@ def collect(
         _Kernel(source.shape, replace(want, wide=want.wide or float64), workspace, read) if want.kernel else None
         for source, want, read in zip(sources, wanted, reads, strict=True)
     ]
-    products = {cross: _Cross() for cross in crosses}
+    products = {cross: Cross() for cross in crosses}
     for panels in _slabs(sources, device, workspace, reads):
         for panel, channel, kernel in zip(panels, channels, kernels, strict=True):
             if channel is not None:
@@ -144,6 +152,8 @@ def collect(
                 kernel.add(panel)
         for (i, j), product in products.items():
             product.add(panels[i], panels[j])
+        for collector in also:
+            collector.add(panels)
     sides = [
         Side(channel.side(read) if channel else None, kernel.side() if kernel else None)
         for channel, kernel, read in zip(channels, kernels, reads, strict=True)
@@ -152,7 +162,7 @@ def collect(
 
 
 @dataclass(frozen=True)
-class _Slab:
+class Slab:
     """Some columns x of a panel, as x = A + shift."""
 
     A: Array  # (n, features), float32 or float64; constant columns are zero
@@ -167,14 +177,18 @@ class _Slab:
         """Return A as (n·pixels, c)."""
         return self.A.reshape((-1, self.channels))
 
+    def of(self, examples: Array) -> "Slab":
+        """Return these examples of the panel, (m,) indices, less the same means."""
+        return replace(self, A=array_namespace(self.A).take(self.A, examples, axis=0))
+
 
 def _slabs(
     sources: Sequence[LayerSource | Held], device: str, workspace: Workspace, reads: Sequence[Reads]
-) -> Iterator[tuple[_Slab, ...]]:
+) -> Iterator[tuple[Slab, ...]]:
     """Yield the same pixels of all sources, as many at a time as have about `COLUMNS` features of the first."""
     rows, pixels = sources[0].panel_rows, max(1, COLUMNS // sources[0].shape[-1])
 
-    def of(source: LayerSource | Held, name: str, read: Reads) -> Iterator[_Slab]:
+    def of(source: LayerSource | Held, name: str, read: Reads) -> Iterator[Slab]:
         if isinstance(source, Held):
             yield from source.slabs
             return
@@ -207,7 +221,7 @@ def _narrow(shape: tuple[int, ...]) -> bool:
     return shape[0] * float(np.prod(shape)) >= NARROW
 
 
-def _centred(part: Array, source: LayerSource, workspace: Workspace, name: str, reads: Reads) -> _Slab:
+def _centred(part: Array, source: LayerSource, workspace: Workspace, name: str, reads: Reads) -> Slab:
     """Subtract the columns' means, in float64 or, if `_narrow` allows it for the whole layer, in float32.
 
     The means are exact in float64. They are rounded to the dtype before they are subtracted, so that the difference of
@@ -239,7 +253,7 @@ def _centred(part: Array, source: LayerSource, workspace: Workspace, name: str, 
         A[:, constant] = 0.0
         rest[constant] = 0.0
     shift = xp.astype(shift, xp.float64).reshape((-1, c))
-    return _Slab(A, shift, rest.reshape((-1, c)), ~constant, c, unit)
+    return Slab(A, shift, rest.reshape((-1, c)), ~constant, c, unit)
 
 
 class _Channels:
@@ -251,21 +265,21 @@ class _Channels:
         self._shifts: list[Array] = []
         self._rests: list[Array] = []
 
-    def add(self, slab: _Slab) -> None:
+    def add(self, slab: Slab) -> None:
         self._n, self._unit = slab.A.shape[0], slab.unit
-        self._within = self._within + _products(slab.rows, None)
+        self._within = self._within + product_of(slab.rows, None)
         self._shifts.append(slab.shift)
         self._rests.append(slab.rest)
 
     def side(self, reads: Reads) -> ChannelSide:
         xp = array_namespace(self._within)
         shift, rest = xp.concat(self._shifts), xp.concat(self._rests)
-        mean, D = _between(shift, rest, self._unit)
+        mean, D = between(shift, rest, self._unit)
         products = self._within + self._n * (rest.T @ D + D.T @ rest + D.T @ D)
         return ChannelSide(self._n * shift.shape[0], mean, products, reads)
 
 
-class _Cross:
+class Cross:
     """Sums for the cross-covariance of two networks' channels."""
 
     def __init__(self) -> None:
@@ -273,19 +287,19 @@ class _Cross:
         self._n, self._units = 0, (EPS, EPS)
         self._means: list[tuple[Array, Array, Array, Array]] = []
 
-    def add(self, x: _Slab, y: _Slab) -> None:
+    def add(self, x: Slab, y: Slab) -> None:
         self._n, self._units = x.A.shape[0], (x.unit, y.unit)
-        self._within = self._within + _products(x.rows, y.rows)
+        self._within = self._within + product_of(x.rows, y.rows)
         self._means.append((x.shift, x.rest, y.shift, y.rest))
 
     def total(self) -> Array:
         xp = array_namespace(self._within)
         shift_x, rest_x, shift_y, rest_y = (xp.concat(list(parts)) for parts in zip(*self._means, strict=True))
-        Dx, Dy = _between(shift_x, rest_x, self._units[0])[1], _between(shift_y, rest_y, self._units[1])[1]
+        Dx, Dy = between(shift_x, rest_x, self._units[0])[1], between(shift_y, rest_y, self._units[1])[1]
         return self._within + self._n * (rest_x.T @ Dy + Dx.T @ rest_y + Dx.T @ Dy)
 
 
-def _between(shift: Array, rest: Array, unit: float) -> tuple[Array, Array]:
+def between(shift: Array, rest: Array, unit: float) -> tuple[Array, Array]:
     """Return the channels' means over all pixels (c,), and each pixel's shift minus these (pixels, c).
 
     The second is exactly zero for a channel whose pixels differ by no more than rounding.
@@ -297,7 +311,7 @@ def _between(shift: Array, rest: Array, unit: float) -> tuple[Array, Array]:
     return mean, xp.where(is_constant(xp.max(xp.abs(D), axis=0), mean, unit), xp.zeros_like(D), D)
 
 
-def _products(X: Array, Y: Array | None) -> Array:
+def product_of(X: Array, Y: Array | None) -> Array:
     """Return XᵀY, or XᵀX if Y is None, summed in float64."""
     xp = array_namespace(X)
     total: Array = 0.0
@@ -323,7 +337,7 @@ class _Kernel:
         self._gram: Array | None = None
         self._unit = EPS
 
-    def add(self, slab: _Slab) -> None:
+    def add(self, slab: Slab) -> None:
         A, xp = slab.A, array_namespace(slab.A)
         if self._gram is None:
             more = A.shape[1] if self._reads.deferred else self._reads.count(slab.varies)
@@ -344,7 +358,7 @@ class _Kernel:
         for start in range(0, A.shape[1], self._n):
             self._gram += self._product(xp.astype(A[:, start : start + self._n], xp.float64))
 
-    def _keep(self, slab: _Slab, more: int) -> None:
+    def _keep(self, slab: Slab, more: int) -> None:
         """Keep the `more` columns that vary, exactly centred."""
         A, rest, xp = slab.A, slab.rest.reshape((-1,)), array_namespace(slab.A)
         if self._features is None:

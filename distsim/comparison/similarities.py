@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from distsim.comparison.pair import Result
-from distsim.metrics.null import Null
+from distsim.metrics.null import Null, largest
 from distsim.metrics.registry import METRICS
 
 T = TypeVar("T")
@@ -62,6 +62,35 @@ class Similarities:
             f"{len(doubtful)} of {len(self.rows)} similarities should be read with care, among them "
             f"{first['metric']} of {first['layer_x']} and {first['layer_y']}: {first['warning']}. The table's column "
             "warning says which and why"
+        )
+
+    @cached_property
+    def best_by_chance(self) -> dict[str, tuple[float, ...]]:
+        """Return what the best of y's layers has by chance, for each layer of x; by metric.
+
+        Whoever looks for the best of many layers finds a larger value by chance than any one layer has. It is known for
+        CKA and unbiased CKA. Layers are taken for independent; those of a network are not, so that theirs is less.
+        """
+        found: dict[str, tuple[float, ...]] = {}
+        for metric in self.metrics:
+            nulls: dict[str, list[Null]] = {name: [] for name in self.layers_x}
+            for row in self.rows:
+                mean, sd = row.get("null"), row.get("null_sd")
+                if row["metric"] == metric and mean is not None and sd is not None:
+                    nulls[row["layer_x"]].append(Null(mean, sd))
+            if all(nulls.values()):
+                found[metric] = tuple(largest(of_layer) for of_layer in nulls.values())
+        return found
+
+    @property
+    def said_of_the_best(self) -> str:
+        """Return a sentence on what the best of many layers has by chance, or "" if nothing is known of it."""
+        if not self.best_by_chance or len(self.layers_y) < 2:
+            return ""
+        parts = [f"{metric} {min(of):.2f} to {max(of):.2f}" for metric, of in self.best_by_chance.items()]
+        return (
+            f"the best of {len(self.layers_y)} layers has by chance, for one layer of x or another, at most "
+            f"{', '.join(parts)}"
         )
 
     @cached_property

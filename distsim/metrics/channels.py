@@ -29,11 +29,14 @@ class ChannelSide:
     mean: Array  # (p,)
     products: Array  # (p, p) float64, XᵀX of the centred columns
     reads: Reads = field(default=NOW, compare=False, repr=False)
+    # of a side without some examples: the side with all of them, whose number of directions `kept` is taken over
+    whole: "ChannelSide | None" = field(default=None, compare=False, repr=False)
 
     @Cached
     def now(self) -> "ChannelSide":
         """Return this side with numbers that are read at once."""
-        return replace(self, reads=NOW) if self.reads.deferred else self
+        whole = self.whole and self.whole.now
+        return replace(self, reads=NOW, whole=whole) if self.reads.deferred else self
 
     @property
     def columns(self) -> int:
@@ -132,14 +135,17 @@ class ChannelSide:
     def kept(self, variance: float) -> Number:
         """Return k, the fewest principal directions of X that hold this share of its variance; 0 if it has none.
 
-        k is the smallest with Σσ²[:k] / Σσ² ≥ variance, and at most the rank.
+        k is the smallest with Σσ²[:k] / Σσ² ≥ variance, and at most the rank. Without some examples it is that of all.
         """
         if self.all_dead:
             return 0
         values, _ = self._principal
         xp = array_namespace(values)
-        share = running_sum(values) / xp.sum(values)
-        k = least(self.reads.count(share < variance - self.columns * EPS) + 1, self.rank)
+        if self.whole is not None:
+            k = least(self.whole.kept(variance), self.rank)
+        else:
+            share = running_sum(values) / xp.sum(values)
+            k = least(self.reads.count(share < variance - self.columns * EPS) + 1, self.rank)
         # an eigenvalue of the unscaled products may be rounding although the rank after scaling counts its direction
         return least(k, rank_of_products(values, self.reads))
 

@@ -15,11 +15,11 @@ from distsim.metrics.channels import centred
 from distsim.metrics.linalg import by_both, cholesky, congruence, eigvalsh, inner
 from distsim.metrics.polar import Enclosure, enclosed, on_full_rate
 from distsim.metrics.reads import NOW, Cached, Number, Reads, last, read
-from distsim.metrics.rounding import EPS, EPS32, is_constant, least_pivot, rank_of_gram
+from distsim.metrics.roots import as_dtype, root_sum, sum_of_roots
+from distsim.metrics.rounding import EPS, is_constant, least_pivot, rank_of_gram
 
 SMALL = 512  # up to this size singular values come from an SVD; above, from an eigenproblem, which is 10 times faster
 TAIL = 1e-4  # share of the trace that `fast` leaves out when it takes leading eigenvectors
-LOST = {"float64": 3e-7, "float32": 2e-4}  # share of a sum of singular values that squares of this dtype may lose
 
 
 class Unresolved(Exception):
@@ -40,12 +40,23 @@ class KernelSide:
     unit: float = EPS  # relative rounding of the products whose sum the Gram matrix is
     narrow: bool = False  # features are float32 values, and so many that their products are taken in float32
     reads: Reads = field(default=NOW, compare=False, repr=False)
+    # of a side with its examples in another order: the side itself, and the order
+    permuted: tuple["KernelSide", Array] | None = field(default=None, compare=False, repr=False)
+
+    def in_order(self, order: Array) -> "KernelSide":
+        """Return this side with its examples in another order, (n,). What the order does not change is kept."""
+        xp = array_namespace(self.gram if self.features is None else self.features)
+        features = None if self.features is None else xp.take(self.features, order, axis=0)
+        gram = None if self.gram is None else xp.take(xp.take(self.gram, order, axis=0), order, axis=1)
+        return replace(self, features=features, gram=gram, permuted=(self, order))
 
     @Cached
     def now(self) -> "KernelSide":
         """Return this side with numbers that are read at once, and without constant features."""
         if not self.reads.deferred:
             return self
+        if self.permuted is not None:
+            return self.permuted[0].now.in_order(self.permuted[1])
         varies = None if self.features is None else read(self._varies)
         if varies is None or varies.all():
             return replace(self, reads=NOW)
@@ -63,11 +74,15 @@ class KernelSide:
         """Return whether no feature is constant, which only a side whose reads are deferred has."""
         if self.features is None or not self.reads.deferred:
             return True
+        if self.permuted is not None:
+            return self.permuted[0].varied
         return self.reads.decide(array_namespace(self.features).all(self._varies), likely=True)
 
     @Cached
     def trace(self) -> Number:
         """Return ‖X‖²_F = tr K. Undefined: no variance."""
+        if self.permuted is not None:
+            return self.permuted[0].trace
         if self.features is not None:
             xp = array_namespace(self.features)
             value = self.reads.number(xp.sum(self.features * self.features))
@@ -81,15 +96,17 @@ class KernelSide:
     @Cached
     def norm(self) -> Number:
         """Return ‖K‖_F = ‖XᵀX‖_F."""
+        if self.permuted is not None:
+            return self.permuted[0].norm
         if self.features is None:
             return _norm(self.gram, self.reads)
         F = self.narrow_features if self.narrow else self.features
-        return _norm(_as(F.T @ F, "float64"), self.reads)
+        return _norm(as_dtype(F.T @ F, "float64"), self.reads)
 
     @Cached
     def narrow_features(self) -> Array:
         """Return the features as float32, (n, p)."""
-        return _as(self.features, "float32")
+        return as_dtype(self.features, "float32")
 
     @Cached
     def full_gram(self) -> Array:
@@ -103,11 +120,20 @@ class KernelSide:
         return array_namespace(self.features).sum(self.features * self.features, axis=1)
 
     @Cached
+    def squares_of_diagonal(self) -> Number:
+        """Return Σ Kᵢᵢ²."""
+        if self.permuted is not None:
+            return self.permuted[0].squares_of_diagonal
+        return self.reads.number(array_namespace(self.diagonal).sum(self.diagonal**2))
+
+    @Cached
     def factor(self) -> Array:
         """Return F (n, r) with FFᵀ = K: the features, or V√Λ from the eigenvectors V and eigenvalues Λ of K."""
         if self.features is not None:
             return self.features
         xp = array_namespace(self.gram)
+        if self.permuted is not None:
+            return xp.take(self.permuted[0].factor, self.permuted[1], axis=0)
         values, vectors = xp.linalg.eigh(self.gram)
         keep = rank_of_gram(values, self.unit, self.reads)
         return last(vectors, keep, axis=1) * xp.sqrt(last(values, keep))
@@ -147,6 +173,8 @@ class KernelSide:
     @Cached
     def regular(self) -> bool:
         """Return whether K has a `cholesky`. A factorisation in float32 decides it where that leaves no doubt."""
+        if self.permuted is not None:
+            return self.permuted[0].regular
         if self.unit > EPS and "cholesky" not in self.__dict__:
             xp = array_namespace(self.gram)
             C = cholesky(xp.astype(self.gram, xp.float32) + _as_of(self.lift, xp.float32), self.reads)
@@ -156,7 +184,7 @@ class KernelSide:
 
     def _stands_out(self, C: Array, floor: float) -> bool:
         xp = array_namespace(C)
-        smallest = self.reads.number(_as(xp.min(xp.linalg.diagonal(C)), "float64")) ** 2
+        smallest = self.reads.number(as_dtype(xp.min(xp.linalg.diagonal(C)), "float64")) ** 2
         largest = self.reads.number(xp.max(xp.linalg.diagonal(self.full_gram)))
         return self.reads.decide(smallest > max(least_pivot(self.unit), floor) * largest, likely=True)
 
@@ -187,7 +215,7 @@ class KernelPair:
     def cross(self) -> Array:
         """Return FxᵀFy for the two sides' factors. It is XᵀY if both sides are kept as features."""
         if self.narrow:
-            return _as(self.x.narrow_features.T @ self.y.narrow_features, "float64")
+            return as_dtype(self.x.narrow_features.T @ self.y.narrow_features, "float64")
         return self.x.factor.T @ self.y.factor
 
     @property
@@ -252,13 +280,13 @@ class KernelPair:
                 return self._by_leading()
         if (x.features is None) != (y.features is None) and narrow:
             regular = (x if x.features is None else y).regular
-            total = _roots(self._squares(), reads=self.reads) if regular else None
+            total = sum_of_roots(self._squares(), reads=self.reads) if regular else None
             if total is not None:
                 return total
         if narrow:
             raise Unresolved
         if not small and (x.features is not None or y.features is not None):
-            total = _roots(self._squares(), self.narrow, self.reads)
+            total = sum_of_roots(self._squares(), self.narrow, self.reads)
             if total is None and self.narrow:
                 return replace(self, x=replace(x, narrow=False)).nuclear
             if total is not None:
@@ -278,7 +306,7 @@ class KernelPair:
         return congruence(C, L, self.workspace)
 
     def _by_cholesky(self, C: Array) -> Number | None:
-        total = _roots(self._lifted(C), reads=self.reads)
+        total = sum_of_roots(self._lifted(C), reads=self.reads)
         return None if total is None else total - self._lifted_null
 
     def _by_leading(self) -> Number:
@@ -288,7 +316,7 @@ class KernelPair:
         return self._root_sum(eigvalsh((squares + squares.T) / 2))
 
     def _root_sum(self, values: Array) -> Number:
-        return self.reads.number(_root_sum(values))
+        return self.reads.number(root_sum(values))
 
     def _squares(self) -> Array:
         """Return the smaller symmetric matrix whose eigenvalues are the squared singular values of XᵀY."""
@@ -316,6 +344,9 @@ def _root(side: KernelSide) -> tuple[Array, bool]:
 
     Unresolved: K is of float32 products, and too close to singular.
     """
+    if side.permuted is not None:
+        F, lifted = _root(side.permuted[0])
+        return array_namespace(F).take(F, side.permuted[1], axis=0), lifted
     if side.features is None and side.cholesky is not None:
         return side.cholesky, True
     if side.unit > EPS:
@@ -323,77 +354,9 @@ def _root(side: KernelSide) -> tuple[Array, bool]:
     return side.factor, False
 
 
-def _as(A: Array, dtype: str) -> Array:
-    xp = array_namespace(A)
-    return xp.astype(A, getattr(xp, dtype), copy=False)
-
-
 def _as_of(value: Number, dtype: Any) -> Number:
     """Return a number as it is, and one whose read is deferred in this dtype."""
     return value if isinstance(value, float) else array_namespace(value).astype(value, dtype)
-
-
-def _roots(squares: Array, of_narrow: bool = False, reads: Reads = NOW) -> Number | None:
-    """Return the sum of the roots of a symmetric matrix's eigenvalues, read from its lower triangle.
-
-    Returns None if rounding of the small eigenvalues may cost more than `LOST`.
-    of_narrow : the squares are float64, but of a matrix of float32 products
-    """
-    eigenvalues = eigvalsh(squares)
-    xp = array_namespace(eigenvalues)
-    dtype = str(eigenvalues.dtype).rpartition(".")[2]
-    unit, values = float(xp.finfo(eigenvalues.dtype).eps), _as(eigenvalues, "float64")
-    total, doubt = reads.number(_root_sum(values)), reads.number(_doubt(values, unit))
-    if of_narrow:
-        doubt = doubt + reads.number(_product_doubt(values))
-    if reads.decide(doubt <= LOST[dtype] * total, likely=True):
-        return total
-    if of_narrow:
-        return None
-    # take the small ones for zero if a gap separates them, and if the sum would hardly change were they not
-    small = values <= 16 * unit * values[-1]
-    gap = not reads.decide(xp.any(~small & (values < 1.6e5 * unit * values[-1])), likely=False)
-    rest = reads.number(_root_sum(xp.where(small, xp.zeros_like(values), values)))
-    hidden = reads.count(small) * reads.number(_moved(values, unit)) ** 0.5
-    return rest if gap and reads.decide(hidden <= LOST[dtype] * rest, likely=True) else None
-
-
-def _root_sum(values: Array) -> Array:
-    xp = array_namespace(values)
-    return xp.sum(xp.sqrt(xp.clip(_as(values, "float64"), 0.0, None)))
-
-
-def _doubt(values: Array, unit: float) -> Array:
-    """Return by how much rounding may have changed the sum of the roots of eigenvalues, ascending.
-
-    The exact eigenvalues cannot be negative. Rounding moves them up or down by chance. Zero eigenvalues come out
-    negative as often as positive, and the roots of the positive ones add up.
-    """
-    xp = array_namespace(values)
-    moved = _moved(values, unit)
-    shifts = moved / (2 * xp.sqrt(xp.where(values > moved, values, moved)))
-    return xp.sqrt(xp.sum(shifts * shifts)) + _root_sum(-values)
-
-
-def _product_doubt(squares: Array) -> Array:
-    """Return what rounding a square matrix's entries to float32 may add to the sum of its singular values.
-
-    The rounding acts as a random matrix. To a singular value it adds the square of its own norm over twice that value,
-    and at most its norm.
-    squares : of the singular values
-    """
-    xp = array_namespace(squares)
-    norm = 4 * EPS32 * (xp.sum(xp.clip(squares, 0.0, None)) / squares.shape[0]) ** 0.5
-    floor = norm * norm / 4
-    return xp.sum(norm * norm / (2 * xp.sqrt(xp.where(squares > floor, squares, floor))))
-
-
-def _moved(values: Array, unit: float) -> Array:
-    """Return by how much rounding of a matrix's entries and of its reduction moves most of its n eigenvalues.
-
-    A little more than the 2 to 6 times unit·λ_max/n that were measured.
-    """
-    return 8 * unit * values[-1] / int(values.shape[0])
 
 
 def kernel_side(X: Array) -> KernelSide:

@@ -5,14 +5,18 @@ norm, and the sum of squares of the diagonal. CKA is the RV coefficient of the t
 (1995) give them.
 """
 
+import math
+from collections.abc import Sequence
+from statistics import NormalDist
 from typing import NamedTuple
 
-from array_api_compat import array_namespace
+import numpy as np
 
 from distsim.metrics.arrays import Array, Undefined, both_examples
 from distsim.metrics.kernels import KernelPair, kernel_pair
 from distsim.metrics.reads import Number
 
+REACH, STEPS = 8.0, 501  # of the integral over a normal number: standard deviations, and places
 FULL = 1 - 1e-6  # a chance level above this leaves no room for a calibrated value
 LEAST = 4  # examples from which the variance is defined
 
@@ -30,6 +34,22 @@ class Null(NamedTuple):
     def calibrated(self, value: float) -> float | None:
         """Return (value - mean)/(1 - mean): 0 at chance level, 1 for equal sides. None if the mean is above `FULL`."""
         return (value - self.mean) / (1 - self.mean) if self.mean <= FULL else None
+
+
+def largest(nulls: Sequence[Null]) -> float:
+    """Return what the largest of several values is by chance: the mean of the largest of independent normal numbers.
+
+    The values of a network's layers are not independent, so theirs is less: between this and the largest mean.
+    """
+    sure = max((null.mean for null in nulls if null.sd <= 0), default=-math.inf)
+    others = [null for null in nulls if null.sd > 0]
+    if not others:
+        return sure
+    low = max(sure, min(null.mean - REACH * null.sd for null in others))
+    high = max(sure, max(null.mean + REACH * null.sd for null in others))
+    grid = np.linspace(low, high, STEPS)
+    below = np.prod([[NormalDist(null.mean, null.sd).cdf(at) for at in grid] for null in others], axis=0)
+    return high - float((grid[1] - grid[0]) * (below.sum() - (below[0] + below[-1]) / 2))
 
 
 def cka_null(X: Array, Y: Array) -> Null | None:
@@ -55,7 +75,7 @@ def of_cka(pair: KernelPair) -> Null | None:
     if x.n < LEAST:
         return None
     of_both = x.n, x.trace, y.trace, x.norm, y.norm
-    squares = [side.reads.number(array_namespace(side.diagonal).sum(side.diagonal**2)) for side in (x, y)]
+    squares = x.squares_of_diagonal, y.squares_of_diagonal
     return Null(pair.reads.later(mean, *of_both), pair.reads.later(_sd, *of_both, *squares))
 
 

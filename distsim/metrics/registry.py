@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from distsim.metrics import jackknife
 from distsim.metrics.channels import saturation
 from distsim.metrics.channels_only import cka_from_pair as cka_channels
 from distsim.metrics.channels_only import nbs_from_pair as nbs_channels
@@ -52,6 +53,8 @@ class Metric:
              numbers as they like, and get pairs whose numbers are read at once
     null     of the same arguments: what the value is by chance (distsim.metrics.null), where that is known in closed
              form; None: it is not, and sweeps permute examples
+    without  of a BlockedPair (distsim.metrics.jackknife): the values without each block of examples, where that is
+             cheaper than computing each; for the kernel view only
     ValueError: another view, or a name that is not an identifier.
     """
 
@@ -67,6 +70,7 @@ class Metric:
     enclosed: Callable[..., tuple[float, float] | None] | None = None
     deferred: bool = False
     null: Callable[..., Null | None] | None = None
+    without: Callable[..., list[float]] | None = None
 
     def __post_init__(self) -> None:
         if self.view not in VIEWS:
@@ -112,7 +116,9 @@ for _metric in (
     ),
     # the weights always come from the complete network, so that the side does not jump between iterations
     Metric("pwcca", "channels", partial(pwcca, side="first"), "PWCCA", caution=saturation, bounds=_UNIT, deferred=True),
-    Metric("cka", "kernel", cka, "CKA", caution=by_chance, bounds=_UNIT, deferred=True, null=of_cka),
+    Metric(
+        "cka", "kernel", cka, "CKA", caution=by_chance, bounds=_UNIT, deferred=True, null=of_cka, without=jackknife.cka
+    ),
     Metric("nbs", "kernel", nbs, "NBS", caution=few_rows, bounds=_UNIT, enclosed=bounds_of_pair, deferred=True),
     Metric("cosine", "output", cosine, "cosine", bounds=_UNIT, deferred=True),
     # beyond the papers
@@ -171,6 +177,7 @@ for _metric in (
         bounds=(-math.inf, 1.0),
         deferred=True,
         null=of_unbiased,
+        without=jackknife.unbiased,
     ),
     Metric(
         "procrustes",
@@ -209,6 +216,10 @@ for _metric in (
 
 # The metrics that come with distsim, in the order of tables and figures. A script's own metrics follow them, by name.
 BUILT_IN = dict(METRICS)
+# Names of the same definitions in the similarity repository (github.com/nacloos/similarity-repository), where known.
+ELSEWHERE = {"cka": "cka/kernel=linear-hsic=gretton-score=cosine"}
+FROM_SUMS = tuple(name for name, metric in BUILT_IN.items() if metric.without is not None)
+ONE_SIDED = ("dimension", "dimension_complete")  # which permuting the other side's examples does not change
 
 
 def in_order(names: Iterable[str]) -> list[str]:

@@ -68,10 +68,12 @@ def similarity_by_layer(
     chance: pd.DataFrame | None = None,
     labels: Labels | None = None,
     titles: Titles | None = None,
+    errors: bool = False,
 ) -> Figure:
     """Draw P1 Fig. 2: similarity per layer, input to output, one line per IMP iteration, one panel per problem.
 
     chance : distsim.results.tables.chance_level, drawn as a grey band if the axis reaches down to it
+    errors : draw bars of one standard error over examples to each side, where it was measured
     """
     rows = marked(summary[(summary["metric"] == metric) & (include_output | (summary["kind"] != "out"))])
     problems = _in_order(rows["problem"])
@@ -81,7 +83,7 @@ def similarity_by_layer(
     for panel, problem in zip(panels, problems, strict=True):
         of_problem = rows[rows["problem"] == problem]
         _chance_band(panel, of_problem, chance, metric)
-        _layer_lines(panel, of_problem, statistic, bands, last)
+        _layer_lines(panel, of_problem, statistic, bands, last, errors)
         panel.set_title((titles or {}).get(problem, problem))
     note(figure, rows)
     figure.supylabel(f"{label(metric, labels)} ({statistic} of runs)")
@@ -100,11 +102,13 @@ def similarity_panels(
     title: str = "",
     labels: Labels | None = None,
     titles: Titles | None = None,
+    errors: bool = False,
 ) -> Figure:
     """Draw P2 Fig. 5–7: mean similarity per layer, output included, one line per IMP iteration, one panel per metric.
 
     The axis of a panel goes from 0 to 1; metrics with values above 1 have an axis of their own.
     chance : distsim.results.tables.chance_level, drawn as a grey band
+    errors : as in `similarity_by_layer`
     """
     rows = marked(summary[(summary["problem"] == problem) & summary["metric"].isin(metrics)])
     seen = [rows[["metric", "mean"]]]  # all values that the axes must cover
@@ -119,7 +123,7 @@ def similarity_panels(
     for panel, metric in zip(panels, metrics, strict=True):
         of_metric = rows[rows["metric"] == metric]
         _chance_band(panel, of_metric, chance, metric)
-        _layer_lines(panel, of_metric, "mean", bands, last)
+        _layer_lines(panel, of_metric, "mean", bands, last, errors)
         panel.set_ylabel(textwrap.fill(label(metric, labels), 30))
     note(figure, rows)
     for panel, metric in zip(panels, metrics, strict=True):
@@ -280,7 +284,7 @@ def _accuracy_figure(
     return figure
 
 
-def _layer_lines(panel: Axes, rows: pd.DataFrame, statistic: str, bands: bool, last: int) -> None:
+def _layer_lines(panel: Axes, rows: pd.DataFrame, statistic: str, bands: bool, last: int, errors: bool = False) -> None:
     """Draw one line per iteration over the layers in their order. A missing value interrupts its line."""
     layers = rows.drop_duplicates("layer").sort_values("position")["layer"]
     for iteration, of_iteration in rows.groupby("iteration"):
@@ -290,6 +294,9 @@ def _layer_lines(panel: Axes, rows: pd.DataFrame, statistic: str, bands: bool, l
             panel.fill_between(
                 range(len(layers)), at_layer["q25"], at_layer["q75"], color=colour, alpha=0.2, linewidth=0
             )
+        if errors:
+            value, se = at_layer[statistic], at_layer["se"]
+            panel.vlines(range(len(layers)), value - se, value + se, color=colour, linewidth=0.8)
         panel.plot(range(len(layers)), at_layer[statistic], color=colour, marker="o", markersize=2.2, linewidth=1.1)
         mark(panel, range(len(layers)), at_layer, statistic, colour, "o", size=2.8)
     panel.set_xticks(range(len(layers)), layers, rotation=90)

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
+import numpy as np
 import pandas as pd
 
 from distsim.results.nulls import with_nulls
@@ -115,6 +116,8 @@ def read(folder: Path) -> Published:
     frames = {name: _table(folder / file, record["tables"].get(file)) for name, file in files.items()}
     environments = frames.pop("environments")
     frames["results"] = with_nulls(completed(frames["results"]), frames["chance"])
+    if "se" not in frames["summary"]:  # an earlier version wrote it
+        frames["summary"] = frames["summary"].assign(se=np.nan)
     parts, images, labels = tuple(record["parts"]), record.get("images", ""), record.get("labels", {})
     tables = Tables(*frames.values())
     if written == OF_OLDER:

@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from distsim import plotting, trace
+from distsim.metrics.jackknife import standard_error
 from distsim.problems import departures
 from distsim.results import figures, functional, functional_figures
 from distsim.results.tables import (
@@ -30,10 +31,10 @@ from distsim.store.commits import MARK, read_mark, undamaged
 from distsim.store.described import ComparedLayer
 from distsim.store.descriptions import labels_of
 from distsim.store.fenced import replace
-from distsim.store.paths import values_path
+from distsim.store.paths import VALUES, place_of, values_path
 from distsim.store.records import WEIGHTS_X, WEIGHTS_Y, weights_of
 
-VERSION = 4  # raise it when tables of the same values would come out differently: then written ones are made again
+VERSION = 5  # raise it when tables of the same values would come out differently: then written ones are made again
 
 
 def reduce(store: SweepStore, layers: Sequence[ComparedLayer], seed: int, again: bool = False) -> bool:
@@ -66,10 +67,10 @@ def collect(
     committed = committed or Committed.of(store)
     identity = store.identity()
     _require_one_sweep(store, committed, identity.hash)
-    similarities = long_table(_similarity_rows(store.problem, layers, committed.marks, committed.comparisons))
+    similarities = long_table(_similarity_rows(store.problem, layers, committed))
     reduced = bool(departures(identity.problem))
     networks = network_table(_network_rows(store.problem, committed.marks, reduced))
-    chance = chance_table(_chance_rows(store.problem, layers, committed.chance))
+    chance = chance_table(_chance_rows(store.problem, layers, committed))
     classes = identity.problem.classes
     functions = functional_table(functional.rows(store, committed.logits, committed.marks, classes))
     tables = Tables.of(similarities, networks, seed, chance, functions)
@@ -83,6 +84,8 @@ class Committed:
     marks: dict[NetworkId, Mark]
     comparisons: dict[tuple[NetworkId, str], list[Mark]]
     chance: dict[tuple[NetworkId, str], list[Mark]]
+    null: dict[tuple[NetworkId, str], list[Mark]]
+    se: dict[tuple[NetworkId, str], list[Mark]]
     logits: dict[NetworkId, Mark]
 
     @classmethod
@@ -90,20 +93,20 @@ class Committed:
         contents = store.contents()
         networks = {network: store.mark(network) for network in contents.networks}
         marks = {network: mark for network, mark in networks.items() if mark is not None}
-        comparisons, chance = (
-            {key: of_layer for key, of_layer in store.comparisons(kind).items() if key[0] in marks}
-            for kind in ("comparison", "chance")
+        comparison, chance, null, se = (
+            {key: of_layer for key, of_layer in store.comparisons(kind).items() if key[0] in marks} for kind in VALUES
         )
         found = {network: store.piece_mark(network, "logits") for network in contents.logits & marks.keys()}
         logits = {network: mark for network, mark in found.items() if mark is not None}
-        return cls(marks, comparisons, chance, logits)
+        return cls(marks, comparison, chance, null, se, logits)
 
     @property
     def digest(self) -> str:
         """Return a digest of all marks: equal digests stand for equal tables."""
         entries = [(network.path, mark.digest) for network, mark in self.marks.items()]
         entries += [(f"{network.path}/logits", mark.digest) for network, mark in self.logits.items()]
-        for compared, by in ((self.comparisons, ""), (self.chance, " by chance")):
+        named = (self.comparisons, ""), (self.chance, " by chance"), (self.null, " null"), (self.se, " se")
+        for compared, by in named:
             entries += [
                 (f"{n.path}/{layer}{by}", mark.digest) for (n, layer), marks in compared.items() for mark in marks
             ]
@@ -120,7 +123,8 @@ def _require_one_sweep(store: SweepStore, committed: Committed, identity: str) -
         _require(mark.identity == identity, f"{network.label} in {where} belongs to another sweep")
     for network, mark in committed.logits.items():
         _require(mark.identity == identity, f"the test logits of {network.label} in {where} belong to another sweep")
-    for what, compared in (("comparison", committed.comparisons), ("chance", committed.chance)):
+    of_values = committed.comparisons, committed.chance, committed.null, committed.se
+    for what, compared in zip(VALUES, of_values, strict=True):
         for (network, layer), marks in compared.items():
             expected = {WEIGHTS_X: weights.get(network.origin), WEIGHTS_Y: weights[network]}
             for mark in marks:
@@ -182,7 +186,8 @@ def current(store: SweepStore) -> tuple[Tables, pd.DataFrame] | None:
     contents = store.contents()
     networks = {(-1 if network.run is None else network.run, network.iteration) for network in contents.networks}
     complete = _keys(tables.networks.fillna({"run": -1}), "run", "iteration") == networks
-    for table, compared in ((tables.similarities, contents.comparisons), (tables.chance, contents.chance)):
+    permuted = {key: contents.chance.get(key, frozenset()) | {*contents.null.get(key, {})} for key in contents.permuted}
+    for table, compared in ((tables.similarities, contents.comparisons), (tables.chance, permuted)):
         rows = {
             (network.run, network.iteration, layer, metric)
             for (network, layer), names in compared.items()
@@ -271,18 +276,42 @@ def _measured(
             yield network, named | {"metric": metric}, value
 
 
-def _similarity_rows(
-    problem: str, layers: Sequence[ComparedLayer], marks: dict[NetworkId, Mark], comparisons: Comparisons
-) -> Iterator[dict[str, Any]]:
-    for network, named, value in _measured(problem, layers, comparisons):
-        record = marks[network].values
-        yield named | {"remaining": record["remaining"], "remaining_pool": record["remaining_pool"]} | value
+def _similarity_rows(problem: str, layers: Sequence[ComparedLayer], committed: Committed) -> Iterator[dict[str, Any]]:
+    errors = {_key(named): _se(record) for _, named, record in _measured(problem, layers, committed.se)}
+    for network, named, value in _measured(problem, layers, committed.comparisons):
+        record = committed.marks[network].values
+        share = {"remaining": record["remaining"], "remaining_pool": record["remaining_pool"]}
+        yield named | share | value | {"se": errors.get(_key(named))}
 
 
-def _chance_rows(problem: str, layers: Sequence[ComparedLayer], chance: Comparisons) -> Iterator[dict[str, Any]]:
-    for _, named, result in _measured(problem, layers, chance):
-        for permutation, (value, reason) in enumerate(zip(result["values"], result["reasons"], strict=True)):
-            yield named | {"permutation": permutation, "value": value, "reason": reason}
+def _key(named: dict[str, Any]) -> tuple[Any, ...]:
+    return named["run"], named["iteration"], named["layer"], named["metric"]
+
+
+def _se(record: dict[str, Any]) -> float | None:
+    """Return the standard error from the values without each block, or None if one of them is missing."""
+    return None if None in record["values"] else standard_error(record["values"])
+
+
+def _chance_rows(problem: str, layers: Sequence[ComparedLayer], committed: Committed) -> Iterator[dict[str, Any]]:
+    """Yield a row for each permutation of each value. If one was computed twice, the first counts."""
+    seen = set()
+    pieces = [
+        (key, mark) for compared in (committed.chance, committed.null) for key, of in compared.items() for mark in of
+    ]
+    for key, mark in pieces:
+        first = _first_permutation(mark)
+        for _, named, result in _measured(problem, layers, {key: [mark]}):
+            for number, (value, reason) in enumerate(zip(result["values"], result["reasons"], strict=True), first):
+                if (place := (*_key(named), number)) not in seen:
+                    seen.add(place)
+                    yield named | {"permutation": number, "value": value, "reason": reason}
+
+
+def _first_permutation(mark: Mark) -> int:
+    """Return the number of the first permutation in a mark: 0, but of nulls."""
+    place = place_of(str(mark.provenance.get("piece", "")))
+    return place.permutations.start if place is not None else 0
 
 
 def _network_rows(problem: str, marks: dict[NetworkId, Mark], reduced: bool) -> Iterator[dict[str, Any]]:
@@ -308,17 +337,23 @@ def _provenance(committed: Committed) -> pd.DataFrame:
 
 
 def _provenance_rows(committed: Committed) -> list[dict[str, Any]]:
-    """Make one row for each row of networks, results and chance, with the same keys, and for each network's logits."""
+    """Make one row for each row of networks, results and chance, with the same keys, and for what else they rest on."""
     rows = [_provenance_row("networks", n, None, None, n.path, mark) for n, mark in committed.marks.items()]
     for n, mark in committed.logits.items():
         rows.append(_provenance_row("functional", n, None, None, f"{n.path}/logits", mark))
     kinds = ("results", "comparison", committed.comparisons), ("chance", "chance", committed.chance)
-    for table, folder, comparisons in kinds:
+    for table, folder, comparisons in (*kinds, ("chance", "null", committed.null), ("se", "se", committed.se)):
         for (network, layer), marks in comparisons.items():
-            by_metric = {metric: mark for mark in reversed(marks) for metric in mark.values}
-            for metric, mark in by_metric.items():
-                piece = values_path(network, folder, layer, mark.values).removesuffix(".json")
-                rows.append(_provenance_row(table, network, layer, metric, piece, mark))
+            by_metric = [(metric, mark) for mark in marks for metric in mark.values]
+            for metric, mark in by_metric if folder == "null" else dict(reversed(by_metric)).items():
+                piece = str(mark.provenance.get("piece", values_path(network, folder, layer, mark.values)))
+                rows.append(_provenance_row(table, network, layer, metric, piece.removesuffix(".json"), mark))
+    first = set()  # a null is of the table of its own name where the same values' first permutations are elsewhere
+    for row in rows:
+        if row["table"] == "chance":
+            key = row["run"], row["iteration"], row["layer"], row["metric"]
+            row["table"] = "null" if key in first else "chance"
+            first.add(key)
     return sorted(rows, key=lambda row: (row["table"], row["piece"], row["metric"] or ""))
 
 

@@ -60,11 +60,13 @@ SIMILARITY_COLUMNS = {
     "z": "float64",  # (value - null)/null_sd
     "calibrated": "float64",  # (value - null)/(1 - null)
     "null_of": "str",  # the network whose examples were permuted, as run=3,iteration=7; "" where there is no null
+    "se": "float64",  # standard error of the value over examples (distsim.metrics.jackknife); NaN: not measured
 }
 ADDED: dict[str, Any] = {  # columns that values written by earlier versions lack, with what stands there instead
     **dict.fromkeys(("k_x", "k_y", "effective_rank_x", "effective_rank_y", "lower", "upper")),
     **dict.fromkeys(("null", "null_sd", "z", "calibrated")),
     "null_of": "",
+    "se": None,
 }
 RANKS = ("rank_x", "rank_y")  # stores written before 0.2 have them in every row, whatever the metric
 NETWORK_COLUMNS = {
@@ -107,6 +109,7 @@ SUMMARY_COLUMNS = {
     "iteration": "int64",
     **STATISTICS,
     "warned": "int64",  # values among `count` that carry a warning
+    "se": "float64",  # median of the values' standard errors over examples; NaN: not measured
 }
 ACCURACY_COLUMNS = {"problem": "str", "iteration": "int64", **STATISTICS}
 ALL_CLASSES = ""  # the class that stands for all test images
@@ -219,7 +222,8 @@ def summarise(similarities: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
         named = dict(zip(keys, (problem, metric, layer, iteration), strict=True))
         placed = {"kind": group["kind"].iloc[0], "position": group["position"].iloc[0]}
         warned = {"warned": int(((group["warning"] != "") & group["value"].notna()).sum())}
-        rows.append(named | placed | _statistics(group["value"], group, rng) | warned)
+        se = {"se": group["se"].median() if "se" in group else np.nan}
+        rows.append(named | placed | _statistics(group["value"], group, rng) | warned | se)
     return sorted_by(_frame(rows, SUMMARY_COLUMNS), ["problem", "metric", "position", "iteration"])
 
 

@@ -1,7 +1,7 @@
 """Specifications: what to train, prune and compare, as frozen data."""
 
 from distsim.specs.canonical import canonical_json, differences, digest
-from distsim.specs.fields import MOST, UnknownField, added, names, shown
+from distsim.specs.fields import MOST, UnknownField, added, default_of, names, shown
 from distsim.specs.networks import COMPLETE, PATTERN, NetworkId
 from distsim.specs.problem import (
     Augmentation,
@@ -16,8 +16,12 @@ from distsim.specs.problem import (
 from distsim.specs.sweep import (
     AS_IS,
     CHOSEN,
+    DEFAULT_METRICS,
     FORMAT,
+    KEPT,
     MEASURES,
+    MOST_PERMUTATIONS,
+    NULL_PERMUTATIONS,
     PAPER_METRICS,
     PERMUTATIONS,
     ActivationsIn,
@@ -38,9 +42,13 @@ __all__ = [
     "AS_IS",
     "CHOSEN",
     "COMPLETE",
+    "DEFAULT_METRICS",
     "FORMAT",
+    "KEPT",
     "MEASURES",
     "MOST",
+    "MOST_PERMUTATIONS",
+    "NULL_PERMUTATIONS",
     "PAPER_METRICS",
     "PATTERN",
     "PERMUTATIONS",
@@ -67,6 +75,7 @@ __all__ = [
     "UnknownField",
     "added",
     "canonical_json",
+    "default_of",
     "differences",
     "digest",
     "names",

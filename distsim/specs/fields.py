@@ -168,6 +168,11 @@ def names(kind: Any) -> tuple[str, ...]:
     return tuple(field.name for field in _written(kind))
 
 
+def default_of(kind: Any, name: str) -> Any:
+    """Return the value of a field where new specs do not say it."""
+    return next(field.default for field in dataclasses.fields(kind) if field.name == name)
+
+
 def to_dict(spec: Any) -> dict[str, Any]:
     """Write a spec as plain JSON values. An added field is left out while it has its `absent` value."""
     tree: dict[str, Any] = {}

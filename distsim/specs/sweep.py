@@ -20,17 +20,24 @@ Precision = Literal["float32", "bfloat16", "tf32"]
 Exactness = Literal["exact", "fast"]  # of NBS: to 1e-6 of float64, or to 5e-4 (distsim.comparison.layer.Reference)
 StoredDtype = Literal["auto", "float32"]  # of activations; auto: float16 where it is safe
 Retention = Literal["reference", "all"]  # reference: a network's activations are dropped once compared
-Measure = Literal["functional"]  # beside similarities; functional: each network's logits of the test images
 ActivationsIn = Literal["store", "memory"]  # store: written once, read for each comparison; memory: never written
 Device = Literal["cpu", "cuda"]
 DeviceChoice = Literal["auto", "cpu", "cuda"]
+# Beside each value. null: the similarity by chance, at every iteration of run 0; se: its standard error over examples;
+# se_nbs: that of NBS and of other metrics that take as long for it as ten values; functional: predictions for the test
+# images, from each network's logits
+Measure = Literal["null", "se", "se_nbs", "functional"]
 
 Bits = Annotated[int, *count(16)]  # of a grey value
 
-PAPER_METRICS = ("mean_cca", "svcca", "pwcca", "cka", "nbs", "cosine")  # the default metrics
-MEASURES: tuple[Measure, ...] = ("functional",)  # the default of new studies
+PAPER_METRICS = ("mean_cca", "svcca", "pwcca", "cka", "nbs", "cosine")
+DEFAULT_METRICS = (*PAPER_METRICS, "cka_unbiased")  # of new studies
 CHANCE_ITERATIONS = (1, 10, 20)  # of run 0
 PERMUTATIONS = 5  # of the examples, for the chance level
+NULL_PERMUTATIONS = 2  # at the other iterations of run 0
+MEASURES: tuple[Measure, ...] = ("null", "se", "functional")  # of new studies
+
+MOST_PERMUTATIONS = 1000
 
 MOST_THREADS = 1024
 MOST_FUSED = 100  # runs in one step
@@ -83,11 +90,12 @@ class Extent(Spec):
 
     runs: Count
     iterations: Count
-    metrics: tuple[str, ...] = PAPER_METRICS
+    metrics: tuple[str, ...] = DEFAULT_METRICS
     retention: Retention = "reference"
     activations: ActivationsIn = "store"
-    chance: bool = True  # also compare with permuted examples, at CHANCE_ITERATIONS of run 0
+    chance: bool = True  # also compare with permuted examples, at CHANCE_ITERATIONS of run 0; False: nowhere
     measure: tuple[Measure, ...] = added(MEASURES, absent=())
+    permutations: Annotated[int, *count(MOST_PERMUTATIONS)] = added(NULL_PERMUTATIONS, absent=NULL_PERMUTATIONS)
 
     def __post_init__(self) -> None:
         check(self)
@@ -121,6 +129,16 @@ class Extent(Spec):
     def chance_networks(self) -> tuple[NetworkId, ...]:
         """Return the networks whose chance level is wanted."""
         return tuple(NetworkId(0, i) for i in CHANCE_ITERATIONS if i <= self.iterations) if self.chance else ()
+
+    @property
+    def null_networks(self) -> tuple[NetworkId, ...]:
+        """Return the networks whose examples are permuted `permutations` times."""
+        wanted = self.chance and "null" in self.measure
+        return tuple(NetworkId(0, i) for i in range(1, self.iterations + 1)) if wanted else ()
+
+
+# Fields of Extent that a store keeps as they were asked for, where nothing else is asked.
+KEPT = ("metrics", "measure", "permutations")
 
 
 @dataclass(frozen=True)

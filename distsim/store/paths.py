@@ -3,20 +3,27 @@
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from distsim.specs import PATTERN, NetworkId, digest
 from distsim.specs.layer_names import from_path, in_path
 
 Pair = tuple[NetworkId, NetworkId]
-Kind = Literal["network", "activations", "logits", "comparison", "chance", "pairs", "tables", "pair_tables", "figures"]
+Kind = (
+    Literal["network", "activations", "logits", "comparison", "chance", "null", "se"]
+    | Literal["pairs", "tables", "pair_tables", "figures"]
+)
 
 DERIVED = ("activations", "logits")  # pieces beside a network, computed from its weights
 
 _MARK = re.compile(
     rf"(?P<piece>{PATTERN}(?:/(?P<derived>{'|'.join(DERIVED)}))?)/(?P<word>COMMIT|DROPPED)(?:-(?P<generation>[1-9]\d{{0,8}}))?\.json"
 )
-_VALUES = re.compile(rf"{PATTERN}/(?P<what>comparison|chance)/(?P<layer>[^/]+)/(?P<named>[^/]+)\.json")
+# Values of one network's layer: similarities, those of permuted examples, and those without a block of the examples
+Values = Literal["comparison", "chance", "null", "se"]
+VALUES: tuple[Values, ...] = get_args(Values)
+_VALUES = re.compile(rf"{PATTERN}/(?P<what>{'|'.join(VALUES)})/(?P<layer>[^/]+)/(?P<named>[^/]+)\.json")
+_NUMBERS = re.compile(r"(?P<first>0|[1-9]\d{0,3})-(?P<last>0|[1-9]\d{0,3})")
 _PAIRS = re.compile(r"pairs/(?P<layer>[^/]+)/(?P<named>[^/]+)\.json")
 _TABLES: dict[str, Kind] = {
     "results/COMMIT.json": "tables",
@@ -40,7 +47,13 @@ class Place:
     @property
     def metrics(self) -> list[str]:
         """Return the metrics that the name of a file of values lists, sorted."""
-        return self.named.split("+")
+        return (self.named.partition(".")[0] if self.kind == "null" else self.named).split("+")
+
+    @property
+    def permutations(self) -> range:
+        """Return the numbers of the permutations in the name of a null, as in `cka+nbs.0-1`; no others have any."""
+        match = _NUMBERS.fullmatch(self.named.partition(".")[2])
+        return range(int(match["first"]), int(match["last"]) + 1) if match else range(0)
 
 
 def place_of(path: str) -> Place | None:
@@ -50,17 +63,24 @@ def place_of(path: str) -> Place | None:
         generation, dropped = int(match["generation"] or 1), match["word"] == "DROPPED"
         return Place(kind, match["piece"], NetworkId.of_match(match), generation=generation, dropped=dropped)
     if match := _VALUES.fullmatch(path):
-        what: Kind = "chance" if match["what"] == "chance" else "comparison"
-        return Place(what, path, NetworkId.of_match(match), from_path(match["layer"]), match["named"])
+        what: Any = match["what"]
+        place = Place(what, path, NetworkId.of_match(match), from_path(match["layer"]), match["named"])
+        return place if bool(place.permutations) == (what == "null") else None
     if match := _PAIRS.fullmatch(path):
         return Place("pairs", path, None, from_path(match["layer"]), match["named"])
     derived = _TABLES.get(path)
     return None if derived is None else Place(derived, path)
 
 
-def values_path(network: NetworkId, what: str, layer: str, metrics: Iterable[str]) -> str:
-    """Return the path of one layer's values. what : comparison or chance"""
-    return f"{network.path}/{what}/{in_path(layer)}/{'+'.join(sorted(metrics))}.json"
+def values_path(
+    network: NetworkId, what: str, layer: str, metrics: Iterable[str], permutations: range = range(0)
+) -> str:
+    """Return the path of one layer's values.
+
+    what : one of VALUES; permutations : the numbers of those in a null
+    """
+    numbers = f".{permutations[0]}-{permutations[-1]}" if permutations else ""
+    return f"{network.path}/{what}/{in_path(layer)}/{'+'.join(sorted(metrics))}{numbers}.json"
 
 
 def pairs_path(layer: str, pairs: Iterable[Pair], metrics: Iterable[str]) -> str:

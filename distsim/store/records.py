@@ -12,6 +12,7 @@ from typing import Any, Literal, NotRequired, TypedDict
 
 import distsim
 from distsim.comparison.pair import Result
+from distsim.metrics.jackknife import BLOCKS
 from distsim.metrics.registry import METRICS
 from distsim.specs import PERMUTATIONS, Identity, NetworkId, shown
 from distsim.specs.fields import Count, Natural, expect
@@ -64,7 +65,7 @@ class LogitsRecord(TypedDict):
 
 
 class ChanceResult(TypedDict):
-    """A metric's values for permuted examples, one for each permutation."""
+    """A metric's values for permuted examples, one for each permutation; or without a block of the examples."""
 
     values: list[float | None]
     reasons: list[str]
@@ -97,6 +98,8 @@ KINDS: dict[str, Any] = {
     "logits": LogitsRecord,
     "comparison": dict[str, Result],
     "chance": dict[str, ChanceResult],
+    "null": dict[str, ChanceResult],
+    "se": dict[str, ChanceResult],
     "pairs": PairsRecord,
     "tables": TablesRecord,
     "pair_tables": PairTablesRecord,
@@ -191,11 +194,13 @@ def _comparison(place: Place, values: dict[str, Any]) -> None:
             expect(None not in (result["rank_x"], result["rank_y"]), f"field values.{metric} has no ranks")
 
 
-def _chance(place: Place, values: dict[str, Any]) -> None:
+def _several(place: Place, values: dict[str, Any]) -> None:
+    """Check values of permuted examples, or without blocks of them: their number follows from their place."""
+    most = {"chance": PERMUTATIONS, "null": len(place.permutations), "se": BLOCKS}[place.kind]
     _require_metrics(place, values)
     for metric, result in values.items():
         counts = len(result["values"]), len(result["reasons"])
-        expect(counts == (PERMUTATIONS,) * 2, f"field values.{metric} must have {PERMUTATIONS} values, got {counts[0]}")
+        expect(counts == (most,) * 2, f"field values.{metric} must have {most} values, got {counts[0]}")
         for value, reason in zip(result["values"], result["reasons"], strict=True):
             _require_value_or_reason(f"values.{metric}", value, reason)
 
@@ -238,7 +243,9 @@ def _require_value_or_reason(field: str, value: float | None, reason: str) -> No
 _AGREES: dict[str, Callable[[Place, dict[str, Any]], None]] = {
     "network": _network,
     "comparison": _comparison,
-    "chance": _chance,
+    "chance": _several,
+    "null": _several,
+    "se": _several,
     "pairs": _pairs,
     "pair_tables": _pair_tables,
 }

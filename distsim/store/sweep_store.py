@@ -13,6 +13,8 @@
                  <network>/logits/                      a commit of its own: what it says of the test images
                  <network>/comparison/<layer>/<metrics>.json     a mark that holds its values
                  <network>/chance/<layer>/<metrics>.json         the same with permuted examples
+                 <network>/null/<layer>/<metrics>.0-1.json       permutations 0 and 1, at the other iterations
+                 <network>/se/<layer>/<metrics>.json             values without each tenth of the examples
                  pairs/<layer>/<digest>.json            networks compared with each other, a tile at a time
                  pair_results/                          tables and figures of pairs
                  results/                               tables
@@ -45,7 +47,7 @@ from distsim.store.commits import (
 )
 from distsim.store.epochs import delete_checkpoints
 from distsim.store.fenced import replace, replace_one
-from distsim.store.paths import Pair, pairs_path, place_of, values_path
+from distsim.store.paths import VALUES, Pair, pairs_path, place_of, values_path
 from distsim.store.records import LARGEST_SPEC, WEIGHTS, decode_spec, identity_in, read_record, weights_of
 from distsim.store.storage import Storage
 
@@ -67,6 +69,14 @@ class Contents:
     comparisons: dict[tuple[NetworkId, str], frozenset[str]] = field(default_factory=dict)
     chance: dict[tuple[NetworkId, str], frozenset[str]] = field(default_factory=dict)
     logits: frozenset[NetworkId] = frozenset()
+    se: dict[tuple[NetworkId, str], frozenset[str]] = field(default_factory=dict)
+    # (network, layer) -> metric -> numbers of permutations
+    null: dict[tuple[NetworkId, str], dict[str, frozenset[int]]] = field(default_factory=dict)
+
+    @property
+    def permuted(self) -> set[tuple[NetworkId, str]]:
+        """Return the networks and layers that were compared with permuted examples."""
+        return self.chance.keys() | self.null.keys()
 
 
 class SweepStore:
@@ -162,12 +172,16 @@ class SweepStore:
     def contents(self) -> Contents:
         """Return everything that is committed, from one listing of the store."""
         marks: dict[str, set[tuple[NetworkId, str, int]]] = {"COMMIT": set(), "DROPPED": set()}
-        compared: dict[str, dict[tuple[NetworkId, str], set[str]]] = {"comparison": {}, "chance": {}}
+        compared: dict[str, dict[tuple[NetworkId, str], set[str]]] = {"comparison": {}, "chance": {}, "se": {}}
+        nulls: dict[tuple[NetworkId, str], dict[str, frozenset[int]]] = {}
         for place in filter(None, map(place_of, self.storage.sizes())):
             if place.network is None:
                 continue
             if place.kind in compared:
                 compared[place.kind].setdefault((place.network, place.layer), set()).update(place.metrics)
+            elif place.kind == "null":
+                numbers = nulls.setdefault((place.network, place.layer), {})
+                numbers |= {name: numbers.get(name, frozenset()) | {*place.permutations} for name in place.metrics}
             else:
                 word = "DROPPED" if place.dropped else "COMMIT"
                 marks[word].add((place.network, place.kind, place.generation))
@@ -177,13 +191,13 @@ class SweepStore:
             for wanted in ("network", "activations", "logits")
         )
         # what is derived from a network counts only while the network is committed
-        comparisons, chance = (
+        comparisons, chance, se = (
             {key: frozenset(names) for key, names in compared[what].items() if key[0] in networks}
-            for what in ("comparison", "chance")
+            for what in ("comparison", "chance", "se")
         )
-        return Contents(
-            frozenset(networks), frozenset(activations & networks), comparisons, chance, frozenset(logits & networks)
-        )
+        null = dict(filter(lambda of_layer: of_layer[0][0] in networks, nulls.items()))
+        made = frozenset(activations & networks), comparisons, chance, frozenset(logits & networks)
+        return Contents(frozenset(networks), *made, se, null)
 
     # --- networks ----------------------------------------------------------------------------------------------------
 
@@ -287,14 +301,20 @@ class SweepStore:
     # --- comparisons -------------------------------------------------------------------------------------------------
 
     def commit_comparison(
-        self, network: NetworkId, layer: str, values: dict[str, Any], what: str = "comparison", **fields: Any
+        self,
+        network: NetworkId,
+        layer: str,
+        values: dict[str, Any],
+        what: str = "comparison",
+        permutations: range = range(0),
+        **fields: Any,
     ) -> None:
         """Commit one layer's values of one network. Values of an earlier writer stay.
 
-        what : "comparison", or "chance" for permuted examples
+        what : one of distsim.store.paths.VALUES; permutations : numbers of those in a null
         fields : identity, environment and provenance of the Mark
         """
-        self._create(values_path(network, what, layer, values), values, fields)
+        self._create(values_path(network, what, layer, values, permutations), values, dict(fields))
 
     def comparisons(
         self, what: str = "comparison", of: NetworkId | None = None
@@ -304,13 +324,18 @@ class SweepStore:
         of : only this network's; None: all
         """
         marks: dict[tuple[NetworkId, str], list[Mark]] = {}
-        for path in sorted(self.storage.sizes() if of is None else self.storage.sizes(f"{of.path}/{what}")):
+        for path, mark in self.value_marks(what, of).items():
             place = place_of(path)
-            if place is not None and place.network is not None and place.kind == what:
-                mark = read_record(self.storage, path)
-                if mark is not None:
-                    marks.setdefault((place.network, place.layer), []).append(mark)
+            if place is not None and place.network is not None:
+                marks.setdefault((place.network, place.layer), []).append(mark)
         return marks
+
+    def value_marks(self, what: str, of: NetworkId | None = None) -> dict[str, Mark]:
+        """Return path -> mark that holds values, sorted by path. Arguments and errors: see `comparisons`."""
+        paths = sorted(self.storage.sizes() if of is None else self.storage.sizes(f"{of.path}/{what}"))
+        places = {path: place_of(path) for path in paths}
+        wanted = [path for path, place in places.items() if place is not None and place.kind == what]
+        return {path: mark for path in wanted if (mark := read_record(self.storage, path)) is not None}
 
     def commit_pairs(self, layer: str, results: dict[Pair, Any], **fields: Any) -> None:
         """Commit one layer's values of pairs of networks. Values of an earlier writer stay."""
@@ -347,10 +372,8 @@ class SweepStore:
                 digests[piece] = mark.digest
                 if "layers" in mark.values:  # activations: an object store holds the same values in other objects
                     digests[piece] = dataclasses.replace(mark, objects={}).digest
-        for what in ("comparison", "chance"):
-            for (network, layer), marks in self.comparisons(what).items():
-                for mark in marks:
-                    digests[values_path(network, what, layer, mark.values)] = mark.digest
+        for what in VALUES:
+            digests |= {path: mark.digest for path, mark in self.value_marks(what).items()}
         digests |= {path: mark.digest for path, mark in self.pair_marks().items()}
         results = self.results_mark()
         for name in results.objects if results is not None else ():

@@ -1,11 +1,11 @@
 """The worker that compares networks."""
 
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Any
+from itertools import chain
+from typing import Any, NamedTuple
 
 import torch
 
@@ -14,8 +14,10 @@ from distsim.activations.layout import chunk_shape
 from distsim.activations.probe import Probe, held, layer_shapes, make_probe
 from distsim.comparison.layer import Reference, Result, compare_pairs
 from distsim.comparison.sides import InMemory, LayerSource
+from distsim.comparison.spread import Several, missing
 from distsim.data import Dataset
 from distsim.environment import check_environment, comparison_environment, free_on, provenance, threads
+from distsim.metrics.jackknife import BLOCKS, split
 from distsim.models import build
 from distsim.seeds import numpy_stream
 from distsim.specs import COMPLETE, PERMUTATIONS, NetworkId, Sweep
@@ -23,10 +25,30 @@ from distsim.store import SweepStore
 from distsim.store.activations import Reader
 from distsim.store.records import WEIGHTS, WEIGHTS_X, WEIGHTS_Y, weights_of
 from distsim.sweep.failures import attempt
-from distsim.sweep.jobs import Comparison, Job, NetworkComparison, PairJob
+from distsim.sweep.jobs import NOTHING, Comparison, Job, NetworkComparison, PairJob
 from distsim.sweep.on_device import Compared, OnDevice, Wanted
+from distsim.sweep.plan import Beside
 from distsim.tf32 import SWITCH
 from distsim.training.stepper import settle
+
+
+class Piece(NamedTuple):
+    """Values of one layer of a network, as they are committed: see `SweepStore.commit_comparison`."""
+
+    values: dict[str, Any]
+    what: str = "comparison"
+    permutations: range = range(0)
+
+
+def _by_permutation(permuted: Sequence[Mapping[str, Result]]) -> dict[str, Any]:
+    """Return metric -> its values and the reasons why there are none, of several permutations."""
+    return {
+        name: Several(
+            values=[results[name]["value"] for results in permuted],
+            reasons=[results[name]["reason"] for results in permuted],
+        )
+        for name in permuted[0]
+    }
 
 
 class ComparisonWorker:
@@ -59,12 +81,13 @@ class ComparisonWorker:
                 return self._compare_networks(job)
         failures: list[str] = []
         with threads(self.sweep.identity.threads):
-            for network, metrics in job.networks:
+            for network, _ in job.networks:
+                metrics = job.metrics_of(network)
                 of_complete = f"{job.problem}, {COMPLETE.label}, layer {job.layer}"
                 if unusable := attempt(of_complete, self._reference_for, job.layer, metrics):
                     return failures + unusable
                 label = f"{job.problem}, {network.label}, layer {job.layer}"
-                failures += attempt(label, self._compare, job, network, metrics)
+                failures += attempt(label, self._compare, job, network)
         return failures
 
     @SWITCH.float32()
@@ -73,30 +96,53 @@ class ComparisonWorker:
         with threads(self.sweep.identity.threads):
             return self._reference_for(layer, metrics).compare(self._source(network, layer))
 
-    def _compare(self, job: Comparison, network: NetworkId, metrics: tuple[str, ...]) -> None:
-        started = time.time()
+    def _compare(self, job: Comparison, network: NetworkId) -> None:
         with trace.stage("comparison", self.sweep.name, network.label, job.layer):
-            reference = self._reference_for(job.layer, metrics)
+            reference = self._reference_for(job.layer, job.metrics_of(network))
             source = self._source(network, job.layer)
-            values = self._by_chance(reference, source) if job.chance else reference.compare(source)
-            dtypes = self._reference_dtype, source.dtype
-            self._commit(network, job.layer, values, job.chance, provenance(started, time.time()), dtypes)
+            asked, started = dict(job.networks)[network], time.time()
+            for what in self._measured(reference, source, asked, job.chance, job.beside_of(network)):
+                made = provenance(started, time.time())
+                self._commit(network, job.layer, what, made, (self._reference_dtype, source.dtype))
+                started = time.time()
+
+    def _pieces(self, *asked: Any) -> list[Piece]:
+        return list(self._measured(*asked))
+
+    def _measured(
+        self, reference: Reference, source: LayerSource, metrics: tuple[str, ...], chance: bool, beside: Beside
+    ) -> Iterator[Piece]:
+        """Compute pieces of values of a layer, one after the other, from one pass over its activations.
+
+        metrics : of the values, which are those by chance if `chance` is true
+        """
+        n, seed = source.shape[0], self.sweep.identity.seed
+        numbers = [*range(PERMUTATIONS)] if chance else sorted({*chain(*(some for some, _ in beside.nulls))})
+        orders = [numpy_stream(seed, "chance", source.name, number).permutation(n) for number in numbers]
+        blocks = split(n, seed) if beside.se and n >= BLOCKS else None
+        read = reference.read(source, orders=orders, blocks=blocks)
+        if metrics and not chance:
+            yield Piece(read.results(metrics))
+        elif metrics:
+            yield Piece(_by_permutation([read.by_chance(place, metrics) for place in range(PERMUTATIONS)]), "chance")
+        for some, of in beside.nulls:
+            permuted = [read.by_chance(numbers.index(number), of) for number in some]
+            yield Piece(_by_permutation(permuted), "null", some)
+        if beside.se:
+            few = f"{BLOCKS} blocks need at least {BLOCKS} examples, there are {n}"
+            without = dict.fromkeys(beside.se, missing(few)) if blocks is None else read.without_blocks(beside.se)
+            yield Piece(dict(without), "se")
 
     def _commit(
-        self,
-        network: NetworkId,
-        layer: str,
-        values: dict[str, Any],
-        chance: bool,
-        made: dict[str, Any],
-        dtypes: tuple[str, str],
+        self, network: NetworkId, layer: str, piece: Piece, made: dict[str, Any], dtypes: tuple[str, str]
     ) -> None:
         """Commit a layer's values. made : provenance; dtypes : of both networks' activations"""
         self.store.commit_comparison(
             network,
             layer,
-            values,
-            "chance" if chance else "comparison",
+            piece.values,
+            piece.what,
+            piece.permutations,
             identity=self.sweep.identity.hash,
             environment=comparison_environment(self.sweep),
             provenance=made
@@ -109,6 +155,7 @@ class ComparisonWorker:
     def _compare_networks(self, job: NetworkComparison) -> list[str]:
         """Compare networks one by one, or layer by layer where the device's memory is too small for all layers."""
         wanted = {layer.layer: layer.all_metrics for layer in job.layers}
+        beside = {network: dict(layers) for network, layers in job.beside}
         failures: list[str] = []
         if not self._fit(wanted) or attempt("", self._prepare, wanted):
             self._on_device = None  # frees its memory
@@ -119,8 +166,8 @@ class ComparisonWorker:
             commits: list[Future[list[str]]] = []
             for network, layers in job.networks:
                 label = f"{job.problem}, {network.label}"
-                work = self._chances if job.chance else self._similarities
-                failures += attempt(label, self._compare_network, work, network, dict(layers), pool, commits, failures)
+                for work in self._work(job.chance, dict(layers), beside.get(network, {})):
+                    failures += attempt(label, self._compare_network, work, network, pool, commits, failures)
             return failures + [failure for commit in commits for failure in commit.result()]
 
     def _fit(self, wanted: Wanted) -> bool:
@@ -147,36 +194,49 @@ class ComparisonWorker:
 
     def _compare_network(
         self,
-        work: Callable[[NetworkId, Wanted], Iterator[Compared]],
+        work: Callable[[NetworkId], Iterator[Compared]],
         network: NetworkId,
-        wanted: Wanted,
         pool: ThreadPoolExecutor,
         commits: list[Future[list[str]]],
         failures: list[str],
     ) -> None:
         """Compare a network's layers, and let the pool commit their values. Layers that cannot be are in `failures`."""
-        started, chance = time.time(), work == self._chances
-        with trace.stage("comparison", self.sweep.name, network.label, f"{len(wanted)} layers"):
-            for compared in work(network, wanted):
+        started = time.time()
+        with trace.stage("comparison", self.sweep.name, network.label, "all layers"):
+            for compared in work(network):
                 label = f"{self.sweep.name}, {network.label}, layer {compared.layer}"
 
                 def finish(compared: Compared = compared, label: str = label) -> None:
-                    values, made = compared.results(), provenance(started, time.time())
+                    pieces, made = compared.results(), provenance(started, time.time())
                     dtypes = self._whole.reference(compared.layer).layer.dtype, compared.dtype
-                    of_layer = network, compared.layer, values, chance, made, dtypes
-                    commits.append(pool.submit(attempt, label, self._commit, *of_layer))
+                    for piece in pieces if isinstance(pieces, list) else [Piece(pieces)]:
+                        of_layer = network, compared.layer, piece, made, dtypes
+                        commits.append(pool.submit(attempt, label, self._commit, *of_layer))
 
                 failures += attempt(label, finish)
 
-    def _similarities(self, network: NetworkId, wanted: Wanted) -> Iterator[Compared]:
-        return self._whole.compare(network, wanted)
+    def _work(
+        self, chance: bool, wanted: Wanted, beside: Mapping[str, Beside]
+    ) -> Iterator[Callable[[NetworkId], Iterator[Compared]]]:
+        """Yield what to do with a network: compare all layers together, and measure layer by layer what else there is.
 
-    def _chances(self, network: NetworkId, wanted: Wanted) -> Iterator[Compared]:
-        """Compare a network's layers as they are permuted. Only the metrics asked for are kept."""
-        sources = self._whole.sources(network, list(wanted))
-        for layer, metrics in wanted.items():
+        chance : the values asked for are those with permuted examples
+        """
+        if wanted and not chance:
+            yield partial(self._whole.compare, wanted=wanted)
+        if beside or chance:
+            layers = list(dict.fromkeys((*(wanted if chance else ()), *beside)))
+            yield partial(self._layer_by_layer, wanted=wanted if chance else {}, beside=beside, layers=layers)
+
+    def _layer_by_layer(
+        self, network: NetworkId, wanted: Wanted, beside: Mapping[str, Beside], layers: list[str]
+    ) -> Iterator[Compared]:
+        """Measure what needs permuted examples or blocks of them. wanted : metrics whose chance level is asked for"""
+        sources = self._whole.sources(network, layers)
+        for layer in layers:
             source, reference = sources.pop(layer), self._whole.reference(layer)
-            yield Compared(layer, partial(self._by_chance, reference, source, metrics), source.dtype)
+            asked = reference, source, wanted.get(layer, ()), bool(wanted), beside.get(layer, NOTHING)
+            yield Compared(layer, partial(self._pieces, *asked), source.dtype)
 
     def _compare_pairs(self, job: PairJob) -> None:
         started = time.time()
@@ -219,26 +279,6 @@ class ComparisonWorker:
                 check_environment(self.sweep, mark.environment)
             self._checked = True
 
-    def _by_chance(
-        self, reference: Reference, source: LayerSource, metrics: Collection[str] | None = None
-    ) -> dict[str, dict[str, Any]]:
-        """Return metric -> its values with permuted examples. The permutations are the same for all networks.
-
-        metrics : None for all of the reference's
-        """
-        permuted = []
-        for number in range(PERMUTATIONS):
-            stream = numpy_stream(self.sweep.identity.seed, "chance", source.name, number)
-            order = stream.permutation(source.shape[0])
-            permuted.append(reference.compare(Permuted(source, order), metrics))
-        return {
-            name: {
-                "values": [values[name]["value"] for values in permuted],
-                "reasons": [values[name]["reason"] for values in permuted],
-            }
-            for name in permuted[0]
-        }
-
     def _reference_for(self, layer: str, metrics: tuple[str, ...]) -> Reference:
         if self._held != (layer, metrics) or self._reference is None:
             self._reference = None  # frees the old side before the new one is made
@@ -279,36 +319,3 @@ class ComparisonWorker:
         if self.dataset is None:
             raise ValueError(f"{self.sweep.name}: activations in memory need a data set, got none")
         return make_probe(self.sweep.identity, self.dataset, self.sweep.device)
-
-
-@dataclass(frozen=True)
-class Permuted:
-    """A LayerSource with its examples in another order."""
-
-    source: LayerSource
-    order: Any  # (n,) a permutation
-
-    @property
-    def name(self) -> str:
-        return self.source.name
-
-    @property
-    def kind(self) -> str:
-        return self.source.kind
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.source.shape
-
-    @property
-    def dtype(self) -> str:
-        return self.source.dtype
-
-    @property
-    def panel_rows(self) -> int:
-        return self.source.panel_rows
-
-    def panels(self, rows: int) -> Iterator[Any]:
-        for panel in self.source.panels(rows):
-            tensor = isinstance(panel, torch.Tensor)
-            yield panel[torch.as_tensor(self.order, device=panel.device) if tensor else self.order]

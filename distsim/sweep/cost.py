@@ -14,7 +14,8 @@ from distsim.activations.layout import chunk_shape
 from distsim.activations.probe import BATCH
 from distsim.comparison.sides import COLUMNS, HELD
 from distsim.data import augment
-from distsim.metrics.registry import known
+from distsim.metrics.jackknife import BLOCKS
+from distsim.metrics.registry import FROM_SUMS, known
 from distsim.models import Network, build
 from distsim.seeds import torch_stream
 from distsim.specs import Problem
@@ -75,6 +76,25 @@ def layer_cost(shape: tuple[int, ...], itemsize: int, networks: int, pairs: int,
     return total
 
 
+def beside_cost(shape: tuple[int, ...], nulls: Iterable[tuple[int, Iterable[str]]], se: Iterable[str]) -> Cost:
+    """Return the cost of what is measured beside one pair's values of a layer, from the same pass.
+
+    nulls : numbers of permutations, and the metrics that are computed with each; se : metrics with a standard error
+    """
+    total = Cost()
+    for permutations, metrics in nulls:
+        total += layer_cost(shape, 0, 0, permutations, metrics)
+    chosen = known(se)
+    n, p, c = shape[0], math.prod(shape[1:]), shape[-1]
+    if any(metric.view == "channels" for metric in chosen):  # sums over blocks of a side and of the cross-products
+        total += Cost(flops=4.0 * n * p * c, of_eigenvalues=BLOCKS * 9.0 * c**3 * 2)
+    if any(metric.name in FROM_SUMS for metric in chosen):
+        total += Cost(flops=6.0 * n**2 * BLOCKS if p >= n else 6.0 * n * p**2)
+    if costly := [metric.name for metric in chosen if metric.view == "kernel" and metric.name not in FROM_SUMS]:
+        total += layer_cost(shape, 0, 0, BLOCKS, costly) + Cost(flops=BLOCKS * 2 / 3 * min(n, p) ** 3)
+    return total
+
+
 def product_rate(device: str = "cpu", here: bool = True) -> float | None:
     """Measure FLOP/s of float64 matrix products on the device; on the CPU with the threads as they are set.
 
@@ -105,13 +125,13 @@ def _rate_on_gpu() -> float:
 def comparison_memory(shape: tuple[int, ...], panel_rows: int) -> float:
     """Return the most bytes that comparing one layer, (n, h, w, c) or (n, p), adds to a process.
 
-    These are Gram matrices and what is made of them, a panel of each network as it is stored, and a few of its columns
-    centred. Measured by bench/metrics.py, section 3.
+    These are Gram matrices, one of permuted examples among them, and what is made of them, a panel of each network as
+    it is stored, and a few of its columns centred. Measured by bench/metrics.py, section 3.
     """
     n, p = shape[0], math.prod(shape[1:])
     smaller = min(n, p)
     panel = 2 * n * math.prod(shape[2:]) * panel_rows if len(shape) == 4 else 8 * n * p
-    return 7 * 8.0 * n * smaller + 2 * (panel + 8.0 * n * min(p, COLUMNS))
+    return 8 * 8.0 * n * smaller + 2 * (panel + 8.0 * n * min(p, COLUMNS))
 
 
 def memory_on_device(shapes: Mapping[str, tuple[int, ...]], half: Collection[str]) -> float:

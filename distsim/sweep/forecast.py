@@ -11,6 +11,7 @@ from distsim.processor import busy_sentence, slow_precision
 from distsim.specs import PERMUTATIONS
 from distsim.sweep.cost import (
     Cost,
+    beside_cost,
     duration,
     images_to_train,
     layer_cost,
@@ -40,10 +41,13 @@ def comparison_forecast(busy: list[Prepared], jobs: Sequence[Comparison | Networ
             shapes[order.name, name] = (problem.probe, *shape)
     total = Cost()
     for job in itertools.chain.from_iterable(each.layers for each in jobs):
+        shape = shapes[job.problem, job.layer]
         metrics = {name for _, wanted in job.networks for name in wanted}
-        times = PERMUTATIONS if job.chance else 1
-        read = 1 + times * len(job.networks)
-        total += layer_cost(shapes[job.problem, job.layer], 2, read, read - 1, metrics)
+        pairs = sum(bool(wanted) for _, wanted in job.networks) * (PERMUTATIONS if job.chance else 1)
+        total += layer_cost(shape, 2, 1 + len(job.networks), pairs, metrics or job.all_metrics)
+        for _, beside in job.beside:
+            nulls = [(len(numbers), wanted) for numbers, wanted in beside.nulls]
+            total += beside_cost(shape, nulls, beside.se)
     sweep = busy[0].sweep
     with threads(sweep.identity.threads):
         text = total.sentence(product_rate(sweep.device, engine.here), engine.slots(busy), sweep.device)

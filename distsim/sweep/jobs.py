@@ -1,11 +1,15 @@
 """Comparisons as jobs for workers."""
 
 import itertools
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from distsim.specs import NetworkId, Sweep
 from distsim.store import Pair
+from distsim.sweep.plan import Beside
 
+NOTHING = Beside()
 MOST = 20  # networks that a job compares one after the other: a job whose worker dies begins anew
 
 
@@ -17,6 +21,7 @@ class Comparison:
     layer: str
     networks: tuple[tuple[NetworkId, tuple[str, ...]], ...]
     chance: bool = False  # compare with permuted examples
+    beside: tuple[tuple[NetworkId, Beside], ...] = ()  # what some of the networks lack beside these values
 
     @property
     def label(self) -> str:
@@ -26,7 +31,15 @@ class Comparison:
     @property
     def all_metrics(self) -> tuple[str, ...]:
         """Return the metrics of all networks, each once."""
-        return tuple(dict.fromkeys(itertools.chain.from_iterable(metrics for _, metrics in self.networks)))
+        return tuple(dict.fromkeys(itertools.chain.from_iterable(map(self.metrics_of, dict(self.networks)))))
+
+    def beside_of(self, network: NetworkId) -> Beside:
+        """Return what a network lacks beside its values."""
+        return dict(self.beside).get(network, NOTHING)
+
+    def metrics_of(self, network: NetworkId) -> tuple[str, ...]:
+        """Return all metrics of a network: of values, and of what is measured beside them."""
+        return tuple(dict.fromkeys((*dict(self.networks)[network], *self.beside_of(network).metrics)))
 
     @property
     def layers(self) -> tuple["Comparison", ...]:
@@ -41,6 +54,7 @@ class NetworkComparison:
     problem: str
     networks: tuple[tuple[NetworkId, tuple[tuple[str, tuple[str, ...]], ...]], ...]
     chance: bool = False
+    beside: tuple[tuple[NetworkId, tuple[tuple[str, Beside], ...]], ...] = ()
 
     @property
     def label(self) -> str:
@@ -55,7 +69,17 @@ class NetworkComparison:
         for network, layers in self.networks:
             for layer, metrics in layers:
                 by_layer.setdefault(layer, []).append((network, metrics))
-        return tuple(Comparison(self.problem, layer, tuple(of), self.chance) for layer, of in by_layer.items())
+        beside: dict[str, list[tuple[NetworkId, Beside]]] = {}
+        for network, of_layers in self.beside:
+            for layer, lacking in of_layers:
+                beside.setdefault(layer, []).append((network, lacking))
+                of = by_layer.setdefault(layer, [])
+                if network not in dict(of):
+                    of.append((network, ()))
+        return tuple(
+            Comparison(self.problem, layer, tuple(of), self.chance, tuple(beside.get(layer, ())))
+            for layer, of in by_layer.items()
+        )
 
 
 @dataclass(frozen=True)
@@ -90,26 +114,43 @@ def by_network(sweep: Sweep) -> bool:
 
 
 def comparisons(
-    lacking: dict[NetworkId, dict[str, tuple[str, ...]]], sweep: Sweep, slots: int, chance: bool = False
+    lacking: dict[NetworkId, dict[str, tuple[str, ...]]],
+    sweep: Sweep,
+    slots: int,
+    chance: bool = False,
+    beside: Mapping[NetworkId, dict[str, Beside]] = MappingProxyType({}),
 ) -> list[Comparison] | list[NetworkComparison]:
     """Return the missing comparisons as jobs, layer by layer or network by network.
 
     slots : comparisons at once; a layer's networks are divided among jobs if slots would idle, and so are all networks
     chance : compare with permuted examples
+    beside : what is to be measured beside, from the same pass over the activations
     """
+    networks = sorted({*lacking, *beside})
     if by_network(sweep):
-        wanted = [(network, tuple(lacking[network].items())) for network in sorted(lacking)]
+        wanted = [(network, tuple(lacking.get(network, {}).items())) for network in networks]
         size = max(1, min(-(-len(wanted) // slots), MOST))
         parts = [tuple(wanted[start : start + size]) for start in range(0, len(wanted), size)]
-        return [NetworkComparison(sweep.name, part, chance) for part in parts]
+        return [
+            NetworkComparison(
+                sweep.name,
+                part,
+                chance,
+                tuple((network, tuple(beside[network].items())) for network, _ in part if network in beside),
+            )
+            for part in parts
+        ]
     by_layer: dict[str, list[tuple[NetworkId, tuple[str, ...]]]] = {}
-    for network in sorted(lacking):
-        for layer, metrics in lacking[network].items():
-            by_layer.setdefault(layer, []).append((network, metrics))
+    for network in networks:
+        values, more = lacking.get(network, {}), beside.get(network, {})
+        for layer in [*values, *(name for name in more if name not in values)]:
+            by_layer.setdefault(layer, []).append((network, values.get(layer, ())))
     jobs = []
-    for layer, networks in by_layer.items():
-        blocks = max(1, min(len(networks), -(-slots // max(len(by_layer), 1))))
-        size = -(-len(networks) // blocks)
-        for start in range(0, len(networks), size):
-            jobs.append(Comparison(sweep.name, layer, tuple(networks[start : start + size]), chance))
+    for layer, of_layer in by_layer.items():
+        blocks = max(1, min(len(of_layer), -(-slots // max(len(by_layer), 1))))
+        size = -(-len(of_layer) // blocks)
+        for start in range(0, len(of_layer), size):
+            some = tuple(of_layer[start : start + size])
+            also = tuple((one, beside[one][layer]) for one, _ in some if layer in beside.get(one, {}))
+            jobs.append(Comparison(sweep.name, layer, some, chance, also))
     return jobs

@@ -130,7 +130,8 @@ def _begun(store: SweepStore) -> bool:
 
 def _measured(store: SweepStore, metric: str) -> bool:
     contents = store.contents()
-    compared = (*contents.comparisons.values(), *contents.chance.values())
+    compared = [*contents.comparisons.values(), *contents.chance.values(), *contents.se.values()]
+    compared += [frozenset(numbers) for numbers in contents.null.values()]
     return any(metric in names for names in compared) or bool(store.storage.sizes("pairs"))
 
 

@@ -27,7 +27,7 @@ class Compared(NamedTuple):
     """A layer's comparison. `results` returns its values, or raises what is wrong with the layer."""
 
     layer: str
-    results: Callable[[], dict[str, Any]]
+    results: Callable[[], Any]  # metric -> value, or several pieces of such values
     dtype: str  # of the activations
 
 

@@ -14,7 +14,7 @@ from distsim.metrics.registry import known, require_libraries
 from distsim.models import Layer, build
 from distsim.problems import CIFAR_CLASSES
 from distsim.processor import require_speed, slow_precision
-from distsim.specs import COMPLETE, Device, Extent, Identity, NetworkId, Problem, Sweep, names
+from distsim.specs import COMPLETE, KEPT, Device, Extent, Identity, NetworkId, Problem, Sweep, default_of, names
 from distsim.store import DamagedStore, Storage, SweepStore, problems_in
 from distsim.store.described import StoredLayer
 from distsim.store.descriptions import describe_layers, describe_metrics, stored_layers
@@ -81,6 +81,20 @@ def adapted(problem: Problem, data: str = "", *, classes: tuple[str, ...] | None
             changes["recipe"] = dataclasses.replace(problem.recipe, normalise=None)
         changes["probe_rule"] = "uniform"  # its images are sorted by class, so the first ones are not a sample
     return dataclasses.replace(problem, **changes).reduced_to(**smaller)
+
+
+def with_kept(root: Storage, problem: str, asked: dict[str, Any]) -> dict[str, Any]:
+    """Return what is asked for, with what the store was asked for last in place of each None among `KEPT`.
+
+    A store that was not asked for anything yet gets what a new study has.
+    """
+    missing = [name for name in KEPT if asked.get(name) is None]
+    try:
+        extent = SweepStore(root, problem).request().extent if missing else None
+    except (FileNotFoundError, DamagedStore):  # a damaged request is written again
+        extent = None
+    of = {name: getattr(extent, name) if extent is not None else default_of(Extent, name) for name in missing}
+    return asked | of
 
 
 def trial_resources(
@@ -266,18 +280,6 @@ def _require_memory(order: Prepared) -> None:
                 f"{order.name}: comparing layer {name} on {problem.probe:,} images takes {readable(needed)} of memory, "
                 f"but only {readable(free)} are free: use a smaller --probe"
             )
-
-
-def measured_as_before(order: Prepared, root: Storage) -> Prepared:
-    """Return the order with what its store was last asked to measure beside similarities. A new store: as it is."""
-    try:
-        before = SweepStore(root, order.name).request().extent.measure if order.name in problems_in(root) else None
-    except (FileNotFoundError, DamagedStore):
-        return order
-    if before is None:
-        return order
-    extent = dataclasses.replace(order.sweep.extent, measure=before)
-    return dataclasses.replace(order, sweep=dataclasses.replace(order.sweep, extent=extent))
 
 
 def compare_only(order: Prepared, store: SweepStore) -> Prepared | None:

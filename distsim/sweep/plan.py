@@ -2,15 +2,41 @@
 
 import itertools
 import shutil
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 
-from distsim.metrics.registry import METRICS, Metric
-from distsim.specs import COMPLETE, PERMUTATIONS, NetworkId, Sweep
+from distsim.metrics.registry import BUILT_IN, FROM_SUMS, METRICS, ONE_SIDED, Metric
+from distsim.specs import COMPLETE, PERMUTATIONS, Extent, Measure, NetworkId, Sweep
 from distsim.store import Contents, NoSpace, SweepStore
 from distsim.store.described import ComparedLayer, StoredMetric
 
 DISK_SHARE = 0.8  # share of the free space that activations may use
+
+
+@dataclass(frozen=True)
+class Beside:
+    """What one layer of a network lacks beside its similarities.
+
+    nulls  numbers of permutations, and the metrics that lack them
+    se     the metrics that lack a standard error over examples
+    """
+
+    nulls: tuple[tuple[range, tuple[str, ...]], ...] = ()
+    se: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.nulls or self.se)
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Return all metrics, each once."""
+        of_nulls = itertools.chain.from_iterable(metrics for _, metrics in self.nulls)
+        return tuple(dict.fromkeys((*of_nulls, *self.se)))
+
+    @property
+    def values(self) -> int:
+        """Return how many values there are to compute, each permutation counted; a standard error is one."""
+        return sum(len(numbers) * len(metrics) for numbers, metrics in self.nulls) + len(self.se)
 
 
 @dataclass(frozen=True)
@@ -23,14 +49,15 @@ class Missing:
     comparisons: dict[NetworkId, dict[str, tuple[str, ...]]]  # network -> layer -> metrics
     chance: dict[NetworkId, dict[str, tuple[str, ...]]] = field(default_factory=dict)  # the same, examples permuted
     logits: tuple[NetworkId, ...] = ()  # networks whose logits of the test images are missing
+    beside: dict[NetworkId, dict[str, Beside]] = field(default_factory=dict)  # network -> layer -> what else
 
     def __bool__(self) -> bool:
         return any(self.__dict__.values())
 
     @property
     def to_compare(self) -> set[NetworkId]:
-        """Return the networks that lack similarities or chance levels."""
-        return self.comparisons.keys() | self.chance.keys()
+        """Return the networks that lack similarities, chance levels, or what is measured beside them."""
+        return self.comparisons.keys() | self.chance.keys() | self.beside.keys()
 
     @property
     def reference(self) -> bool:
@@ -44,12 +71,13 @@ class Missing:
 
     @property
     def values(self) -> int:
-        """Return the number of similarities to compute, each permutation of a chance level counted."""
+        """Return the number of similarities to compute, each permutation and each standard error counted."""
         similarities, chance = (
             sum(len(metrics) for layers in lacking.values() for metrics in layers.values())
             for lacking in (self.comparisons, self.chance)
         )
-        return similarities + PERMUTATIONS * chance
+        beside = sum(layer.values for layers in self.beside.values() for layer in layers.values())
+        return similarities + PERMUTATIONS * chance + beside
 
     def without(self, given_up: Set[NetworkId]) -> "Missing":
         """Return what is left to try when these networks have failed: nothing if the complete network has."""
@@ -63,6 +91,7 @@ class Missing:
             {network: layers for network, layers in self.comparisons.items() if network not in given_up},
             {network: layers for network, layers in self.chance.items() if network not in given_up},
             tuple(network for network in self.logits if network not in given_up),
+            {network: layers for network, layers in self.beside.items() if network not in given_up},
         )
 
 
@@ -81,11 +110,13 @@ def missing(
     asked_for = [metrics[name] for name in extent.metrics]
     comparisons = _lacking(wanted, contents.comparisons, asked_for, layers)
     chance = _lacking(extent.chance_networks, contents.chance, asked_for, layers)
+    beside = _beside(sweep.extent, contents, asked_for, layers)
+    to_compare = comparisons.keys() | chance.keys() | beside.keys()
     activations: list[NetworkId] = []
     if extent.activations == "store":
         keep_all = extent.retention == "all"
-        activations += [COMPLETE] if comparisons or chance or keep_all else []
-        activations += [network for network in wanted if keep_all or network in comparisons or network in chance]
+        activations += [COMPLETE] if to_compare or keep_all else []
+        activations += [network for network in wanted if keep_all or network in to_compare]
     functional = (COMPLETE, *wanted) if "functional" in extent.measure else ()
     return Missing(
         complete=COMPLETE not in contents.networks,
@@ -94,6 +125,7 @@ def missing(
         comparisons=comparisons,
         chance=chance,
         logits=tuple(network for network in functional if network not in contents.logits),
+        beside=beside,
     )
 
 
@@ -112,6 +144,61 @@ def _lacking(
             if names := tuple(name for name in applicable if name not in done):
                 lacking.setdefault(network, {})[layer.name] = names
     return lacking
+
+
+def _beside(
+    extent: Extent, contents: Contents, metrics: Sequence[Metric | StoredMetric], layers: Sequence[ComparedLayer]
+) -> dict[NetworkId, dict[str, Beside]]:
+    """Return network -> layer -> what it lacks beside its similarities and the chance levels."""
+    wanted = [metric for metric in metrics if _se_of(metric) in extent.measure]
+    errors = _lacking(extent.networks, contents.se, wanted, layers)
+    permuted = [metric for metric in metrics if _is_permuted(metric.name)]
+    lacking: dict[NetworkId, dict[str, Beside]] = {}
+    for network in extent.networks:
+        for layer in layers:
+            nulls: tuple[tuple[range, tuple[str, ...]], ...] = ()
+            if network in extent.null_networks:
+                names = [metric.name for metric in permuted if metric.applies_to(layer.kind)]
+                nulls = tuple(_nulls(extent, contents, network, layer.name, names))
+            if beside := Beside(nulls, errors.get(network, {}).get(layer.name, ())):
+                lacking.setdefault(network, {})[layer.name] = beside
+    return lacking
+
+
+def _se_of(metric: Metric | StoredMetric) -> Measure:
+    """Return the measure that a metric's standard error belongs to."""
+    return "se_nbs" if metric.view == "kernel" and metric.name not in FROM_SUMS else "se"
+
+
+def _is_permuted(metric: str) -> bool:
+    """Return whether permutations say what a metric is by chance: no formula does, and it looks at both sides."""
+    return metric not in ONE_SIDED and not (metric in BUILT_IN and BUILT_IN[metric].null)
+
+
+def _nulls(
+    extent: Extent, contents: Contents, network: NetworkId, layer: str, metrics: Sequence[str]
+) -> Iterator[tuple[range, tuple[str, ...]]]:
+    """Yield numbers of permutations that follow each other, and the metrics that lack just these."""
+    done, by_chance = contents.null.get((network, layer), {}), contents.chance.get((network, layer), frozenset())
+    lacking: dict[range, list[str]] = {}
+    for metric in metrics:
+        numbers = set(range(extent.permutations)) - done.get(metric, frozenset())
+        if network in extent.chance_networks or metric in by_chance:
+            numbers -= set(range(PERMUTATIONS))
+        for run in _ranges(numbers):
+            lacking.setdefault(run, []).append(metric)
+    yield from ((numbers, tuple(names)) for numbers, names in lacking.items())
+
+
+def _ranges(numbers: Collection[int]) -> list[range]:
+    """Return numbers as ranges: 1, 2, 5 -> 1 to 2, 5 to 5."""
+    found: list[range] = []
+    for number in sorted(numbers):
+        if found and found[-1].stop == number:
+            found[-1] = range(found[-1].start, number + 1)
+        else:
+            found.append(range(number, number + 1))
+    return found
 
 
 @dataclass(frozen=True)

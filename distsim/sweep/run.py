@@ -74,11 +74,18 @@ def foretell(orders: list[Prepared], root: Storage, engine: Engine, say: Say = p
     _announce(busy, lacking, engine, say)
     jobs: list[Comparison | NetworkComparison] = []
     for order in busy:
-        for wanted, chance in ((lacking[order.name].comparisons, False), (lacking[order.name].chance, True)):
-            jobs += comparisons(wanted, order.sweep, engine.slots(busy), chance)
+        jobs += _jobs(order, lacking[order.name], engine.slots(busy))
     if jobs:
         say(_comparing(busy, jobs, engine))
     return True
+
+
+def _jobs(order: Prepared, lacking: Missing, slots: int) -> list[Comparison | NetworkComparison]:
+    """Return the jobs of the comparisons that are missing. slots : comparisons at once"""
+    jobs: list[Comparison | NetworkComparison] = []
+    jobs += comparisons(lacking.comparisons, order.sweep, slots, beside=lacking.beside)
+    jobs += comparisons(lacking.chance, order.sweep, slots, chance=True)
+    return jobs
 
 
 def _comparing(busy: list[Prepared], jobs: list[Comparison | NetworkComparison], engine: Engine) -> str:
@@ -107,9 +114,7 @@ def _compare(
         ready = contents.networks if order.sweep.extent.activations == "memory" else contents.activations
         if COMPLETE in ready:
             left = _left(order, stores[order.name], given_up[order.name])
-            for wanted, chance in ((left.comparisons, False), (left.chance, True)):
-                comparable = {network: layers for network, layers in wanted.items() if network in ready}
-                jobs += comparisons(comparable, order.sweep, engine.slots(busy), chance)
+            jobs += _jobs(order, left.without(left.to_compare - ready), engine.slots(busy))
     if not jobs:
         return []
     say(_comparing(busy, jobs, engine))

@@ -15,7 +15,7 @@ from distsim.environment import EnvironmentDrift, environment, require_device
 from distsim.specs import Extent, NetworkId, Sweep, canonical_json, differences
 from distsim.store import DamagedStore, Mark, Storage, SweepStore
 from distsim.store.commits import MARK, drop, read_piece, undamaged
-from distsim.store.paths import DERIVED, Place, place_of
+from distsim.store.paths import DERIVED, VALUES, Place, place_of
 from distsim.store.records import pairs_in, read_record
 from distsim.verify.derived import FIGURES, PAIR_TABLES, TABLES
 from distsim.verify.report import DAMAGED, LEFTOVER, UNREAD, Finding, Report
@@ -149,11 +149,11 @@ class _Plan:
 
     def _tables(self, reasons: dict[str, str]) -> Iterator[Action]:
         """Delete the marks of tables that were made from what is dropped: they hold its values and provenance."""
-        parts = ("/comparison/", "/chance/")
+        of_values = tuple(f"/{what}/" for what in VALUES)
         changed = [
             path
             for path in reasons
-            if path in self.networks or path.endswith("/logits") or any(part in path for part in parts)
+            if path in self.networks or path.endswith("/logits") or any(each in path for each in of_values)
         ]
         pairs = [path for path in reasons if path.startswith("pairs/")]
         for folder, because in ((TABLES, changed), (PAIR_TABLES, pairs)):
@@ -193,7 +193,7 @@ class _Plan:
             derived |= {
                 f"{start}/{kind}": why for kind in DERIVED if any(path.startswith(f"{kind}/") for path in inside)
             }
-            derived |= {f"{start}/{path}": why for path in inside if path.split("/")[0] in ("comparison", "chance")}
+            derived |= {f"{start}/{path}": why for path in inside if path.split("/")[0] in VALUES}
         dropped = {path for path in (*derived, *reasons) if path in self.networks}
         for path in self.paths:
             if path.startswith("pairs/") and dropped & self._compared(path):

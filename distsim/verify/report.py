@@ -16,6 +16,8 @@ KINDS = {  # of pieces: singular and plural
     "network's test logits": "networks' test logits",
     "comparison": "comparisons",
     "chance level": "chance levels",
+    "null": "nulls",
+    "standard error": "standard errors",
     "tile of pairs": "tiles of pairs",
     "set of tables": "sets of tables",
     "set of figures": "sets of figures",

@@ -18,7 +18,7 @@ _WRITTEN = re.compile(
     r"(?:spec|request|layers)\.json|(?:behaviour|metrics)/[^/]+\.json|pairs/[^/]+/[^/]+\.json"
     r"|(?:pair_)?results/[^/]+\.(?:json|csv|parquet|png|pdf)"
     rf"|{PATTERN}/(?:(?:(?:activations|logits)/)?(?:{_NUMBERED}|attempt-(?:[1-9]\d{{0,8}}-)?[0-9a-f]{{12}}/.+)"
-    r"|epoch/[0-9a-f]{64}[^/]*|(?:comparison|chance)/[^/]+/[^/]+\.json)"
+    r"|epoch/[0-9a-f]{64}[^/]*|(?:comparison|chance|null|se)/[^/]+/[^/]+\.json)"
 )
 
 

@@ -35,7 +35,8 @@ from distsim.verify.unfinished import unlisted
 
 ASIDE = ".damaged"  # suffix of a spec or request that repair sets aside: somebody may want to read its flags
 CHECKED = {"network": "network", "activations": "network's activations", "logits": "network's test logits"}
-VALUES = {"comparison": "comparison", "chance": "chance level", "pairs": "tile of pairs"}
+VALUES = {"comparison": "comparison", "chance": "chance level", "null": "null", "se": "standard error"}
+VALUES["pairs"] = "tile of pairs"
 ABSENT = "is missing: run the sweep script, which writes it"
 
 

@@ -899,3 +899,16 @@ def test_weights_without_a_module_of_their_own_are_named() -> None:
         "scales": "it is a parameter of the model itself, not a module's",
     }
     assert found.left_out == {"model_a": reasons}
+
+
+def test_the_best_of_many_layers_is_more_by_chance_than_any_of_them() -> None:
+    """Of models of unrelated inputs: what is found is what is said, on average over the layers of x."""
+    torch.manual_seed(0)
+    a, b = mlp(8, 8, 8), mlp(8, 8, 8)
+    inputs = torch.randn(60, 20)
+    found = compare(a, b, inputs, metrics=("cka", "cka_unbiased", "nbs"))
+    table = found.table[found.table["metric"] == "cka"]
+    assert set(found.best_by_chance) == {"cka", "cka_unbiased"}, "NBS needs permutations"
+    for best, (_, of_layer) in zip(found.best_by_chance["cka"], table.groupby("layer_x", sort=False), strict=True):
+        assert of_layer["null"].max() < best < of_layer["null"].max() + 3 * of_layer["null_sd"].max()
+    assert f"the best of {len(found.layers_y)} layers has by chance" in found.said_of_the_best

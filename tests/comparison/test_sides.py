@@ -11,7 +11,7 @@ from distsim.comparison import pair, sides
 from distsim.comparison.layer import Reference, compare_pairs
 from distsim.comparison.sides import InMemory
 from distsim.environment import threads
-from distsim.metrics import kernels
+from distsim.metrics import kernels, roots
 from distsim.metrics.arrays import Workspace
 from distsim.metrics.registry import METRICS, Metric, known, register
 from distsim.metrics.rounding import EPS, EPS32
@@ -181,7 +181,7 @@ SPECTRA: dict[str, Array] = {
 def test_roots_of_eigenvalues_are_within_bounds_or_refused(singular: Array, dtype: str, bound: float) -> None:
     Q, _ = np.linalg.qr(np.random.default_rng(0).standard_normal((600, 600)))
     half = (Q * singular).astype(dtype)
-    found = kernels._roots(half @ half.T)
+    found = roots.sum_of_roots(half @ half.T)
     assert found is None or found == pytest.approx(singular.sum(), rel=bound)
     if singular[-1] > 1e-4:
         assert found is not None, "what is clear is not refused"

@@ -7,7 +7,7 @@ import pytest
 
 from distsim.metrics import cka, cka_null, cka_unbiased
 from distsim.metrics.kernels import kernel_pair
-from distsim.metrics.null import FULL, Null, of_cka, of_unbiased
+from distsim.metrics.null import FULL, Null, largest, of_cka, of_unbiased
 from distsim.metrics.registry import METRICS
 
 from .conftest import require
@@ -123,3 +123,46 @@ def test_a_chance_level_of_one_cannot_be_calibrated():
     assert METRICS["cka"].caution(pair) == "1.00 by chance, with 8 rows, so it cannot be calibrated"
     assert Null(0.5, 0.0).z(0.7) is None
     assert Null(FULL, 0.1).calibrated(1.0) == 1
+
+
+def test_the_largest_of_several_is_that_of_drawn_numbers():
+    nulls = [Null(0.2, 0.05), Null(0.25, 0.02), Null(0.1, 0.1), Null(0.24, 0.0)]
+    rng = np.random.default_rng(0)
+    drawn = np.max([rng.normal(null.mean, null.sd, 200_000) for null in nulls], axis=0).mean()
+    assert largest(nulls) == pytest.approx(drawn, abs=1e-3)
+    assert largest(nulls[:1]) == pytest.approx(0.2)
+    assert largest(nulls[3:]) == 0.24
+
+
+def test_the_null_of_trained_layers_is_that_of_ten_thousand_permutations():
+    """Activations of a network that was trained for a few steps, before and after its first layers changed."""
+    import torch
+    from sklearn.datasets import load_digits
+
+    images, labels = load_digits(return_X_y=True)
+    images, labels = torch.tensor(images[:300] / 16.0).float(), torch.tensor(labels[:300])
+    generator = torch.Generator().manual_seed(0)
+    weights = [torch.randn(a, b, generator=generator) / a**0.5 for a, b in ((64, 40), (40, 20), (20, 10))]
+    weights = [each.requires_grad_() for each in weights]
+
+    def outputs():
+        first = torch.relu(images @ weights[0])
+        second = torch.relu(first @ weights[1])
+        return first, second, second @ weights[2]
+
+    before = [each.detach().double().numpy() for each in outputs()]
+    optimizer = torch.optim.Adam(weights, lr=0.01)
+    for _ in range(60):
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(outputs()[2], labels).backward()
+        optimizer.step()
+    after = [each.detach().double().numpy() for each in outputs()]
+    rng = np.random.default_rng(1)
+    for X, Y in zip(before, after, strict=True):
+        X, Y = X - X.mean(axis=0), Y - Y.mean(axis=0)
+        values = np.array([np.sum((X.T @ Y[order]) ** 2) for order in map(rng.permutation, [300] * 10_000)])
+        values /= np.linalg.norm(X.T @ X) * np.linalg.norm(Y.T @ Y)
+        null = cka_null(X, Y)
+        assert abs(values.mean() - null.mean) <= 3 * null.sd / 100
+        tails = np.mean((values - values.mean()) ** 4) - values.var() ** 2
+        assert abs(values.var() - null.sd**2) <= 3 * (tails / 10_000) ** 0.5

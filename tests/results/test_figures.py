@@ -169,6 +169,16 @@ def test_similarity_panels() -> None:
     assert len(panels(banded)[0].collections) == ITERATIONS
 
 
+def test_standard_errors_are_bars_of_one_to_each_side() -> None:
+    summary = tables("digits").summary.assign(se=0.03)
+    (panel,) = panels(similarity_panels(summary, "digits", ("cka",), errors=True))
+    of_first = panel.collections[0].get_segments()
+    assert len(panel.collections) == ITERATIONS
+    rows = summary[(summary["metric"] == "cka") & (summary["iteration"] == 1)].sort_values("position")
+    for (low, high), mean in zip(of_first, rows["mean"], strict=True):
+        assert (low[1], high[1]) == pytest.approx((mean - 0.03, mean + 0.03))
+
+
 def test_output_layer() -> None:
     figure = output_layer(tables("digits").summary, "digits")
     (panel,) = panels(figure)

@@ -91,7 +91,15 @@ def test_the_summary_counts_the_values_that_carry_a_warning() -> None:
     clean = sweep(np.array([0.5, 0.6]), layer="conv1_2", position=1)
     found = summarise(long_table(rows + clean))
     assert found["warned"].tolist() == [2, 0], "a missing value carries none"
-    assert list(found.columns)[-1] == "warned"
+    assert list(found.columns)[-2:] == ["warned", "se"]
+    assert found["se"].isna().all(), "nothing measured it"
+
+
+def test_the_summary_has_the_median_standard_error() -> None:
+    rows = sweep(np.array([0.5, 0.6, 0.7]))
+    for row, se in zip(rows, (0.01, 0.03, 0.02), strict=True):
+        row["se"] = se
+    assert summarise(long_table(rows))["se"].tolist() == [0.02]
 
 
 def test_rows_of_fewer_runs_than_the_problem_has_are_known() -> None:

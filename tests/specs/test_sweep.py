@@ -11,9 +11,13 @@ from distsim.cli import sweeps
 from distsim.problems import PROBLEMS
 from distsim.specs import (
     CHOSEN,
+    DEFAULT_METRICS,
+    KEPT,
+    MEASURES,
     PAPER_METRICS,
     Extent,
     Identity,
+    NetworkId,
     Problem,
     Pruning,
     Reading,
@@ -226,7 +230,7 @@ def test_the_extent_is_not_part_of_the_identity(change):
 
 
 def test_an_extent_takes_any_of_the_metrics():
-    assert Extent(1, 1).metrics == PAPER_METRICS
+    assert Extent(1, 1).metrics == DEFAULT_METRICS == (*PAPER_METRICS, "cka_unbiased")
     assert Extent(1, 1, metrics=("cka",)).metrics == ("cka",)
 
 
@@ -250,7 +254,8 @@ def test_an_extent_is_what_is_asked_for_and_else_the_problems():
 def test_every_field_of_an_extent_is_a_flag_of_the_scripts():
     flags = vars(sweeps.parser_for([PROBLEMS["digits"]], {}).parse_args([]))
     assert set(names(Extent)) <= flags.keys()
-    asked = {name: flags[name] for name in names(Extent)}
+    assert {name: flags[name] for name in KEPT} == dict.fromkeys(KEPT), "what the store was asked for last"
+    asked = {name: flags[name] for name in names(Extent) if name not in KEPT}
     assert Extent.of(PROBLEMS["digits"], **asked) == Extent.of(PROBLEMS["digits"]), (
         "the flags' defaults are the fields'"
     )
@@ -275,11 +280,23 @@ def test_a_request_is_one_object_of_the_extents_fields_and_its_own():
     assert tree == EXTENT.as_dict() | {"data": "folder:/data", "device": "cuda"}
     assert Request.from_dict(json.loads(canonical_json(tree))) == sweep.request
     assert Request.from_dict(tree | {"device": "auto"}).device == "auto"
-    for name in tree:
+    for name in tree.keys() - {"measure"}:
         with pytest.raises(TypeError, match=f"lacks {name}$"):
             Request.from_dict({other: value for other, value in tree.items() if other != name})
     with pytest.raises(UnknownField, match="request has the field 'more'"):
         Request.from_dict(tree | {"more": 1})
+
+
+def test_a_request_of_before_asks_for_nothing_beside_the_values():
+    tree = Extent(2, 3).as_dict()
+    assert tree.pop("measure") == list(MEASURES)
+    assert "permutations" not in tree
+    before = Extent.from_dict(tree)
+    assert before == Extent(2, 3, measure=())
+    assert before.as_dict() == tree
+    assert before.null_networks == ()
+    assert Extent(2, 3).null_networks == (NetworkId(0, 1), NetworkId(0, 2), NetworkId(0, 3))
+    assert Extent(2, 3, chance=False).null_networks == (), "without permuted examples there is none"
 
 
 # --- what stores of format 4 hold ---

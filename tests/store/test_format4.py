@@ -1,5 +1,6 @@
 """A store that distsim 0.1.0 wrote is read as it is, verified, and goes on."""
 
+import dataclasses
 import shutil
 import tarfile
 from pathlib import Path
@@ -64,7 +65,7 @@ def test_tables_that_are_made_anew_hold_the_same_values(store: Path, unpacked: P
         for lines in (said("digest", "--pieces", str(store)).splitlines(), DIGESTS.read_text().splitlines())
     )
     assert now == then
-    for name, added in (("results", ADDED), ("summary", ("warned",))):
+    for name, added in (("results", ADDED), ("summary", ("warned", "se"))):
         for suffix, read in ((".csv", pd.read_csv), (".parquet", pd.read_parquet)):
             made, kept = (read(root / "golden" / "results" / f"{name}{suffix}") for root in (store, unpacked))
             assert list(made.columns) == [*kept.columns, *added]
@@ -122,3 +123,19 @@ def test_without_allow_drift_it_says_what_differs(store: Path) -> None:
     assert result.status == 1
     assert "distsim: 0.2" in result.err.replace("'", "").replace('"', "")
     assert "--allow-drift" in result.err
+
+
+def test_what_is_measured_beside_its_values_is_added_and_nothing_is_rewritten(store: Path) -> None:
+    """Only if it is asked for: the store keeps its request, which knows of no measures."""
+    kept = {path: path.read_bytes() for path in (store / "golden" / "runs").rglob("*.json")}
+    one = SweepStore(Storage(store), "golden")
+    request = one.request()
+    assert request.extent.measure == ()
+    extent = dataclasses.replace(request.extent, iterations=1, measure=("null", "se"))
+    one.write_request(dataclasses.replace(request, extent=extent))
+    said("run", str(store), "--local", "--allow-drift")
+    assert {path: path.read_bytes() for path in kept} == kept
+    results = read_tables(Storage(store)).similarities
+    measured = results[(results["iteration"] == 1) & ~results["metric"].isin(["nbs"])]
+    assert measured["se"].notna().all()
+    assert results.drop(measured.index)["se"].isna().all()

@@ -14,6 +14,7 @@ from invariants import store_faults
 
 from distsim.comparison.layer import Reference
 from distsim.comparison.sides import InMemory
+from distsim.comparison.spread import Taken
 from distsim.environment import threads
 from distsim.metrics import cka
 from distsim.metrics.registry import METRICS, Metric
@@ -27,7 +28,7 @@ from distsim.specs import COMPLETE, NetworkId
 from distsim.store import Storage, SweepStore
 from distsim.store.activations import Reader
 from distsim.store.lease import StoreInUse
-from distsim.sweep.comparison_worker import ComparisonWorker, Permuted
+from distsim.sweep.comparison_worker import ComparisonWorker
 from distsim.sweep.engine import LocalEngine
 from distsim.sweep.failures import SweepFailed
 from distsim.sweep.order import Prepared, prepare, take
@@ -181,7 +182,7 @@ def test_a_value_is_that_of_the_permuted_examples(kept: Path, tables: Tables) ->
 def test_permuted_examples_of_the_same_order_are_the_same() -> None:
     X = np.random.default_rng(0).standard_normal((30, 4, 3, 2))
     source = InMemory(X, rows=2)
-    same = Permuted(source, np.arange(30))
+    same = Taken(source, np.arange(30))
     assert Reference(source, ("cka", "svcca")).compare(same) == Reference(source, ("cka", "svcca")).compare(source)
 
 

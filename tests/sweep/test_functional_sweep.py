@@ -30,7 +30,7 @@ from distsim.specs import COMPLETE, Extent, NetworkId
 from distsim.store import DamagedStore, Storage, SweepStore, logits
 from distsim.store.descriptions import layers_of
 from distsim.sweep.engine import LocalEngine
-from distsim.sweep.order import Prepared, measured_as_before, prepare, take
+from distsim.sweep.order import Prepared, prepare, take, with_kept
 from distsim.sweep.plan import missing
 from distsim.sweep.run import run
 from distsim.sweep.status import status
@@ -136,9 +136,10 @@ def test_of_a_gone_piece_only_that_piece_is_made_again(kept: Path, copy: Path) -
 def test_a_store_keeps_its_request_where_no_flag_says_otherwise(copy: Path, tmp_path: Path) -> None:
     other = tmp_path / "older"
     computed(other, ordered(measure=(), runs=1, iterations=1))
-    assert measured_as_before(ordered(), Storage(other)).sweep.extent.measure == ()
-    assert measured_as_before(ordered(measure=()), Storage(copy)).sweep.extent.measure == ("functional",)
-    assert measured_as_before(ordered(), Storage(tmp_path / "new")).sweep.extent.measure == ("functional",)
+    nothing: dict[str, Any] = {"measure": None, "permutations": None}
+    assert with_kept(Storage(other), "digits", nothing)["measure"] == ()
+    assert with_kept(Storage(copy), "digits", nothing)["measure"] == ("functional",)
+    assert with_kept(Storage(tmp_path / "new"), "digits", nothing)["measure"] == ("null", "se", "functional")
     done = outcome(lambda: cli.main(["run", str(other), "--local", "--measure", "functional"]))
     assert (done.status, done.err) == (0, "")
     assert store_in(other).contents().logits == {COMPLETE, NetworkId(0, 1)}

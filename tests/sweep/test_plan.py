@@ -24,7 +24,7 @@ from distsim.specs import (
 )
 from distsim.store import Contents, NoSpace, Storage, SweepStore
 from distsim.sweep.jobs import comparisons
-from distsim.sweep.plan import Chain, Missing, finished_with, missing, room_for_activations, wave
+from distsim.sweep.plan import Beside, Chain, Missing, finished_with, missing, room_for_activations, wave
 
 LAYERS = (Layer("conv1", "conv", "conv1"), Layer("fc1", "fc", "fc1"), Layer("out", "out", "out"))
 BOTH = tuple(name for name in PAPER_METRICS if name != "cosine")
@@ -33,7 +33,10 @@ ALL = {"conv1": BOTH, "fc1": BOTH, "out": PAPER_METRICS}
 
 def sweep_of(runs: int = 2, iterations: int = 3, **extent: Any) -> Sweep:
     problem = Problem("tiny", "digits", "lenet5", 28, 1, Recipe(epochs=1, batch_size=1), Pruning())
-    return Sweep(Identity(problem, "0"), Extent(runs, iterations, **{"chance": False, "measure": ()} | extent))
+    return Sweep(
+        Identity(problem, "0"),
+        Extent(runs, iterations, **{"metrics": PAPER_METRICS, "chance": False, "measure": ()} | extent),
+    )
 
 
 def networks(runs: int, iterations: int) -> list[NetworkId]:
@@ -281,6 +284,54 @@ def test_chance_levels_are_planned_and_keep_activations() -> None:
     assert lacking.chance == dict.fromkeys(wanted, ALL)
     assert lacking.values == 16 * PERMUTATIONS * len(wanted)
     assert finished_with(sweep, there, lacking) == [network for network in pruned if network not in wanted]
+
+
+# --- beside the values ---
+
+FREE = tuple(name for name in BOTH if name != "cka")  # whose chance no formula says
+CHEAP = tuple(name for name in BOTH if name != "nbs")
+
+
+def test_standard_errors_are_planned_for_all_networks_and_those_of_nbs_on_request() -> None:
+    there = finished(2, 3)
+    lacking = missing(sweep_of(measure=("se",)), there, LAYERS)
+    assert lacking.comparisons == lacking.chance == {}
+    assert set(lacking.beside) == lacking.to_compare == set(networks(2, 3))
+    assert all(layers["fc1"] == Beside(se=CHEAP) for layers in lacking.beside.values())
+    assert {
+        each.se for each in missing(sweep_of(measure=("se_nbs",)), there, LAYERS).beside[NetworkId(1, 2)].values()
+    } == {("nbs",)}
+    done = {(network, layer): frozenset(names) for network in networks(2, 3) for layer, names in ALL.items()}
+    assert not missing(sweep_of(measure=("se", "se_nbs")), dataclasses.replace(there, se=done), LAYERS)
+
+
+def test_nulls_are_those_of_run_0_at_every_iteration_and_chance_levels_count() -> None:
+    sweep, there = sweep_of(measure=("null",), chance=True), finished(2, 3)
+    lacking = missing(sweep, there, LAYERS)
+    assert lacking.chance.keys() == {NetworkId(0, 1)}
+    assert lacking.beside.keys() == {NetworkId(0, 2), NetworkId(0, 3)}, "iteration 1 has five permutations anyway"
+    assert lacking.beside[NetworkId(0, 2)]["conv1"] == Beside(nulls=((range(2), FREE),))
+    assert lacking.beside[NetworkId(0, 2)]["out"].metrics == (*FREE, "cosine")
+    assert lacking.without({NetworkId(0, 2)}).beside.keys() == {NetworkId(0, 3)}
+
+
+def test_more_permutations_are_only_those_that_are_missing() -> None:
+    sweep = sweep_of(measure=("null",), chance=True, permutations=20)
+    first = dict.fromkeys(FREE, frozenset({0, 1}))
+    there = dataclasses.replace(
+        finished(2, 3),
+        null={(NetworkId(0, 2), "conv1"): first | {"nbs": frozenset({0, 1, 4})}},
+        chance={(NetworkId(0, 3), "conv1"): frozenset({"svcca"})},  # of an earlier request
+    )
+    lacking = missing(sweep, there, LAYERS).beside
+    others = tuple(name for name in FREE if name != "nbs")
+    assert lacking[NetworkId(0, 1)]["conv1"].nulls == ((range(5, 20), FREE),)
+    assert lacking[NetworkId(0, 2)]["conv1"].nulls == (
+        (range(2, 20), others),
+        (range(2, 4), ("nbs",)),
+        (range(5, 20), ("nbs",)),
+    )
+    assert dict(lacking[NetworkId(0, 3)]["conv1"].nulls)[range(5, 20)] == ("svcca",)
 
 
 def test_run_10_comes_after_run_2() -> None:
