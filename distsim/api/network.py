@@ -35,7 +35,7 @@ class StudyNetwork:
     """A network of a store, as `Study.network` returns it. Each part is read on first use."""
 
     store: SweepStore
-    which: specs.NetworkId  # (run, iteration), None the complete network
+    which: specs.NetworkId
     record: dict[str, Any]  # iteration, remaining, accuracy, loss, epochs, ...
     dataset: Dataset | None = None  # the study's, where it is at hand
 
@@ -59,6 +59,12 @@ class StudyNetwork:
     @cached_property
     def problem(self) -> specs.Problem:
         return self._identity.problem
+
+    @property
+    def _whose(self) -> dict[str, Any]:
+        """Return the attributes that name another complete network and a control."""
+        complete = {"complete": self.which.complete} if self.which.complete else {}
+        return complete | ({"control": self.which.control} if self.which.control else {})
 
     @property
     def layers(self) -> list[str]:
@@ -102,7 +108,7 @@ class StudyNetwork:
             xarray.Variable(
                 DIMENSIONS[values.ndim],
                 values,
-                attributes | ({} if self.which.run is None else {"run": self.which.run}),
+                attributes | ({} if self.which.run is None else {"run": self.which.run}) | self._whose,
             ),
             coords={"example": self._examples},
             name=layer,

@@ -33,6 +33,9 @@ def run(
     retention: str = "reference",
     activations: str = "store",
     chance: bool = True,
+    control: str | list[str] | tuple[str, ...] | None = None,
+    control_runs: int | None = None,
+    complete: int = 1,
     classes: list[str] | tuple[str, ...] | None = None,
     epochs: int | None = None,
     probe: int | None = None,
@@ -64,6 +67,7 @@ def run(
         where they are kept
     storage : a folder or a URL; by default results/ and the first problem's name
     local : everything in this process, in order; False uses Ray, on this machine or at `address`
+    control : "retrain", "random", both as a list, or "none"; None: both for a new study, as before for another
     progress : True prints a line for each network, False nothing; a function gets a dictionary for each network
     The others are the flags of the sweep scripts, whose --help explains them.
 
@@ -89,24 +93,42 @@ def run(
     request = {name: plain(given[name]) for name in ("download", "pack", *specs.CHOSEN, *specs.names(specs.Extent))}
     request |= {
         "metrics": listed("metrics", metrics),
+        "control": _controls(control),
         "reading": specs.Reading(plain(skip_bad), plain(bits)),
         "device": chosen,
         "resources": trial_resources(chosen, threads, cpus, gpus),
     }
     sweeps = [_prepared(each, data, reductions, request) for each in problems]
     how = {name: given[name] for name in ("local", "address", "allow_drift", "allow_slow")}
-    return _studied(sweeps, where, progress, **how)
+    return _studied(sweeps, where, progress, control is None, **how)
 
 
-def _studied(sweeps: list[Prepared], storage: str | Path, progress: Progress, **how: Any) -> Study:
-    """Do what the store lacks of these sweeps, and return the study in it. how : as for `carry_out`"""
+def _controls(control: Any) -> tuple[str, ...] | None:
+    """Return the controls that are named; None if nothing is said. ValueError: there is no such control."""
+    if control is None:
+        return None
+    names = () if control in ("none", [], ()) else listed("control", control)
+    for name in names:
+        require_one_of("control", name, (*specs.CONTROLS, "none"))
+    if "none" in names:
+        raise ValueError(f"control: none stands alone, got {', '.join(names)}")
+    return tuple(name for name in specs.CONTROLS if name in names)
+
+
+def _studied(sweeps: list[Prepared], storage: str | Path, progress: Progress, keeps: bool, **how: Any) -> Study:
+    """Do what the store lacks of these sweeps, and return the study in it.
+
+    keeps : a study that has begun keeps the controls that it asked for. how : as for `carry_out`
+    """
     from distsim.api.study import Study
     from distsim.store import SweepStore, new_root
     from distsim.sweep.at_work import carry_out
+    from distsim.sweep.order import keeping_control
 
     say = print if progress is True else lambda line: None
     tell = functools.partial(_report, progress)
     with new_root(storage) as root:
+        sweeps = [keeping_control(root, sweep) for sweep in sweeps] if keeps else sweeps
         carry_out(sweeps, root, **how, say=say, tell=tell)
     return Study([SweepStore(root, sweep.name) for sweep in sweeps], {sweep.name: sweep.dataset for sweep in sweeps})
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from fnmatch import fnmatchcase
 from typing import Any, get_args
 
-from distsim.cli.arguments import cluster, positive, resolved_device, whole
+from distsim.cli.arguments import cluster, control_flags, positive, resolved_device, whole
 from distsim.cli.output import reported
 from distsim.cli.run import finish, foresee
 from distsim.metrics.registry import METRICS as KNOWN
@@ -99,21 +99,39 @@ def _chosen(problems: Sequence[Problem], patterns: Sequence[str] | None) -> Sequ
 
 def _orders(problems: Sequence[Problem], flags: argparse.Namespace, root: Any) -> list[Any]:
     """Return an order for each problem. Everything that needs no data is checked for all of them first."""
-    from distsim.sweep.order import adapted, checked, prepare, require_tools, require_trainable, trial_resources
+    from distsim.sweep.order import (
+        adapted,
+        checked,
+        kept_control,
+        prepare,
+        require_tools,
+        require_trainable,
+        trial_resources,
+    )
     from distsim.training.stepper import Arithmetic
 
     device = resolved_device(flags.device, flags.address)
-    asked = _values(flags, (*OF_SWEEP, *names(Extent))) | {"device": device}
+    of_extent = [name for name in names(Extent) if name != "control"]
+    asked = _values(flags, (*OF_SWEEP, *of_extent)) | {"device": device}
     asked["resources"] = trial_resources(device, flags.threads, flags.cpus, flags.gpus)
     asked["reading"] = Reading(flags.skip_bad, flags.bits)
     problems = [adapted(problem, flags.data, **_values(flags, OF_PROBLEM)) for problem in problems]
     for problem in problems:
-        extent = checked(problem, data=flags.data, **asked).extent
+        extent = checked(problem, data=flags.data, **asked, **kept_control(root, problem, flags.control)).extent
         arithmetic = Arithmetic(flags.precision, flags.deterministic, flags.compile)
         require_trainable(root, problem, extent, arithmetic, device, flags.address is None, flags.allow_slow)
     if flags.address is None:
         require_tools(device, flags.metrics)
-    return [prepare(problem, data=flags.data, download=flags.download, **asked) for problem in problems]
+    return [
+        prepare(
+            problem,
+            data=flags.data,
+            download=flags.download,
+            **asked,
+            **kept_control(root, problem, flags.control),
+        )
+        for problem in problems
+    ]
 
 
 def _values(flags: argparse.Namespace, names: Iterable[str]) -> dict[str, Any]:
@@ -130,6 +148,19 @@ def _extent_flags(parser: argparse.ArgumentParser, problems: Sequence[Problem]) 
     group.add_argument("--runs", type=whole, help=f"number of independent runs {_defaults(problems, lambda p: p.runs)}")
     group.add_argument(
         "--iterations", type=whole, help=f"prunings in each run {_defaults(problems, lambda p: p.iterations)}"
+    )
+    group.add_argument(
+        "--complete",
+        type=whole,
+        default=1,
+        metavar="K",
+        help="complete networks, each trained from another initialisation and with runs of its own; with one, bands "
+        "and intervals say nothing about others (default: %(default)s)",
+    )
+    control_flags(
+        group,
+        "(default: both for a new study; one that has begun keeps what it asked for)",
+        _defaults(problems, lambda p: p.control_runs),
     )
     group.add_argument(
         "--metrics",

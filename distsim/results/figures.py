@@ -70,7 +70,8 @@ def similarity_by_layer(
 
     chance : distsim.results.tables.chance_level, drawn as a grey band if the axis reaches down to it
     """
-    rows = marked(summary[(summary["metric"] == metric) & (include_output | (summary["kind"] != "out"))])
+    of_metric = summary[(summary["metric"] == metric) & (include_output | (summary["kind"] != "out"))]
+    rows = marked(pruned(of_metric))
     problems = _in_order(rows["problem"])
     layers = max(rows.groupby("problem")["layer"].nunique(), default=0)
     figure, panels = _grid(len(problems), width=_layer_width(layers), height=3.0, sharey=True)
@@ -102,7 +103,8 @@ def similarity_panels(
     The axis of a panel goes from 0 to 1; metrics with values above 1 have an axis of their own.
     chance : distsim.results.tables.chance_level, drawn as a grey band
     """
-    rows = marked(summary[(summary["problem"] == problem) & summary["metric"].isin(metrics)])
+    of_metrics = summary[(summary["problem"] == problem) & summary["metric"].isin(metrics)]
+    rows = marked(pruned(of_metrics))
     seen = [rows[["metric", "mean"]]]  # all values that the axes must cover
     if chance is not None:
         of_chance = chance[(chance["problem"] == problem) & chance["metric"].isin(metrics)]
@@ -168,7 +170,8 @@ def output_layer(summary: pd.DataFrame, problem: str, labels: Labels | None = No
 
     The metrics are the paper's and those that only the output layer has.
     """
-    rows = marked(_of_output(summary[summary["problem"] == problem]))
+    of_output = _of_output(summary[summary["problem"] == problem])
+    rows = marked(pruned(of_output))
     figure, (panel,) = _grid(1, width=5.2, height=3.4)
     others = [metric for metric in in_order(rows["metric"]) if metric not in METRIC_LOOKS]
     for metric, (colour, marker) in (METRIC_LOOKS | dict(zip(others, cycle(OTHER_LOOKS)))).items():
@@ -218,6 +221,11 @@ def draw_all(tables: Tables, labels: Labels | None = None) -> dict[str, Figure]:
     return dict(sorted(figures.items()))
 
 
+def pruned(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of a summary that are of pruned networks, and not of a control."""
+    return rows[rows["control"] == ""]
+
+
 def label(metric: str, labels: Labels | None = None) -> str:
     """Return a metric's label: from `labels`, else from the registry, else its name."""
     return (labels or {}).get(metric) or (metric in METRICS and METRICS[metric].label) or metric
@@ -241,7 +249,8 @@ def _accuracy_figure(
     band_name: str,
     dotted: bool = False,
 ) -> Figure:
-    accuracy, problems = marked(accuracy), _in_order(accuracy["problem"])
+    accuracy = marked(pruned(accuracy))
+    problems = _in_order(accuracy["problem"])
     figure, panels = _grid(len(problems), width=3.6 if len(problems) > 1 else 5.0, height=2.8)
     for panel, problem in zip(panels, problems, strict=True):
         rows = accuracy[accuracy["problem"] == problem]

@@ -1,12 +1,12 @@
 """Published studies: the tables of a sweep without its weights and activations.
 
 A published study is a folder. `study.json` says which sweep it is, on which machines its runs were made, and the
-SHA-256 of every table. The tables have two columns more than those of a store:
+SHA-256 of every table. The tables have a column more than those of a store:
 
-    complete     the complete network that a run starts from, from 0; networks that differ in a bit have other numbers
     environment  a row of environments.parquet: versions, processor, device and threads that a row was computed with
 
-networks.parquet also has the SHA-256 of each network's weights. No column names a host.
+Complete networks that differ in a bit have other numbers in the column `complete`. networks.parquet also has the
+SHA-256 of each network's weights. No column names a host.
 """
 
 import hashlib
@@ -33,9 +33,9 @@ LARGEST = 2**20  # bytes of study.json
 LARGEST_TABLE = 2**28
 ENVIRONMENT = ("device", "instruction_set", "blas", "machine", "threads", "torch", "numpy", "python", "distsim", "code")
 KEYS = {  # of the tables with measured values
-    "results": ["complete", "run", "iteration", "layer", "metric"],
-    "networks": ["complete", "run", "iteration"],
-    "chance": ["complete", "run", "iteration", "layer", "metric", "permutation"],
+    "results": ["complete", "control", "run", "iteration", "layer", "metric"],
+    "networks": ["complete", "control", "run", "iteration"],
+    "chance": ["complete", "control", "run", "iteration", "layer", "metric", "permutation"],
 }
 
 
@@ -43,9 +43,11 @@ class PartRecord(TypedDict):
     """The runs of one complete network, as study.json describes them."""
 
     complete: Natural
+    number: NotRequired[Natural]  # of the complete network in the sweep that made it, where it is not 0
     weights: Sha256  # of the complete network
     runs: Natural
     iterations: Natural  # of the longest run
+    controls: NotRequired[Natural]  # number of networks of controls, where there are any
     command: str  # that computes them
     environments: list[Natural]
     training_hours: float  # of processes, added up
@@ -111,7 +113,8 @@ def read(folder: Path) -> Published:
     files = {name: f"{name}.parquet" for name in (*TABLES, "environments")}
     frames = {name: _table(folder / file, record["tables"].get(file)) for name, file in files.items()}
     environments = frames.pop("environments")
-    frames["results"] = with_nulls(completed(frames["results"]), frames["chance"])
+    frames = {name: completed(name, frame) for name, frame in frames.items()}
+    frames["results"] = with_nulls(frames["results"], frames["chance"])
     parts, images, labels = tuple(record["parts"]), record.get("images", ""), record.get("labels", {})
     return Published(identity, Tables(*frames.values()), environments, parts, images, labels)
 

@@ -31,7 +31,7 @@ from distsim.store.fenced import replace
 from distsim.store.paths import values_path
 from distsim.store.records import WEIGHTS_X, WEIGHTS_Y, weights_of
 
-VERSION = 4  # raise it when tables of the same values would come out differently: then written ones are made again
+VERSION = 5  # raise it when tables of the same values would come out differently: then written ones are made again
 
 
 def reduce(store: SweepStore, layers: Sequence[ComparedLayer], seed: int, again: bool = False) -> bool:
@@ -139,11 +139,12 @@ def read_tables(root: Storage, problems: list[str] | None = None) -> Tables:
 
 def _read(store: SweepStore) -> Tables:
     """Read a problem's written tables. Summaries that an earlier version wrote are computed again, not written."""
-    tables = Tables(*(_read_table(store, name) for name in TABLES))
+    frames = [_read_table(store, name) for name in TABLES]
     mark = store.results_mark()
     if mark is not None and mark.values.get("version") == VERSION:
-        return tables
-    return Tables.of(completed(tables.similarities), tables.networks, store.identity().seed, tables.chance)
+        return Tables(*frames)
+    tables = Tables(*(completed(name, frame) for name, frame in zip(TABLES, frames, strict=True)))
+    return Tables.of(tables.similarities, tables.networks, store.identity().seed, tables.chance)
 
 
 def _read_table(store: SweepStore, name: str) -> pd.DataFrame:
@@ -167,17 +168,25 @@ def current(store: SweepStore) -> tuple[Tables, pd.DataFrame] | None:
     except DamagedStore:
         return None
     contents = store.contents()
-    networks = {(-1 if network.run is None else network.run, network.iteration) for network in contents.networks}
-    complete = _keys(tables.networks.fillna({"run": -1}), "run", "iteration") == networks
+    networks = {_whose(network) for network in contents.networks}
+    complete = _keys(tables.networks.fillna({"run": -1}), *WHOSE) == networks
     for table, compared in ((tables.similarities, contents.comparisons), (tables.chance, contents.chance)):
         rows = {
-            (network.run, network.iteration, layer, metric)
+            (*_whose(network), layer, metric)
             for (network, layer), names in compared.items()
             if not network.is_complete
             for metric in names
         }
-        complete &= _keys(table, "run", "iteration", "layer", "metric") == rows
+        complete &= _keys(table, *WHOSE, "layer", "metric") == rows
     return (tables, provenance) if complete else None
+
+
+WHOSE = ("complete", "control", "run", "iteration")  # columns that name a network
+
+
+def _whose(network: NetworkId) -> tuple[int, str, int, int]:
+    """Return a network as these columns name it, -1 in place of a missing run."""
+    return network.complete, network.control, -1 if network.run is None else network.run, network.iteration
 
 
 def _keys(table: pd.DataFrame, *columns: str) -> set[tuple[Any, ...]]:
@@ -246,7 +255,8 @@ def _measured(
             continue
         if layer not in places:
             raise DamagedStore(f"{network.path} was compared in a layer {layer}, which the network does not have")
-        named = {"problem": problem, "run": network.run, "iteration": network.iteration} | places[layer]
+        named = {"problem": problem, "complete": network.complete, "control": network.control}
+        named |= {"run": network.run, "iteration": network.iteration} | places[layer]
         values = {metric: value for mark in reversed(marks) for metric, value in mark.values.items()}
         for metric, value in values.items():
             yield network, named | {"metric": metric}, value
@@ -270,7 +280,8 @@ def _network_rows(problem: str, marks: dict[NetworkId, Mark], reduced: bool) -> 
     """Make a row for each network. reduced : the problem is not the papers' of its name, whatever the records say."""
     for network, mark in marks.items():
         names = ("iteration", "remaining", "remaining_pool", "accuracy", "loss", "epochs", "reduced")
-        row = {"problem": problem, "run": network.run} | {name: mark.values[name] for name in names}
+        row = {"problem": problem, "complete": network.complete, "control": network.control, "run": network.run}
+        row |= {name: mark.values[name] for name in names}
         yield row | {"reduced": row["reduced"] or reduced}
 
 
@@ -304,7 +315,8 @@ def _provenance_rows(committed: Committed) -> list[dict[str, Any]]:
 def _provenance_row(
     table: str, network: NetworkId, layer: str | None, metric: str | None, piece: str, mark: Mark
 ) -> dict[str, Any]:
-    keys = {"table": table, "run": network.run, "iteration": network.iteration, "layer": layer, "metric": metric}
+    keys = {"table": table, "complete": network.complete, "control": network.control, "run": network.run}
+    keys |= {"iteration": network.iteration, "layer": layer, "metric": metric}
     committed = {"piece": piece, "digest": mark.digest, "identity": mark.identity}
     return keys | mark.environment | mark.provenance | committed
 

@@ -6,6 +6,10 @@
     accuracy       test accuracy over runs: one row per (problem, iteration)
     chance         similarities with the pruned network's examples permuted: the chance level
 
+Each row is of pruned networks, or of a control (the column `control`). Statistics never mix the two. A study of several
+complete networks has runs of each: then bands are over all of their runs, and intervals say how sure a median is of
+complete networks, not of one.
+
 A value that could not be computed is NaN in every table. It is counted (`missing`) and never filled in.
 """
 
@@ -26,6 +30,8 @@ from distsim.seeds import numpy_stream
 
 SIMILARITY_COLUMNS = {
     "problem": "str",
+    "complete": "int64",  # number of the complete network
+    "control": "str",  # retrain | random; "" of pruned networks
     "run": "int64",
     "iteration": "int64",  # from 1
     "remaining": "float64",  # alive / all parameters
@@ -65,6 +71,8 @@ ADDED: dict[str, Any] = {  # columns that values written by earlier versions lac
 RANKS = ("rank_x", "rank_y")  # stores written before 0.2 have them in every row, whatever the metric
 NETWORK_COLUMNS = {
     "problem": "str",
+    "complete": "int64",
+    "control": "str",
     "run": "Int64",  # <NA>: the complete network
     "iteration": "int64",  # 0: the complete network
     "remaining": "float64",
@@ -74,7 +82,8 @@ NETWORK_COLUMNS = {
     "epochs": "int64",  # trained
     "reduced": "bool",
 }
-_PLACE = ("problem", "run", "iteration", "position", "layer", "kind", "metric")
+WHOSE = ("problem", "complete", "control")
+_PLACE = ("problem", "complete", "control", "run", "iteration", "position", "layer", "kind", "metric")
 CHANCE_COLUMNS = {name: SIMILARITY_COLUMNS[name] for name in _PLACE} | {
     "permutation": "int64",  # of the pruned network's examples, from 0; the same for all networks
     "value": "float64",
@@ -96,6 +105,8 @@ STATISTICS = {
 }
 SUMMARY_COLUMNS = {
     "problem": "str",
+    "complete": "int64",  # number of complete networks that the values come from; of 1 they say nothing of others
+    "control": "str",
     "metric": "str",
     "layer": "str",
     "kind": "str",
@@ -104,8 +115,13 @@ SUMMARY_COLUMNS = {
     **STATISTICS,
     "warned": "int64",  # values among `count` that carry a warning
 }
-ACCURACY_COLUMNS = {"problem": "str", "iteration": "int64", **STATISTICS}
+ACCURACY_COLUMNS = {"problem": "str", "complete": "int64", "control": "str", "iteration": "int64", **STATISTICS}
 TABLES = ("results", "networks", "summary", "accuracy", "chance")
+COLUMNS = dict(
+    zip(TABLES, (SIMILARITY_COLUMNS, NETWORK_COLUMNS, SUMMARY_COLUMNS, ACCURACY_COLUMNS, CHANCE_COLUMNS), strict=True)
+)
+# What stands in the columns that say whose a row is, where an earlier version wrote the table.
+OF_OLD: dict[str, Any] = {"complete": 0, "control": ""}
 QUANTILES = (0.05, 0.25, 0.75, 0.95)
 # Bounds of a Parquet file: distsim's tables have at most 0.1 rows a byte, and unpack to at most 4 times their size.
 SMALL, ROWS, UNPACKED = 1000, 10, 1000
@@ -132,6 +148,15 @@ class Tables:
         frames = self.similarities, self.networks, self.summary, self.accuracy, self.chance
         return dict(zip(TABLES, frames, strict=True))
 
+    @property
+    def pruned(self) -> "Tables":
+        """Return the tables without the rows of controls."""
+        return self.of_control("")
+
+    def of_control(self, control: str) -> "Tables":
+        """Return the tables with the rows of this control only. "": of pruned and complete networks"""
+        return Tables(*(frame[frame["control"] == control] for frame in self.by_name.values()))
+
     @classmethod
     def of(
         cls,
@@ -152,21 +177,21 @@ class Tables:
 def long_table(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     """Make the table of similarities, with fixed columns, dtypes and order, whatever the order of the rows is.
 
-    Rows may lack the columns in `ADDED`, whose values are then missing.
-    ValueError: a row lacks or adds a column, or a (problem, run, iteration, layer, metric) repeats.
+    Rows may lack the columns in `ADDED`, whose values are then missing, and those in `OF_OLD`.
+    ValueError: a row lacks or adds a column, or a (problem, complete, control, run, iteration, layer, metric) repeats.
     """
     filled = ({**ADDED, **row} for row in rows)
-    return _table(filled, SIMILARITY_COLUMNS, ["problem", "run", "iteration", "layer", "metric"])
+    return _table(filled, SIMILARITY_COLUMNS, [*WHOSE, "run", "iteration", "layer", "metric"])
 
 
 def network_table(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     """Make the table of networks, each problem's complete network first. ValueError: as in `long_table`."""
-    return _table(rows, NETWORK_COLUMNS, ["problem", "run", "iteration"])
+    return _table(rows, NETWORK_COLUMNS, [*WHOSE, "run", "iteration"])
 
 
 def chance_table(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     """Make the table of similarities with permuted examples. ValueError: as in `long_table`."""
-    return _table(rows, CHANCE_COLUMNS, ["problem", "run", "iteration", "layer", "metric", "permutation"])
+    return _table(rows, CHANCE_COLUMNS, [*WHOSE, "run", "iteration", "layer", "metric", "permutation"])
 
 
 def chance_level(chance: pd.DataFrame) -> pd.DataFrame:
@@ -177,29 +202,35 @@ def chance_level(chance: pd.DataFrame) -> pd.DataFrame:
 
 
 def summarise(similarities: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
-    """Compute statistics over runs, one row per (problem, metric, layer, iteration).
+    """Compute statistics over runs, one row per (problem, control, metric, layer, iteration).
 
     Each group has its own random stream for the bootstrap, so neither other groups nor the order of rows change it.
     """
-    keys = ["problem", "metric", "layer", "iteration"]
+    keys = ["problem", "control", "metric", "layer", "iteration"]
     rows = []
-    for (problem, metric, layer, iteration), group in similarities.groupby(keys, sort=False):
-        rng = numpy_stream(seed, "bootstrap", problem, metric, layer, int(iteration))
-        named = dict(zip(keys, (problem, metric, layer, iteration), strict=True))
+    for (problem, control, metric, layer, iteration), group in similarities.groupby(keys, sort=False):
+        of_control = [control] if control else []
+        rng = numpy_stream(seed, "bootstrap", problem, *of_control, metric, layer, int(iteration))
+        named = dict(zip(keys, (problem, control, metric, layer, iteration), strict=True))
+        named |= {"complete": group["complete"].nunique()}
         placed = {"kind": group["kind"].iloc[0], "position": group["position"].iloc[0]}
         warned = {"warned": int(((group["warning"] != "") & group["value"].notna()).sum())}
         rows.append(named | placed | _statistics(group["value"], group, rng) | warned)
-    return sorted_by(_frame(rows, SUMMARY_COLUMNS), ["problem", "metric", "position", "iteration"])
+    return sorted_by(_frame(rows, SUMMARY_COLUMNS), ["problem", "control", "metric", "position", "iteration"])
 
 
 def summarise_accuracy(networks: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
-    """Compute statistics of test accuracy over runs, one row per (problem, iteration); iteration 0 is one network."""
+    """Compute statistics of test accuracy over runs, one row per (problem, control, iteration).
+
+    Iteration 0 is the complete network, or all of them.
+    """
+    keys = ["problem", "control", "iteration"]
     rows = []
-    for (problem, iteration), group in networks.groupby(["problem", "iteration"], sort=False):
-        rng = numpy_stream(seed, "bootstrap", problem, "accuracy", int(iteration))
-        named = {"problem": problem, "iteration": iteration}
+    for (problem, control, iteration), group in networks.groupby(keys, sort=False):
+        rng = numpy_stream(seed, "bootstrap", problem, *([control] if control else []), "accuracy", int(iteration))
+        named = dict(zip(keys, (problem, control, iteration), strict=True)) | {"complete": group["complete"].nunique()}
         rows.append(named | _statistics(group["accuracy"], group, rng))
-    return sorted_by(_frame(rows, ACCURACY_COLUMNS), ["problem", "iteration"])
+    return sorted_by(_frame(rows, ACCURACY_COLUMNS), keys)
 
 
 def to_csv_bytes(frame: pd.DataFrame) -> bytes:
@@ -234,20 +265,27 @@ def to_parquet_bytes(frame: pd.DataFrame) -> bytes:
 def few(rows: pd.DataFrame) -> pd.Series:
     """Say for each row of a summary, or of accuracies, whether it rests on fewer runs than its problem has.
 
-    A problem has as many runs as its best covered row. Iteration 0 is always one network.
+    A problem, and each of its controls, has as many runs as its best covered row. Iteration 0 has one network of each
+    complete one.
     """
-    runs = (rows["count"] + rows["missing"]).groupby(rows["problem"]).transform("max")
+    whose = [rows["problem"], rows["control"]]
+    runs = (rows["count"] + rows["missing"]).groupby(whose).transform("max")
     return (rows["count"] < runs) & (rows["iteration"] > 0)
 
 
-def completed(similarities: pd.DataFrame) -> pd.DataFrame:
-    """Return a table of similarities that an earlier version wrote, with the columns that it lacks. They are empty."""
-    missing, places = set(SIMILARITY_COLUMNS) - set(similarities.columns), list(SIMILARITY_COLUMNS)
-    columns = list(similarities.columns)  # a published study's table has more than those of a store
-    for name in filter(missing.__contains__, SIMILARITY_COLUMNS):
-        columns.insert(columns.index(places[places.index(name) - 1]) + 1, name)
-    added = similarities.reindex(columns=columns).assign(**{name: ADDED[name] for name in missing if ADDED[name] == ""})
-    return added.astype({name: SIMILARITY_COLUMNS[name] for name in ADDED})
+def completed(name: str, table: pd.DataFrame) -> pd.DataFrame:
+    """Return a table that an earlier version wrote, with the columns that it lacks. They are empty.
+
+    name : of `TABLES`. Rows of summaries are then of one complete network.
+    """
+    expected = COLUMNS[name]
+    missing, places = set(expected) - set(table.columns), list(expected)
+    columns = list(table.columns)  # a published study's table has more than those of a store
+    for column in filter(missing.__contains__, expected):
+        columns.insert(columns.index(places[places.index(column) - 1]) + 1, column)
+    instead = ADDED | OF_OLD | ({"complete": 1} if name in ("summary", "accuracy") else {})
+    filled = {column: instead[column] for column in missing if instead[column] is not None}
+    return table.reindex(columns=columns).assign(**filled).astype({column: expected[column] for column in missing})
 
 
 def read_parquet_bytes(data: bytes) -> pd.DataFrame:
@@ -268,7 +306,8 @@ def read_parquet_bytes(data: bytes) -> pd.DataFrame:
 
 def _frame(rows: Iterable[Mapping[str, Any]], columns: dict[str, str]) -> pd.DataFrame:
     records = []
-    for row in rows:
+    for given in rows:
+        row = {**OF_OLD, **given}
         if row.keys() != columns.keys():
             missing, unknown = columns.keys() - row.keys(), row.keys() - columns.keys()
             raise ValueError(f"row: lacks the columns {sorted(missing)} and adds {sorted(unknown)}: {dict(row)}")
@@ -337,5 +376,5 @@ def _median_interval(
 
 
 def runs_of(rows: pd.DataFrame) -> list[str]:
-    """Return the columns that name a run: published studies may have several complete networks."""
-    return [name for name in ("complete", "run") if name in rows]
+    """Return the columns that name a run."""
+    return [name for name in ("complete", "control", "run") if name in rows]

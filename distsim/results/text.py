@@ -14,8 +14,10 @@ def as_text(tables: Tables, problem: str) -> str:
 
     Each metric of the summary has a column, in the order of the registry, the user's own metrics last. A similarity is
     also the median over layers, without the output layer. A metric that only the output layer has shows that layer.
-    Values to be read with care are marked, and lines below the table say in which layers and why.
+    Values to be read with care are marked, and lines below the table say in which layers and why. Controls are left
+    out.
     """
+    tables = tables.pruned
     accuracy = tables.accuracy[tables.accuracy["problem"] == problem]
     accuracy = accuracy.assign(few=few(accuracy)).set_index("iteration")
     summary = tables.summary[tables.summary["problem"] == problem]

@@ -2,7 +2,7 @@
 
 from distsim.specs.canonical import canonical_json, differences, digest
 from distsim.specs.fields import MOST, UnknownField, added, names, shown
-from distsim.specs.networks import COMPLETE, PATTERN, NetworkId
+from distsim.specs.networks import COMPLETE, CONTROLS, PATTERN, Control, NetworkId, OfControl, RunId
 from distsim.specs.problem import (
     Augmentation,
     Problem,
@@ -35,6 +35,7 @@ __all__ = [
     "AS_IS",
     "CHOSEN",
     "COMPLETE",
+    "CONTROLS",
     "FORMAT",
     "MOST",
     "PAPER_METRICS",
@@ -42,12 +43,14 @@ __all__ = [
     "PERMUTATIONS",
     "ActivationsIn",
     "Augmentation",
+    "Control",
     "Device",
     "DeviceChoice",
     "Exactness",
     "Extent",
     "Identity",
     "NetworkId",
+    "OfControl",
     "Precision",
     "Problem",
     "Pruning",
@@ -56,6 +59,7 @@ __all__ = [
     "Request",
     "Retention",
     "Rewind",
+    "RunId",
     "Scope",
     "Sweep",
     "UnknownField",

@@ -11,7 +11,7 @@ MOST = 20  # networks that a job compares one after the other: a job whose worke
 
 @dataclass(frozen=True)
 class Comparison:
-    """One layer of several networks, each with the metrics it lacks."""
+    """One layer of several networks, each with the metrics it lacks. All come from one complete network."""
 
     problem: str
     layer: str
@@ -36,7 +36,10 @@ class Comparison:
 
 @dataclass(frozen=True)
 class NetworkComparison:
-    """All layers of several networks, each with the metrics it lacks: one network after the other, on a GPU."""
+    """All layers of several networks, each with the metrics it lacks: one network after the other, on a GPU.
+
+    All come from one complete network.
+    """
 
     problem: str
     networks: tuple[tuple[NetworkId, tuple[tuple[str, tuple[str, ...]], ...]], ...]
@@ -91,25 +94,29 @@ def by_network(sweep: Sweep) -> bool:
 
 def comparisons(
     lacking: dict[NetworkId, dict[str, tuple[str, ...]]], sweep: Sweep, slots: int, chance: bool = False
-) -> list[Comparison] | list[NetworkComparison]:
+) -> list[Comparison | NetworkComparison]:
     """Return the missing comparisons as jobs, layer by layer or network by network.
 
     slots : comparisons at once; a layer's networks are divided among jobs if slots would idle, and so are all networks
     chance : compare with permuted examples
     """
+    numbers = sorted({network.complete for network in lacking})
+    if len(numbers) > 1:
+        parts = [{network: of for network, of in lacking.items() if network.complete == number} for number in numbers]
+        return list(itertools.chain.from_iterable(comparisons(part, sweep, slots, chance) for part in parts))
     if by_network(sweep):
         wanted = [(network, tuple(lacking[network].items())) for network in sorted(lacking)]
         size = max(1, min(-(-len(wanted) // slots), MOST))
-        parts = [tuple(wanted[start : start + size]) for start in range(0, len(wanted), size)]
-        return [NetworkComparison(sweep.name, part, chance) for part in parts]
+        blocks = [tuple(wanted[start : start + size]) for start in range(0, len(wanted), size)]
+        return [NetworkComparison(sweep.name, block, chance) for block in blocks]
     by_layer: dict[str, list[tuple[NetworkId, tuple[str, ...]]]] = {}
     for network in sorted(lacking):
         for layer, metrics in lacking[network].items():
             by_layer.setdefault(layer, []).append((network, metrics))
-    jobs = []
+    jobs: list[Comparison | NetworkComparison] = []
     for layer, networks in by_layer.items():
-        blocks = max(1, min(len(networks), -(-slots // max(len(by_layer), 1))))
-        size = -(-len(networks) // blocks)
+        parts_of_layer = max(1, min(len(networks), -(-slots // max(len(by_layer), 1))))
+        size = -(-len(networks) // parts_of_layer)
         for start in range(0, len(networks), size):
             jobs.append(Comparison(sweep.name, layer, tuple(networks[start : start + size]), chance))
     return jobs

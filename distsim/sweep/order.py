@@ -1,7 +1,8 @@
 """Orders: from a problem and flags to a sweep with its data in memory."""
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,8 +15,8 @@ from distsim.metrics.registry import known, require_libraries
 from distsim.models import Layer, build
 from distsim.problems import CIFAR_CLASSES
 from distsim.processor import require_speed, slow_precision
-from distsim.specs import COMPLETE, Device, Extent, Identity, NetworkId, Problem, Sweep, names
-from distsim.store import Storage, SweepStore, problems_in
+from distsim.specs import Device, Extent, Identity, Problem, Sweep, names
+from distsim.store import DamagedStore, Storage, SweepStore, problems_in
 from distsim.store.described import StoredLayer
 from distsim.store.descriptions import describe_layers, describe_metrics, stored_layers
 from distsim.sweep import own_code
@@ -162,6 +163,26 @@ def _absolute(data: str) -> str:
     return str(expanded(data).resolve()) if data else ""
 
 
+def kept_control(root: Storage, problem: Problem, control: Sequence[str] | None) -> dict[str, Any]:
+    """Return the controls to ask for: as given, else those that the store last asked for, else those of a new study.
+
+    A study that was begun without controls is not extended by them unless that is said.
+    """
+    if control is None and problem.name in problems_in(root):
+        with contextlib.suppress(FileNotFoundError, DamagedStore):
+            return {"control": SweepStore(root, problem.name).request().extent.control}
+    return {"control": control}
+
+
+def keeping_control(root: Storage, order: Prepared) -> Prepared:
+    """Return the order with the controls that the store last asked for, if it has begun."""
+    control = kept_control(root, order.sweep.problem, None)["control"]
+    if control is None:
+        return order
+    extent = dataclasses.replace(order.sweep.extent, control=control)
+    return dataclasses.replace(order, sweep=dataclasses.replace(order.sweep, extent=extent))
+
+
 def take(orders: Iterable[Prepared], root: Storage, here: bool = True, say: Callable[[str], None] = print) -> None:
     """Write what is asked for into the store.
 
@@ -223,7 +244,7 @@ def require_trainable(
         return
     name = problem.name
     there = SweepStore(root, name).contents().networks if name in problems_in(root) else frozenset()
-    if not {COMPLETE, *extent.networks} - there:
+    if not {*extent.complete_networks, *extent.networks} - there:
         return
     if slow:
         require_speed(name, arithmetic.precision, device)
@@ -273,18 +294,24 @@ def _require_memory(order: Prepared) -> None:
 def compare_only(order: Prepared, store: SweepStore) -> Prepared | None:
     """Return the order cut down to networks that are committed, so that nothing is trained. None: there are none.
 
-    It has the first runs, and the iterations that all of them have.
+    It has the first runs, the iterations that all of them have, and those controls and complete networks of which all
+    that is committed too.
     """
-    sweep, networks = order.sweep, store.contents().networks
-    runs = 0
-    while runs < sweep.extent.runs and NetworkId(runs, 1) in networks:
-        runs += 1
-    if not runs:
+    wanted, networks = order.sweep.extent, store.contents().networks
+
+    def there(**fields: Any) -> bool:
+        larger = dataclasses.replace(extent, **fields)
+        return networks.issuperset((*larger.complete_networks, *larger.networks))
+
+    extent = dataclasses.replace(wanted, runs=1, iterations=1, control=(), complete=1)
+    if not there():
         return None
-    iterations = 1
-    while iterations < sweep.extent.iterations and all(
-        NetworkId(run, iterations + 1) in networks for run in range(runs)
-    ):
-        iterations += 1
-    extent = dataclasses.replace(sweep.extent, runs=runs, iterations=iterations)
-    return dataclasses.replace(order, sweep=dataclasses.replace(sweep, extent=extent))
+    for name in ("runs", "iterations"):
+        while getattr(extent, name) < getattr(wanted, name) and there(**{name: getattr(extent, name) + 1}):
+            extent = dataclasses.replace(extent, **{name: getattr(extent, name) + 1})
+    for control in wanted.control:
+        if there(control=(*extent.control, control)):
+            extent = dataclasses.replace(extent, control=(*extent.control, control))
+    while extent.complete < wanted.complete and there(complete=extent.complete + 1):
+        extent = dataclasses.replace(extent, complete=extent.complete + 1)
+    return dataclasses.replace(order, sweep=dataclasses.replace(order.sweep, extent=extent))

@@ -5,7 +5,7 @@ from functools import partial
 
 from distsim.processor import Load
 from distsim.results import reduce
-from distsim.specs import COMPLETE, NetworkId
+from distsim.specs import NetworkId
 from distsim.store import Storage, SweepStore
 from distsim.sweep.engine import Engine
 from distsim.sweep.failures import SweepFailed, attempt, unless_full
@@ -50,7 +50,7 @@ def run(
         worked = True
         check()
         chains = _chains(busy, stores, lacking)
-        complete = {name for name, lack in lacking.items() if lack.reference}
+        complete = {(name, network.complete) for name, lack in lacking.items() for network in lack.references}
         failures += unless_full(engine.train(busy, chains, complete))
         failures += unless_full(_compare(busy, stores, given_up, engine, say))
         _drop_activations(busy, stores, check)
@@ -104,10 +104,10 @@ def _compare(
     for order in busy:
         contents = stores[order.name].contents()
         ready = contents.networks if order.sweep.extent.activations == "memory" else contents.activations
-        if COMPLETE in ready:
-            left = _left(order, stores[order.name], given_up[order.name])
-            for wanted, chance in ((left.comparisons, False), (left.chance, True)):
-                comparable = {network: layers for network, layers in wanted.items() if network in ready}
+        left = _left(order, stores[order.name], given_up[order.name])
+        for wanted, chance in ((left.comparisons, False), (left.chance, True)):
+            comparable = {network: layers for network, layers in wanted.items() if {network, network.origin} <= ready}
+            if comparable:
                 jobs += comparisons(comparable, order.sweep, engine.slots(busy), chance)
     if not jobs:
         return []
@@ -143,7 +143,7 @@ def _chains(busy: list[Prepared], stores: dict[str, SweepStore], lacking: dict[s
         lack = lacking[order.name]
         room = room_for_activations(stores[order.name])
         chains[order.name] = wave(order.sweep, lack, room, order.per_network, promised)
-        promised += order.per_network * (lack.reference + sum(len(chain.extract) for chain in chains[order.name]))
+        promised += order.per_network * (len(lack.references) + sum(len(chain.extract) for chain in chains[order.name]))
     return chains
 
 
@@ -151,9 +151,10 @@ def _failed(order: Prepared, store: SweepStore, chains: list[Chain]) -> set[Netw
     """Return the networks that a wave was to finish and did not."""
     contents = store.contents()
     lack = missing(order.sweep, contents, order.layers)
-    trained = {NetworkId(chain.run, i) for chain in chains for i in chain.train}
-    extracted = {NetworkId(chain.run, i) for chain in chains for i in chain.extract}
+    trained = {chain.of_run.network(i) for chain in chains for i in chain.train}
+    extracted = {chain.of_run.network(i) for chain in chains for i in chain.extract}
     failed = trained - contents.networks
     compared = contents.networks if order.sweep.extent.activations == "memory" else extracted | contents.activations
-    failed |= (compared - {COMPLETE}) & (lack.to_compare | set(lack.activations))
-    return failed | {COMPLETE} if lack.reference else failed
+    pruned = {network for network in compared if not network.is_complete}
+    failed |= pruned & (lack.to_compare | set(lack.activations))
+    return failed | set(lack.references)

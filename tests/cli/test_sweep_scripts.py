@@ -466,7 +466,7 @@ def test_several_problems_land_in_one_store(data: dict[str, str], tmp_path: Path
     two = {name: PROBLEMS[name] for name in ("cifar2", "cifar4")}
     size = shlex.split("--runs 1 --iterations 1 --epochs 1 --train-limit 20 --probe 20 --metrics svcca cosine")
     where = ["--local", "--device", "cpu", "--data", data["images"], "--storage", str(tmp_path)]
-    status, out, err = outcome(lambda: sweeps.main(*two.values(), arguments=size + where))
+    status, out, err = outcome(lambda: sweeps.main(*two.values(), arguments=[*size, *where, "--control", "none"]))
     assert (status, err) == (0, "")
     assert {folder.name for folder in tmp_path.iterdir()} == {"cifar2", "cifar4", "figures", "lease"}
     for name in two:
@@ -477,6 +477,6 @@ def test_several_problems_land_in_one_store(data: dict[str, str], tmp_path: Path
     drawn = figures.draw_all(read_tables(Storage(tmp_path)))
     for figure in ("fig1_accuracy_median", "fig2_svcca_by_layer", "fig4_accuracy_mean"):
         assert [panel.get_title() for panel in panels(drawn[figure])] == ["cifar2", "cifar4"]
-    again = outcome(lambda: sweeps.main(*two.values(), arguments=size + where))
+    again = outcome(lambda: sweeps.main(*two.values(), arguments=[*size, *where, "--control", "none"]))
     assert again.status == 0
     assert "nothing is missing" in again.out

@@ -156,7 +156,7 @@ class Evidence:
     """The tables as one claim sees them. It records how large the study behind the values used is."""
 
     def __init__(self, tables: Tables, statistic: str) -> None:
-        self.tables = tables
+        self.tables = tables.pruned
         self.statistic = statistic
         self.full = True  # whether the studies used so far are large enough for more than a tendency
         self.extent: dict[str, float] = {}  # runs and iterations of the smallest study used so far
