@@ -31,8 +31,8 @@ comparison: . devices recording sides pair similarities layer models
 store: aws local exclusive reasons remote storage commits lease fenced epochs arrays activations described paths records
 store: sweep_store descriptions
 store: existing . checkpoints
-results: . claims nulls tables claims.study marks figures text claims.parts pairs reduce claims.papers claims.images
-results: claims.multiverse published merging rows ladder
+results: . claims nulls tables claims.study marks beside figures text claims.parts pairs reduce
+results: claims.papers claims.images claims.multiverse published merging rows ladder
 sweep: . beside cost training_memory exact behaviour kept_behaviour extraction failures jobs
 sweep: plan cluster own_code stored_models
 sweep: on_device comparison_worker order training_worker engine ray_cluster ray_engine forecast pairs run status at_work

@@ -5,7 +5,7 @@ from typing import Any
 
 from distsim.api.arguments import require_one_of
 from distsim.results import figures
-from distsim.results.tables import Tables, chance_level
+from distsim.results.tables import Tables, chance_level, reference_level
 
 OF_ACCURACY: dict[str, Callable[..., Any]] = {"fig1": figures.accuracy_median, "fig4": figures.accuracy_mean}
 OF_ONE_PROBLEM = ("fig5", "fig8")
@@ -26,11 +26,12 @@ def figure(tables: Tables, name: str, problems: Sequence[str], metrics: tuple[st
     summary, accuracy = (table[table["problem"].isin(problems)] for table in (tables.summary, tables.accuracy))
     if accuracy.empty if name in OF_ACCURACY else summary.empty:
         raise ValueError(f"{name}: nothing that it shows of {', '.join(problems)} is in the store yet")
+    reference = reference_level(tables.reference)
     if name in OF_ACCURACY or name == "fig8":
         if metrics is not None:
             raise ValueError(f"metric: {name} shows {NAMES[name]} and takes none, got {', '.join(metrics)}")
         if name == "fig8":
-            return figures.output_layer(summary, problems[0])
+            return figures.output_layer(summary, problems[0], reference=reference)
         return OF_ACCURACY[name](accuracy)
     there = tuple(dict.fromkeys(summary["metric"]))
     for metric in metrics or ():
@@ -38,10 +39,11 @@ def figure(tables: Tables, name: str, problems: Sequence[str], metrics: tuple[st
     chance = chance_level(tables.chance)
     if name == "fig5":
         chosen = metrics or [metric for metric in figures.PANEL_METRICS if metric in there] or there
-        return figures.similarity_panels(summary, problems[0], chosen, chance=chance)
+        return figures.similarity_panels(summary, problems[0], chosen, chance=chance, reference=reference)
     metric = _only(metrics) if metrics else "svcca" if "svcca" in there else there[0]
     hidden = (summary["metric"] == metric) & (summary["kind"] != "out")
-    return figures.similarity_by_layer(summary, metric, include_output=not hidden.any(), chance=chance)
+    levels = {"chance": chance, "reference": reference}
+    return figures.similarity_by_layer(summary, metric, include_output=not hidden.any(), **levels)
 
 
 def _only(metrics: tuple[str, ...]) -> str:

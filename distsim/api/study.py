@@ -73,6 +73,11 @@ class Study:
         return self._tables().chance
 
     @property
+    def reference(self) -> pd.DataFrame:
+        """Similarities of complete networks with each other, where the study has several: the reference level."""
+        return self._tables().reference
+
+    @property
     def provenance(self) -> pd.DataFrame:
         """Which row of networks, results and chance was computed where, when and by what."""
         import pandas as pd

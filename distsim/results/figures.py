@@ -22,8 +22,9 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLoca
 from distsim.metrics.registry import METRICS, in_order
 from distsim.plotting import SHADES, drawn
 from distsim.problems import PROBLEMS
+from distsim.results import beside
 from distsim.results.marks import mark, mark_cells, marked, note
-from distsim.results.tables import Tables, chance_level
+from distsim.results.tables import Tables, chance_level, reference_level
 
 PANEL_METRICS = ("svcca", "pwcca", "cka", "nbs")  # in P2's figures; all other metrics are drawn separately
 # Okabe & Ito's palette, which people with colour blindness can tell apart; the markers differ too
@@ -65,13 +66,16 @@ def similarity_by_layer(
     bands: bool = False,
     chance: pd.DataFrame | None = None,
     labels: Labels | None = None,
+    reference: pd.DataFrame | None = None,
 ) -> Figure:
     """Draw P1 Fig. 2: similarity per layer, input to output, one line per IMP iteration, one panel per problem.
 
+    Controls are drawn beside it, where the summary has any.
     chance : distsim.results.tables.chance_level, drawn as a grey band if the axis reaches down to it
+    reference : distsim.results.tables.reference_level, how similar two complete networks are
     """
     of_metric = summary[(summary["metric"] == metric) & (include_output | (summary["kind"] != "out"))]
-    rows = marked(pruned(of_metric))
+    rows = marked(beside.pruned(of_metric))
     problems = _in_order(rows["problem"])
     layers = max(rows.groupby("problem")["layer"].nunique(), default=0)
     figure, panels = _grid(len(problems), width=_layer_width(layers), height=3.0, sharey=True)
@@ -80,10 +84,15 @@ def similarity_by_layer(
         of_problem = rows[rows["problem"] == problem]
         _chance_band(panel, of_problem, chance, metric)
         _layer_lines(panel, of_problem, statistic, bands, last)
+        of_all = of_metric[of_metric["problem"] == problem]
+        beside.over_layers(panel, of_all, reference, _layers_of(of_problem), statistic)
         panel.set_title(problem)
     note(figure, rows)
+    beside.legend(figure, of_metric, reference)
     figure.supylabel(f"{label(metric, labels)} ({statistic} of runs)")
-    _similarity_limits(panels[0], rows[["q25", statistic] if bands else [statistic]], zoom=True)
+    seen = of_metric[["q25", statistic] if bands else [statistic]]
+    low = pd.DataFrame({statistic: beside.values(of_metric, reference)})
+    _similarity_limits(panels[0], pd.concat([seen, low]) if len(low) else seen, zoom=True)
     _iteration_bar(figure, panels, last)
     return figure
 
@@ -97,15 +106,18 @@ def similarity_panels(
     chance: pd.DataFrame | None = None,
     title: str = "",
     labels: Labels | None = None,
+    reference: pd.DataFrame | None = None,
 ) -> Figure:
     """Draw P2 Fig. 5–7: mean similarity per layer, output included, one line per IMP iteration, one panel per metric.
 
-    The axis of a panel goes from 0 to 1; metrics with values above 1 have an axis of their own.
+    The axis of a panel goes from 0 to 1; metrics with values above 1 have an axis of their own. Controls are drawn
+    beside it, where the summary has any.
     chance : distsim.results.tables.chance_level, drawn as a grey band
+    reference : distsim.results.tables.reference_level, how similar two complete networks are
     """
     of_metrics = summary[(summary["problem"] == problem) & summary["metric"].isin(metrics)]
-    rows = marked(pruned(of_metrics))
-    seen = [rows[["metric", "mean"]]]  # all values that the axes must cover
+    rows = marked(beside.pruned(of_metrics))
+    seen = [of_metrics[["metric", "mean"]]]  # all values that the axes must cover
     if chance is not None:
         of_chance = chance[(chance["problem"] == problem) & chance["metric"].isin(metrics)]
         seen += [of_chance[["metric", bound]].rename(columns={bound: "mean"}) for bound in ("low", "high")]
@@ -118,8 +130,11 @@ def similarity_panels(
         of_metric = rows[rows["metric"] == metric]
         _chance_band(panel, of_metric, chance, metric)
         _layer_lines(panel, of_metric, "mean", bands, last)
+        of_all = of_metrics[of_metrics["metric"] == metric]
+        beside.over_layers(panel, of_all, reference, _layers_of(of_metric), "mean")
         panel.set_ylabel(textwrap.fill(label(metric, labels), 30))
     note(figure, rows)
+    beside.legend(figure, of_metrics, reference)
     for panel, metric in zip(panels, metrics, strict=True):
         of_axis = values["metric"] == metric if metric in beyond else ~values["metric"].isin(beyond)
         _similarity_limits(panel, values.loc[of_axis, ["mean"]])
@@ -165,13 +180,16 @@ def iteration_maps(pairs: pd.DataFrame, problem: str, metric: str, labels: Label
 
 
 @drawn
-def output_layer(summary: pd.DataFrame, problem: str, labels: Labels | None = None) -> Figure:
+def output_layer(
+    summary: pd.DataFrame, problem: str, labels: Labels | None = None, reference: pd.DataFrame | None = None
+) -> Figure:
     """Draw P2 Fig. 8: similarity of the output layer against IMP iteration, one line per metric; band: mean ± sd.
 
-    The metrics are the paper's and those that only the output layer has.
+    The metrics are the paper's and those that only the output layer has. Controls, and the reference level
+    (distsim.results.tables.reference_level), are other lines in the metrics' colours.
     """
     of_output = _of_output(summary[summary["problem"] == problem])
-    rows = marked(pruned(of_output))
+    rows = marked(beside.pruned(of_output))
     figure, (panel,) = _grid(1, width=5.2, height=3.4)
     others = [metric for metric in in_order(rows["metric"]) if metric not in METRIC_LOOKS]
     for metric, (colour, marker) in (METRIC_LOOKS | dict(zip(others, cycle(OTHER_LOOKS)))).items():
@@ -186,11 +204,13 @@ def output_layer(summary: pd.DataFrame, problem: str, labels: Labels | None = No
         panel.fill_between(mean.index, low, high, color=colour, alpha=0.15, linewidth=0)
         panel.plot(mean.index, mean, color=colour, marker=marker, label=label(metric, labels))
         mark(panel, mean.index, of_metric, "mean", colour, marker, size=4)
+        beside.over_iterations(panel, of_output[of_output["metric"] == metric], reference, "mean", colour)
     panel.set(title=f"{problem}: output layer", xlabel="IMP iteration", ylabel="similarity (mean ± sd of runs)")
     panel.xaxis.set_major_locator(FixedLocator(_iteration_ticks(int(rows["iteration"].max()))))
-    limits = pd.DataFrame({"low": rows["mean"] - rows["sd"].fillna(0), "mean": rows["mean"]})
+    limits = pd.DataFrame({"low": of_output["mean"] - of_output["sd"].fillna(0), "mean": of_output["mean"]})
     _similarity_limits(panel, limits, zoom=True)
-    figure.legend(loc="outside right center")
+    metrics, _ = panel.get_legend_handles_labels()
+    figure.legend(handles=[*metrics, *beside.names(of_output, reference, in_grey=True)], loc="outside right center")
     note(figure, rows)
     return figure
 
@@ -204,9 +224,10 @@ def draw_all(tables: Tables, labels: Labels | None = None) -> dict[str, Figure]:
     if len(tables.accuracy):
         figures["fig1_accuracy_median"] = accuracy_median(tables.accuracy)
         figures["fig4_accuracy_mean"] = accuracy_mean(tables.accuracy)
-    summary, chance = tables.summary, chance_level(tables.chance)
+    summary, levels = tables.summary, {"chance": chance_level(tables.chance), "labels": labels}
+    reference = reference_level(tables.reference)
     if "svcca" in set(summary["metric"]):
-        figures["fig2_svcca_by_layer"] = similarity_by_layer(summary, chance=chance, labels=labels)
+        figures["fig2_svcca_by_layer"] = similarity_by_layer(summary, reference=reference, **levels)
     for problem in _in_order(summary["problem"]):
         present = summary[summary["problem"] == problem]
         panels = {
@@ -215,15 +236,10 @@ def draw_all(tables: Tables, labels: Labels | None = None) -> dict[str, Figure]:
         }
         for name, metrics in panels.items():
             if metrics:
-                figures[name] = similarity_panels(summary, problem, metrics, chance=chance, labels=labels)
+                figures[name] = similarity_panels(summary, problem, metrics, reference=reference, **levels)
         if len(_of_output(present)):
-            figures[f"fig8_output_{problem}"] = output_layer(summary, problem, labels)
+            figures[f"fig8_output_{problem}"] = output_layer(summary, problem, labels, reference)
     return dict(sorted(figures.items()))
-
-
-def pruned(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows of a summary that are of pruned networks, and not of a control."""
-    return rows[rows["control"] == ""]
 
 
 def label(metric: str, labels: Labels | None = None) -> str:
@@ -249,7 +265,7 @@ def _accuracy_figure(
     band_name: str,
     dotted: bool = False,
 ) -> Figure:
-    accuracy = marked(pruned(accuracy))
+    every, accuracy = accuracy, marked(beside.pruned(accuracy))
     problems = _in_order(accuracy["problem"])
     figure, panels = _grid(len(problems), width=3.6 if len(problems) > 1 else 5.0, height=2.8)
     for panel, problem in zip(panels, problems, strict=True):
@@ -258,6 +274,12 @@ def _accuracy_figure(
         panel.fill_between(rows["remaining"], low, high, color=ACCURACY_COLOUR, alpha=0.2, linewidth=0, label=band_name)
         panel.plot(rows["remaining"], rows[statistic], "o-", color=ACCURACY_COLOUR, label=f"{statistic} of runs")
         mark(panel, rows["remaining"], rows, statistic, ACCURACY_COLOUR, "o", size=4)
+        of_random = every[(every["problem"] == problem) & (every["control"] == "random")]
+        if len(of_random):  # what is retrained without pruning stays at 1
+            colour, dashes = beside.LOOKS["random"]
+            random = of_random.sort_values("iteration")
+            name = f"{beside.CONTROL_NAMES['random']}, {statistic}"
+            panel.plot(random["remaining"], random[statistic], color=colour, linestyle=dashes, label=name, gid="random")
         complete = rows[rows["iteration"] == 0]
         if dotted and len(complete):
             panel.axhline(complete[statistic].iloc[0], color="0.3", linestyle=":", linewidth=1.2, zorder=1.5)
@@ -276,7 +298,7 @@ def _accuracy_figure(
 
 def _layer_lines(panel: Axes, rows: pd.DataFrame, statistic: str, bands: bool, last: int) -> None:
     """Draw one line per iteration over the layers in their order. A missing value interrupts its line."""
-    layers = rows.drop_duplicates("layer").sort_values("position")["layer"]
+    layers = _layers_of(rows)
     for iteration, of_iteration in rows.groupby("iteration"):
         colour = SHADES((iteration - 1) / max(last - 1, 1))
         at_layer = of_iteration.set_index("layer").reindex(layers)
@@ -290,11 +312,16 @@ def _layer_lines(panel: Axes, rows: pd.DataFrame, statistic: str, bands: bool, l
     panel.grid(visible=False, axis="x")
 
 
+def _layers_of(rows: pd.DataFrame) -> pd.Series:
+    """Return the layers of these rows, input to output."""
+    return rows.drop_duplicates("layer").sort_values("position")["layer"]
+
+
 def _chance_band(panel: Axes, rows: pd.DataFrame, chance: pd.DataFrame | None, metric: str) -> None:
     """Draw a grey band from the smallest to the largest similarity with permuted examples."""
     if chance is None or rows.empty:
         return
-    layers = rows.drop_duplicates("layer").sort_values("position")["layer"]
+    layers = _layers_of(rows)
     of_metric = chance[(chance["metric"] == metric) & (chance["problem"] == rows["problem"].iloc[0])]
     levels = of_metric.set_index("layer").reindex(layers)
     panel.fill_between(range(len(layers)), levels["low"], levels["high"], color="0.75", linewidth=2.0, zorder=0.5)

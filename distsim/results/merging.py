@@ -47,6 +47,7 @@ def of_store(store: SweepStore) -> Published:
         tables.summary,
         tables.accuracy,
         _with_environment(tables.chance, "chance", provenance, numbers),
+        tables.reference,
     )
     command = _command(identity, store.request())
     parts = tuple(
@@ -160,10 +161,23 @@ def merge(studies: Sequence[Published], names: Sequence[str]) -> Published:
     renumbered = [_renumbered(study, numbers, environments) for study in studies]
     frames = {name: _joined(name, [tables[name] for tables in renumbered], names) for name in KEYS}
     parts = tuple(_joined_part(studies, weights, number, frames, environments) for weights, number in numbers.items())
-    tables = Tables.of(frames["results"], frames["networks"], first.identity.seed, frames["chance"])
+    reference = _references(studies, numbers)
+    tables = Tables.of(frames["results"], frames["networks"], first.identity.seed, frames["chance"], reference)
     labels = {name: label for study in reversed(studies) for name, label in study.labels.items()}
     images = "; ".join(dict.fromkeys(study.images for study in studies if study.images))
     return Published(first.identity, tables, environments, parts, images, labels)
+
+
+def _references(studies: Sequence[Published], numbers: Mapping[str, int]) -> pd.DataFrame:
+    """Return the reference levels of all studies, with the joined study's numbers of complete networks."""
+    frames = []
+    for study in studies:
+        complete = {part["complete"]: numbers[part["weights"]] for part in study.parts}
+        frame = study.tables.reference
+        sides = {name: frame[name].map(complete).astype("int64") for name in ("complete_x", "complete_y")}
+        frames.append(frame.assign(**sides))
+    keys = ["problem", "complete_x", "complete_y", "position", "metric"]
+    return sorted_by(pd.concat(frames, ignore_index=True).drop_duplicates(keys), keys)
 
 
 def _renumbered(study: Published, numbers: Mapping[str, int], environments: pd.DataFrame) -> dict[str, pd.DataFrame]:

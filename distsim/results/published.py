@@ -110,7 +110,9 @@ def read(folder: Path) -> Published:
         raise FileNotFoundError(f"{folder} holds no published study: there is no {STUDY} in it")
     record = _record(folder)
     identity = identity_in(record, str(folder / STUDY))
-    files = {name: f"{name}.parquet" for name in (*TABLES, "environments")}
+    files = {name: f"{name}.parquet" for name in ("environments", *TABLES)}
+    if files["reference"] not in record["tables"]:  # an earlier version wrote the study
+        files.pop("reference")
     frames = {name: _table(folder / file, record["tables"].get(file)) for name, file in files.items()}
     environments = frames.pop("environments")
     frames = {name: completed(name, frame) for name, frame in frames.items()}

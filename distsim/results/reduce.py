@@ -1,14 +1,15 @@
 """The reducer: it makes tables and figures from commits."""
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import pandas as pd
 
 from distsim import plotting, trace
+from distsim.comparison.pair import Result
 from distsim.problems import departures
 from distsim.results import figures
 from distsim.results.tables import (
@@ -19,6 +20,7 @@ from distsim.results.tables import (
     long_table,
     network_table,
     read_parquet_bytes,
+    reference_table,
     to_csv_bytes,
     to_parquet_bytes,
 )
@@ -29,7 +31,7 @@ from distsim.store.described import ComparedLayer
 from distsim.store.descriptions import labels_of
 from distsim.store.fenced import replace
 from distsim.store.paths import values_path
-from distsim.store.records import WEIGHTS_X, WEIGHTS_Y, weights_of
+from distsim.store.records import WEIGHTS_X, WEIGHTS_Y, pairs_in, weights_of
 
 VERSION = 5  # raise it when tables of the same values would come out differently: then written ones are made again
 
@@ -68,7 +70,8 @@ def collect(
     reduced = bool(departures(identity.problem))
     networks = network_table(_network_rows(store.problem, committed.marks, reduced))
     chance = chance_table(_chance_rows(store.problem, layers, committed.chance))
-    tables = Tables.of(similarities, networks, seed, chance)
+    reference = reference_table(_reference_rows(store.problem, layers, committed.references))
+    tables = Tables.of(similarities, networks, seed, chance, reference)
     return tables, _provenance(committed)
 
 
@@ -79,6 +82,7 @@ class Committed:
     marks: dict[NetworkId, Mark]
     comparisons: dict[tuple[NetworkId, str], list[Mark]]
     chance: dict[tuple[NetworkId, str], list[Mark]]
+    references: dict[str, Mark] = field(default_factory=dict)  # path -> tile that has pairs of complete networks
 
     @classmethod
     def of(cls, store: SweepStore) -> "Committed":
@@ -88,7 +92,9 @@ class Committed:
             {key: of_layer for key, of_layer in store.comparisons(kind).items() if key[0] in marks}
             for kind in ("comparison", "chance")
         )
-        return cls(marks, comparisons, chance)
+        several = sum(network.is_complete for network in marks) > 1
+        tiles = {path: mark for path, mark in store.pair_marks().items() if any(_of_complete(mark))} if several else {}
+        return cls(marks, comparisons, chance, tiles)
 
     @property
     def digest(self) -> str:
@@ -98,7 +104,32 @@ class Committed:
             entries += [
                 (f"{n.path}/{layer}{by}", mark.digest) for (n, layer), marks in compared.items() for mark in marks
             ]
+        entries += [(path, mark.digest) for path, mark in self.references.items()]
         return digest(sorted(entries))
+
+
+def _of_complete(tile: Mark) -> Iterator[tuple[NetworkId, NetworkId, dict[str, Result]]]:
+    """Yield the pairs of complete networks in a tile, with their results by metric."""
+    for x, y, results in pairs_in(tile.values):
+        if x.is_complete and y.is_complete and x != y:
+            yield x, y, results
+
+
+def _reference_rows(
+    problem: str, layers: Sequence[ComparedLayer], tiles: Mapping[str, Mark]
+) -> Iterator[dict[str, Any]]:
+    """Yield a row for each pair of complete networks, layer and metric. If one was computed twice, the first counts."""
+    places = {layer.name: {"position": at, "layer": layer.name, "kind": layer.kind} for at, layer in enumerate(layers)}
+    seen = set()
+    for tile in tiles.values():
+        layer = tile.values["layer"]
+        for x, y, results in _of_complete(tile):
+            for metric, result in results.items():
+                key = x, y, layer, metric
+                if layer in places and key not in seen:
+                    seen.add(key)
+                    named = {"problem": problem, "complete_x": x.complete, "complete_y": y.complete, "metric": metric}
+                    yield named | places[layer] | {name: result[name] for name in ("value", "warning", "reason")}
 
 
 def _require_one_sweep(store: SweepStore, committed: Committed, identity: str) -> None:
@@ -139,12 +170,14 @@ def read_tables(root: Storage, problems: list[str] | None = None) -> Tables:
 
 def _read(store: SweepStore) -> Tables:
     """Read a problem's written tables. Summaries that an earlier version wrote are computed again, not written."""
-    frames = [_read_table(store, name) for name in TABLES]
     mark = store.results_mark()
+    there = [name for name in TABLES if mark is None or f"{name}.parquet" in mark.objects or name != "reference"]
+    frames = [_read_table(store, name) for name in there]  # tables of older versions have no reference level
     if mark is not None and mark.values.get("version") == VERSION:
         return Tables(*frames)
-    tables = Tables(*(completed(name, frame) for name, frame in zip(TABLES, frames, strict=True)))
-    return Tables.of(tables.similarities, tables.networks, store.identity().seed, tables.chance)
+    tables = Tables(*(completed(name, frame) for name, frame in zip(there, frames, strict=True)))
+    seed = store.identity().seed
+    return Tables.of(tables.similarities, tables.networks, seed, tables.chance, tables.reference)
 
 
 def _read_table(store: SweepStore, name: str) -> pd.DataFrame:

@@ -5,6 +5,7 @@
     summary        similarities over runs: one row per (problem, metric, layer, iteration)
     accuracy       test accuracy over runs: one row per (problem, iteration)
     chance         similarities with the pruned network's examples permuted: the chance level
+    reference      similarities of complete networks with each other, where a study has several: the reference level
 
 Each row is of pruned networks, or of a control (the column `control`). Statistics never mix the two. A study of several
 complete networks has runs of each: then bands are over all of their runs, and intervals say how sure a median is of
@@ -16,6 +17,7 @@ A value that could not be computed is NaN in every table. It is counted (`missin
 import io
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -116,10 +118,27 @@ SUMMARY_COLUMNS = {
     "warned": "int64",  # values among `count` that carry a warning
 }
 ACCURACY_COLUMNS = {"problem": "str", "complete": "int64", "control": "str", "iteration": "int64", **STATISTICS}
-TABLES = ("results", "networks", "summary", "accuracy", "chance")
-COLUMNS = dict(
-    zip(TABLES, (SIMILARITY_COLUMNS, NETWORK_COLUMNS, SUMMARY_COLUMNS, ACCURACY_COLUMNS, CHANCE_COLUMNS), strict=True)
-)
+REFERENCE_COLUMNS = {
+    "problem": "str",
+    "complete_x": "int64",  # numbers of the two complete networks
+    "complete_y": "int64",
+    "position": "int64",
+    "layer": "str",
+    "kind": "str",
+    "metric": "str",
+    "value": "float64",
+    "warning": "str",
+    "reason": "str",
+}
+COLUMNS = {
+    "results": SIMILARITY_COLUMNS,
+    "networks": NETWORK_COLUMNS,
+    "summary": SUMMARY_COLUMNS,
+    "accuracy": ACCURACY_COLUMNS,
+    "chance": CHANCE_COLUMNS,
+    "reference": REFERENCE_COLUMNS,
+}
+TABLES = tuple(COLUMNS)
 # What stands in the columns that say whose a row is, where an earlier version wrote the table.
 OF_OLD: dict[str, Any] = {"complete": 0, "control": ""}
 QUANTILES = (0.05, 0.25, 0.75, 0.95)
@@ -140,22 +159,28 @@ class Tables:
     networks: pd.DataFrame
     summary: pd.DataFrame
     accuracy: pd.DataFrame
-    chance: pd.DataFrame = field(default_factory=lambda: _frame([], CHANCE_COLUMNS))
+    chance: pd.DataFrame = field(default_factory=lambda: chance_table([]))
+    reference: pd.DataFrame = field(default_factory=lambda: reference_table([]))
 
     @property
     def by_name(self) -> dict[str, pd.DataFrame]:
         """Return the tables by the names of their files, in the order of `TABLES`."""
-        frames = self.similarities, self.networks, self.summary, self.accuracy, self.chance
+        frames = self.similarities, self.networks, self.summary, self.accuracy, self.chance, self.reference
         return dict(zip(TABLES, frames, strict=True))
 
-    @property
+    @cached_property
     def pruned(self) -> "Tables":
         """Return the tables without the rows of controls."""
         return self.of_control("")
 
+    @cached_property
+    def retrained(self) -> "Tables":
+        """Return the tables of the control that is retrained without pruning only."""
+        return self.of_control("retrain")
+
     def of_control(self, control: str) -> "Tables":
         """Return the tables with the rows of this control only. "": of pruned and complete networks"""
-        return Tables(*(frame[frame["control"] == control] for frame in self.by_name.values()))
+        return Tables(*(_of_control(frame, control) for frame in self.by_name.values()))
 
     @classmethod
     def of(
@@ -164,14 +189,23 @@ class Tables:
         networks: pd.DataFrame,
         seed: int = 0,
         chance: pd.DataFrame | None = None,
+        reference: pd.DataFrame | None = None,
     ) -> "Tables":
         """Make the set of tables from the measured ones, adding their summaries and what values are by chance.
 
         seed : of the bootstrap
         """
         chance = chance_table([]) if chance is None else chance
+        reference = reference_table([]) if reference is None else reference
         summaries = summarise(similarities, seed), summarise_accuracy(networks, seed)
-        return cls(with_nulls(similarities, chance), networks, *summaries, chance)
+        return cls(with_nulls(similarities, chance), networks, *summaries, chance, reference)
+
+
+def _of_control(frame: pd.DataFrame, control: str) -> pd.DataFrame:
+    if "control" not in frame:
+        return frame
+    own = frame["control"] == control
+    return frame if own.all() else frame[own]
 
 
 def long_table(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
@@ -194,11 +228,25 @@ def chance_table(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     return _table(rows, CHANCE_COLUMNS, [*WHOSE, "run", "iteration", "layer", "metric", "permutation"])
 
 
+def reference_table(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+    """Make the table of similarities of complete networks with each other. ValueError: as in `long_table`."""
+    return _table(rows, REFERENCE_COLUMNS, ["problem", "complete_x", "complete_y", "layer", "metric"])
+
+
+def reference_level(reference: pd.DataFrame) -> pd.DataFrame:
+    """Return the smallest, median and largest similarity of two complete networks, by (problem, metric, layer)."""
+    return _levels(reference)
+
+
 def chance_level(chance: pd.DataFrame) -> pd.DataFrame:
     """Return the smallest, median and largest chance similarity, one row per (problem, metric, layer)."""
+    return _levels(chance)
+
+
+def _levels(table: pd.DataFrame) -> pd.DataFrame:
     keys = ["problem", "metric", "layer"]
-    levels = chance.groupby(keys, sort=False)["value"].agg(low="min", median="median", high="max").reset_index()
-    return levels.merge(chance[[*keys, "position"]].drop_duplicates(), on=keys)
+    levels = table.groupby(keys, sort=False)["value"].agg(low="min", median="median", high="max").reset_index()
+    return levels.merge(table[[*keys, "position"]].drop_duplicates(), on=keys)
 
 
 def summarise(similarities: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
@@ -306,8 +354,9 @@ def read_parquet_bytes(data: bytes) -> pd.DataFrame:
 
 def _frame(rows: Iterable[Mapping[str, Any]], columns: dict[str, str]) -> pd.DataFrame:
     records = []
+    of_old = {name: value for name, value in OF_OLD.items() if name in columns}
     for given in rows:
-        row = {**OF_OLD, **given}
+        row = {**of_old, **given}
         if row.keys() != columns.keys():
             missing, unknown = columns.keys() - row.keys(), row.keys() - columns.keys()
             raise ValueError(f"row: lacks the columns {sorted(missing)} and adds {sorted(unknown)}: {dict(row)}")

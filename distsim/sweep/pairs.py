@@ -194,3 +194,19 @@ def _components(pairs: Sequence[Pair]) -> list[list[Pair]]:
     for a, b in pairs:
         parts.setdefault(root(a), []).append((a, b))
     return list(parts.values())
+
+
+def references(order: Prepared, store: SweepStore, engine: Engine, say: Callable[[str], None]) -> list[str] | None:
+    """Compare the sweep's complete networks with each other, as far as they are committed and not compared yet.
+
+    Return a sentence for each failure; None if nothing is missing.
+    """
+    networks = store.contents().networks.intersection(order.sweep.extent.complete_networks)
+    pairs, metrics, found = planned("references", networks), order.sweep.extent.metrics, found_in(store)
+    lacking = [
+        pair
+        for pair in pairs
+        for layer in order.layers
+        if not set(applicable(metrics, layer.kind)) <= found.get((*pair, layer.name), {}).keys()
+    ]
+    return compare(order, store, engine, pairs, metrics, say=say) if lacking else None

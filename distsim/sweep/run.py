@@ -12,6 +12,7 @@ from distsim.sweep.failures import SweepFailed, attempt, unless_full
 from distsim.sweep.forecast import comparison_forecast, training_forecast, training_warnings, work_sentence
 from distsim.sweep.jobs import Comparison, NetworkComparison, comparisons
 from distsim.sweep.order import Prepared
+from distsim.sweep.pairs import references
 from distsim.sweep.plan import Chain, Missing, finished_with, missing, room_for_activations, wave
 
 Say = Callable[[str], None]
@@ -56,6 +57,11 @@ def run(
         _drop_activations(busy, stores, check)
         for order in busy:
             given_up[order.name] |= _failed(order, stores[order.name], chains[order.name])
+    for order in orders:
+        check()
+        failed = references(order, stores[order.name], engine, say) if order.sweep.extent.complete > 1 else None
+        worked |= failed is not None
+        failures += unless_full(failed or [])
     check()
     written, unwritten = _results(orders, stores, root)
     if failures or unless_full(unwritten):
