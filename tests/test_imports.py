@@ -39,7 +39,8 @@ sweep: on_device comparison_worker order training_worker engine ray_cluster ray_
 sweep: proof retraining ladder
 verify: . report unfinished networks derived descriptions lineage walk store repair
 api: . arguments problem data drawing network study published opening running
-cli: ending . arguments doctor doctor_gpu output run studies proving commands claiming ladder sweeps sweep_command main __main__
+cli: ending . arguments doctor doctor_gpu output run studies proving commands claiming ladder
+cli: sweeps sweep_command main __main__
 script stages __main__
 """
 

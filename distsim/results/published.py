@@ -115,7 +115,7 @@ def read(folder: Path) -> Published:
         files.pop("reference")
     frames = {name: _table(folder / file, record["tables"].get(file)) for name, file in files.items()}
     environments = frames.pop("environments")
-    frames = {name: completed(name, frame) for name, frame in frames.items()}
+    frames = {name: completed(frame, name) for name, frame in frames.items()}
     frames["results"] = with_nulls(frames["results"], frames["chance"])
     parts, images, labels = tuple(record["parts"]), record.get("images", ""), record.get("labels", {})
     return Published(identity, Tables(*frames.values()), environments, parts, images, labels)

@@ -175,7 +175,7 @@ def _read(store: SweepStore) -> Tables:
     frames = [_read_table(store, name) for name in there]  # tables of older versions have no reference level
     if mark is not None and mark.values.get("version") == VERSION:
         return Tables(*frames)
-    tables = Tables(*(completed(name, frame) for name, frame in zip(there, frames, strict=True)))
+    tables = Tables(*(completed(frame, name) for name, frame in zip(there, frames, strict=True)))
     seed = store.identity().seed
     return Tables.of(tables.similarities, tables.networks, seed, tables.chance, tables.reference)
 

@@ -321,7 +321,7 @@ def few(rows: pd.DataFrame) -> pd.Series:
     return (rows["count"] < runs) & (rows["iteration"] > 0)
 
 
-def completed(name: str, table: pd.DataFrame) -> pd.DataFrame:
+def completed(table: pd.DataFrame, name: str = "results") -> pd.DataFrame:
     """Return a table that an earlier version wrote, with the columns that it lacks. They are empty.
 
     name : of `TABLES`. Rows of summaries are then of one complete network.
