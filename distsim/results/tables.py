@@ -331,8 +331,8 @@ def completed(table: pd.DataFrame, name: str = "results") -> pd.DataFrame:
     columns = list(table.columns)  # a published study's table has more than those of a store
     for column in filter(missing.__contains__, expected):
         columns.insert(columns.index(places[places.index(column) - 1]) + 1, column)
-    instead = ADDED | OF_OLD | ({"complete": 1} if name in ("summary", "accuracy") else {})
-    filled = {column: instead[column] for column in missing if instead[column] is not None}
+    instead = ADDED | OF_OLD | ({"complete": 1, "warned": 0} if name in ("summary", "accuracy") else {})
+    filled = {column: instead[column] for column in missing if instead.get(column) is not None}
     return table.reindex(columns=columns).assign(**filled).astype({column: expected[column] for column in missing})
 
 
