@@ -13,6 +13,7 @@ from distsim.comparison.pair import Result
 from distsim.problems import departures
 from distsim.results import figures
 from distsim.results.tables import (
+    OF_OLD,
     TABLES,
     Tables,
     chance_table,
@@ -198,6 +199,7 @@ def current(store: SweepStore) -> tuple[Tables, pd.DataFrame] | None:
     try:
         tables = read_tables(store.root, [store.problem])
         provenance = _read_table(store, "provenance")
+        provenance = provenance.assign(**{name: of for name, of in OF_OLD.items() if name not in provenance})
     except DamagedStore:
         return None
     contents = store.contents()
