@@ -256,6 +256,7 @@ def summarise(similarities: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     """
     keys = ["problem", "control", "metric", "layer", "iteration"]
     rows = []
+    similarities = _with_whose(similarities)
     for (problem, control, metric, layer, iteration), group in similarities.groupby(keys, sort=False):
         of_control = [control] if control else []
         rng = numpy_stream(seed, "bootstrap", problem, *of_control, metric, layer, int(iteration))
@@ -274,11 +275,17 @@ def summarise_accuracy(networks: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     """
     keys = ["problem", "control", "iteration"]
     rows = []
+    networks = _with_whose(networks)
     for (problem, control, iteration), group in networks.groupby(keys, sort=False):
         rng = numpy_stream(seed, "bootstrap", problem, *([control] if control else []), "accuracy", int(iteration))
         named = dict(zip(keys, (problem, control, iteration), strict=True)) | {"complete": group["complete"].nunique()}
         rows.append(named | _statistics(group["accuracy"], group, rng))
     return sorted_by(_frame(rows, ACCURACY_COLUMNS), keys)
+
+
+def _with_whose(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return rows with the columns that say whose they are, as of earlier versions where they lack them."""
+    return rows.assign(**{name: of for name, of in OF_OLD.items() if name not in rows})
 
 
 def to_csv_bytes(frame: pd.DataFrame) -> bytes:
