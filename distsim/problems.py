@@ -176,6 +176,7 @@ PROBLEMS: dict[str, Problem] = {
             probe=1000,
             runs=4,
             iterations=6,
+            control_runs=1,  # with two of each, half of the demonstration would be controls
         ),
     )
 }
@@ -191,8 +192,7 @@ def departures(problem: Problem) -> list[str]:
         return []
     open_fields: dict[str, Any] = {} if ours.classes else {"classes": ()}
     recipe = problem.recipe if ours.recipe.normalise else dataclasses.replace(problem.recipe, normalise=None)
-    same = dataclasses.replace(
-        problem, recipe=recipe, runs=ours.runs, iterations=ours.iterations, paper=ours.paper, **open_fields
-    )
+    unwritten = {name: getattr(ours, name) for name in ("runs", "iterations", "control_runs", "paper")}
+    same = dataclasses.replace(problem, recipe=recipe, **unwritten, **open_fields)
     names = (field.name for field in dataclasses.fields(Problem))
     return [name for name in names if getattr(same, name) != getattr(ours, name)]

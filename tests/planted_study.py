@@ -9,16 +9,9 @@ import numpy as np
 import pandas as pd
 
 from distsim.problems import PROBLEMS
+from distsim.results.columns import ADDED, CHANCE_COLUMNS, NETWORK_COLUMNS, SIMILARITY_COLUMNS, SUMMARY_COLUMNS
 from distsim.results.published import PartRecord, Published
-from distsim.results.tables import (
-    ADDED,
-    CHANCE_COLUMNS,
-    NETWORK_COLUMNS,
-    SIMILARITY_COLUMNS,
-    SUMMARY_COLUMNS,
-    Tables,
-    summarise_accuracy,
-)
+from distsim.results.tables import Tables, summarise_accuracy
 from distsim.specs import Identity
 
 ROOT = Path(__file__).parents[1]

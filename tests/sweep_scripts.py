@@ -40,8 +40,14 @@ def outcome(command: Callable[[], object]) -> Outcome:
 
 
 def run_script(script: str | Path, *arguments: object) -> Outcome:
-    """A script of sweeps/ by name, or any by path, as `python SCRIPT ARGUMENTS` runs it."""
+    """A script of sweeps/ by name, or any by path, as `python SCRIPT ARGUMENTS` runs it.
+
+    A sweep is run without controls unless the arguments say otherwise: few tests are about them, and they would take as
+    long as the rest.
+    """
     file = script if isinstance(script, Path) else SWEEPS / f"{script}.py"
+    if "cli.sweeps import" in file.read_text() and not {"--control", "--help"} & set(arguments):
+        arguments = (*arguments, "--control", "none")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", [str(file), *map(str, arguments)])
         return outcome(lambda: runpy.run_path(str(file), run_name="__main__"))

@@ -20,7 +20,7 @@ from distsim.cli.main import main
 from distsim.data.arrays import dataset_of
 from distsim.models import Layer, Network
 from distsim.results.reduce import TABLES
-from distsim.specs import COMPLETE, NetworkId
+from distsim.specs import COMPLETE, NetworkId, RunId
 from distsim.store import IdentityMismatch, SweepStore
 from distsim.sweep.failures import SweepFailed
 
@@ -60,7 +60,7 @@ def problem(**fields: Any) -> specs.Problem:
 
 
 def run(storage: Path, **options: Any) -> distsim.Study:
-    return distsim.run(problem(), **{"data": DATA, "storage": storage, "progress": False} | options)
+    return distsim.run(problem(), **{"data": DATA, "storage": storage, "progress": False, "control": "none"} | options)
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +133,7 @@ def test_forms_of_data_are_one_sweep(store: Path):
 
 
 def test_a_line_for_each_network_or_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    few: dict[str, Any] = {"runs": 1, "iterations": 1, "metrics": ["cka"], "chance": False}
+    few: dict[str, Any] = {"runs": 1, "iterations": 1, "metrics": ["cka"], "chance": False, "control": []}
     run(tmp_path / "a", **few, progress=False)
     assert capsys.readouterr().out == ""
     run(tmp_path / "b", **few, progress=True)
@@ -144,7 +144,9 @@ def test_a_line_for_each_network_or_none(tmp_path: Path, capsys: pytest.CaptureF
 
 def test_several_problems_in_one_store(tmp_path: Path):
     both = [problem(name="one"), problem(name="two", pruning=distsim.Pruning(conv_rate=0.5))]
-    study = distsim.run(both, data=DATA, storage=tmp_path, runs=1, iterations=1, metrics="cka", progress=False)
+    study = distsim.run(
+        both, data=DATA, storage=tmp_path, runs=1, iterations=1, metrics="cka", progress=False, control="none"
+    )
     assert study.problems == ["one", "two"]
     assert set(study.results["problem"]) == set(study.provenance["problem"]) == {"one", "two"}
     assert [status.problem for status in study.status()] == ["one", "two"]
@@ -156,7 +158,15 @@ def test_several_problems_in_one_store(tmp_path: Path):
 
 
 def test_a_problem_of_the_papers_on_own_images(tmp_path: Path):
-    few: dict[str, Any] = {"runs": 1, "iterations": 1, "epochs": 2, "probe": 40, "metrics": ["cka"], "chance": False}
+    few: dict[str, Any] = {
+        "runs": 1,
+        "iterations": 1,
+        "epochs": 2,
+        "probe": 40,
+        "metrics": ["cka"],
+        "chance": False,
+        "control": [],
+    }
     labels = np.arange(150) % 10
     study = distsim.run("digits", data=(X, labels), storage=tmp_path, progress=False, **few)
     spec = study.network().problem
@@ -169,7 +179,14 @@ def test_a_folder_of_images(tmp_path: Path):
     from tests.sweep_scripts import write_images
 
     write_images(tmp_path / "images", ("cat", "dog"), train=8, test=2)
-    few: dict[str, Any] = {"runs": 1, "iterations": 1, "metrics": ["cka"], "chance": False, "progress": False}
+    few: dict[str, Any] = {
+        "runs": 1,
+        "iterations": 1,
+        "metrics": ["cka"],
+        "chance": False,
+        "control": (),
+        "progress": False,
+    }
     made = distsim.Problem(Tiny, size=8, recipe=distsim.Recipe(epochs=1))
     study = distsim.run(made, data=tmp_path / "images", storage=tmp_path / "s", **few)
     spec = study.network().problem
@@ -203,7 +220,7 @@ def test_status_is_what_the_command_prints(store: Path, capsys: pytest.CaptureFi
     shutil.rmtree(store / "Tiny" / "runs" / "0001" / "iter_02")
     (status,) = distsim.open(store).status()
     assert (status.pruned, status.in_store, status.done) == (3, 3, False)
-    assert status.missing_networks == {1: (2,)}
+    assert status.missing_networks == {RunId.of(1): (2,)}
     assert main(["status", str(store)]) == 0
     assert capsys.readouterr().out == f"{status}\n"
     assert "run 1: iterations 2 missing" in str(status)
@@ -342,7 +359,7 @@ def test_activations_are_read_when_they_are_asked_for(kept: Path, monkeypatch: p
 
 
 def test_a_run_has_its_data_at_hand(tmp_path: Path):
-    few: dict[str, Any] = {"runs": 1, "iterations": 1, "metrics": ["cka"], "chance": False}
+    few: dict[str, Any] = {"runs": 1, "iterations": 1, "metrics": ["cka"], "chance": False, "control": []}
     study = run(tmp_path, **few)
     assert study.network(0, 1).activations("out").origin == "recomputed"
     with pytest.raises(ValueError, match="images of Tiny came from Python"):

@@ -31,7 +31,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The digits, one run of two iterations, with a probe of 120 images."""
     folder = tmp_path_factory.mktemp("sensitivity") / "store"
     extent: dict[str, Any] = {"runs": 1, "iterations": 2, "epochs": 2, "train_limit": 300, "probe": PROBE}
-    distsim.run("digits", storage=folder, progress=False, chance=False, **extent)
+    distsim.run("digits", storage=folder, progress=False, chance=False, control="none", **extent)
     return folder
 
 

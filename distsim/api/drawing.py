@@ -6,7 +6,7 @@ from typing import Any
 from distsim.api.arguments import require_one_of
 from distsim.results import figures
 from distsim.results.functional_figures import functional_similarity
-from distsim.results.tables import Tables, chance_level
+from distsim.results.tables import Tables, chance_level, reference_level
 
 OF_ACCURACY: dict[str, Callable[..., Any]] = {"fig1": figures.accuracy_median, "fig4": figures.accuracy_mean}
 OF_ONE_PROBLEM = ("fig5", "fig8", "functional")
@@ -40,13 +40,14 @@ def figure(
     shown = accuracy if name in OF_ACCURACY else functional if name == "functional" else summary
     if shown.empty:
         raise ValueError(f"{name}: nothing that it shows of {', '.join(problems)} is in the store yet")
+    reference = reference_level(tables.reference)
     if name in OF_ACCURACY or name in ("fig8", "functional"):
         if metrics is not None:
             raise ValueError(f"metric: {name} shows {NAMES[name]} and takes none, got {', '.join(metrics)}")
         if name == "functional":
             return functional_similarity(functional, problems[0])
         if name == "fig8":
-            return figures.output_layer(summary, problems[0], titles=titles)
+            return figures.output_layer(summary, problems[0], titles=titles, reference=reference)
         return OF_ACCURACY[name](accuracy)
     there = tuple(dict.fromkeys(summary["metric"]))
     for metric in metrics or ():
@@ -54,11 +55,14 @@ def figure(
     chance = chance_level(tables.chance)
     if name == "fig5":
         chosen = metrics or [metric for metric in figures.PANEL_METRICS if metric in there] or there
-        return figures.similarity_panels(summary, problems[0], chosen, chance=chance, titles=titles, errors=errors)
+        return figures.similarity_panels(
+            summary, problems[0], chosen, chance=chance, titles=titles, reference=reference, errors=errors
+        )
     metric = _only(metrics) if metrics else "svcca" if "svcca" in there else there[0]
     hidden = (summary["metric"] == metric) & (summary["kind"] != "out")
+    levels = {"chance": chance, "reference": reference}
     return figures.similarity_by_layer(
-        summary, metric, include_output=not hidden.any(), chance=chance, titles=titles, errors=errors
+        summary, metric, include_output=not hidden.any(), titles=titles, errors=errors, **levels
     )
 
 

@@ -37,7 +37,7 @@ class StudyNetwork:
     """A network of a store, as `Study.network` returns it. Each part is read on first use."""
 
     store: SweepStore
-    which: specs.NetworkId  # (run, iteration), None the complete network
+    which: specs.NetworkId
     record: dict[str, Any]  # iteration, remaining, accuracy, loss, epochs, ...
     dataset: Dataset | None = None  # the study's, where it is at hand
 
@@ -74,6 +74,12 @@ class StudyNetwork:
                 f"the store has no test logits of {self.which.label}: distsim run STORE --measure functional"
             )
         return read_logits(self.store, self.which, mark).margins
+
+    @property
+    def _whose(self) -> dict[str, Any]:
+        """Return the attributes that name another complete network and a control."""
+        complete = {"complete": self.which.complete} if self.which.complete else {}
+        return complete | ({"control": self.which.control} if self.which.control else {})
 
     @property
     def layers(self) -> list[str]:
@@ -117,7 +123,7 @@ class StudyNetwork:
             xarray.Variable(
                 DIMENSIONS[values.ndim],
                 values,
-                attributes | ({} if self.which.run is None else {"run": self.which.run}),
+                attributes | ({} if self.which.run is None else {"run": self.which.run}) | self._whose,
             ),
             coords={"example": self._examples},
             name=layer,

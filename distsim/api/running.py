@@ -36,6 +36,9 @@ def run(
     chance: bool = True,
     measure: str | list[str] | tuple[str, ...] | None = None,
     permutations: int | None = None,
+    control: str | list[str] | tuple[str, ...] | None = None,
+    control_runs: int | None = None,
+    complete: int = 1,
     classes: list[str] | tuple[str, ...] | None = None,
     epochs: int | None = None,
     probe: int | None = None,
@@ -68,6 +71,7 @@ def run(
         where they are kept
     storage : a folder or a URL; by default results/ and the first problem's name
     local : everything in this process, in order; False uses Ray, on this machine or at `address`
+    control : "retrain", "random", both as a list, or "none"; None: both for a new study, as before for another
     progress : True prints a line for each network, False nothing; a function gets a dictionary for each network
     metrics, measure, permutations : None for what the store was asked for last, of a new one the default ones;
         measure=() for nothing beside the values
@@ -97,6 +101,7 @@ def run(
     request |= {
         "metrics": None if metrics is None else listed("metrics", metrics),
         "measure": measure if measure is None else () if measure in ((), []) else listed("measure", measure),
+        "control": _controls(control),
         "reading": specs.Reading(plain(skip_bad), plain(bits)),
         "device": chosen,
         "resources": trial_resources(chosen, threads, cpus, gpus),
@@ -106,6 +111,18 @@ def run(
         asked = {each.name: with_kept(root, each.name, request) for each in problems}
         sweeps = [_prepared(each, data, reductions, asked[each.name]) for each in problems]
         return _studied(sweeps, root, progress, **how)
+
+
+def _controls(control: Any) -> tuple[str, ...] | None:
+    """Return the controls that are named; None if nothing is said. ValueError: there is no such control."""
+    if control is None:
+        return None
+    names = () if control in ("none", [], ()) else listed("control", control)
+    for name in names:
+        require_one_of("control", name, (*specs.CONTROLS, "none"))
+    if "none" in names:
+        raise ValueError(f"control: none stands alone, got {', '.join(names)}")
+    return tuple(name for name in specs.CONTROLS if name in names)
 
 
 def _studied(sweeps: list[Prepared], root: Storage, progress: Progress, **how: Any) -> Study:

@@ -89,6 +89,11 @@ class Study:
         return self._tables().functional_summary
 
     @property
+    def reference(self) -> pd.DataFrame:
+        """Similarities of complete networks with each other, where the study has several: the reference level."""
+        return self._tables().reference
+
+    @property
     def provenance(self) -> pd.DataFrame:
         """Which row of networks, results and chance was computed where, when and by what."""
         import pandas as pd
@@ -187,10 +192,22 @@ class Study:
         return studies_of(list(self._stores.values()))
 
     @names_checked
-    def network(self, run: int | None = None, iteration: int | None = None, problem: str | None = None) -> StudyNetwork:
+    def network(
+        self,
+        run: int | None = None,
+        iteration: int | None = None,
+        problem: str | None = None,
+        control: str = "",
+        complete: int = 0,
+    ) -> StudyNetwork:
         """Return a network: of a run (from 0) after an iteration (from 1), or without both the complete one.
 
-        Iteration 0 of any run is the complete network. FileNotFoundError: it is not in the store, which says what is.
+        Iteration 0 of any run is the complete network.
+
+        control : "retrain" or "random": the run is of this control
+        complete : the number of the complete network that the run starts from, where the study has several
+
+        FileNotFoundError: it is not in the store, which says what is.
         """
         for name, number in (("run", run), ("iteration", iteration)):
             if number is not None:
@@ -204,7 +221,13 @@ class Study:
         from distsim.api.network import network_of
 
         store = self._stores[self._chosen(problem)]
-        which = specs.NetworkId(run, iteration) if run is not None and iteration else specs.COMPLETE
+        require_one_of("control", control, ("", *specs.CONTROLS))
+        require_whole("complete", complete)
+        if run is None:
+            which = specs.NetworkId(complete=complete)
+        else:
+            kind = ("", *specs.CONTROLS).index(control)
+            which = specs.RunId(complete, kind, run).network(iteration or 0)
         return network_of(store, which, self._datasets.get(store.problem))
 
     def _chosen(self, problem: str | None) -> str:

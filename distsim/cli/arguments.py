@@ -4,7 +4,7 @@ import argparse
 import re
 from typing import Any, get_args
 
-from distsim.specs import MEASURES, MOST, NULL_PERMUTATIONS, Device, DeviceChoice, Measure, shown
+from distsim.specs import CONTROLS, MEASURES, MOST, NULL_PERMUTATIONS, Device, DeviceChoice, Measure, shown
 
 ENOUGH_FOR_Z = 20  # distsim.results.nulls.PERMUTED, which takes pandas to import
 
@@ -42,6 +42,31 @@ def cluster(text: str) -> str:
     if text not in ("auto", "local") and not (address and 0 < int(address[1]) < 2**16):
         raise argparse.ArgumentTypeError(f"{shown(text)} is neither auto nor HOST:PORT nor ray://HOST:PORT")
     return text
+
+
+def control_flags(group: Any, default: str, default_runs: str) -> None:
+    """Add --control and --control-runs to a parser or a group. default, default_runs : what --help says of defaults"""
+    group.add_argument(
+        "--control",
+        nargs="+",
+        choices=(*CONTROLS, "none"),
+        metavar="NAME",
+        action=_Controls,
+        help="runs beside the pruned ones, to tell what pruning does: retrain, which is rewound and trained as often "
+        f"and never pruned; random, pruned of as many parameters at random; or none {default}",
+    )
+    group.add_argument(
+        "--control-runs", type=whole, metavar="N", help=f"runs of each control, at most --runs {default_runs}"
+    )
+
+
+class _Controls(argparse.Action):
+    """Reads the names of controls, in their order; `none` stands alone."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option: Any = None) -> None:
+        if "none" in values and len(set(values)) > 1:
+            parser.error(f"argument --control: none stands alone, got {' '.join(values)}")
+        setattr(namespace, self.dest, tuple(name for name in CONTROLS if name in values))
 
 
 def resolved_device(device: DeviceChoice, address: str | None) -> Device:

@@ -15,7 +15,7 @@ def flags(parser: argparse.ArgumentParser) -> None:
         "--multiverse",
         action="store_true",
         help="judge each claim under every definition of its metric that the tables hold: means over all columns, over "
-        "98 %% of the mass, other weights, the channel view, unbiased, calibrated against chance",
+        "98 %% of the mass, other weights, the channel view, unbiased, calibrated against chance, beyond the control",
     )
     parser.add_argument("--out", metavar="FILE.csv", help="write the table of verdicts, with the numbers behind them")
 
@@ -65,8 +65,10 @@ def _verdicts(verdicts: list[Any]) -> Any:
         images = f" ({verdict.data})" if verdict.data else ""
         print_line(f"{verdict.claim:4} {verdict.problem:20} {verdict.metric:9} {verdict.verdict}{images}")
         print_line(f"     {verdict.text} ({verdict.where})")
+        if verdict.controlled:
+            print_line(f"     where falls count beyond those of retraining without pruning: {verdict.controlled}")
         fields = {name: getattr(verdict, name) for name in ("claim", "problem", "metric", "verdict", "text", "where")}
-        rows.append({**fields, "data": verdict.data, **verdict.numbers})
+        rows.append({**fields, "data": verdict.data, "controlled": verdict.controlled, **verdict.numbers})
     return pd.DataFrame.from_records(rows)
 
 

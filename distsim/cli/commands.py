@@ -59,7 +59,8 @@ def do_run(flags: argparse.Namespace) -> int:
     import_named(flags)
     if flags.only is not None:
         return _only(flags)
-    asked = {"runs": flags.runs, "iterations": flags.iterations, **measured(flags)}
+    asked = {name: getattr(flags, name) for name in ("runs", "iterations", "control", "control_runs", "complete")}
+    asked |= measured(flags)
     for store in stores:
         _require_trainable(store, flags, asked)
     finish([order_of(store, flags, **asked) for store in stores], stores[0].root, flags)
@@ -244,10 +245,13 @@ def do_list(flags: argparse.Namespace) -> int:
         return 0
     for store in stores_of(flags):
         contents = store.contents()
-        runs = {network.run for network in contents.networks if not network.is_complete}
+        runs = {n.of_run for n in contents.networks if not (n.is_complete or n.control)}
         last = max((network.iteration for network in contents.networks), default=0)
-        identity = store.identity()
-        _print_sweep(store.problem, identity, f"{len(runs)} runs", last)
+        several = len({network.complete for network in contents.networks})
+        complete = f", from {several} complete networks" if several > 1 else ""
+        controls = {n.of_run for n in contents.networks if n.control}
+        of_controls = f" and {len(controls)} of controls" if controls else ""
+        _print_sweep(store.problem, store.identity(), f"{len(runs)} runs{of_controls}{complete}", last)
     return 0
 
 

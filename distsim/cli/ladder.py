@@ -54,7 +54,10 @@ def do_ladder(flags: argparse.Namespace) -> int:
     import_named(flags)
     metrics = tuple(dict.fromkeys(flags.metrics)) if flags.metrics else None
     order = order_of(store, flags, metrics=metrics, runs=None, iterations=None)
-    networks = chosen(store.contents().networks, flags.runs, flags.iterations)
+    every = store.contents().networks
+    networks = chosen(every, flags.runs, flags.iterations)
+    if any(network.control or network.complete for network in every):
+        print_line("the ladder is of pruned networks: controls, and other complete networks, are left out")
     planned, metrics = pairs.planned("all", networks), order.sweep.extent.metrics
     memory = flags.memory * 2**30 if flags.memory else None
 

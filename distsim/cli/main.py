@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from distsim.cli import commands as work
-from distsim.cli.arguments import cluster, measure_flags, positive, whole
+from distsim.cli.arguments import cluster, control_flags, measure_flags, positive, whole
 from distsim.cli.claiming import do_claims
 from distsim.cli.claiming import flags as claims_flags
 from distsim.cli.ladder import do_ladder
@@ -167,6 +167,10 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--runs", type=whole, help="number of runs (default: as last asked for)")
+    control_flags(parser, "(default: as last asked for)", "(default: as last asked for)")
+    parser.add_argument(
+        "--complete", type=whole, metavar="K", help="number of complete networks (default: as last asked for)"
+    )
     parser.add_argument(
         "--iterations", type=whole, help="number of iterations in each run (default: as last asked for)"
     )
@@ -179,18 +183,19 @@ def _run_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--only",
         metavar="run=3,iteration=7",
-        help="recompute one network in this process (run=complete: the complete one); commit it if it is missing, else "
-        "say whether it equals the committed one bit by bit",
+        help="recompute one network in this process (run=complete: the complete one; control=retrain,run=0,iteration=1 "
+        "of a control); commit it if it is missing, else say whether it equals the committed one bit by bit",
     )
 
 
 def _pairs_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--plan",
-        choices=("complete", "runs", "iterations", "all"),
+        choices=("complete", "references", "runs", "iterations", "all"),
         default="runs",
-        help="complete: the complete network with every other; runs: run with run at equal iteration; iterations: "
-        "iteration with iteration of each run; all: every network with every other (default: %(default)s)",
+        help="complete: each complete network with what comes from it; references: complete networks with each other, "
+        "where the study has several; runs: run with run at equal iteration; iterations: iteration with iteration of "
+        "each run; all: every network with every other (default: %(default)s)",
     )
     parser.add_argument("--runs", nargs="+", type=whole, metavar="RUN", help="only these runs (default: all)")
     parser.add_argument(

@@ -59,14 +59,14 @@ def _opened(flags: argparse.Namespace) -> tuple[Any, list[Any]]:
     return study, stores
 
 
-def _complete_of(study: Any, store: Any) -> int | None:
-    """Return the number, in the study, of the store's complete network; None if it has another or none."""
-    from distsim.specs import COMPLETE
+def _numbers(study: Any, store: Any) -> dict[int, int]:
+    """Return number in the study -> number in the store, of each complete network that both have."""
     from distsim.store.records import weights_of
 
-    mark = store.mark(COMPLETE)
     numbers = {part["weights"]: part["complete"] for part in study.parts}
-    return None if mark is None else numbers.get(weights_of(mark))
+    there = {n.complete: store.mark(n) for n in sorted(store.contents().networks, reverse=True) if n.is_complete}
+    ours = {numbers.get(weights_of(mark)): number for number, mark in there.items() if mark is not None}
+    return {complete: number for complete, number in ours.items() if complete is not None}
 
 
 def _rows(study: Any, stores: list[Any], flags: argparse.Namespace) -> list[Any]:
@@ -75,13 +75,19 @@ def _rows(study: Any, stores: list[Any], flags: argparse.Namespace) -> list[Any]
 
     from distsim.results.rows import RowName, drawn, found
 
-    holding = [(number, store) for store in stores if (number := _complete_of(study, store)) is not None]
-    there = {number for number, _ in holding}
+    holding = [(_numbers(study, store), store) for store in stores]
+    there = {number for numbers, _ in holding for number in numbers}
     names = [RowName.parse(text) for text in flags.rows]
     if len(there) == 1:  # the store decides which complete network is meant
         names = [dataclasses.replace(n, complete=min(there)) if n.complete is None else n for n in names]
     if flags.random is not None:
-        held = {(number, network) for number, store in holding for network in store.contents().networks}
+        held = {
+            (number, dataclasses.replace(network, complete=0))
+            for numbers, store in holding
+            for number, in_store in numbers.items()
+            for network in store.contents().networks
+            if network.complete == in_store
+        }
         names += drawn(study, flags.random, flags.seed, held if stores else None)
     return [found(study, name) for name in names]
 
@@ -112,7 +118,7 @@ def _require_stores(study: Any, stores: list[Any], rows: list[Any], flags: argpa
         return
     first, part = lacking[0], part_of(study, lacking[0].name.complete)
     pruned = sum(len(chain.train) for chain in chains(row.network for row in rows))
-    hours = part["training_hours"] * (1 + pruned) / (1 + part["runs"] * part["iterations"])
+    hours = part["training_hours"] * (1 + pruned) / (1 + part["runs"] * part["iterations"] + part.get("controls", 0))
     time = f", about {duration(3600 * hours)} on a machine like the study's" if hours else ""
     again = f"the complete network and {pruned} pruned ones{time}" if pruned else f"the complete network{time}"
     weights = f"(weights {first.weights[first.network][:12]}, complete network {part['weights'][:12]})"
@@ -130,8 +136,11 @@ def _require_stores(study: Any, stores: list[Any], rows: list[Any], flags: argpa
 
 def _store_of(study: Any, stores: list[Any], row: Any) -> Any:
     """Return the first store that has the row's network and complete network, or None."""
+    import dataclasses
+
     for store in stores:
-        if _complete_of(study, store) == row.name.complete and store.mark(row.network) is not None:
+        number = _numbers(study, store).get(row.name.complete)
+        if number is not None and store.mark(dataclasses.replace(row.network, complete=number)) is not None:
             return store
     return None
 
@@ -159,12 +168,15 @@ def _networks(
     study: Any, stores: list[Any], rows: list[Any], dataset: Any, folder: str, flags: argparse.Namespace
 ) -> Any:
     """Yield each row with the networks that it is computed from."""
+    from dataclasses import replace
+
     from distsim.store import Storage
     from distsim.sweep.engine import describe
     from distsim.sweep.proof import Networks
     from distsim.sweep.retraining import retrain
 
     identity, metrics = study.identity, _metrics(rows)
+    numbers = {part["complete"]: part.get("number", 0) for part in study.parts}  # in the sweep that made it
     there: dict[tuple[str, str], Networks] = {}
     for row in rows:
         device = _device(row, flags.device)
@@ -175,7 +187,11 @@ def _networks(
                     identity,
                     dataset,
                     device,
-                    [each.network for each in rows if _device(each, flags.device) == device],
+                    [
+                        replace(each.network, complete=numbers[each.name.complete])
+                        for each in rows
+                        if _device(each, flags.device) == device
+                    ],
                     Storage(Path(folder) / device),
                     print_line,
                     lambda event: print_line(describe(event)),
@@ -184,7 +200,8 @@ def _networks(
             store = _store_of(study, stores, row)
             key = device, str(store.root.url)
         if key not in there:
-            there[key] = Networks(store, identity, dataset, device, metrics)
+            of_store = numbers if flags.retrain else _numbers(study, store)
+            there[key] = Networks(store, identity, dataset, device, metrics, of_store)
         yield row, there[key]
 
 

@@ -122,7 +122,8 @@ def _print_claims(verdicts: list[Any]) -> None:
     judged = [verdict for verdict in verdicts if verdict.verdict != NO_DATA]
     for verdict in judged:
         judgement = f"{verdict.verdict} ({verdict.data})" if verdict.data else verdict.verdict
-        print_line(f"  {verdict.claim:4} {verdict.problem:20} {verdict.metric:9} {judgement:18} {verdict.text}")
+        beyond = f" Beyond the control: {verdict.controlled}." if verdict.controlled else ""
+        print_line(f"  {verdict.claim:4} {verdict.problem:20} {verdict.metric:9} {judgement:18} {verdict.text}{beyond}")
     if lacking := dict.fromkeys(f"{v.claim} ({v.problem})" for v in verdicts if v not in judged):
         said = f"not enough data for {', '.join(lacking)}"
         print_line(textwrap.fill(said, WIDTH, initial_indent="  ", subsequent_indent="    "))

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from fnmatch import fnmatchcase
 from typing import Any, get_args
 
-from distsim.cli.arguments import cluster, measure_flags, measured, positive, resolved_device, whole
+from distsim.cli.arguments import cluster, control_flags, measure_flags, measured, positive, resolved_device, whole
 from distsim.cli.output import reported
 from distsim.cli.run import finish, foresee
 from distsim.metrics.registry import METRICS as KNOWN
@@ -143,6 +143,19 @@ def _extent_flags(parser: argparse.ArgumentParser, problems: Sequence[Problem]) 
     group.add_argument("--runs", type=whole, help=f"number of independent runs {_defaults(problems, lambda p: p.runs)}")
     group.add_argument(
         "--iterations", type=whole, help=f"prunings in each run {_defaults(problems, lambda p: p.iterations)}"
+    )
+    group.add_argument(
+        "--complete",
+        type=whole,
+        default=1,
+        metavar="K",
+        help="complete networks, each trained from another initialisation and with runs of its own; with one, bands "
+        "and intervals say nothing about others (default: %(default)s)",
+    )
+    control_flags(
+        group,
+        "(default: both for a new study; one that has begun keeps what it asked for)",
+        _defaults(problems, lambda p: p.control_runs),
     )
     group.add_argument(
         "--metrics",

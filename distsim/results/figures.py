@@ -6,24 +6,32 @@ Nothing is computed here.
 pyplot or a window, and look the same whatever the user's matplotlibrc says.
 """
 
-import math
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import cycle
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.cm import ScalarMappable
-from matplotlib.colors import BoundaryNorm, ListedColormap
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+from matplotlib.ticker import FixedLocator, MaxNLocator
 
 from distsim.metrics.registry import METRICS, in_order
 from distsim.plotting import SHADES, drawn
 from distsim.problems import PROBLEMS
+from distsim.results import beside
 from distsim.results.marks import mark, mark_cells, marked, note
-from distsim.results.tables import Tables, chance_level
+from distsim.results.panels import (
+    ONE,
+    grid,
+    iteration_bar,
+    iteration_ticks,
+    layer_width,
+    remaining_axis,
+    similarity_limits,
+)
+from distsim.results.tables import Tables, chance_level, reference_level
 from distsim.specs import Problem
 
 PANEL_METRICS = ("svcca", "pwcca", "cka", "nbs")  # in P2's figures; all other metrics are drawn separately
@@ -36,7 +44,6 @@ METRIC_LOOKS = {
     "cosine": ("#009E73", "v"),
 }
 OTHER_LOOKS = (("#CC79A7", "P"), ("#000000", "X"), ("#808080", "*"), ("#F0E442", "p"))
-_ONE = 1 + 1e-6  # a similarity may be above 1 by rounding
 Titles = Mapping[str, str]  # problem -> its title, where that is not its name
 Labels = Mapping[str, str]  # metric -> label; the registry has the labels of metrics that are left out
 ACCURACY_COLOUR = "#0072B2"
@@ -69,26 +76,35 @@ def similarity_by_layer(
     labels: Labels | None = None,
     titles: Titles | None = None,
     errors: bool = False,
+    reference: pd.DataFrame | None = None,
 ) -> Figure:
     """Draw P1 Fig. 2: similarity per layer, input to output, one line per IMP iteration, one panel per problem.
 
+    Controls are drawn beside it, where the summary has any.
     chance : distsim.results.tables.chance_level, drawn as a grey band if the axis reaches down to it
     errors : draw bars of one standard error over examples to each side, where it was measured
+    reference : distsim.results.tables.reference_level, how similar two complete networks are
     """
-    rows = marked(summary[(summary["metric"] == metric) & (include_output | (summary["kind"] != "out"))])
+    of_metric = summary[(summary["metric"] == metric) & (include_output | (summary["kind"] != "out"))]
+    rows = marked(beside.pruned(of_metric))
     problems = _in_order(rows["problem"])
     layers = max(rows.groupby("problem")["layer"].nunique(), default=0)
-    figure, panels = grid(len(problems), width=_layer_width(layers), height=3.0, sharey=True)
+    figure, panels = grid(len(problems), width=layer_width(layers), height=3.0, sharey=True)
     last = int(rows["iteration"].max())
     for panel, problem in zip(panels, problems, strict=True):
         of_problem = rows[rows["problem"] == problem]
         _chance_band(panel, of_problem, chance, metric)
         _layer_lines(panel, of_problem, statistic, bands, last, errors)
+        of_all = of_metric[of_metric["problem"] == problem]
+        beside.over_layers(panel, of_all, reference, _layers_of(of_problem), statistic)
         panel.set_title((titles or {}).get(problem, problem))
     note(figure, rows)
+    beside.legend(figure, of_metric, reference)
     figure.supylabel(f"{label(metric, labels)} ({statistic} of runs)")
-    _similarity_limits(panels[0], rows[["q25", statistic] if bands else [statistic]], zoom=True)
-    _iteration_bar(figure, panels, last)
+    seen = of_metric[["q25", statistic] if bands else [statistic]]
+    low = pd.DataFrame({statistic: beside.values(of_metric, reference)})
+    similarity_limits(panels[0], pd.concat([seen, low]) if len(low) else seen, zoom=True)
+    iteration_bar(figure, panels, last)
     return figure
 
 
@@ -103,33 +119,40 @@ def similarity_panels(
     labels: Labels | None = None,
     titles: Titles | None = None,
     errors: bool = False,
+    reference: pd.DataFrame | None = None,
 ) -> Figure:
     """Draw P2 Fig. 5–7: mean similarity per layer, output included, one line per IMP iteration, one panel per metric.
 
-    The axis of a panel goes from 0 to 1; metrics with values above 1 have an axis of their own.
+    The axis of a panel goes from 0 to 1; metrics with values above 1 have an axis of their own. Controls are drawn
+    beside it, where the summary has any.
     chance : distsim.results.tables.chance_level, drawn as a grey band
     errors : as in `similarity_by_layer`
+    reference : distsim.results.tables.reference_level, how similar two complete networks are
     """
-    rows = marked(summary[(summary["problem"] == problem) & summary["metric"].isin(metrics)])
-    seen = [rows[["metric", "mean"]]]  # all values that the axes must cover
+    of_metrics = summary[(summary["problem"] == problem) & summary["metric"].isin(metrics)]
+    rows = marked(beside.pruned(of_metrics))
+    seen = [of_metrics[["metric", "mean"]]]  # all values that the axes must cover
     if chance is not None:
         of_chance = chance[(chance["problem"] == problem) & chance["metric"].isin(metrics)]
         seen += [of_chance[["metric", bound]].rename(columns={bound: "mean"}) for bound in ("low", "high")]
     values = pd.concat(seen)
-    beyond = {metric for metric, of_metric in values.groupby("metric")["mean"] if of_metric.max() > _ONE}
-    width = _layer_width(rows["layer"].nunique())
+    beyond = {metric for metric, of_metric in values.groupby("metric")["mean"] if of_metric.max() > ONE}
+    width = layer_width(rows["layer"].nunique())
     figure, panels = grid(len(metrics), width, height=2.5, columns=2, sharex=True, sharey=not beyond)
     last = int(rows["iteration"].max())
     for panel, metric in zip(panels, metrics, strict=True):
         of_metric = rows[rows["metric"] == metric]
         _chance_band(panel, of_metric, chance, metric)
         _layer_lines(panel, of_metric, "mean", bands, last, errors)
+        of_all = of_metrics[of_metrics["metric"] == metric]
+        beside.over_layers(panel, of_all, reference, _layers_of(of_metric), "mean")
         panel.set_ylabel(textwrap.fill(label(metric, labels), 30))
     note(figure, rows)
+    beside.legend(figure, of_metrics, reference)
     for panel, metric in zip(panels, metrics, strict=True):
         of_axis = values["metric"] == metric if metric in beyond else ~values["metric"].isin(beyond)
-        _similarity_limits(panel, values.loc[of_axis, ["mean"]])
-    _iteration_bar(figure, panels, last)
+        similarity_limits(panel, values.loc[of_axis, ["mean"]])
+    iteration_bar(figure, panels, last)
     by_chance = "; grey: by chance" if chance is not None and problem in set(chance["problem"]) else ""
     title = title or f"{(titles or {}).get(problem, problem)}: mean of runs{by_chance}"
     figure.suptitle(title, fontsize=10)
@@ -148,7 +171,7 @@ def iteration_maps(pairs: pd.DataFrame, problem: str, metric: str, labels: Label
     medians = rows.groupby(["layer", "iteration_x", "iteration_y"])["value"].median()
     shown = sorted({int(iteration) for name in ("iteration_x", "iteration_y") for iteration in rows[name]})
     low, high = min(medians.min(), 1.0), max(medians.max(), 1.0)
-    if high > _ONE:  # the metric is not a similarity, so 1 has no meaning
+    if high > ONE:  # the metric is not a similarity, so 1 has no meaning
         low = medians.min()
     figure, panels = grid(len(layers), width=2.2, height=2.3, columns=4, sharex=True, sharey=True)
     for panel, layer in zip(panels, layers, strict=True):
@@ -173,13 +196,19 @@ def iteration_maps(pairs: pd.DataFrame, problem: str, metric: str, labels: Label
 
 @drawn
 def output_layer(
-    summary: pd.DataFrame, problem: str, labels: Labels | None = None, titles: Titles | None = None
+    summary: pd.DataFrame,
+    problem: str,
+    labels: Labels | None = None,
+    titles: Titles | None = None,
+    reference: pd.DataFrame | None = None,
 ) -> Figure:
     """Draw P2 Fig. 8: similarity of the output layer against IMP iteration, one line per metric; band: mean ± sd.
 
-    The metrics are the paper's and those that only the output layer has.
+    The metrics are the paper's and those that only the output layer has. Controls, and the reference level
+    (distsim.results.tables.reference_level), are other lines in the metrics' colours.
     """
-    rows = marked(_of_output(summary[summary["problem"] == problem]))
+    of_output = _of_output(summary[summary["problem"] == problem])
+    rows = marked(beside.pruned(of_output))
     figure, (panel,) = grid(1, width=5.2, height=3.4)
     others = [metric for metric in in_order(rows["metric"]) if metric not in METRIC_LOOKS]
     for metric, (colour, marker) in (METRIC_LOOKS | dict(zip(others, cycle(OTHER_LOOKS)))).items():
@@ -194,12 +223,14 @@ def output_layer(
         panel.fill_between(mean.index, low, high, color=colour, alpha=0.15, linewidth=0)
         panel.plot(mean.index, mean, color=colour, marker=marker, label=label(metric, labels))
         mark(panel, mean.index, of_metric, "mean", colour, marker, size=4)
+        beside.over_iterations(panel, of_output[of_output["metric"] == metric], reference, "mean", colour)
     title = (titles or {}).get(problem, problem)
     panel.set(title=f"{title}: output layer", xlabel="IMP iteration", ylabel="similarity (mean ± sd of runs)")
-    panel.xaxis.set_major_locator(FixedLocator(_iteration_ticks(int(rows["iteration"].max()))))
-    limits = pd.DataFrame({"low": rows["mean"] - rows["sd"].fillna(0), "mean": rows["mean"]})
-    _similarity_limits(panel, limits, zoom=True)
-    figure.legend(loc="outside right center")
+    panel.xaxis.set_major_locator(FixedLocator(iteration_ticks(int(rows["iteration"].max()))))
+    limits = pd.DataFrame({"low": of_output["mean"] - of_output["sd"].fillna(0), "mean": of_output["mean"]})
+    similarity_limits(panel, limits, zoom=True)
+    metrics, _ = panel.get_legend_handles_labels()
+    figure.legend(handles=[*metrics, *beside.names(of_output, reference, in_grey=True)], loc="outside right center")
     note(figure, rows)
     return figure
 
@@ -213,9 +244,10 @@ def draw_all(tables: Tables, labels: Labels | None = None, titles: Titles | None
     if len(tables.accuracy):
         figures["fig1_accuracy_median"] = accuracy_median(tables.accuracy)
         figures["fig4_accuracy_mean"] = accuracy_mean(tables.accuracy)
-    summary, chance = tables.summary, chance_level(tables.chance)
+    summary, reference = tables.summary, reference_level(tables.reference)
+    shared: dict[str, Any] = {"chance": chance_level(tables.chance), "labels": labels, "titles": titles}
     if "svcca" in set(summary["metric"]):
-        figures["fig2_svcca_by_layer"] = similarity_by_layer(summary, chance=chance, labels=labels, titles=titles)
+        figures["fig2_svcca_by_layer"] = similarity_by_layer(summary, reference=reference, **shared)
     for problem in _in_order(summary["problem"]):
         present = summary[summary["problem"] == problem]
         panels = {
@@ -224,11 +256,9 @@ def draw_all(tables: Tables, labels: Labels | None = None, titles: Titles | None
         }
         for name, metrics in panels.items():
             if metrics:
-                figures[name] = similarity_panels(
-                    summary, problem, metrics, chance=chance, labels=labels, titles=titles
-                )
+                figures[name] = similarity_panels(summary, problem, metrics, reference=reference, **shared)
         if len(_of_output(present)):
-            figures[f"fig8_output_{problem}"] = output_layer(summary, problem, labels, titles)
+            figures[f"fig8_output_{problem}"] = output_layer(summary, problem, labels, titles, reference)
     return dict(sorted(figures.items()))
 
 
@@ -260,7 +290,8 @@ def _accuracy_figure(
     band_name: str,
     dotted: bool = False,
 ) -> Figure:
-    accuracy, problems = marked(accuracy), _in_order(accuracy["problem"])
+    every, accuracy = accuracy, marked(beside.pruned(accuracy))
+    problems = _in_order(accuracy["problem"])
     figure, panels = grid(len(problems), width=3.6 if len(problems) > 1 else 5.0, height=2.8)
     for panel, problem in zip(panels, problems, strict=True):
         rows = accuracy[accuracy["problem"] == problem]
@@ -268,6 +299,12 @@ def _accuracy_figure(
         panel.fill_between(rows["remaining"], low, high, color=ACCURACY_COLOUR, alpha=0.2, linewidth=0, label=band_name)
         panel.plot(rows["remaining"], rows[statistic], "o-", color=ACCURACY_COLOUR, label=f"{statistic} of runs")
         mark(panel, rows["remaining"], rows, statistic, ACCURACY_COLOUR, "o", size=4)
+        of_random = every[(every["problem"] == problem) & (every["control"] == "random")]
+        if len(of_random):  # what is retrained without pruning stays at 1
+            colour, dashes = beside.LOOKS["random"]
+            random = of_random.sort_values("iteration")
+            name = f"{beside.CONTROL_NAMES['random']}, {statistic}"
+            panel.plot(random["remaining"], random[statistic], color=colour, linestyle=dashes, label=name, gid="random")
         complete = rows[rows["iteration"] == 0]
         if dotted and len(complete):
             panel.axhline(complete[statistic].iloc[0], color="0.3", linestyle=":", linewidth=1.2, zorder=1.5)
@@ -286,7 +323,7 @@ def _accuracy_figure(
 
 def _layer_lines(panel: Axes, rows: pd.DataFrame, statistic: str, bands: bool, last: int, errors: bool = False) -> None:
     """Draw one line per iteration over the layers in their order. A missing value interrupts its line."""
-    layers = rows.drop_duplicates("layer").sort_values("position")["layer"]
+    layers = _layers_of(rows)
     for iteration, of_iteration in rows.groupby("iteration"):
         colour = SHADES((iteration - 1) / max(last - 1, 1))
         at_layer = of_iteration.set_index("layer").reindex(layers)
@@ -303,81 +340,19 @@ def _layer_lines(panel: Axes, rows: pd.DataFrame, statistic: str, bands: bool, l
     panel.grid(visible=False, axis="x")
 
 
+def _layers_of(rows: pd.DataFrame) -> pd.Series:
+    """Return the layers of these rows, input to output."""
+    return rows.drop_duplicates("layer").sort_values("position")["layer"]
+
+
 def _chance_band(panel: Axes, rows: pd.DataFrame, chance: pd.DataFrame | None, metric: str) -> None:
     """Draw a grey band from the smallest to the largest similarity with permuted examples."""
     if chance is None or rows.empty:
         return
-    layers = rows.drop_duplicates("layer").sort_values("position")["layer"]
+    layers = _layers_of(rows)
     of_metric = chance[(chance["metric"] == metric) & (chance["problem"] == rows["problem"].iloc[0])]
     levels = of_metric.set_index("layer").reindex(layers)
     panel.fill_between(range(len(layers)), levels["low"], levels["high"], color="0.75", linewidth=2.0, zorder=0.5)
-
-
-def _iteration_bar(figure: Figure, panels: Sequence[Axes], last: int) -> None:
-    """Draw the colour bar of the lines, with one step per iteration."""
-    colours = ListedColormap([SHADES(at / max(last - 1, 1)) for at in range(last)])
-    steps = ScalarMappable(BoundaryNorm(np.arange(0.5, last + 1), last), colours)
-    rows = len({round(panel.get_position().y0, 6) for panel in panels})
-    ticks = _iteration_ticks(last)
-    bar = figure.colorbar(steps, ax=list(panels), ticks=ticks, label="IMP iteration", aspect=25 * rows, pad=0.02)
-    bar.ax.minorticks_off()
-    bar.ax.grid(visible=False)
-
-
-def _iteration_ticks(last: int) -> list[int]:
-    """Return every iteration if there are at most 8, else 1, 5, 10, ... (in larger steps above 40)."""
-    return list(range(1, last + 1)) if last <= 8 else [1, *range(5, last + 1, 5 * math.ceil(last / 40))]
-
-
-def _similarity_limits(panel: Axes, values: pd.DataFrame, zoom: bool = False) -> None:
-    """Set the limits of the axis to 0 and 1.
-
-    The lower limit is the tenth below the smallest value if that value is negative, or if it is at least 0.5 and `zoom`
-    is set. Values above 1 are not similarities: the axis then goes from 0, or from below the smallest value if that is
-    negative, to above the largest.
-    """
-    smallest, largest = values.min(axis=None), values.max(axis=None)  # NaN if all are missing
-    if largest > _ONE:
-        low = min(0.0, smallest)
-        margin = 0.05 * (largest - low)
-        panel.set_ylim(low - margin, largest + margin)
-        return
-    low = math.floor(smallest * 10) / 10 if smallest < 0 or (zoom and smallest >= 0.5) else 0.0
-    margin = 0.02 * (1 - low)  # so that a line at 1 is not cut off
-    panel.set_ylim(low - margin if low == 0 else low, 1 + margin)
-
-
-def remaining_axis(panel: Axes, remaining: pd.Series) -> None:
-    """Make the axis logarithmic, from the complete network (left) to the sparsest one (right), with plain ticks."""
-    panel.set_xscale("log")
-    sparsest = min(remaining.min(), 0.9)
-    panel.set_xlim(1.12, sparsest / 1.12)
-    decades = range(math.floor(math.log10(sparsest)), 1)
-    steps = (1, 2, 5) if sparsest < 0.08 else (1, 2, 3, 5, 7) if sparsest < 0.3 else range(1, 10)
-    ticks = [step * 10.0**decade for decade in decades for step in steps if sparsest / 1.1 <= step * 10.0**decade <= 1]
-    panel.xaxis.set_major_locator(FixedLocator(ticks))
-    panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    panel.xaxis.set_minor_locator(NullLocator())
-
-
-def grid(
-    count: int, width: float, height: float, columns: int = 3, sharex: bool = False, sharey: bool = False
-) -> tuple[Figure, list[Axes]]:
-    """Make a figure of `count` panels of `width` × `height` inches, ordered left to right, top to bottom."""
-    columns = min(columns, count) if count != 4 else 2
-    rows = math.ceil(count / columns)
-    figure = Figure(figsize=(columns * width + 0.6, rows * height + 0.3), layout="constrained")
-    axes = figure.subplots(rows, columns, sharex=sharex, sharey=sharey, squeeze=False).ravel()
-    for unused in axes[count:]:
-        unused.remove()
-    for lowest in axes[count - columns : count]:  # of its column; with a shared axis only the last row would have ticks
-        lowest.tick_params(labelbottom=True)
-    return figure, list(axes[:count])
-
-
-def _layer_width(layers: int) -> float:
-    """Return the width in inches of a panel whose ticks are layer names."""
-    return max(3.4, 1.0 + 0.19 * layers)
 
 
 def _in_order(problems: Iterable[str]) -> list[str]:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from distsim.metrics.functional import MEASURES, measured
-from distsim.results.tables import ALL_CLASSES
+from distsim.results.columns import ALL_CLASSES
 from distsim.specs import NetworkId
 from distsim.store import DamagedStore, Mark, SweepStore
 from distsim.store.logits import Logits, read
@@ -27,7 +27,8 @@ def rows(
         if origin not in references:
             references[origin] = read(store, origin, marks[origin])
         record = networks[network].values
-        named = {"problem": store.problem, "run": network.run, "iteration": network.iteration}
+        named = {"problem": store.problem, "complete": network.complete, "control": network.control}
+        named |= {"run": network.run, "iteration": network.iteration}
         named |= {name: record[name] for name in ("remaining", "remaining_pool")}
         try:
             measures = list(compared(references[origin], read(store, network, mark), classes))

@@ -5,9 +5,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from distsim.plotting import SHADES, drawn
-from distsim.results.figures import ACCURACY_COLOUR, grid, remaining_axis
+from distsim.results import beside
+from distsim.results.columns import ALL_CLASSES
+from distsim.results.figures import ACCURACY_COLOUR
 from distsim.results.marks import mark, marked, note
-from distsim.results.tables import ALL_CLASSES, Tables
+from distsim.results.panels import grid, remaining_axis
+from distsim.results.tables import Tables
 
 NAMED = 10  # classes with a name in the legend: those with the highest churn at the end
 PANELS = {"agreement": "agreement of predictions", "jsd": "Jensen–Shannon divergence (bits)"}
@@ -17,9 +20,9 @@ PANELS = {"agreement": "agreement of predictions", "jsd": "Jensen–Shannon dive
 def functional_similarity(summary: pd.DataFrame, problem: str) -> Figure:
     """Draw agreement, divergence and the churn of each class against remaining parameters, one problem.
 
-    Lines are medians of runs, bands 25–75 % of runs. summary : the table functional_summary
+    Lines are medians of runs, bands 25–75 % of runs. Controls are left out. summary : the table functional_summary
     """
-    rows = marked(summary[summary["problem"] == problem])
+    rows = marked(beside.pruned(summary[summary["problem"] == problem]))
     of_all = rows[rows["class"] == ALL_CLASSES]
     figure, panels = grid(3, width=3.4, height=2.9)
     for panel, (measure, label) in zip(panels, PANELS.items(), strict=False):
@@ -60,5 +63,5 @@ def _classes(panel: Axes, churn: pd.DataFrame) -> None:
 
 def draw_all(tables: Tables) -> dict[str, Figure]:
     """Draw the figure of each problem that has functional similarities, and return the figures by file name."""
-    summary = tables.functional_summary
+    summary = beside.pruned(tables.functional_summary)
     return {f"functional_{name}": functional_similarity(summary, name) for name in sorted(set(summary["problem"]))}

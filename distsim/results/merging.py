@@ -30,40 +30,70 @@ def of_store(store: SweepStore) -> Published:
 
     FileNotFoundError: it has no complete network.
     """
-    complete = store.mark(COMPLETE)
-    if complete is None:
+    if store.mark(COMPLETE) is None:
         raise FileNotFoundError(f"{store.storage.url} has no complete network yet: there is nothing to publish")
     identity = store.identity()
     tables, provenance = current(store) or collect(store, layers_of(store), identity.seed)
     environments, numbers = _environments(provenance)
     weights = {network: weights_of(mark) for network in store.contents().networks if (mark := store.mark(network))}
-    named = {(-1 if n.run is None else n.run, n.iteration): sha256 for n, sha256 in weights.items()}
+    named = {
+        (n.complete, n.control, -1 if n.run is None else n.run, n.iteration): sha256 for n, sha256 in weights.items()
+    }
     networks = _with_environment(tables.networks, "networks", provenance, numbers)
-    keys = zip(networks["run"].fillna(-1), networks["iteration"], strict=True)
+    keys = networks.fillna({"run": -1})[["complete", "control", "run", "iteration"]].itertuples(index=False, name=None)
     measured = Tables(
         _with_environment(tables.similarities, "results", provenance, numbers),
-        networks.assign(weights=[named[run, iteration] for run, iteration in keys]),
+        networks.assign(weights=[named[key] for key in keys]),
         tables.summary,
         tables.accuracy,
         _with_environment(tables.chance, "chance", provenance, numbers),
         _with_environment(tables.functional, "functional", provenance, numbers),
         tables.functional_summary,
+        tables.reference,
     )
-    request = store.request()
-    part = PartRecord(
-        complete=0,
-        weights=weights_of(complete),
-        runs=int(networks["run"].nunique()),
-        iterations=int(networks["iteration"].max()),
-        command=_command(identity, request),
-        environments=list(range(len(environments))),
-        training_hours=_hours(provenance, training=True),
-        comparison_hours=_hours(provenance, training=False),
-        first=str(provenance["started"].min()),
-        last=str(provenance["started"].max()),
+    command = _command(identity, store.request())
+    parts = tuple(
+        _part(number, named[number, "", -1, 0], command, networks, provenance, numbers)
+        for number in sorted(networks["complete"].unique())
     )
     own = [name for name in dict.fromkeys(tables.similarities["metric"]) if name not in BUILT_IN]
-    return Published(identity, measured, environments, (part,), remark(store), labels_of(store, own))
+    return Published(identity, measured, environments, parts, remark(store), labels_of(store, own))
+
+
+def _part(
+    number: int, weights: str, command: str, networks: pd.DataFrame, provenance: pd.DataFrame, numbers: pd.Series
+) -> PartRecord:
+    """Describe the runs of one complete network of a store."""
+    rows, made = networks[networks["complete"] == number], provenance[provenance["complete"] == number]
+    runs, iterations, controls = _counts(rows)
+    part = PartRecord(
+        complete=int(number),
+        weights=weights,
+        runs=runs,
+        iterations=iterations,
+        command=command,
+        environments=sorted(map(int, numbers[made.index].unique())),
+        training_hours=_hours(made, training=True),
+        comparison_hours=_hours(made, training=False),
+        first=str(made["started"].min()),
+        last=str(made["started"].max()),
+    )
+    return _with_optional(part, int(number), controls)
+
+
+def _with_optional(part: PartRecord, number: int, controls: int) -> PartRecord:
+    """Return a part with the fields that are written only where they say something."""
+    if number:
+        part["number"] = number
+    if controls:
+        part["controls"] = controls
+    return part
+
+
+def _counts(networks: pd.DataFrame) -> tuple[int, int, int]:
+    """Return how many runs and iterations these networks are, and how many networks of controls are among them."""
+    pruned, controls = networks[networks["control"] == ""], int((networks["control"] != "").sum())
+    return int(pruned["run"].nunique()), int(networks["iteration"].max()), controls
 
 
 def _environments(provenance: pd.DataFrame) -> tuple[pd.DataFrame, pd.Series]:
@@ -81,13 +111,11 @@ def _numbered(described: pd.DataFrame) -> pd.DataFrame:
 
 
 def _with_environment(table: pd.DataFrame, name: str, provenance: pd.DataFrame, numbers: pd.Series) -> pd.DataFrame:
-    keys = ["run", "iteration", *(["layer", "metric"] if "layer" in table else [])]
+    keys = ["complete", "control", "run", "iteration", *(["layer", "metric"] if "layer" in table else [])]
     rows = provenance.assign(environment=numbers)
     rows = rows.loc[rows["table"] == name, [*keys, "environment"]].astype({"run": "Int64"})
     found = table.astype({"run": "Int64"})[keys].merge(rows, on=keys, how="left", validate="many_to_one")
-    added = table.assign(environment=found["environment"].to_numpy("int64"))
-    added.insert(1, "complete", 0)
-    return added
+    return table.assign(environment=found["environment"].to_numpy("int64"))
 
 
 def _hours(provenance: pd.DataFrame, training: bool) -> float:
@@ -102,7 +130,10 @@ def _command(identity: Identity, request: Request) -> str:
     script = Path(request.script).name or (f"sweeps/{name}.py" if name in PROBLEMS else "SCRIPT")
     scheme = request.data.partition(":")[0] if ":" in request.data else ""
     flags = [f"--data {scheme}:FOLDER"] if scheme else []
-    flags += [f"--runs {request.extent.runs}", f"--iterations {request.extent.iterations}"]
+    extent = request.extent
+    flags += [f"--runs {extent.runs}", f"--iterations {extent.iterations}"]
+    flags += [f"--complete {extent.complete}"] if extent.complete > 1 else []
+    flags += [f"--control {' '.join(extent.control)} --control-runs {extent.control_runs}"] if extent.control else []
     flags += [f"--threads {identity.threads}", f"--device {request.device}"]
     flags += ["--probe-from test"] if identity.problem.probe_from == "test" else []
     flags += ["--activations memory"] if request.extent.activations == "memory" else []
@@ -133,11 +164,29 @@ def merge(studies: Sequence[Published], names: Sequence[str]) -> Published:
     renumbered = [_renumbered(study, numbers, environments) for study in studies]
     frames = {name: _joined(name, [tables[name] for tables in renumbered], names) for name in KEYS}
     parts = tuple(_joined_part(studies, weights, number, frames, environments) for weights, number in numbers.items())
-    seed, of_functions = first.identity.seed, frames["functional"]
-    tables = Tables.of(frames["results"], frames["networks"], seed, frames["chance"], of_functions)
+    tables = Tables.of(
+        frames["results"],
+        frames["networks"],
+        first.identity.seed,
+        frames["chance"],
+        frames["functional"],
+        _references(studies, numbers),
+    )
     labels = {name: label for study in reversed(studies) for name, label in study.labels.items()}
     images = "; ".join(dict.fromkeys(study.images for study in studies if study.images))
     return Published(first.identity, tables, environments, parts, images, labels)
+
+
+def _references(studies: Sequence[Published], numbers: Mapping[str, int]) -> pd.DataFrame:
+    """Return the reference levels of all studies, with the joined study's numbers of complete networks."""
+    frames = []
+    for study in studies:
+        complete = {part["complete"]: numbers[part["weights"]] for part in study.parts}
+        frame = study.tables.reference
+        sides = {name: frame[name].map(complete).astype("int64") for name in ("complete_x", "complete_y")}
+        frames.append(frame.assign(**sides))
+    keys = ["problem", "complete_x", "complete_y", "position", "metric"]
+    return sorted_by(pd.concat(frames, ignore_index=True).drop_duplicates(keys), keys)
 
 
 def _renumbered(study: Published, numbers: Mapping[str, int], environments: pd.DataFrame) -> dict[str, pd.DataFrame]:
@@ -168,7 +217,7 @@ def _joined(name: str, frames: Sequence[pd.DataFrame], names: Sequence[str]) -> 
                     "both start from the same complete network: only one of them can be part of this study"
                 )
         merged = pd.concat([merged, frame], ignore_index=True).drop_duplicates(keys)
-    order = ["problem", "complete", "run", "iteration", "class", "position", "metric", "permutation"]
+    order = ["problem", "complete", "control", "run", "iteration", "class", "position", "metric", "permutation"]
     return sorted_by(merged, [key for key in order if key in merged])
 
 
@@ -182,12 +231,14 @@ def _joined_part(
     """Describe the runs of one complete network in the joined study."""
     parts = [part for study in studies for part in study.parts if part["weights"] == weights]
     networks = frames["networks"][frames["networks"]["complete"] == number]
+    ours = {part.get("number", 0) for part in parts}  # equal, unless a sweep had the same complete network twice
     used = set().union(*(frame.loc[frame["complete"] == number, "environment"] for frame in frames.values()))
-    return {
+    runs, iterations, controls = _counts(networks)
+    part: PartRecord = {
         "complete": number,
         "weights": weights,
-        "runs": int(networks["run"].nunique()),
-        "iterations": int(networks["iteration"].max()),
+        "runs": runs,
+        "iterations": iterations,
         "command": "; ".join(dict.fromkeys(part["command"] for part in parts)),
         "environments": sorted(map(int, used)),
         "training_hours": round(sum(part["training_hours"] for part in parts), 3),
@@ -195,6 +246,7 @@ def _joined_part(
         "first": min(part["first"] for part in parts),
         "last": max(part["last"] for part in parts),
     }
+    return _with_optional(part, min(ours), controls)
 
 
 # --- writing ---------------------------------------------------------------------------------------------------------

@@ -49,7 +49,8 @@ def above_chance(table: pd.DataFrame) -> pd.DataFrame:
 
 def _by_permutation(similarities: pd.DataFrame, chance: pd.DataFrame) -> pd.DataFrame:
     """Return null, null_sd and null_of of each row of similarities from permutations; missing where there are none."""
-    keys = [name for name in ("complete", "problem", "iteration", "layer", "metric") if name in similarities]
+    whose = ("complete", "control", "problem", "iteration", "layer", "metric")
+    keys = [name for name in whose if name in similarities]
     levels = chance.dropna(subset="value").groupby([*keys, "run"])["value"].agg(["mean", "std", "count"]).reset_index()
     levels = levels.sort_values([*keys, "run"], kind="stable").drop_duplicates(keys)  # of the first run that has any
     levels = levels.assign(
@@ -66,4 +67,11 @@ def _label(rows: pd.DataFrame) -> pd.Series:
     """Return each row's network as `distsim.specs.NetworkId` writes it in arguments."""
     if rows.empty:
         return pd.Series(np.array([], dtype=object), rows.index, dtype="str")
-    return "run=" + rows["run"].astype("str") + ",iteration=" + rows["iteration"].astype("str")
+    label = "run=" + rows["run"].astype("str") + ",iteration=" + rows["iteration"].astype("str")
+    if "control" in rows:
+        of_control = "control=" + rows["control"].astype("str") + ","
+        label = of_control.where(rows["control"] != "", "") + label
+    if "complete" in rows:
+        of_complete = ",complete=" + rows["complete"].astype("str")
+        label += of_complete.where(rows["complete"] != 0, "")
+    return label.astype("str")

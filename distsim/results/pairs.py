@@ -14,15 +14,9 @@ from distsim import plotting
 from distsim.comparison.pair import Result
 from distsim.metrics.registry import in_order
 from distsim.results import figures
+from distsim.results.columns import ADDED, OF_OLD, SIMILARITY_COLUMNS
 from distsim.results.nulls import above_chance
-from distsim.results.tables import (
-    ADDED,
-    SIMILARITY_COLUMNS,
-    read_parquet_bytes,
-    summarise,
-    to_csv_bytes,
-    to_parquet_bytes,
-)
+from distsim.results.tables import read_parquet_bytes, summarise, to_csv_bytes, to_parquet_bytes
 from distsim.specs import NetworkId
 from distsim.store import Mark, Pair, SweepStore, fenced
 from distsim.store.commits import MARK, undamaged
@@ -32,7 +26,8 @@ from distsim.store.records import pairs_in, read_record
 
 FOLDER = "pair_results"
 Found = dict[tuple[NetworkId, NetworkId, str], dict[str, Result]]  # (x, y, layer) -> metric -> result
-KEYS = ("run_x", "iteration_x", "run_y", "iteration_y")
+NUMBERS = ("run_x", "iteration_x", "run_y", "iteration_y")
+KEYS = ("complete_x", "control_x", "run_x", "iteration_x", "complete_y", "control_y", "run_y", "iteration_y")
 OLD_KEYS = ("run_a", "iteration_a", "run_b", "iteration_b")  # their names before 0.2
 
 
@@ -102,7 +97,13 @@ def read_pairs(data: bytes) -> pd.DataFrame:
 
     The old names, `run_a`, `iteration_a`, `run_b` and `iteration_b`, can be read for one more release.
     """
-    return read_parquet_bytes(data).rename(columns=dict(zip(OLD_KEYS, KEYS, strict=True)))
+    table = read_parquet_bytes(data).rename(columns=dict(zip(OLD_KEYS, NUMBERS, strict=True)))
+    lacking = {f"{name}_{side}": OF_OLD[name] for side in "xy" for name in OF_OLD if f"{name}_{side}" not in table}
+    return table.assign(**lacking)[[*(["problem"] if "problem" in table else []), *KEYS, *_others(table)]]
+
+
+def _others(table: pd.DataFrame) -> list[str]:
+    return [name for name in table if name not in ("problem", *KEYS)]
 
 
 def _replace(store: SweepStore, plan: str, files: dict[str, bytes], tiles: dict[str, str]) -> None:
@@ -138,9 +139,12 @@ def _figures(problem: str, pairs: pd.DataFrame, labels: dict[str, str]) -> dict[
     drawn: dict[str, Any] = {}
     if pairs.empty:
         return drawn
+    one = (pairs["control_x"] == "") & (pairs["control_y"] == "") & (pairs["complete_x"] == pairs["complete_y"])
+    pairs = pairs[one]  # figures are of pruned networks, each with its own complete network
     apart = pairs[(pairs["iteration_x"] == pairs["iteration_y"]) & (pairs["run_x"] != pairs["run_y"])]
     if len(apart):
         rows = apart.assign(iteration=apart["iteration_x"].astype("int64"), remaining=np.nan)
+        rows = rows.assign(complete=rows["complete_x"].astype("int64"), control="")
         summary, title = summarise(rows), f"{problem}: pairs of runs, mean and 25–75 %"
         panels = {
             "runs": [name for name in figures.PANEL_METRICS if name in set(rows["metric"])],
@@ -175,17 +179,20 @@ def as_text(pairs: pd.DataFrame) -> str:
 def _frame(rows: list[dict[str, Any]], last: list[str]) -> pd.DataFrame:
     if not rows:
         return pd.DataFrame()
-    table = pd.DataFrame.from_records(rows).astype(dict.fromkeys(KEYS, "Int64"))
+    types = {name: "str" if name.startswith("control") else "Int64" for name in KEYS}
+    table = pd.DataFrame.from_records(rows).astype(types)
     if "value" in table:
         optional = ("value", "rank_x", "rank_y", *(name for name in ADDED if name in table))
         table = table.astype({name: SIMILARITY_COLUMNS[name] for name in optional})  # None becomes missing
         table = above_chance(table) if "null" in table else table
-        table = table[["problem", *KEYS, *(name for name in SIMILARITY_COLUMNS if name in table and name != "problem")]]
+        table = table[["problem", *KEYS, *(name for name in SIMILARITY_COLUMNS if name in _others(table))]]
     return table.sort_values([*KEYS, *last], kind="stable", na_position="first").reset_index(drop=True)
 
 
 def _named(x: NetworkId, y: NetworkId) -> dict[str, Any]:
-    return {"run_x": x.run, "iteration_x": x.iteration, "run_y": y.run, "iteration_y": y.iteration}
+    sides = {"x": x, "y": y}
+    names = ("complete", "control", "run", "iteration")
+    return {f"{name}_{side}": getattr(network, name) for side, network in sides.items() for name in names}
 
 
 def _mask_rows(store: SweepStore, pairs: Sequence[Pair]) -> Iterator[dict[str, Any]]:

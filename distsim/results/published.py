@@ -1,12 +1,12 @@
 """Published studies: the tables of a sweep without its weights and activations.
 
 A published study is a folder. `study.json` says which sweep it is, on which machines its runs were made, and the
-SHA-256 of every table. The tables have two columns more than those of a store:
+SHA-256 of every table. The tables have a column more than those of a store:
 
-    complete     the complete network that a run starts from, from 0; networks that differ in a bit have other numbers
     environment  a row of environments.parquet: versions, processor, device and threads that a row was computed with
 
-networks.parquet also has the SHA-256 of each network's weights. No column names a host.
+Complete networks that differ in a bit have other numbers in the column `complete`. networks.parquet also has the
+SHA-256 of each network's weights. No column names a host.
 """
 
 import dataclasses
@@ -16,11 +16,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
-import numpy as np
 import pandas as pd
 
+from distsim.results.columns import OF_OLDER, TABLES, completed
 from distsim.results.nulls import with_nulls
-from distsim.results.tables import OF_OLDER, TABLES, Tables, completed, read_parquet_bytes, to_parquet_bytes
+from distsim.results.tables import Tables, read_parquet_bytes, to_parquet_bytes
 from distsim.specs import Identity, canonical_json
 from distsim.specs.fields import Natural
 from distsim.specs.json_shape import require_json
@@ -35,10 +35,10 @@ LARGEST = 2**20  # bytes of study.json
 LARGEST_TABLE = 2**28
 ENVIRONMENT = ("device", "instruction_set", "blas", "machine", "threads", "torch", "numpy", "python", "distsim", "code")
 KEYS = {  # of the tables with measured values
-    "results": ["complete", "run", "iteration", "layer", "metric"],
-    "networks": ["complete", "run", "iteration"],
-    "chance": ["complete", "run", "iteration", "layer", "metric", "permutation"],
-    "functional": ["complete", "run", "iteration", "class"],
+    "results": ["complete", "control", "run", "iteration", "layer", "metric"],
+    "networks": ["complete", "control", "run", "iteration"],
+    "chance": ["complete", "control", "run", "iteration", "layer", "metric", "permutation"],
+    "functional": ["complete", "control", "run", "iteration", "class"],
 }
 
 
@@ -46,9 +46,11 @@ class PartRecord(TypedDict):
     """The runs of one complete network, as study.json describes them."""
 
     complete: Natural
+    number: NotRequired[Natural]  # of the complete network in the sweep that made it, where it is not 0
     weights: Sha256  # of the complete network
     runs: Natural
     iterations: Natural  # of the longest run
+    controls: NotRequired[Natural]  # number of networks of controls, where there are any
     command: str  # that computes them
     environments: list[Natural]
     training_hours: float  # of processes, added up
@@ -74,7 +76,7 @@ class Published:
     """A published study of one problem."""
 
     identity: Identity
-    tables: Tables  # similarities, networks, chance and functional with the columns `complete` and `environment`
+    tables: Tables  # similarities, networks, chance and functional with the column `environment`
     environments: pd.DataFrame  # one row for each number in the columns `environment`, from 0
     parts: tuple[PartRecord, ...]  # by their numbers in the columns `complete`
     images: str = ""
@@ -111,18 +113,18 @@ def read(folder: Path) -> Published:
         raise FileNotFoundError(f"{folder} holds no published study: there is no {STUDY} in it")
     record = _record(folder)
     identity = identity_in(record, str(folder / STUDY))
-    written = TABLES if f"{TABLES[-1]}.parquet" in record["tables"] else OF_OLDER
-    files = {name: f"{name}.parquet" for name in (*written, "environments")}
+    files = {name: f"{name}.parquet" for name in ("environments", *TABLES)}
+    later = {name for name in TABLES if name not in OF_OLDER}  # studies that earlier versions wrote lack some
+    files = {name: file for name, file in files.items() if name not in later or file in record["tables"]}
     frames = {name: _table(folder / file, record["tables"].get(file)) for name, file in files.items()}
     environments = frames.pop("environments")
-    frames["results"] = with_nulls(completed(frames["results"]), frames["chance"])
-    if "se" not in frames["summary"]:  # an earlier version wrote it
-        frames["summary"] = frames["summary"].assign(se=np.nan)
+    frames = {name: completed(frame, name) for name, frame in frames.items()}
+    frames["results"] = with_nulls(frames["results"], frames["chance"])
     parts, images, labels = tuple(record["parts"]), record.get("images", ""), record.get("labels", {})
-    tables = Tables(*frames.values())
-    if written == OF_OLDER:
-        none = dict.fromkeys(("complete", "environment"), pd.Series(dtype="int64"))
-        tables = dataclasses.replace(tables, functional=tables.functional.assign(**none))
+    tables = Tables.named(frames)
+    if "functional" not in frames:
+        empty = tables.functional.assign(environment=pd.Series(dtype="int64"))
+        tables = dataclasses.replace(tables, functional=empty)
     return Published(identity, tables, environments, parts, images, labels)
 
 

@@ -1,8 +1,7 @@
 """The reducer: it makes tables and figures from commits."""
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -12,16 +11,16 @@ from distsim import plotting, trace
 from distsim.metrics.jackknife import standard_error
 from distsim.problems import departures
 from distsim.results import figures, functional, functional_figures
+from distsim.results.columns import OF_OLD, OF_OLDER, TABLES, completed
+from distsim.results.committed import Committed, of_complete, require_one_sweep
 from distsim.results.tables import (
-    OF_OLDER,
-    TABLES,
     Tables,
     chance_table,
-    completed,
     functional_table,
     long_table,
     network_table,
     read_parquet_bytes,
+    reference_table,
     to_csv_bytes,
     to_parquet_bytes,
 )
@@ -31,8 +30,7 @@ from distsim.store.commits import MARK, read_mark, undamaged
 from distsim.store.described import ComparedLayer
 from distsim.store.descriptions import labels_of
 from distsim.store.fenced import replace
-from distsim.store.paths import VALUES, place_of, values_path
-from distsim.store.records import WEIGHTS_X, WEIGHTS_Y, weights_of
+from distsim.store.paths import place_of, values_path
 
 VERSION = 5  # raise it when tables of the same values would come out differently: then written ones are made again
 
@@ -61,82 +59,38 @@ def reduce(store: SweepStore, layers: Sequence[ComparedLayer], seed: int, again:
 
 
 def collect(
-    store: SweepStore, layers: Sequence[ComparedLayer], seed: int, committed: "Committed | None" = None
+    store: SweepStore, layers: Sequence[ComparedLayer], seed: int, committed: Committed | None = None
 ) -> tuple[Tables, pd.DataFrame]:
     """Make the tables of everything committed for a problem, and the table of where their rows come from."""
     committed = committed or Committed.of(store)
     identity = store.identity()
-    _require_one_sweep(store, committed, identity.hash)
+    require_one_sweep(store, committed, identity.hash)
     similarities = long_table(_similarity_rows(store.problem, layers, committed))
     reduced = bool(departures(identity.problem))
     networks = network_table(_network_rows(store.problem, committed.marks, reduced))
     chance = chance_table(_chance_rows(store.problem, layers, committed))
     classes = identity.problem.classes
     functions = functional_table(functional.rows(store, committed.logits, committed.marks, classes))
-    tables = Tables.of(similarities, networks, seed, chance, functions)
+    reference = reference_table(_reference_rows(store.problem, layers, committed.references))
+    tables = Tables.of(similarities, networks, seed, chance, functions, reference)
     return tables, _provenance(committed)
 
 
-@dataclass(frozen=True)
-class Committed:
-    """The marks of everything committed for a problem."""
-
-    marks: dict[NetworkId, Mark]
-    comparisons: dict[tuple[NetworkId, str], list[Mark]]
-    chance: dict[tuple[NetworkId, str], list[Mark]]
-    null: dict[tuple[NetworkId, str], list[Mark]]
-    se: dict[tuple[NetworkId, str], list[Mark]]
-    logits: dict[NetworkId, Mark]
-
-    @classmethod
-    def of(cls, store: SweepStore) -> "Committed":
-        contents = store.contents()
-        networks = {network: store.mark(network) for network in contents.networks}
-        marks = {network: mark for network, mark in networks.items() if mark is not None}
-        comparison, chance, null, se = (
-            {key: of_layer for key, of_layer in store.comparisons(kind).items() if key[0] in marks} for kind in VALUES
-        )
-        found = {network: store.piece_mark(network, "logits") for network in contents.logits & marks.keys()}
-        logits = {network: mark for network, mark in found.items() if mark is not None}
-        return cls(marks, comparison, chance, null, se, logits)
-
-    @property
-    def digest(self) -> str:
-        """Return a digest of all marks: equal digests stand for equal tables."""
-        entries = [(network.path, mark.digest) for network, mark in self.marks.items()]
-        entries += [(f"{network.path}/logits", mark.digest) for network, mark in self.logits.items()]
-        named = (self.comparisons, ""), (self.chance, " by chance"), (self.null, " null"), (self.se, " se")
-        for compared, by in named:
-            entries += [
-                (f"{n.path}/{layer}{by}", mark.digest) for (n, layer), marks in compared.items() for mark in marks
-            ]
-        return digest(sorted(entries))
-
-
-def _require_one_sweep(store: SweepStore, committed: Committed, identity: str) -> None:
-    """Check that everything is of this identity, and that values come from the weights that are there.
-
-    DamagedStore: a piece is not. Marks of older versions do not name their weights.
-    """
-    where, weights = store.storage.url, {network: weights_of(mark) for network, mark in committed.marks.items()}
-    for network, mark in committed.marks.items():
-        _require(mark.identity == identity, f"{network.label} in {where} belongs to another sweep")
-    for network, mark in committed.logits.items():
-        _require(mark.identity == identity, f"the test logits of {network.label} in {where} belong to another sweep")
-    of_values = committed.comparisons, committed.chance, committed.null, committed.se
-    for what, compared in zip(VALUES, of_values, strict=True):
-        for (network, layer), marks in compared.items():
-            expected = {WEIGHTS_X: weights.get(network.origin), WEIGHTS_Y: weights[network]}
-            for mark in marks:
-                piece = f"the {what} of {network.label}, layer {layer}, in {where}"
-                same = all(mark.provenance.get(name, sha256) == sha256 for name, sha256 in expected.items())
-                _require(mark.identity == identity, f"{piece} belongs to another sweep")
-                _require(same, f"{piece} comes from other weights than the networks'")
-
-
-def _require(holds: bool, fault: str) -> None:
-    if not holds:
-        raise DamagedStore(f"{fault}: distsim verify says which pieces are damaged, and distsim repair drops them")
+def _reference_rows(
+    problem: str, layers: Sequence[ComparedLayer], tiles: Mapping[str, Mark]
+) -> Iterator[dict[str, Any]]:
+    """Yield a row for each pair of complete networks, layer and metric. If one was computed twice, the first counts."""
+    places = {layer.name: {"position": at, "layer": layer.name, "kind": layer.kind} for at, layer in enumerate(layers)}
+    seen = set()
+    for tile in tiles.values():
+        layer = tile.values["layer"]
+        for x, y, results in of_complete(tile):
+            for metric, result in results.items():
+                key = x, y, layer, metric
+                if layer in places and key not in seen:
+                    seen.add(key)
+                    named = {"problem": problem, "complete_x": x.complete, "complete_y": y.complete, "metric": metric}
+                    yield named | places[layer] | {name: result[name] for name in ("value", "warning", "reason")}
 
 
 def read_tables(root: Storage, problems: list[str] | None = None) -> Tables:
@@ -155,12 +109,13 @@ def read_tables(root: Storage, problems: list[str] | None = None) -> Tables:
 def _read(store: SweepStore) -> Tables:
     """Read a problem's written tables. Summaries that an earlier version wrote are computed again, not written."""
     mark = store.results_mark()
-    written = TABLES if mark is None or f"{TABLES[-1]}.parquet" in mark.objects else OF_OLDER
-    tables = Tables(*(_read_table(store, name) for name in written))
+    there = [name for name in TABLES if mark is None or name in OF_OLDER or f"{name}.parquet" in mark.objects]
+    frames = {name: _read_table(store, name) for name in there}
     if mark is not None and mark.values.get("version") == VERSION:
-        return tables
+        return Tables.named(frames)
+    old = Tables.named({name: completed(frame, name) for name, frame in frames.items()})
     seed = store.identity().seed
-    return Tables.of(completed(tables.similarities), tables.networks, seed, tables.chance, tables.functional)
+    return Tables.of(old.similarities, old.networks, seed, old.chance, old.functional, old.reference)
 
 
 def _read_table(store: SweepStore, name: str) -> pd.DataFrame:
@@ -181,25 +136,32 @@ def current(store: SweepStore) -> tuple[Tables, pd.DataFrame] | None:
     try:
         tables = read_tables(store.root, [store.problem])
         provenance = _read_table(store, "provenance")
+        provenance = provenance.assign(**{name: of for name, of in OF_OLD.items() if name not in provenance})
     except DamagedStore:
         return None
     contents = store.contents()
-    networks = {(-1 if network.run is None else network.run, network.iteration) for network in contents.networks}
-    complete = _keys(tables.networks.fillna({"run": -1}), "run", "iteration") == networks
+    networks = {_whose(network) for network in contents.networks}
+    complete = _keys(tables.networks.fillna({"run": -1}), *WHOSE) == networks
     permuted = {key: contents.chance.get(key, frozenset()) | {*contents.null.get(key, {})} for key in contents.permuted}
     for table, compared in ((tables.similarities, contents.comparisons), (tables.chance, permuted)):
         rows = {
-            (network.run, network.iteration, layer, metric)
+            (*_whose(network), layer, metric)
             for (network, layer), names in compared.items()
             if not network.is_complete
             for metric in names
         }
-        complete &= _keys(table, "run", "iteration", "layer", "metric") == rows
-    functions = {
-        (of.run, of.iteration) for of in contents.logits if of.run is not None and of.origin in contents.logits
-    }
-    complete &= _keys(tables.functional, "run", "iteration") == functions
+        complete &= _keys(table, *WHOSE, "layer", "metric") == rows
+    functions = {_whose(of) for of in contents.logits if not of.is_complete and of.origin in contents.logits}
+    complete &= _keys(tables.functional, *WHOSE) == functions
     return (tables, provenance) if complete else None
+
+
+WHOSE = ("complete", "control", "run", "iteration")  # columns that name a network
+
+
+def _whose(network: NetworkId) -> tuple[int, str, int, int]:
+    """Return a network as these columns name it, -1 in place of a missing run."""
+    return network.complete, network.control, -1 if network.run is None else network.run, network.iteration
 
 
 def _keys(table: pd.DataFrame, *columns: str) -> set[tuple[Any, ...]]:
@@ -270,7 +232,8 @@ def _measured(
             continue
         if layer not in places:
             raise DamagedStore(f"{network.path} was compared in a layer {layer}, which the network does not have")
-        named = {"problem": problem, "run": network.run, "iteration": network.iteration} | places[layer]
+        named = {"problem": problem, "complete": network.complete, "control": network.control}
+        named |= {"run": network.run, "iteration": network.iteration} | places[layer]
         values = {metric: value for mark in reversed(marks) for metric, value in mark.values.items()}
         for metric, value in values.items():
             yield network, named | {"metric": metric}, value
@@ -285,7 +248,7 @@ def _similarity_rows(problem: str, layers: Sequence[ComparedLayer], committed: C
 
 
 def _key(named: dict[str, Any]) -> tuple[Any, ...]:
-    return named["run"], named["iteration"], named["layer"], named["metric"]
+    return tuple(named[name] for name in (*WHOSE, "layer", "metric"))
 
 
 def _se(record: dict[str, Any]) -> float | None:
@@ -318,7 +281,8 @@ def _network_rows(problem: str, marks: dict[NetworkId, Mark], reduced: bool) -> 
     """Make a row for each network. reduced : the problem is not the papers' of its name, whatever the records say."""
     for network, mark in marks.items():
         names = ("iteration", "remaining", "remaining_pool", "accuracy", "loss", "epochs", "reduced")
-        row = {"problem": problem, "run": network.run} | {name: mark.values[name] for name in names}
+        row = {"problem": problem, "complete": network.complete, "control": network.control, "run": network.run}
+        row |= {name: mark.values[name] for name in names}
         yield row | {"reduced": row["reduced"] or reduced}
 
 
@@ -351,7 +315,7 @@ def _provenance_rows(committed: Committed) -> list[dict[str, Any]]:
     first = set()  # a null is of the table of its own name where the same values' first permutations are elsewhere
     for row in rows:
         if row["table"] == "chance":
-            key = row["run"], row["iteration"], row["layer"], row["metric"]
+            key = _key(row)
             row["table"] = "null" if key in first else "chance"
             first.add(key)
     return sorted(rows, key=lambda row: (row["table"], row["piece"], row["metric"] or ""))
@@ -360,7 +324,8 @@ def _provenance_rows(committed: Committed) -> list[dict[str, Any]]:
 def _provenance_row(
     table: str, network: NetworkId, layer: str | None, metric: str | None, piece: str, mark: Mark
 ) -> dict[str, Any]:
-    keys = {"table": table, "run": network.run, "iteration": network.iteration, "layer": layer, "metric": metric}
+    keys = {"table": table, "complete": network.complete, "control": network.control, "run": network.run}
+    keys |= {"iteration": network.iteration, "layer": layer, "metric": metric}
     committed = {"piece": piece, "digest": mark.digest, "identity": mark.identity}
     return keys | mark.environment | mark.provenance | committed
 

@@ -3,7 +3,8 @@
 run=3,iteration=7,layer=conv1_2,metric=nbs    a row of results.parquet
 run=3,iteration=7                             a row of networks.parquet; run=complete for the complete network
 
-`complete=1` names the complete network that the run starts from, where a study has several.
+`complete=1` names the complete network that the run starts from, where a study has several; `control=retrain` the
+control that the run is.
 """
 
 import math
@@ -19,7 +20,9 @@ from distsim.seeds import numpy_stream
 from distsim.specs import NetworkId, shown
 
 NAMED = "run=3,iteration=7,layer=conv1_2,metric=nbs, or for a network's accuracy run=3,iteration=7 or run=complete"
-_COMMA = re.compile(r",(?=(?:run|iteration|complete|layer|metric)=)")  # a layer's name may have commas of its own
+_COMMA = re.compile(
+    r",(?=(?:run|iteration|complete|control|layer|metric)=)"
+)  # a layer's name may have commas of its own
 _MOST = 12  # names in one sentence
 
 
@@ -99,7 +102,7 @@ def found(study: Published, name: RowName) -> Row:
     name = replace(name, complete=complete)
     networks = tables.networks[tables.networks["complete"] == complete]
     network = name.network
-    chain = [network.origin, *(NetworkId(network.run, i) for i in range(1, network.iteration + 1))]
+    chain = [network.of_run.network(i) for i in range(network.iteration + 1)] if network.of_run else [network]
     of_chain = {which: record for which in chain if (record := _network(networks, which)) is not None}
     if network not in of_chain:
         raise ValueError(f"{name}: {_of_runs(networks, network)}")
@@ -131,12 +134,14 @@ def _complete(study: Published, name: RowName) -> int:
 
 def _network(networks: pd.DataFrame, which: NetworkId) -> dict[str, Any] | None:
     of_run = networks["run"].isna() if which.run is None else (networks["run"] == which.run).fillna(False)
+    of_run &= networks["control"] == which.control
     rows = networks[of_run & (networks["iteration"] == which.iteration)].to_dict("records")
     return rows[0] if rows else None
 
 
 def _of_runs(networks: pd.DataFrame, which: NetworkId) -> str:
     """Say which runs there are, or which iterations of the run."""
+    networks = networks[networks["control"] == which.control]
     runs = sorted({int(run) for run in networks["run"].dropna()})
     if which.run in runs:
         last = networks.loc[(networks["run"] == which.run).fillna(False), "iteration"].max()
@@ -148,6 +153,7 @@ def _similarity(similarities: pd.DataFrame, name: RowName) -> dict[str, Any]:
     network = name.network
     rows = similarities[
         (similarities["complete"] == name.complete)
+        & (similarities["control"] == network.control)
         & (similarities["run"] == network.run)
         & (similarities["iteration"] == network.iteration)
     ]
@@ -178,12 +184,17 @@ def drawn(
     ValueError: there are fewer rows.
     """
     names = [
-        RowName(NetworkId(int(row.run), int(row.iteration)), row.layer, row.metric, int(row.complete))
+        RowName(
+            NetworkId(int(row.run), int(row.iteration), control=row.control), row.layer, row.metric, int(row.complete)
+        )
         for row in study.tables.similarities.itertuples()
     ]
     names += [
         RowName(
-            NetworkId() if pd.isna(row.run) else NetworkId(int(row.run), int(row.iteration)), "", "", int(row.complete)
+            NetworkId() if pd.isna(row.run) else NetworkId(int(row.run), int(row.iteration), control=row.control),
+            "",
+            "",
+            int(row.complete),
         )
         for row in study.tables.networks.itertuples()
     ]
@@ -214,7 +225,7 @@ class Spread:
 def spread(study: Published, name: RowName) -> Spread:
     """Return how far the runs of the study lie apart at this row."""
     table, column = (study.tables.similarities, "value") if name.layer else (study.tables.networks, "accuracy")
-    rows = table[table["iteration"] == name.network.iteration]
+    rows = table[(table["iteration"] == name.network.iteration) & (table["control"] == name.network.control)]
     if name.layer:
         rows = rows[(rows["layer"] == name.layer) & (rows["metric"] == name.metric)]
     values = rows[column].dropna()

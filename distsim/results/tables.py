@@ -8,6 +8,11 @@
     functional     how predictions for the test images differ from the complete network's: one row per pruned network
                    and class
     functional_summary   the same over runs: one row per (problem, measure, class, iteration)
+    reference      similarities of complete networks with each other, where a study has several: the reference level
+
+Each row is of pruned networks, or of a control (the column `control`). Statistics never mix the two. A study of several
+complete networks has runs of each: then bands are over all of their runs, and intervals say how sure a median is of
+complete networks, not of one.
 
 A value that could not be computed is NaN in every table. It is counted (`missing`) and never filled in.
 """
@@ -15,6 +20,7 @@ A value that could not be computed is NaN in every table. It is counted (`missin
 import io
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -25,111 +31,26 @@ import pyarrow.parquet as pq
 
 from distsim.metrics.functional import MEASURES
 from distsim.metrics.registry import in_order
+from distsim.results.columns import (
+    ACCURACY_COLUMNS,
+    ADDED,
+    ALL_CLASSES,
+    CHANCE_COLUMNS,
+    FUNCTIONAL_COLUMNS,
+    FUNCTIONAL_SUMMARY_COLUMNS,
+    NETWORK_COLUMNS,
+    OF_OLD,
+    RANKS,
+    REFERENCE_COLUMNS,
+    SIMILARITY_COLUMNS,
+    STATISTICS,
+    SUMMARY_COLUMNS,
+    TABLES,
+    WHOSE,
+)
 from distsim.results.nulls import with_nulls
 from distsim.seeds import numpy_stream
 
-SIMILARITY_COLUMNS = {
-    "problem": "str",
-    "run": "int64",
-    "iteration": "int64",  # from 1
-    "remaining": "float64",  # alive / all parameters
-    "remaining_pool": "float64",  # alive / prunable parameters
-    "position": "int64",  # of the layer, input to output, from 0
-    "layer": "str",
-    "kind": "str",  # conv | conv_res | pool | add | fc | out
-    "metric": "str",
-    "value": "float64",  # NaN: missing
-    "n": "int64",  # rows the metric saw
-    "columns_x": "int64",  # x is the complete network, y the pruned one
-    "columns_y": "int64",
-    "n_per_p": "float64",  # rows / columns of the wider side
-    "warning": "str",  # what to know when reading the value; "" if nothing
-    "rank_x": "Int64",  # independent columns that a metric over channels saw; <NA> for other metrics
-    "rank_y": "Int64",
-    "dead_x": "int64",
-    "dead_y": "int64",
-    "reason": "str",  # why the value is missing; "" if it is not
-    "k_x": "Int64",  # directions that SVCCA keeps; <NA> for other metrics
-    "k_y": "Int64",
-    "effective_rank_x": "float64",  # participation ratio of the channels' variances; NaN where rank_x is <NA>
-    "effective_rank_y": "float64",
-    "lower": "float64",  # bounds of NBS from a card with full-rate float64; NaN where eigenvalues gave the value
-    "upper": "float64",
-    "null": "float64",  # the similarity by chance (distsim.results.nulls); NaN: not known
-    "null_sd": "float64",
-    "z": "float64",  # (value - null)/null_sd
-    "calibrated": "float64",  # (value - null)/(1 - null)
-    "null_of": "str",  # the network whose examples were permuted, as run=3,iteration=7; "" where there is no null
-    "se": "float64",  # standard error of the value over examples (distsim.metrics.jackknife); NaN: not measured
-}
-ADDED: dict[str, Any] = {  # columns that values written by earlier versions lack, with what stands there instead
-    **dict.fromkeys(("k_x", "k_y", "effective_rank_x", "effective_rank_y", "lower", "upper")),
-    **dict.fromkeys(("null", "null_sd", "z", "calibrated")),
-    "null_of": "",
-    "se": None,
-}
-RANKS = ("rank_x", "rank_y")  # stores written before 0.2 have them in every row, whatever the metric
-NETWORK_COLUMNS = {
-    "problem": "str",
-    "run": "Int64",  # <NA>: the complete network
-    "iteration": "int64",  # 0: the complete network
-    "remaining": "float64",
-    "remaining_pool": "float64",
-    "accuracy": "float64",  # on the test set, 0..1
-    "loss": "float64",
-    "epochs": "int64",  # trained
-    "reduced": "bool",
-}
-_PLACE = ("problem", "run", "iteration", "position", "layer", "kind", "metric")
-CHANCE_COLUMNS = {name: SIMILARITY_COLUMNS[name] for name in _PLACE} | {
-    "permutation": "int64",  # of the pruned network's examples, from 0; the same for all networks
-    "value": "float64",
-    "reason": "str",
-}
-STATISTICS = {
-    "remaining": "float64",  # median
-    "count": "int64",  # values that the statistics are computed from
-    "missing": "int64",
-    "mean": "float64",
-    "sd": "float64",  # n - 1 in the denominator; NaN if count < 2
-    "median": "float64",
-    "q05": "float64",
-    "q25": "float64",
-    "q75": "float64",
-    "q95": "float64",
-    "ci_low": "float64",  # 95 % interval of the median; below ENOUGH values their range, below 2 NaN
-    "ci_high": "float64",
-}
-SUMMARY_COLUMNS = {
-    "problem": "str",
-    "metric": "str",
-    "layer": "str",
-    "kind": "str",
-    "position": "int64",
-    "iteration": "int64",
-    **STATISTICS,
-    "warned": "int64",  # values among `count` that carry a warning
-    "se": "float64",  # median of the values' standard errors over examples; NaN: not measured
-}
-ACCURACY_COLUMNS = {"problem": "str", "iteration": "int64", **STATISTICS}
-ALL_CLASSES = ""  # the class that stands for all test images
-FUNCTIONAL_COLUMNS = {
-    "problem": "str",
-    "run": "int64",
-    "iteration": "int64",  # from 1
-    "remaining": "float64",
-    "remaining_pool": "float64",
-    "class": "str",  # of the images, by their labels; "": all
-    "n": "int64",  # images
-    "agreement": "float64",  # share of images with the complete network's prediction
-    "churn": "float64",  # share of images with another prediction: 1 - agreement
-    "jsd": "float64",  # mean Jensen–Shannon divergence of the softmax outputs, in bits, 0..1
-    "lost": "float64",  # share of images that only the complete network gets right
-    "won": "float64",  # share of images that only the pruned network gets right
-}
-FUNCTIONAL_SUMMARY_COLUMNS = {"problem": "str", "measure": "str", "class": "str", "iteration": "int64", **STATISTICS}
-TABLES = ("results", "networks", "summary", "accuracy", "chance", "functional", "functional_summary")
-OF_OLDER = TABLES[:5]  # those that every version has written
 QUANTILES = (0.05, 0.25, 0.75, 0.95)
 # Bounds of a Parquet file: distsim's tables have at most 0.1 rows a byte, and unpack to at most 4 times their size.
 SMALL, ROWS, UNPACKED = 1000, 10, 1000
@@ -148,15 +69,36 @@ class Tables:
     networks: pd.DataFrame
     summary: pd.DataFrame
     accuracy: pd.DataFrame
-    chance: pd.DataFrame = field(default_factory=lambda: _frame([], CHANCE_COLUMNS))
-    functional: pd.DataFrame = field(default_factory=lambda: _frame([], FUNCTIONAL_COLUMNS))
+    chance: pd.DataFrame = field(default_factory=lambda: chance_table([]))
+    functional: pd.DataFrame = field(default_factory=lambda: functional_table([]))
     functional_summary: pd.DataFrame = field(default_factory=lambda: _frame([], FUNCTIONAL_SUMMARY_COLUMNS))
+    reference: pd.DataFrame = field(default_factory=lambda: reference_table([]))
 
     @property
     def by_name(self) -> dict[str, pd.DataFrame]:
         """Return the tables by the names of their files, in the order of `TABLES`."""
         frames = self.similarities, self.networks, self.summary, self.accuracy, self.chance
-        return dict(zip(TABLES, (*frames, self.functional, self.functional_summary), strict=True))
+        others = self.functional, self.functional_summary, self.reference
+        return dict(zip(TABLES, (*frames, *others), strict=True))
+
+    @classmethod
+    def named(cls, frames: Mapping[str, pd.DataFrame]) -> "Tables":
+        """Make the set of tables from those that have these names. Tables that are left out are empty."""
+        return cls(**{"similarities" if name == "results" else name: frame for name, frame in frames.items()})
+
+    @cached_property
+    def pruned(self) -> "Tables":
+        """Return the tables without the rows of controls."""
+        return self.of_control("")
+
+    @cached_property
+    def retrained(self) -> "Tables":
+        """Return the tables of the control that is retrained without pruning only."""
+        return self.of_control("retrain")
+
+    def of_control(self, control: str) -> "Tables":
+        """Return the tables with the rows of this control only. "": of pruned and complete networks"""
+        return Tables(*(_of_control(frame, control) for frame in self.by_name.values()))
 
     @classmethod
     def of(
@@ -166,6 +108,7 @@ class Tables:
         seed: int = 0,
         chance: pd.DataFrame | None = None,
         functional: pd.DataFrame | None = None,
+        reference: pd.DataFrame | None = None,
     ) -> "Tables":
         """Make the set of tables from the measured ones, adding their summaries and what values are by chance.
 
@@ -173,82 +116,121 @@ class Tables:
         """
         chance = chance_table([]) if chance is None else chance
         functional = functional_table([]) if functional is None else functional
+        reference = reference_table([]) if reference is None else reference
         summaries = summarise(similarities, seed), summarise_accuracy(networks, seed)
         of_functions = functional, summarise_functional(functional, seed)
-        return cls(with_nulls(similarities, chance), networks, *summaries, chance, *of_functions)
+        return cls(with_nulls(similarities, chance), networks, *summaries, chance, *of_functions, reference)
+
+
+def _of_control(frame: pd.DataFrame, control: str) -> pd.DataFrame:
+    if "control" not in frame:
+        return frame
+    own = frame["control"] == control
+    return frame if own.all() else frame[own]
 
 
 def long_table(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     """Make the table of similarities, with fixed columns, dtypes and order, whatever the order of the rows is.
 
-    Rows may lack the columns in `ADDED`, whose values are then missing.
-    ValueError: a row lacks or adds a column, or a (problem, run, iteration, layer, metric) repeats.
+    Rows may lack the columns in `ADDED`, whose values are then missing, and those in `OF_OLD`.
+    ValueError: a row lacks or adds a column, or a (problem, complete, control, run, iteration, layer, metric) repeats.
     """
     filled = ({**ADDED, **row} for row in rows)
-    return _table(filled, SIMILARITY_COLUMNS, ["problem", "run", "iteration", "layer", "metric"])
+    return _table(filled, SIMILARITY_COLUMNS, [*WHOSE, "run", "iteration", "layer", "metric"])
 
 
 def network_table(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     """Make the table of networks, each problem's complete network first. ValueError: as in `long_table`."""
-    return _table(rows, NETWORK_COLUMNS, ["problem", "run", "iteration"])
+    return _table(rows, NETWORK_COLUMNS, [*WHOSE, "run", "iteration"])
 
 
 def chance_table(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     """Make the table of similarities with permuted examples. ValueError: as in `long_table`."""
-    return _table(rows, CHANCE_COLUMNS, ["problem", "run", "iteration", "layer", "metric", "permutation"])
+    return _table(rows, CHANCE_COLUMNS, [*WHOSE, "run", "iteration", "layer", "metric", "permutation"])
+
+
+def reference_table(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+    """Make the table of similarities of complete networks with each other. ValueError: as in `long_table`."""
+    return _table(rows, REFERENCE_COLUMNS, ["problem", "complete_x", "complete_y", "layer", "metric"])
+
+
+def reference_level(reference: pd.DataFrame) -> pd.DataFrame:
+    """Return the smallest, median and largest similarity of two complete networks, by (problem, metric, layer)."""
+    return _levels(reference)
 
 
 def functional_table(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     """Make the table of functional similarity. ValueError: as in `long_table`."""
-    return _table(rows, FUNCTIONAL_COLUMNS, ["problem", "run", "iteration", "class"])
+    return _table(rows, FUNCTIONAL_COLUMNS, [*WHOSE, "run", "iteration", "class"])
 
 
 def chance_level(chance: pd.DataFrame) -> pd.DataFrame:
     """Return the smallest, median and largest chance similarity, one row per (problem, metric, layer)."""
+    return _levels(chance)
+
+
+def _levels(table: pd.DataFrame) -> pd.DataFrame:
     keys = ["problem", "metric", "layer"]
-    levels = chance.groupby(keys, sort=False)["value"].agg(low="min", median="median", high="max").reset_index()
-    return levels.merge(chance[[*keys, "position"]].drop_duplicates(), on=keys)
+    levels = table.groupby(keys, sort=False)["value"].agg(low="min", median="median", high="max").reset_index()
+    return levels.merge(table[[*keys, "position"]].drop_duplicates(), on=keys)
 
 
 def summarise(similarities: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
-    """Compute statistics over runs, one row per (problem, metric, layer, iteration).
+    """Compute statistics over runs, one row per (problem, control, metric, layer, iteration).
 
     Each group has its own random stream for the bootstrap, so neither other groups nor the order of rows change it.
     """
-    keys = ["problem", "metric", "layer", "iteration"]
+    keys = ["problem", "control", "metric", "layer", "iteration"]
     rows = []
-    for (problem, metric, layer, iteration), group in similarities.groupby(keys, sort=False):
-        rng = numpy_stream(seed, "bootstrap", problem, metric, layer, int(iteration))
-        named = dict(zip(keys, (problem, metric, layer, iteration), strict=True))
+    similarities = _with_whose(similarities)
+    for (problem, control, metric, layer, iteration), group in similarities.groupby(keys, sort=False):
+        of_control = [control] if control else []
+        rng = numpy_stream(seed, "bootstrap", problem, *of_control, metric, layer, int(iteration))
+        named = dict(zip(keys, (problem, control, metric, layer, iteration), strict=True))
+        named |= {"complete": group["complete"].nunique()}
         placed = {"kind": group["kind"].iloc[0], "position": group["position"].iloc[0]}
         warned = {"warned": int(((group["warning"] != "") & group["value"].notna()).sum())}
         se = {"se": group["se"].median() if "se" in group else np.nan}
         rows.append(named | placed | _statistics(group["value"], group, rng) | warned | se)
-    return sorted_by(_frame(rows, SUMMARY_COLUMNS), ["problem", "metric", "position", "iteration"])
+    return sorted_by(_frame(rows, SUMMARY_COLUMNS), ["problem", "control", "metric", "position", "iteration"])
 
 
 def summarise_accuracy(networks: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
-    """Compute statistics of test accuracy over runs, one row per (problem, iteration); iteration 0 is one network."""
+    """Compute statistics of test accuracy over runs, one row per (problem, control, iteration).
+
+    Iteration 0 is the complete network, or all of them.
+    """
+    keys = ["problem", "control", "iteration"]
     rows = []
-    for (problem, iteration), group in networks.groupby(["problem", "iteration"], sort=False):
-        rng = numpy_stream(seed, "bootstrap", problem, "accuracy", int(iteration))
-        named = {"problem": problem, "iteration": iteration}
+    networks = _with_whose(networks)
+    for (problem, control, iteration), group in networks.groupby(keys, sort=False):
+        rng = numpy_stream(seed, "bootstrap", problem, *([control] if control else []), "accuracy", int(iteration))
+        named = dict(zip(keys, (problem, control, iteration), strict=True)) | {"complete": group["complete"].nunique()}
         rows.append(named | _statistics(group["accuracy"], group, rng))
-    return sorted_by(_frame(rows, ACCURACY_COLUMNS), ["problem", "iteration"])
+    return sorted_by(_frame(rows, ACCURACY_COLUMNS), keys)
+
+
+def _with_whose(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return rows with the columns that say whose they are, as of earlier versions where they lack them."""
+    return rows.assign(**{name: of for name, of in OF_OLD.items() if name not in rows})
 
 
 def summarise_functional(functional: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     """Compute statistics over runs of each measure of all test images, and of each class's churn.
 
-    One row per (problem, measure, class, iteration).
+    One row per (problem, control, measure, class, iteration).
     """
+    keys = ["problem", "control", "class", "iteration"]
     rows = []
-    for (problem, name, iteration), group in functional.groupby(["problem", "class", "iteration"], sort=False):
+    functional = _with_whose(functional)
+    for (problem, control, name, iteration), group in functional.groupby(keys, sort=False):
+        of_control = [control] if control else []
+        shared = dict(zip(keys, (problem, control, name, iteration), strict=True))
+        shared |= {"complete": group["complete"].nunique()}
         for measure in MEASURES if name == ALL_CLASSES else ("churn",):
-            rng = numpy_stream(seed, "bootstrap", problem, "functional", measure, name, int(iteration))
-            named = {"problem": problem, "measure": measure, "class": name, "iteration": iteration}
-            rows.append(named | _statistics(group[measure], group, rng))
-    return sorted_by(_frame(rows, FUNCTIONAL_SUMMARY_COLUMNS), ["problem", "measure", "class", "iteration"])
+            rng = numpy_stream(seed, "bootstrap", problem, *of_control, "functional", measure, name, int(iteration))
+            rows.append(shared | {"measure": measure} | _statistics(group[measure], group, rng))
+    return sorted_by(_frame(rows, FUNCTIONAL_SUMMARY_COLUMNS), ["problem", "control", "measure", "class", "iteration"])
 
 
 def to_csv_bytes(frame: pd.DataFrame) -> bytes:
@@ -283,20 +265,12 @@ def to_parquet_bytes(frame: pd.DataFrame) -> bytes:
 def few(rows: pd.DataFrame) -> pd.Series:
     """Say for each row of a summary, or of accuracies, whether it rests on fewer runs than its problem has.
 
-    A problem has as many runs as its best covered row. Iteration 0 is always one network.
+    A problem, and each of its controls, has as many runs as its best covered row. Iteration 0 has one network of each
+    complete one.
     """
-    runs = (rows["count"] + rows["missing"]).groupby(rows["problem"]).transform("max")
+    whose = [rows["problem"], rows["control"]]
+    runs = (rows["count"] + rows["missing"]).groupby(whose).transform("max")
     return (rows["count"] < runs) & (rows["iteration"] > 0)
-
-
-def completed(similarities: pd.DataFrame) -> pd.DataFrame:
-    """Return a table of similarities that an earlier version wrote, with the columns that it lacks. They are empty."""
-    missing, places = set(SIMILARITY_COLUMNS) - set(similarities.columns), list(SIMILARITY_COLUMNS)
-    columns = list(similarities.columns)  # a published study's table has more than those of a store
-    for name in filter(missing.__contains__, SIMILARITY_COLUMNS):
-        columns.insert(columns.index(places[places.index(name) - 1]) + 1, name)
-    added = similarities.reindex(columns=columns).assign(**{name: ADDED[name] for name in missing if ADDED[name] == ""})
-    return added.astype({name: SIMILARITY_COLUMNS[name] for name in ADDED})
 
 
 def read_parquet_bytes(data: bytes) -> pd.DataFrame:
@@ -317,7 +291,9 @@ def read_parquet_bytes(data: bytes) -> pd.DataFrame:
 
 def _frame(rows: Iterable[Mapping[str, Any]], columns: dict[str, str]) -> pd.DataFrame:
     records = []
-    for row in rows:
+    of_old = {name: value for name, value in OF_OLD.items() if name in columns}
+    for given in rows:
+        row = {**of_old, **given}
         if row.keys() != columns.keys():
             missing, unknown = columns.keys() - row.keys(), row.keys() - columns.keys()
             raise ValueError(f"row: lacks the columns {sorted(missing)} and adds {sorted(unknown)}: {dict(row)}")
@@ -386,5 +362,5 @@ def _median_interval(
 
 
 def runs_of(rows: pd.DataFrame) -> list[str]:
-    """Return the columns that name a run: published studies may have several complete networks."""
-    return [name for name in ("complete", "run") if name in rows]
+    """Return the columns that name a run."""
+    return [name for name in ("complete", "control", "run") if name in rows]

@@ -3,7 +3,8 @@
 import pandas as pd
 
 from distsim.metrics.registry import in_order
-from distsim.results.tables import ALL_CLASSES, Tables, few
+from distsim.results.columns import ALL_CLASSES
+from distsim.results.tables import Tables, few
 
 CARE, FEW = "*", "!"  # behind a value: some layer carries a warning; some layer rests on fewer runs than the study has
 NAMED = 6  # layers in one line
@@ -12,14 +13,15 @@ NAMED = 6  # layers in one line
 def as_text(tables: Tables, problem: str, probe_from: str = "train", most: int | None = None) -> str:
     """Return a problem's results as a table of text: one line per iteration, medians over runs.
 
-    most : lines of it, of which the first and the last are always there; None: all
-
     Each metric of the summary has a column, in the order of the registry, the user's own metrics last. A similarity is
     also the median over layers, without the output layer. A metric that only the output layer has shows that layer.
-    Values to be read with care are marked, and lines below the table say in which layers and why.
+    Values to be read with care are marked, and lines below the table say in which layers and why. Controls are left
+    out.
 
     probe_from : of the problem; that layers are compared on test images is said
+    most : lines of it, of which the first and the last are always there; None: all
     """
+    tables = tables.pruned
     accuracy = tables.accuracy[tables.accuracy["problem"] == problem]
     accuracy = accuracy.assign(few=few(accuracy)).set_index("iteration")
     summary = tables.summary[tables.summary["problem"] == problem]

@@ -2,7 +2,7 @@
 
 from distsim.specs.canonical import canonical_json, differences, digest
 from distsim.specs.fields import MOST, UnknownField, added, default_of, names, shown
-from distsim.specs.networks import COMPLETE, PATTERN, NetworkId
+from distsim.specs.networks import COMPLETE, CONTROLS, PATTERN, Control, NetworkId, OfControl, RunId
 from distsim.specs.problem import (
     Augmentation,
     ProbeFrom,
@@ -42,6 +42,7 @@ __all__ = [
     "AS_IS",
     "CHOSEN",
     "COMPLETE",
+    "CONTROLS",
     "DEFAULT_METRICS",
     "FORMAT",
     "KEPT",
@@ -54,6 +55,7 @@ __all__ = [
     "PERMUTATIONS",
     "ActivationsIn",
     "Augmentation",
+    "Control",
     "Device",
     "DeviceChoice",
     "Exactness",
@@ -61,6 +63,7 @@ __all__ = [
     "Identity",
     "Measure",
     "NetworkId",
+    "OfControl",
     "Precision",
     "ProbeFrom",
     "Problem",
@@ -70,6 +73,7 @@ __all__ = [
     "Request",
     "Retention",
     "Rewind",
+    "RunId",
     "Scope",
     "Sweep",
     "UnknownField",

@@ -129,6 +129,7 @@ class Problem:
     probe_rule: ProbeRule = "uniform"
     runs: Count = unwritten(20)  # runs and iterations belong to a sweep's extent; these are its defaults
     iterations: Count = unwritten(20)
+    control_runs: Count = unwritten(2)  # of each control; also a default
     train_limit: Count | None = None  # number of training images, equally many of each class; None: all
     paper: str = unwritten("")
     reduced: bool = False  # a flag changed the problem: claims are judged as tendencies only

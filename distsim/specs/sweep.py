@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Self
 
 from distsim.specs.canonical import digest
 from distsim.specs.fields import INLINE, Count, Natural, Spec, added, check, count, expect, frozen, names, shown
-from distsim.specs.networks import NetworkId
+from distsim.specs.networks import CONTROLS, Control, NetworkId, OfControl, RunId
 from distsim.specs.problem import Problem
 
 FORMAT = 4  # of the store; part of the identity
@@ -41,7 +41,7 @@ MOST_PERMUTATIONS = 1000
 
 MOST_THREADS = 1024
 MOST_FUSED = 100  # runs in one step
-MOST_NETWORKS = 100_000  # runs x iterations of a sweep; the missing ones are listed in memory
+MOST_NETWORKS = 100_000  # of a sweep; the missing ones are listed in memory
 
 
 @dataclass(frozen=True)
@@ -96,6 +96,10 @@ class Extent(Spec):
     chance: bool = True  # also compare with permuted examples, at CHANCE_ITERATIONS of run 0; False: nowhere
     measure: tuple[Measure, ...] = added(MEASURES, absent=())
     permutations: Annotated[int, *count(MOST_PERMUTATIONS)] = added(NULL_PERMUTATIONS, absent=NULL_PERMUTATIONS)
+    # What is asked for without a word is in `of`: a new study has both controls, an older one keeps what it asked for.
+    control: tuple[Control, ...] = added((), absent=())
+    control_runs: Count = added(2, absent=2)  # of each control, and never more than `runs`
+    complete: Count = added(1, absent=1)  # complete networks, each with runs and controls of its own
 
     def __post_init__(self) -> None:
         check(self)
@@ -104,41 +108,77 @@ class Extent(Spec):
         expect(not odd, f"a metric's name must be an identifier, got {shown(odd)}")
         together = len("+".join(self.metrics))  # as in the names of files of values
         expect(together <= 240, f"the names of all metrics may have 240 characters together, got {together}")
-        networks = self.runs * self.iterations
-        expect(
-            networks <= MOST_NETWORKS, f"runs x iterations must be at most {MOST_NETWORKS:,} networks, got {networks:,}"
+        expect(len(set(self.control)) == len(self.control), f"control: names are repeated, got {shown(self.control)}")
+        each = self.runs + len(self.control) * min(self.control_runs, self.runs)
+        networks = self.complete * each * self.iterations
+        what = (
+            "runs x iterations"
+            + " with controls" * bool(self.control)
+            + " of all complete networks" * (self.complete > 1)
         )
+        expect(networks <= MOST_NETWORKS, f"{what} must be at most {MOST_NETWORKS:,} networks, got {networks:,}")
 
     @classmethod
     def of(cls, problem: Problem, **asked: Any) -> "Extent":
         """Return the extent with these fields. Lists are accepted in place of tuples.
 
-        Runs and iterations that are left out or None are the problem's; `measure`, None, is its default.
+        None stands for what a new study has: the problem's numbers of runs, iterations and control runs, both controls,
+        and the defaults of the other fields in `KEPT`. Runs and iterations may also be left out.
         """
-        defaults = {"runs": problem.runs, "iterations": problem.iterations}
-        open_fields = (*defaults, "measure")
-        fields = {name: frozen(value) for name, value in asked.items() if value is not None or name not in open_fields}
-        return cls(**(defaults | fields))
+        of_new: dict[str, Any] = {
+            "runs": problem.runs,
+            "iterations": problem.iterations,
+            "control": CONTROLS,
+            "control_runs": problem.control_runs,
+            "metrics": DEFAULT_METRICS,
+            "measure": MEASURES,
+            "permutations": NULL_PERMUTATIONS,
+        }
+        fields: dict[str, Any] = {name: of_new[name] for name in ("runs", "iterations")}
+        for name, value in asked.items():
+            fields[name] = of_new.get(name) if value is None else frozen(value)
+        return cls(**fields)
 
     @property
     def networks(self) -> tuple[NetworkId, ...]:
-        """Return the pruned networks that are wanted."""
-        return tuple(NetworkId(run, i) for run in range(self.runs) for i in range(1, self.iterations + 1))
+        """Return the networks that are wanted, besides the complete ones, in their order."""
+        return tuple(run.network(i) for run in self.all_runs for i in range(1, self.iterations + 1))
+
+    @property
+    def all_runs(self) -> tuple[RunId, ...]:
+        """Return the runs that are wanted, controls too, in their order."""
+        kinds: tuple[tuple[OfControl, int], ...] = (
+            ("", self.runs),
+            *((control, min(self.control_runs, self.runs)) for control in CONTROLS if control in self.control),
+        )
+        return tuple(
+            RunId.of(run, complete, control)
+            for complete in range(self.complete)
+            for control, runs in kinds
+            for run in range(runs)
+        )
+
+    @property
+    def complete_networks(self) -> tuple[NetworkId, ...]:
+        """Return the complete networks that are wanted."""
+        return tuple(NetworkId(complete=number) for number in range(self.complete))
 
     @property
     def chance_networks(self) -> tuple[NetworkId, ...]:
         """Return the networks whose chance level is wanted."""
-        return tuple(NetworkId(0, i) for i in CHANCE_ITERATIONS if i <= self.iterations) if self.chance else ()
+        iterations = [i for i in CHANCE_ITERATIONS if i <= self.iterations] if self.chance else []
+        return tuple(NetworkId(0, i, complete) for complete in range(self.complete) for i in iterations)
 
     @property
     def null_networks(self) -> tuple[NetworkId, ...]:
         """Return the networks whose examples are permuted `permutations` times."""
         wanted = self.chance and "null" in self.measure
-        return tuple(NetworkId(0, i) for i in range(1, self.iterations + 1)) if wanted else ()
+        iterations = range(1, self.iterations + 1) if wanted else ()
+        return tuple(NetworkId(0, i, complete) for complete in range(self.complete) for i in iterations)
 
 
 # Fields of Extent that a store keeps as they were asked for, where nothing else is asked.
-KEPT = ("metrics", "measure", "permutations")
+KEPT = ("metrics", "measure", "permutations", "control")
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import distsim
 from distsim.comparison.pair import Result
 from distsim.metrics.jackknife import BLOCKS
 from distsim.metrics.registry import METRICS
-from distsim.specs import PERMUTATIONS, Identity, NetworkId, shown
+from distsim.specs import PERMUTATIONS, Control, Identity, NetworkId, shown
 from distsim.specs.fields import Count, Natural, expect
 from distsim.specs.json_shape import require_json
 from distsim.store.commits import LARGEST_MARK, DamagedStore, Mark, Sha256, decode_mark, read_decoded
@@ -31,6 +31,8 @@ class NetworkRecord(TypedDict):
 
     run: Natural | Literal["complete"]
     iteration: Natural
+    complete: NotRequired[Natural]  # number of the complete network; 0 is not written
+    control: NotRequired[Control]  # not written of other runs
     epochs: Natural  # trained
     accuracy: float  # on the test set, 0..1
     loss: float
@@ -183,6 +185,13 @@ def _network(place: Place, record: dict[str, Any]) -> None:
     expect(
         (record["run"], record["iteration"]) == (run, iteration),
         f"it is the record of run {record['run']}, iteration {record['iteration']}",
+    )
+    ours, theirs = (
+        (place.network.complete, place.network.control),
+        (record.get("complete", 0), record.get("control", "")),
+    )
+    expect(
+        ours == theirs, f"it is the record of a network of complete network {theirs[0]}, control {theirs[1] or 'none'}"
     )
 
 

@@ -62,7 +62,7 @@ class ComparisonWorker:
         self, store: SweepStore, sweep: Sweep, dataset: Dataset | None = None, allow_drift: bool = False
     ) -> None:
         self.store, self.sweep, self.dataset, self.allow_drift = store, sweep, dataset, allow_drift
-        self._held: tuple[str, tuple[str, ...]] | None = None
+        self._held: tuple[NetworkId, str, tuple[str, ...]] | None = None
         self._reference: Reference | None = None
         self._reference_dtype = ""
         self._readers: dict[NetworkId, Reader] = {}
@@ -83,8 +83,8 @@ class ComparisonWorker:
         with threads(self.sweep.identity.threads):
             for network, _ in job.networks:
                 metrics = job.metrics_of(network)
-                of_complete = f"{job.problem}, {COMPLETE.label}, layer {job.layer}"
-                if unusable := attempt(of_complete, self._reference_for, job.layer, metrics):
+                of_complete = f"{job.problem}, {network.origin.label}, layer {job.layer}"
+                if unusable := attempt(of_complete, self._reference_for, network.origin, job.layer, metrics):
                     return failures + unusable
                 label = f"{job.problem}, {network.label}, layer {job.layer}"
                 failures += attempt(label, self._compare, job, network)
@@ -94,11 +94,11 @@ class ComparisonWorker:
     def measure(self, network: NetworkId, layer: str, metrics: tuple[str, ...]) -> dict[str, Result]:
         """Compute a layer's values of one network, by metric, as `compare` does. Commit nothing."""
         with threads(self.sweep.identity.threads):
-            return self._reference_for(layer, metrics).compare(self._source(network, layer))
+            return self._reference_for(network.origin, layer, metrics).compare(self._source(network, layer))
 
     def _compare(self, job: Comparison, network: NetworkId) -> None:
         with trace.stage("comparison", self.sweep.name, network.label, job.layer):
-            reference = self._reference_for(job.layer, job.metrics_of(network))
+            reference = self._reference_for(network.origin, job.layer, job.metrics_of(network))
             source = self._source(network, job.layer)
             asked, started = dict(job.networks)[network], time.time()
             for what in self._measured(reference, source, asked, job.chance, job.beside_of(network)):
@@ -147,7 +147,7 @@ class ComparisonWorker:
             environment=comparison_environment(self.sweep),
             provenance=made
             | dict(zip(("dtype_x", "dtype_y"), dtypes, strict=True))
-            | self._weights({WEIGHTS_X: COMPLETE, WEIGHTS_Y: network}),
+            | self._weights({WEIGHTS_X: network.origin, WEIGHTS_Y: network}),
         )
 
     # --- all layers of a network at once -----------------------------------------------------------------------------
@@ -157,7 +157,8 @@ class ComparisonWorker:
         wanted = {layer.layer: layer.all_metrics for layer in job.layers}
         beside = {network: dict(layers) for network, layers in job.beside}
         failures: list[str] = []
-        if not self._fit(wanted) or attempt("", self._prepare, wanted):
+        origin = job.networks[0][0].origin
+        if not self._fit(wanted) or attempt("", self._prepare, origin, wanted):
             self._on_device = None  # frees its memory
             for layer in job.layers:
                 failures += self.compare(layer)
@@ -175,10 +176,10 @@ class ComparisonWorker:
         self._reference = None  # frees its memory
         return self._whole.fits(wanted, free_on(self.sweep.device))
 
-    def _prepare(self, wanted: Wanted) -> None:
+    def _prepare(self, origin: NetworkId, wanted: Wanted) -> None:
         self._check_environment()
         settle(torch.device(self.sweep.device), self.sweep.identity.deterministic)
-        self._whole.prepare(wanted)
+        self._whole.prepare(wanted, origin)
 
     @property
     def _whole(self) -> OnDevice:
@@ -279,13 +280,13 @@ class ComparisonWorker:
                 check_environment(self.sweep, mark.environment)
             self._checked = True
 
-    def _reference_for(self, layer: str, metrics: tuple[str, ...]) -> Reference:
-        if self._held != (layer, metrics) or self._reference is None:
+    def _reference_for(self, origin: NetworkId, layer: str, metrics: tuple[str, ...]) -> Reference:
+        if self._held != (origin, layer, metrics) or self._reference is None:
             self._reference = None  # frees the old side before the new one is made
             self._check_environment()
-            source = self._source(COMPLETE, layer)
+            source = self._source(origin, layer)
             self._reference = Reference(source, metrics, self._device, self.sweep.identity.comparison)
-            self._held, self._reference_dtype = (layer, metrics), source.dtype
+            self._held, self._reference_dtype = (origin, layer, metrics), source.dtype
         return self._reference
 
     def _source(self, network: NetworkId, layer: str) -> LayerSource:

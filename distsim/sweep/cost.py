@@ -154,10 +154,10 @@ def memory_on_device(shapes: Mapping[str, tuple[int, ...]], half: Collection[str
     return total + batch + most
 
 
-def images_to_train(problem: Problem, training_images: int, complete: bool, pruned: int) -> int:
+def images_to_train(problem: Problem, training_images: int, complete: int, pruned: int) -> int:
     """Return how many images pass forward and backward through networks in training.
 
-    complete : train the complete network too
+    complete : number of complete networks
     pruned : number of pruned networks
 
     With early stopping it is the most that they can be.

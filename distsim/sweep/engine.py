@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from distsim.processor import cores
-from distsim.specs import Sweep
+from distsim.specs import NetworkId, Sweep
 from distsim.store import Storage, SweepStore
 from distsim.sweep.comparison_worker import ComparisonWorker
 from distsim.sweep.failures import attempt
@@ -31,8 +31,13 @@ class Engine(Protocol):
         """Return how many trials of `order`, one of these sweeps, run at once."""
         ...
 
-    def train(self, orders: list[Prepared], chains: dict[str, list[Chain]], complete: set[str]) -> list[str]:
-        """Train the complete networks of the problems in `complete`, extract their activations, then run the chains."""
+    def train(
+        self, orders: list[Prepared], chains: dict[str, list[Chain]], complete: set[tuple[str, int]]
+    ) -> list[str]:
+        """Train complete networks, extract their activations, then run the chains.
+
+        complete : problem and number of each complete network to train
+        """
         ...
 
     def compare(self, orders: list[Prepared], jobs: Sequence[Job]) -> list[str]:
@@ -81,8 +86,10 @@ class LocalEngine:
     def trials(self, orders: list[Prepared], order: Prepared) -> int:
         return 1
 
-    def train(self, orders: list[Prepared], chains: dict[str, list[Chain]], complete: set[str]) -> list[str]:
-        failures = []
+    def train(
+        self, orders: list[Prepared], chains: dict[str, list[Chain]], complete: set[tuple[str, int]]
+    ) -> list[str]:
+        failures: list[str] = []
         for order in orders:
             name = order.name
             store = SweepStore(self.root, name)
@@ -95,15 +102,18 @@ class LocalEngine:
                 self.allow_slow,
                 writers(order.sweep),
             )
-            failed = attempt(f"{name}, complete network", self._complete, worker) if name in complete else []
-            if not failed:
-                for pack in trials_of(order.sweep, chains[name]):
-                    failed += attempt(f"{name}, {runs_of(pack)}", self._chains, worker, pack, failed.append)
-            failures += failed
+            absent = set()
+            for number in sorted(number for of, number in complete if of == name):
+                label = NetworkId(complete=number).label
+                failed = attempt(f"{name}, {label}", self._complete, worker, number)
+                absent |= {number} if failed else set()
+                failures += failed
+            for pack in trials_of(order.sweep, [chain for chain in chains[name] if chain.complete not in absent]):
+                failures += attempt(f"{name}, {runs_of(pack)}", self._chains, worker, pack, failures.append)
         return failures
 
-    def _complete(self, worker: TrainingWorker) -> None:
-        self.tell(worker.complete())
+    def _complete(self, worker: TrainingWorker, number: int) -> None:
+        self.tell(worker.complete(number))
 
     def _chains(self, worker: TrainingWorker, pack: Sequence[Chain], failed: Callable[[str], None]) -> None:
         for event in worker.chains(pack, failed):
@@ -126,7 +136,11 @@ def describe(event: Event) -> str:
     """Return an event as a line of a log."""
     if "died" in event:
         return f"{time.strftime('%H:%M:%S')} {event['problem']} {event['piece']}: its worker died"
-    which = "complete network" if event["run"] is None else f"run {event['run']} iteration {event['iteration']}"
+    number, control = event.get("complete", 0), event.get("control", "")
+    which = NetworkId(complete=number).label
+    if event["run"] is not None:
+        of_run = f"run {event['run']} iteration {event['iteration']}"
+        which = ", ".join([which] * bool(number) + [f"control {control}"] * bool(control) + [of_run])
     return (
         f"{time.strftime('%H:%M:%S')} {event['problem']} {which}: accuracy {event['accuracy']:.4f}, "
         f"remaining {event['remaining']:.3f}, {event['epochs']} epochs, {event['seconds']:.1f} s"

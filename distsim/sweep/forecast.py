@@ -113,21 +113,24 @@ def _at_once(busy: list[Prepared], order: Prepared, lack: Missing, engine: Engin
 
 
 def _trials(order: Prepared, lack: Missing) -> list[tuple[Chain, ...]]:
-    return trials_of(order.sweep, [Chain(run, iterations, ()) for run, iterations in lack.chains.items()])
+    return trials_of(order.sweep, [Chain.of(run, iterations) for run, iterations in lack.chains.items()])
 
 
 def _slots(order: Prepared, lack: Missing) -> int:
     """Return the number of trainings, empty slots of fused ones counted too."""
     if order.sweep.identity.fuse == 1:
         return sum(map(len, lack.chains.values()))
-    groups = _trials(order, lack)
-    return order.sweep.identity.fuse * sum(len({i for chain in group for i in chain.train}) for group in groups)
+    total = 0
+    for group in _trials(order, lack):
+        slots = 1 if group[0].control else order.sweep.identity.fuse  # controls are trained alone
+        total += slots * len({i for chain in group for i in chain.train})
+    return total
 
 
 def _images(order: Prepared, lack: Missing, slots: bool = False) -> int:
     """Return the number of images to train on. slots : count those of empty slots too"""
     pruned = _slots(order, lack) if slots else sum(map(len, lack.chains.values()))
-    return images_to_train(order.sweep.problem, len(order.dataset.train_labels), lack.complete, pruned)
+    return images_to_train(order.sweep.problem, len(order.dataset.train_labels), len(lack.complete), pruned)
 
 
 def training_warnings(
@@ -160,7 +163,9 @@ def work_sentence(order: Prepared, lacking: Missing) -> str:
     parts = []
     if lacking.networks:
         extent = order.sweep.extent
-        parts.append(f"{lacking.networks} of {extent.runs * extent.iterations + 1} networks to train")
+        parts.append(f"{lacking.networks} of {len(extent.networks) + extent.complete} networks to train")
+        if controls := sum(len(iterations) for run, iterations in lacking.chains.items() if run.control):
+            parts[-1] += f" ({controls} of them controls)"
     if lacking.activations:
         size = readable(order.per_network * len(lacking.activations))
         parts.append(f"activations of {len(lacking.activations)} to write (up to {size})")

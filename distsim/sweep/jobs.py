@@ -4,10 +4,13 @@ import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import TypeVar
 
 from distsim.specs import NetworkId, Sweep
 from distsim.store import Pair
 from distsim.sweep.plan import Beside
+
+T = TypeVar("T")
 
 NOTHING = Beside()
 MOST = 20  # networks that a job compares one after the other: a job whose worker dies begins anew
@@ -15,7 +18,7 @@ MOST = 20  # networks that a job compares one after the other: a job whose worke
 
 @dataclass(frozen=True)
 class Comparison:
-    """One layer of several networks, each with the metrics it lacks."""
+    """One layer of several networks, each with the metrics it lacks. All come from one complete network."""
 
     problem: str
     layer: str
@@ -49,7 +52,10 @@ class Comparison:
 
 @dataclass(frozen=True)
 class NetworkComparison:
-    """All layers of several networks, each with the metrics it lacks: one network after the other, on a GPU."""
+    """All layers of several networks, each with the metrics it lacks: one network after the other, on a GPU.
+
+    All come from one complete network.
+    """
 
     problem: str
     networks: tuple[tuple[NetworkId, tuple[tuple[str, tuple[str, ...]], ...]], ...]
@@ -114,12 +120,12 @@ def by_network(sweep: Sweep) -> bool:
 
 
 def comparisons(
-    lacking: dict[NetworkId, dict[str, tuple[str, ...]]],
+    lacking: Mapping[NetworkId, dict[str, tuple[str, ...]]],
     sweep: Sweep,
     slots: int,
     chance: bool = False,
     beside: Mapping[NetworkId, dict[str, Beside]] = MappingProxyType({}),
-) -> list[Comparison] | list[NetworkComparison]:
+) -> list[Comparison | NetworkComparison]:
     """Return the missing comparisons as jobs, layer by layer or network by network.
 
     slots : comparisons at once; a layer's networks are divided among jobs if slots would idle, and so are all networks
@@ -127,6 +133,12 @@ def comparisons(
     beside : what is to be measured beside, from the same pass over the activations
     """
     networks = sorted({*lacking, *beside})
+    numbers = sorted({network.complete for network in networks})
+    if len(numbers) > 1:
+        jobs_of_each = (
+            comparisons(_of(lacking, number), sweep, slots, chance, _of(beside, number)) for number in numbers
+        )
+        return list(itertools.chain.from_iterable(jobs_of_each))
     if by_network(sweep):
         wanted = [(network, tuple(lacking.get(network, {}).items())) for network in networks]
         size = max(1, min(-(-len(wanted) // slots), MOST))
@@ -145,7 +157,7 @@ def comparisons(
         values, more = lacking.get(network, {}), beside.get(network, {})
         for layer in [*values, *(name for name in more if name not in values)]:
             by_layer.setdefault(layer, []).append((network, values.get(layer, ())))
-    jobs = []
+    jobs: list[Comparison | NetworkComparison] = []
     for layer, of_layer in by_layer.items():
         blocks = max(1, min(len(of_layer), -(-slots // max(len(by_layer), 1))))
         size = -(-len(of_layer) // blocks)
@@ -154,3 +166,8 @@ def comparisons(
             also = tuple((one, beside[one][layer]) for one, _ in some if layer in beside.get(one, {}))
             jobs.append(Comparison(sweep.name, layer, some, chance, also))
     return jobs
+
+
+def _of(lacking: Mapping[NetworkId, T], complete: int) -> dict[NetworkId, T]:
+    """Return what networks from this complete network lack."""
+    return {network: of for network, of in lacking.items() if network.complete == complete}

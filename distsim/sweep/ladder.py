@@ -29,9 +29,11 @@ def chosen(
 ) -> list[NetworkId]:
     """Return the pruned networks of these runs and iterations; None stands for the first `RUNS`, and `ITERATIONS`.
 
+    They come from the first complete network. Controls are left out: what is known of the ladder is known of pruning.
+
     ValueError: fewer than two networks are there.
     """
-    pruned = sorted(network for network in networks if network.run is not None)
+    pruned = sorted(n for n in networks if n.run is not None and not n.control and not n.complete)
     first = sorted({network.run for network in pruned if network.run is not None})[:RUNS]
     wanted = set(first if runs is None else runs), set(ITERATIONS if iterations is None else iterations)
     found = [network for network in pruned if network.run in wanted[0] and network.iteration in wanted[1]]

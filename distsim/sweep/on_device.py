@@ -49,6 +49,7 @@ class OnDevice:
     ) -> None:
         self.sweep, self.probe, self._weights, self._again, self._compute_on = sweep, probe, weights, again, compute_on
         self._references: dict[str, Reference] = {}
+        self._origin = COMPLETE  # whose sides they are
 
     @cached_property
     def _layers(self) -> dict[str, Layer]:
@@ -65,15 +66,18 @@ class OnDevice:
         shapes = {name: (n, *self._shapes[name]) for name in wanted}
         return free is None or memory_on_device(shapes, half) <= FREE * free
 
-    def prepare(self, wanted: Wanted) -> None:
+    def prepare(self, wanted: Wanted, origin: NetworkId = COMPLETE) -> None:
         """Make the complete network's sides of these layers, unless they are there.
 
+        origin : the complete network
         FloatingPointError: an activation is not finite.
         """
+        if origin != self._origin:
+            self._references, self._origin = {}, origin
         lacking = [name for name, metrics in wanted.items() if not set(metrics) <= self._known(name)]
         for name in lacking:
             self._references.pop(name, None)  # frees the old sides before new ones are made
-        sources = self.sources(COMPLETE, lacking) if lacking else {}
+        sources = self.sources(origin, lacking) if lacking else {}
         for name in lacking:
             source = sources.pop(name)
             self._references[name] = Reference(source, wanted[name], self._compute_on, self.sweep.identity.comparison)

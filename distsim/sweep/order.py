@@ -14,7 +14,7 @@ from distsim.metrics.registry import known, require_libraries
 from distsim.models import Layer, build
 from distsim.problems import CIFAR_CLASSES
 from distsim.processor import require_speed, slow_precision
-from distsim.specs import COMPLETE, KEPT, Device, Extent, Identity, NetworkId, Problem, Sweep, default_of, names
+from distsim.specs import KEPT, Device, Extent, Identity, Problem, Sweep, names
 from distsim.store import DamagedStore, Storage, SweepStore, problems_in
 from distsim.store.described import StoredLayer
 from distsim.store.descriptions import describe_layers, describe_metrics, stored_layers
@@ -86,15 +86,14 @@ def adapted(problem: Problem, data: str = "", *, classes: tuple[str, ...] | None
 def with_kept(root: Storage, problem: str, asked: dict[str, Any]) -> dict[str, Any]:
     """Return what is asked for, with what the store was asked for last in place of each None among `KEPT`.
 
-    A store that was not asked for anything yet gets what a new study has.
+    A store that was not asked for anything yet keeps None, which stands for what a new study has.
     """
     missing = [name for name in KEPT if asked.get(name) is None]
     try:
         extent = SweepStore(root, problem).request().extent if missing else None
     except (FileNotFoundError, DamagedStore):  # a damaged request is written again
         extent = None
-    of = {name: getattr(extent, name) if extent is not None else default_of(Extent, name) for name in missing}
-    return asked | of
+    return asked | {name: None if extent is None else getattr(extent, name) for name in missing}
 
 
 def trial_resources(
@@ -235,7 +234,7 @@ def require_trainable(
         return
     name = problem.name
     there = SweepStore(root, name).contents().networks if name in problems_in(root) else frozenset()
-    if not {COMPLETE, *extent.networks} - there:
+    if not {*extent.complete_networks, *extent.networks} - there:
         return
     if slow:
         require_speed(name, arithmetic.precision, device)
@@ -285,18 +284,24 @@ def _require_memory(order: Prepared) -> None:
 def compare_only(order: Prepared, store: SweepStore) -> Prepared | None:
     """Return the order cut down to networks that are committed, so that nothing is trained. None: there are none.
 
-    It has the first runs, and the iterations that all of them have.
+    It has the first runs, the iterations that all of them have, and those controls and complete networks of which all
+    that is committed too.
     """
-    sweep, networks = order.sweep, store.contents().networks
-    runs = 0
-    while runs < sweep.extent.runs and NetworkId(runs, 1) in networks:
-        runs += 1
-    if not runs:
+    wanted, networks = order.sweep.extent, store.contents().networks
+
+    def there(**fields: Any) -> bool:
+        larger = dataclasses.replace(extent, **fields)
+        return networks.issuperset((*larger.complete_networks, *larger.networks))
+
+    extent = dataclasses.replace(wanted, runs=1, iterations=1, control=(), complete=1)
+    if not there():
         return None
-    iterations = 1
-    while iterations < sweep.extent.iterations and all(
-        NetworkId(run, iterations + 1) in networks for run in range(runs)
-    ):
-        iterations += 1
-    extent = dataclasses.replace(sweep.extent, runs=runs, iterations=iterations)
-    return dataclasses.replace(order, sweep=dataclasses.replace(sweep, extent=extent))
+    for name in ("runs", "iterations"):
+        while getattr(extent, name) < getattr(wanted, name) and there(**{name: getattr(extent, name) + 1}):
+            extent = dataclasses.replace(extent, **{name: getattr(extent, name) + 1})
+    for control in wanted.control:
+        if there(control=(*extent.control, control)):
+            extent = dataclasses.replace(extent, control=(*extent.control, control))
+    while extent.complete < wanted.complete and there(complete=extent.complete + 1):
+        extent = dataclasses.replace(extent, complete=extent.complete + 1)
+    return dataclasses.replace(order, sweep=dataclasses.replace(order.sweep, extent=extent))

@@ -25,8 +25,9 @@ from distsim.sweep.jobs import PairJob
 from distsim.sweep.order import Prepared
 
 PLANS = {
-    "complete": "the complete network with every other",
-    "runs": "run with run at equal iteration",
+    "complete": "each complete network with every network that comes from it",
+    "references": "the complete networks with each other",
+    "runs": "run with run at equal iteration, of one complete network, controls among themselves",
     "iterations": "iteration with iteration of the same run, the complete network being iteration 0",
     "all": "every network with every other",
 }
@@ -35,19 +36,26 @@ PLANS = {
 def planned(plan: str, networks: Iterable[NetworkId]) -> list[Pair]:
     """Return the plan's pairs (a, b) of these networks, where a comes before b.
 
-    The order is: the complete network, then by run and iteration. ValueError: the plan is unknown.
+    The order is that of `NetworkId`. ValueError: the plan is unknown.
     """
     if plan not in PLANS:
         raise ValueError(f"there is no plan {plan!r}; there are {', '.join(PLANS)}")
     ordered = sorted(networks)
     every = itertools.combinations(ordered, 2)
     if plan == "complete":
-        return [(a, b) for a, b in every if a.is_complete]
+        return [(a, b) for a, b in every if a.is_complete and b.comes_from(a)]
+    if plan == "references":
+        return [(a, b) for a, b in every if a.is_complete and b.is_complete]
     if plan == "runs":
-        return [(a, b) for a, b in every if not a.is_complete and a.iteration == b.iteration]
+        return [(a, b) for a, b in every if a.run is not None and _beside(a, b)]
     if plan == "iterations":
         return [(a, b) for a, b in every if b.comes_from(a)]
     return list(every)
+
+
+def _beside(a: NetworkId, b: NetworkId) -> bool:
+    """Say whether two pruned networks are at one iteration of runs of one kind."""
+    return (a.iteration, a.complete, a.control) == (b.iteration, b.complete, b.control)
 
 
 def tiles(pairs: Sequence[Pair], limit: int) -> Iterator[list[Pair]]:
@@ -186,3 +194,19 @@ def _components(pairs: Sequence[Pair]) -> list[list[Pair]]:
     for a, b in pairs:
         parts.setdefault(root(a), []).append((a, b))
     return list(parts.values())
+
+
+def references(order: Prepared, store: SweepStore, engine: Engine, say: Callable[[str], None]) -> list[str] | None:
+    """Compare the sweep's complete networks with each other, as far as they are committed and not compared yet.
+
+    Return a sentence for each failure; None if nothing is missing.
+    """
+    networks = store.contents().networks.intersection(order.sweep.extent.complete_networks)
+    pairs, metrics, found = planned("references", networks), order.sweep.extent.metrics, found_in(store)
+    lacking = [
+        pair
+        for pair in pairs
+        for layer in order.layers
+        if not set(applicable(metrics, layer.kind)) <= found.get((*pair, layer.name), {}).keys()
+    ]
+    return compare(order, store, engine, pairs, metrics, say=say) if lacking else None

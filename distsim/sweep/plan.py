@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, S
 from dataclasses import dataclass, field
 
 from distsim.metrics.registry import BUILT_IN, FROM_SUMS, METRICS, ONE_SIDED, Metric
-from distsim.specs import COMPLETE, PERMUTATIONS, Extent, Measure, NetworkId, Sweep
+from distsim.specs import PERMUTATIONS, Extent, Measure, NetworkId, OfControl, RunId, Sweep
 from distsim.store import Contents, NoSpace, SweepStore
 from distsim.store.described import ComparedLayer, StoredMetric
 
@@ -43,9 +43,9 @@ class Beside:
 class Missing:
     """What is not in the store yet."""
 
-    complete: bool
-    chains: dict[int, tuple[int, ...]]  # run -> iterations whose networks are not committed
-    activations: tuple[NetworkId, ...]  # networks whose activations are needed and missing, the complete one first
+    complete: tuple[int, ...]  # numbers of complete networks that are not committed
+    chains: dict[RunId, tuple[int, ...]]  # run -> iterations whose networks are not committed
+    activations: tuple[NetworkId, ...]  # networks whose activations are needed and missing, complete ones first
     comparisons: dict[NetworkId, dict[str, tuple[str, ...]]]  # network -> layer -> metrics
     chance: dict[NetworkId, dict[str, tuple[str, ...]]] = field(default_factory=dict)  # the same, examples permuted
     logits: tuple[NetworkId, ...] = ()  # networks whose logits of the test images are missing
@@ -60,14 +60,15 @@ class Missing:
         return self.comparisons.keys() | self.chance.keys() | self.beside.keys()
 
     @property
-    def reference(self) -> bool:
-        """Return whether the complete network, its activations or its logits are missing."""
-        return self.complete or COMPLETE in (*self.activations, *self.logits)
+    def references(self) -> tuple[NetworkId, ...]:
+        """Return the complete networks that are missing, or whose activations or logits are."""
+        derived = {network for network in (*self.activations, *self.logits) if network.is_complete}
+        return tuple(sorted(derived | {NetworkId(complete=number) for number in self.complete}))
 
     @property
     def networks(self) -> int:
         """Return the number of networks to train."""
-        return self.complete + sum(map(len, self.chains.values()))
+        return len(self.complete) + sum(map(len, self.chains.values()))
 
     @property
     def values(self) -> int:
@@ -80,18 +81,20 @@ class Missing:
         return similarities + PERMUTATIONS * chance + beside
 
     def without(self, given_up: Set[NetworkId]) -> "Missing":
-        """Return what is left to try when these networks have failed: nothing if the complete network has."""
-        if COMPLETE in given_up:
-            return Missing(False, {}, (), {})
-        chains = _by_run({NetworkId(run, i) for run, iterations in self.chains.items() for i in iterations} - given_up)
+        """Return what is left to try when these networks have failed: nothing of a complete network that has."""
+
+        def left(network: NetworkId) -> bool:
+            return network not in given_up and network.origin not in given_up
+
+        trained = {run.network(i) for run, iterations in self.chains.items() for i in iterations}
         return Missing(
-            self.complete,
-            chains,
-            tuple(network for network in self.activations if network not in given_up),
-            {network: layers for network, layers in self.comparisons.items() if network not in given_up},
-            {network: layers for network, layers in self.chance.items() if network not in given_up},
-            tuple(network for network in self.logits if network not in given_up),
-            {network: layers for network, layers in self.beside.items() if network not in given_up},
+            tuple(number for number in self.complete if left(NetworkId(complete=number))),
+            _by_run(filter(left, trained)),
+            tuple(filter(left, self.activations)),
+            {network: layers for network, layers in self.comparisons.items() if left(network)},
+            {network: layers for network, layers in self.chance.items() if left(network)},
+            tuple(filter(left, self.logits)),
+            {network: layers for network, layers in self.beside.items() if left(network)},
         )
 
 
@@ -115,11 +118,12 @@ def missing(
     activations: list[NetworkId] = []
     if extent.activations == "store":
         keep_all = extent.retention == "all"
-        activations += [COMPLETE] if to_compare or keep_all else []
+        origins = {network.origin for network in to_compare}
+        activations += [network for network in extent.complete_networks if keep_all or network in origins]
         activations += [network for network in wanted if keep_all or network in to_compare]
-    functional = (COMPLETE, *wanted) if "functional" in extent.measure else ()
+    functional = (*extent.complete_networks, *wanted) if "functional" in extent.measure else ()
     return Missing(
-        complete=COMPLETE not in contents.networks,
+        complete=tuple(n.complete for n in extent.complete_networks if n not in contents.networks),
         chains=_by_run(network for network in wanted if network not in contents.networks),
         activations=tuple(network for network in activations if network not in contents.activations),
         comparisons=comparisons,
@@ -154,10 +158,11 @@ def _beside(
     errors = _lacking(extent.networks, contents.se, wanted, layers)
     permuted = [metric for metric in metrics if _is_permuted(metric.name)]
     lacking: dict[NetworkId, dict[str, Beside]] = {}
+    with_null = set(extent.null_networks)
     for network in extent.networks:
         for layer in layers:
             nulls: tuple[tuple[range, tuple[str, ...]], ...] = ()
-            if network in extent.null_networks:
+            if network in with_null:
                 names = [metric.name for metric in permuted if metric.applies_to(layer.kind)]
                 nulls = tuple(_nulls(extent, contents, network, layer.name, names))
             if beside := Beside(nulls, errors.get(network, {}).get(layer.name, ())):
@@ -209,6 +214,20 @@ class Chain:
     train: tuple[int, ...]
     extract: tuple[int, ...]
     evaluate: tuple[int, ...] = ()
+    complete: int = 0
+    control: OfControl = ""
+
+    @classmethod
+    def of(
+        cls, run: RunId, train: tuple[int, ...], extract: tuple[int, ...] = (), evaluate: tuple[int, ...] = ()
+    ) -> "Chain":
+        """Return the chain of this run."""
+        return cls(run.run, train, extract, evaluate, run.complete, run.control)
+
+    @property
+    def of_run(self) -> RunId:
+        """Return the run that the chain belongs to."""
+        return RunId.of(self.run, self.complete, self.control)
 
     @property
     def iterations(self) -> range:
@@ -236,7 +255,7 @@ def wave(sweep: Sweep, lacking: Missing, room: int | None, per_network: int, pro
     networks = [network for network in lacking.activations if not network.is_complete]
     fits = len(networks)
     if room is not None and per_network and networks:
-        reference = per_network if COMPLETE in lacking.activations else 0
+        reference = per_network * sum(network.is_complete for network in lacking.activations)
         keeps = sweep.extent.retention == "all"
         needed = reference + per_network * (len(networks) if keeps else 1)
         if needed > room - (promised if keeps else 0):
@@ -245,34 +264,41 @@ def wave(sweep: Sweep, lacking: Missing, room: int | None, per_network: int, pro
     extract = _by_run(networks[:fits])
     evaluate = _by_run(lacking.logits)
     parts = lacking.chains, extract, evaluate
-    return [Chain(run, *(part.get(run, ()) for part in parts)) for run in sorted(set().union(*parts))]
+    return [Chain.of(run, *(part.get(run, ()) for part in parts)) for run in sorted(set().union(*parts))]
 
 
-def _by_run(networks: Iterable[NetworkId]) -> dict[int, tuple[int, ...]]:
-    """Return run -> its iterations among these networks, both in order. The complete network has no run."""
-    runs: dict[int, list[int]] = {}
+def _by_run(networks: Iterable[NetworkId]) -> dict[RunId, tuple[int, ...]]:
+    """Return run -> its iterations among these networks, both in order. A complete network has no run."""
+    runs: dict[RunId, list[int]] = {}
     for network in sorted(networks):
-        if network.run is not None:
-            runs.setdefault(network.run, []).append(network.iteration)
+        if network.of_run is not None:
+            runs.setdefault(network.of_run, []).append(network.iteration)
     return {run: tuple(iterations) for run, iterations in runs.items()}
 
 
 def trials_of(sweep: Sweep, chains: Sequence[Chain]) -> list[tuple[Chain, ...]]:
     """Return the chains of each trial: a pack, the last of which may have fewer, or a group of fused runs.
 
-    Runs r with the same r div `fuse` are a group, whichever of them are left to train.
+    A trial's chains start from one complete network. Runs r with the same r div `fuse` are a group, whichever of them
+    are left to train. Controls are never fused: they are few, and a group costs nearly as much as if it were full.
     """
-    size = sweep.identity.fuse
-    if size > 1:
-        groups = itertools.groupby(sorted(chains, key=lambda chain: chain.run), lambda chain: chain.run // size)
-        return [tuple(group) for _, group in groups]
-    return [tuple(chains[start : start + sweep.pack]) for start in range(0, len(chains), sweep.pack)]
+    size, pack, trials = sweep.identity.fuse, sweep.pack, list[tuple[Chain, ...]]()
+    ordered = sorted(chains, key=lambda chain: chain.of_run)
+    for _, of_complete in itertools.groupby(ordered, lambda chain: chain.complete):
+        if size > 1:
+            groups = itertools.groupby(of_complete, lambda chain: (chain.run // size, chain.control and chain.of_run))
+            trials += [tuple(group) for _, group in groups]
+        else:
+            of_one = list(of_complete)
+            trials += [tuple(of_one[start : start + pack]) for start in range(0, len(of_one), pack)]
+    return trials
 
 
 def runs_of(pack: Sequence[Chain]) -> str:
     """Return the runs of a trial in words, such as "runs 0, 1"."""
-    runs = [chain.run for chain in pack]
-    return f"run {runs[0]}" if len(runs) == 1 else f"runs {', '.join(map(str, runs))}"
+    if len(pack) == 1 or any(chain.control or chain.complete for chain in pack):
+        return ", ".join(chain.of_run.label for chain in pack)
+    return f"runs {', '.join(str(chain.run) for chain in pack)}"
 
 
 def room_for_activations(store: SweepStore) -> int | None:
@@ -289,15 +315,11 @@ def finished_with(sweep: Sweep, contents: Contents, lacking: Missing) -> list[Ne
 
 
 def require_before(store: SweepStore, network: NetworkId) -> None:
-    """Check that the network that this one is pruned from is committed. FileNotFoundError names both.
-
-    ValueError: the network comes from another complete network, and a sweep has one.
-    """
-    if network.complete:
-        raise ValueError(f"the complete network of {store.problem} is run=complete, got {network.argument}")
+    """Check that the network before this one in its run is committed. FileNotFoundError names both."""
     if network.before is not None and store.mark(network.before) is None:
+        made = "retrained" if network.control == "retrain" else "pruned"
         raise FileNotFoundError(
-            f"{network.label} of {store.problem} is pruned from {_article(network.before)}, which is not in "
+            f"{network.label} of {store.problem} is {made} from {_article(network.before)}, which is not in "
             f"{store.root.url}"
         )
 

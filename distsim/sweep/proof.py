@@ -9,7 +9,7 @@ promised. Then the runs' own spread says what to expect.
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -19,8 +19,8 @@ import torch
 from distsim.data import Dataset
 from distsim.environment import code_version, environment, threads
 from distsim.models import build
+from distsim.results.columns import ADDED
 from distsim.results.rows import Row
-from distsim.results.tables import ADDED
 from distsim.specs import Device, Extent, Identity, NetworkId, Sweep, shown
 from distsim.store import SweepStore
 from distsim.store.records import weights_of
@@ -68,16 +68,25 @@ def _written(value: float | None, reason: str) -> str:
 class Networks:
     """The networks of a store, from which rows are computed again on one device. Nothing is written.
 
+    numbers : number of a complete network in the study -> its number in the store; None: the store has one
+
     ValueError: the device, or a library that a metric needs, is missing. BehaviourChanged: the network, or a metric of
     one's own, is not the one that the store was begun with.
     """
 
     def __init__(
-        self, store: SweepStore, identity: Identity, dataset: Dataset, device: Device, metrics: tuple[str, ...]
+        self,
+        store: SweepStore,
+        identity: Identity,
+        dataset: Dataset,
+        device: Device,
+        metrics: tuple[str, ...],
+        numbers: Mapping[int, int] | None = None,
     ) -> None:
         require_tools(device, metrics)
         settle(torch.device(device), identity.deterministic)
         self.store, self.identity, self.dataset = store, identity, dataset
+        self._numbers = numbers or {}
         self.sweep = Sweep(identity, Extent(1, 1, metrics, activations="memory"), device=device)
         require_recorded_behaviour(store, self.sweep)
         self._worker = ComparisonWorker(store, self.sweep, dataset, allow_drift=True)
@@ -93,7 +102,7 @@ class Networks:
         others = [text for which in needed if (text := self._other_weights(row, which))]
         if others and not retrained:
             return Proof(row, DIFFERS, remarks=(others[0],))
-        computed = self._similarity(row) if row.name.layer else self._evaluated(row.network)
+        computed = self._similarity(row) if row.name.layer else self._evaluated(self._stored(row, row.network))
         trained_in = row.trained_in if retrained else (row.trained_in[0], row.trained_in[-1])
         elsewhere = self.elsewhere(row.environment, *trained_in)
         proof = self._judged(row, computed, elsewhere, retrained)
@@ -116,15 +125,20 @@ class Networks:
 
     # --- computing ---------------------------------------------------------------------------------------------------
 
+    def _stored(self, row: Row, which: NetworkId) -> NetworkId:
+        """Return the name that one of the row's networks has in the store."""
+        return replace(which, complete=self._numbers.get(row.name.complete or 0, 0))
+
     def _similarity(self, row: Row) -> dict[str, Any]:
+        network = self._stored(row, row.network)
         layer, metric = row.name.layer, row.name.metric
         known = [each.name for each in build(self.identity.problem).layers]
         if layer not in known:
             raise ValueError(f"the network has no layer {shown(layer)}; it has {', '.join(known)}")
-        results: dict[str, Any] = dict(self._worker.measure(row.network, layer, (metric,)))
+        results: dict[str, Any] = dict(self._worker.measure(network, layer, (metric,)))
         if metric not in results:
             raise ValueError(f"layer {layer} is not measured by {metric}")
-        record = self.store.committed(row.network).values
+        record = self.store.committed(network).values
         return results[metric] | {name: record[name] for name in ("remaining", "remaining_pool")}
 
     def _evaluated(self, which: NetworkId) -> dict[str, Any]:
@@ -139,7 +153,8 @@ class Networks:
 
     def _other_weights(self, row: Row, which: NetworkId) -> str:
         """Return a sentence if the network has other weights than the study says, else ""."""
-        ours, theirs = weights_of(self.store.committed(which)), row.weights.get(which, "")
+        mark = self.store.committed(self._stored(row, which))
+        ours, theirs = weights_of(mark), row.weights.get(which, "")
         if ours == theirs:
             return ""
         return f"{which.label} has other weights here: their SHA-256 is {ours[:12]}, in the study {theirs[:12]}"
@@ -179,7 +194,8 @@ class Networks:
     def _with_committed(self, proof: Proof) -> tuple[Proof, list[str]]:
         """Compare the row with the value that the store has committed, if it has one."""
         name, row = proof.row.name, proof.row
-        marks = self.store.comparisons(of=name.network).get((name.network, name.layer), [])
+        network = self._stored(row, name.network)
+        marks = self.store.comparisons(of=network).get((network, name.layer), [])
         mark = next((mark for mark in marks if name.metric in mark.values), None)
         if mark is None:
             return proof, []

@@ -41,7 +41,7 @@ from distsim.sweep.training_worker import Event, TrainingWorker
 # Workers get it from the environment in which Ray was started. Done on import: Tune may run in another process.
 class_cache.ENV_VARS_TO_PROPAGATE = {name for name in class_cache.ENV_VARS_TO_PROPAGATE if not name.startswith("AWS_")}
 RETRIES = 3  # of a trial or a comparison whose worker died; EXPECTED failures are not retried
-Task = tuple[str, tuple[Chain, ...] | None]  # a problem's complete network (None), or some of its chains
+Task = tuple[str, tuple[Chain, ...] | int]  # a problem's complete network, by its number, or some of its chains
 
 
 class RayEngine:
@@ -87,9 +87,11 @@ class RayEngine:
         cpus, gpus = slot(orders)
         return room_for({"CPU": cpus, "GPU": gpus})
 
-    def train(self, orders: list[Prepared], chains: dict[str, list[Chain]], complete: set[str]) -> list[str]:
+    def train(
+        self, orders: list[Prepared], chains: dict[str, list[Chain]], complete: set[tuple[str, int]]
+    ) -> list[str]:
         """Train the complete networks and run the chains as Tune trials."""
-        tasks: list[Task] = [(name, None) for name in sorted(complete)]
+        tasks: list[Task] = [*sorted(complete)]
         tasks += [(order.name, pack) for order in orders for pack in trials_of(order.sweep, chains[order.name])]
         failures: list[str] = []
         while tasks:
@@ -108,7 +110,8 @@ class RayEngine:
         """Return how many networks of the task are committed."""
         problem, pack = task
         committed = SweepStore(self.root, problem).contents().networks
-        return sum(NetworkId(chain.run, i) in committed for chain in pack or () for i in chain.train)
+        chains = () if isinstance(pack, int) else pack
+        return sum(chain.of_run.network(i) in committed for chain in chains for i in chain.train)
 
     def _fit(self, orders: list[Prepared], tasks: list[Task]) -> tuple[list[tuple[Task, str]], list[str]]:
         """Run the tasks as Tune trials. Return (task, cause) where workers died too often, and EXPECTED failures."""
@@ -242,7 +245,7 @@ def _trial(
     failed: list[str] = []
 
     def work() -> None:
-        for event in [worker.complete()] if pack is None else worker.chains(pack, failed.append):
+        for event in [worker.complete(pack)] if isinstance(pack, int) else worker.chains(pack, failed.append):
             tune.report({name: value for name, value in event.items() if value is not None})
 
     failed += attempt(_label((order.name, pack)), work)
@@ -258,7 +261,7 @@ class _Tasks(Searcher):  # type: ignore[misc]  # ray has no types
     def __init__(self, tasks: list[Task]) -> None:
         super().__init__()
         self.todo = deque(enumerate(tasks))  # not handed out yet
-        self._pending = {problem for problem, pack in tasks if pack is None}
+        self._pending = {task for task in tasks if isinstance(task[1], int)}
         self.running: dict[str, Task] = {}
         self.begun = False  # whether any task was handed out
         self.died: list[tuple[Task, str]] = []
@@ -267,12 +270,13 @@ class _Tasks(Searcher):  # type: ignore[misc]  # ray has no types
     def suggest(self, trial_id: str) -> Any:
         for _ in range(len(self.todo)):
             number, (problem, pack) = self.todo.popleft()
-            if pack is not None and problem in self._pending:
+            if not isinstance(pack, int) and (problem, pack[0].complete) in self._pending:
                 self.todo.append((number, (problem, pack)))
                 continue
             self.running[trial_id] = (problem, pack)
             self.begun = True
-            return {"problem": problem, "piece": "complete" if pack is None else runs_of(pack), "task": number}
+            piece = NetworkId(complete=pack).path if isinstance(pack, int) else runs_of(pack)
+            return {"problem": problem, "piece": piece, "task": number}
         return None if self.todo else Searcher.FINISHED
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
@@ -281,10 +285,10 @@ class _Tasks(Searcher):  # type: ignore[misc]  # ray has no types
             self.died.append(((problem, pack), "its worker died, or an error ended it"))
         failed = (result or {}).get("failed") or []
         self.failures += failed
-        if pack is None:
-            self._pending.discard(problem)
+        if isinstance(pack, int):
+            self._pending.discard((problem, pack))
             if error or failed:  # its chains cannot run
-                self.todo = deque(entry for entry in self.todo if entry[1][0] != problem)
+                self.todo = deque(entry for entry in self.todo if not _starts_from(entry[1], problem, pack))
 
     def save(self, checkpoint_path: str) -> None:
         """Save nothing: the store says what is done."""
@@ -383,7 +387,12 @@ def _own(orders: list[Prepared]) -> _Own:
 
 def _label(task: Task) -> str:
     problem, pack = task
-    return f"{problem}, complete network" if pack is None else f"{problem}, {runs_of(pack)}"
+    return f"{problem}, {NetworkId(complete=pack).label if isinstance(pack, int) else runs_of(pack)}"
+
+
+def _starts_from(task: Task, problem: str, number: int) -> bool:
+    """Say whether a task's chains start from this complete network."""
+    return task[0] == problem and not isinstance(task[1], int) and task[1][0].complete == number
 
 
 def _tune_path(root: Storage) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 
 from distsim.data import Dataset
 from distsim.models import build
-from distsim.specs import COMPLETE, Device, Extent, Identity, NetworkId, Sweep
+from distsim.specs import Device, Extent, Identity, NetworkId, RunId, Sweep
 from distsim.store import Storage, SweepStore
 from distsim.sweep.engine import LocalEngine
 from distsim.sweep.failures import SweepFailed
@@ -17,11 +17,11 @@ from distsim.training.stepper import require_streams
 
 def chains(networks: Iterable[NetworkId]) -> list[Chain]:
     """Return the chains that lead to these networks, by run. A run needs no run before it."""
-    last: dict[int, int] = {}
+    last: dict[RunId, int] = {}
     for network in networks:
-        if network.run is not None:
-            last[network.run] = max(network.iteration, last.get(network.run, 0))
-    return [Chain(run, tuple(range(1, iteration + 1)), ()) for run, iteration in sorted(last.items())]
+        if network.of_run is not None:
+            last[network.of_run] = max(network.iteration, last.get(network.of_run, 0))
+    return [Chain.of(run, tuple(range(1, iteration + 1))) for run, iteration in sorted(last.items())]
 
 
 def retrain(
@@ -33,7 +33,7 @@ def retrain(
     say: Callable[[str], None],
     tell: Callable[[Event], None],
 ) -> SweepStore:
-    """Train the complete network, and the chains that lead to these networks, into an empty store.
+    """Train the complete networks, and the chains that lead to these networks, into an empty store.
 
     They come out as in a sweep, which trains every run by itself, or fused runs in the slots of their group. Nothing is
     extracted, compared or drawn.
@@ -43,7 +43,8 @@ def retrain(
 
     SweepFailed: a training failed, for instance because it diverged.
     """
-    wanted = chains(networks)
+    networks = list(networks)
+    wanted, numbers = chains(networks), tuple(sorted({network.complete for network in networks}))
     most = max((chain.train[-1] for chain in wanted), default=1)
     extent = Extent(
         max((chain.run for chain in wanted), default=0) + 1, most, (), activations="memory", chance=False, measure=()
@@ -51,17 +52,17 @@ def retrain(
     sweep = Sweep(identity, extent, device=device)
     require_streams(build(identity.problem), device)
     store = SweepStore(root, sweep.name)
-    lacking = Missing(True, {chain.run: chain.train for chain in wanted}, (), {})
+    lacking = Missing(numbers, {chain.of_run: chain.train for chain in wanted}, (), {})
     order = Prepared(sweep, dataset)
     say(f"{sweep.name}: {lacking.networks} networks to train, then nothing of them is kept")
     say(training_forecast([order], order, lacking, LocalEngine(root)))
     store.claim(identity)
     worker, failures = TrainingWorker(store, sweep, dataset), list[str]()
-    tell(worker.complete())
+    for number in numbers:
+        tell(worker.complete(number))
     for trial in trials_of(sweep, wanted):
         for event in worker.chains(trial, failures.append):
             tell(event)
     if failures:
         raise SweepFailed(failures)
-    assert store.mark(COMPLETE) is not None
     return store

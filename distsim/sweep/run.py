@@ -6,13 +6,14 @@ from functools import partial
 from distsim.processor import Load
 from distsim.results import reduce
 from distsim.results.report import writing as report
-from distsim.specs import COMPLETE, NetworkId
+from distsim.specs import NetworkId
 from distsim.store import Storage, SweepStore
 from distsim.sweep.engine import Engine
 from distsim.sweep.failures import SweepFailed, attempt, unless_full
 from distsim.sweep.forecast import comparison_forecast, training_forecast, training_warnings, work_sentence
 from distsim.sweep.jobs import Comparison, NetworkComparison, comparisons
 from distsim.sweep.order import Prepared
+from distsim.sweep.pairs import references
 from distsim.sweep.plan import Chain, Missing, finished_with, missing, room_for_activations, wave
 
 Say = Callable[[str], None]
@@ -51,12 +52,17 @@ def run(
         worked = True
         check()
         chains = _chains(busy, stores, lacking)
-        complete = {name for name, lack in lacking.items() if lack.reference}
+        complete = {(name, network.complete) for name, lack in lacking.items() for network in lack.references}
         failures += unless_full(engine.train(busy, chains, complete))
         failures += unless_full(_compare(busy, stores, given_up, engine, say))
         _drop_activations(busy, stores, check)
         for order in busy:
             given_up[order.name] |= _failed(order, stores[order.name], chains[order.name])
+    for order in orders:
+        check()
+        failed = references(order, stores[order.name], engine, say) if order.sweep.extent.complete > 1 else None
+        worked |= failed is not None
+        failures += unless_full(failed or [])
     check()
     written, unwritten = _results(orders, stores, root)
     if failures or unless_full(unwritten):
@@ -112,9 +118,9 @@ def _compare(
     for order in busy:
         contents = stores[order.name].contents()
         ready = contents.networks if order.sweep.extent.activations == "memory" else contents.activations
-        if COMPLETE in ready:
-            left = _left(order, stores[order.name], given_up[order.name])
-            jobs += _jobs(order, left.without(left.to_compare - ready), engine.slots(busy))
+        left = _left(order, stores[order.name], given_up[order.name])
+        comparable = {network for network in left.to_compare if {network, network.origin} <= ready}
+        jobs += _jobs(order, left.without(left.to_compare - comparable), engine.slots(busy))
     if not jobs:
         return []
     say(_comparing(busy, jobs, engine))
@@ -150,7 +156,7 @@ def _chains(busy: list[Prepared], stores: dict[str, SweepStore], lacking: dict[s
         lack = lacking[order.name]
         room = room_for_activations(stores[order.name])
         chains[order.name] = wave(order.sweep, lack, room, order.per_network, promised)
-        promised += order.per_network * (lack.reference + sum(len(chain.extract) for chain in chains[order.name]))
+        promised += order.per_network * (len(lack.references) + sum(len(chain.extract) for chain in chains[order.name]))
     return chains
 
 
@@ -158,10 +164,11 @@ def _failed(order: Prepared, store: SweepStore, chains: list[Chain]) -> set[Netw
     """Return the networks that a wave was to finish and did not."""
     contents = store.contents()
     lack = missing(order.sweep, contents, order.layers)
-    trained = {NetworkId(chain.run, i) for chain in chains for i in chain.train}
-    extracted = {NetworkId(chain.run, i) for chain in chains for i in chain.extract}
-    evaluated = {NetworkId(chain.run, i) for chain in chains for i in chain.evaluate}
+    trained = {chain.of_run.network(i) for chain in chains for i in chain.train}
+    extracted = {chain.of_run.network(i) for chain in chains for i in chain.extract}
+    evaluated = {chain.of_run.network(i) for chain in chains for i in chain.evaluate}
     failed = (trained - contents.networks) | (evaluated & set(lack.logits))
     compared = contents.networks if order.sweep.extent.activations == "memory" else extracted | contents.activations
-    failed |= (compared - {COMPLETE}) & (lack.to_compare | set(lack.activations))
-    return failed | {COMPLETE} if lack.reference else failed
+    pruned = {network for network in compared if not network.is_complete}
+    failed |= pruned & (lack.to_compare | set(lack.activations))
+    return failed | set(lack.references)

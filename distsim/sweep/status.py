@@ -3,7 +3,7 @@
 import dataclasses
 from dataclasses import dataclass
 
-from distsim.specs import Sweep
+from distsim.specs import RunId, Sweep
 from distsim.store import SweepStore
 from distsim.store.descriptions import layers_of, metrics_of
 from distsim.sweep.plan import missing
@@ -16,13 +16,15 @@ class Status:
     problem: str
     runs: int  # as last asked for
     iterations: int
-    complete: bool  # whether the complete network is committed
+    complete: bool  # whether the complete networks are committed
     pruned: int  # pruned networks that were asked for and are committed
     in_store: int  # all pruned networks in the store, asked for or not
-    missing_networks: dict[int, tuple[int, ...]]  # run -> iterations
+    missing_networks: dict[RunId, tuple[int, ...]]  # run -> iterations
     missing_similarities: int
     unknown_metrics: tuple[str, ...] = ()  # asked for, but known neither to distsim nor to the store; not counted
     missing_logits: int = 0  # networks, the complete one too, whose logits of the test images were asked for
+    complete_networks: int = 1  # as last asked for
+    controls: tuple[int, int] = (0, 0)  # networks of controls that are committed, and that were asked for
 
     @property
     def done(self) -> bool:
@@ -31,10 +33,14 @@ class Status:
         return self.complete and not any(lacking)
 
     def __str__(self) -> str:
+        several = self.complete_networks > 1
+        of_each = f", from each of {self.complete_networks} complete networks" if several else ""
+        pruned = self.complete_networks * self.runs * self.iterations
         lines = [
-            f"{self.problem}: {self.runs} runs x {self.iterations} iterations asked for",
-            f"  complete network  {'done' if self.complete else 'missing'}",
-            f"  pruned networks   {self.pruned} of {self.runs * self.iterations} ({self.in_store} in the store)",
+            f"{self.problem}: {self.runs} runs x {self.iterations} iterations asked for{of_each}",
+            f"  complete network{'s' * several:2}{'done' if self.complete else 'missing'}",
+            f"  pruned networks   {self.pruned} of {pruned} ({self.in_store} in the store)",
+            *([f"  controls          {self.controls[0]} of {self.controls[1]} networks"] if self.controls[1] else []),
             f"  similarities      {self.missing_similarities or 'none'} missing",
         ]
         if self.missing_logits:
@@ -43,7 +49,7 @@ class Status:
             names = ", ".join(self.unknown_metrics)
             lines.append(f"  not counted       {names}: unknown to distsim and to the store, run the sweep script")
         for run, iterations in self.missing_networks.items():
-            lines.append(f"  run {run}: iterations {_ranges(iterations)} missing")
+            lines.append(f"  {run.label}: iterations {_ranges(iterations)} missing")
         return "\n".join(lines)
 
 
@@ -58,17 +64,21 @@ def status(store: SweepStore) -> Status:
     sweep = Sweep(store.identity(), dataclasses.replace(extent, metrics=tuple(metrics)))
     contents = store.contents()
     lacking = missing(sweep, contents, layers_of(store), metrics)
+    wanted = [network for network in extent.networks if network in contents.networks]
+    controls = [sum(bool(network.control) for network in networks) for networks in (wanted, extent.networks)]
     return Status(
         problem=store.problem,
         runs=sweep.extent.runs,
         iterations=sweep.extent.iterations,
         complete=not lacking.complete,
-        pruned=sweep.extent.runs * sweep.extent.iterations - sum(map(len, lacking.chains.values())),
-        in_store=sum(not network.is_complete for network in contents.networks),
+        pruned=len(wanted) - controls[0],
+        in_store=sum(not (network.is_complete or network.control) for network in contents.networks),
         missing_networks=dict(lacking.chains),
         missing_similarities=lacking.values,
         unknown_metrics=tuple(name for name in extent.metrics if name not in metrics),
         missing_logits=len(lacking.logits),
+        complete_networks=extent.complete,
+        controls=(controls[0], controls[1]),
     )
 
 

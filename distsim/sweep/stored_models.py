@@ -34,8 +34,11 @@ class Stored:
     @property
     def label(self) -> str:
         """Return the network's name as part of a file name."""
-        which = "complete" if self.network.is_complete else f"run{self.network.run}-iteration{self.network.iteration}"
-        return f"{self.store.problem}-{which}"
+        network = self.network
+        which = "complete" if network.is_complete else f"run{network.run}-iteration{network.iteration}"
+        control = f"{network.control}-" if network.control else ""
+        number = f"-of-complete{network.complete}" if network.complete else ""
+        return f"{self.store.problem}-{control}{which}{number}"
 
 
 def layer_by_layer(

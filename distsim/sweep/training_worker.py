@@ -20,7 +20,7 @@ from distsim.data import Dataset
 from distsim.environment import check_environment, environment, provenance, require_device, threads
 from distsim.models import Network, build
 from distsim.processor import require_speed
-from distsim.specs import COMPLETE, NetworkId, Sweep, canonical_json
+from distsim.specs import NetworkId, RunId, Sweep, canonical_json
 from distsim.store import SweepStore
 from distsim.store.checkpoints import StoredCheckpoints, StoredGroupCheckpoints
 from distsim.sweep.beside import Beside
@@ -81,25 +81,25 @@ class TrainingWorker:
             self._probe = make_probe(self.sweep.identity, self.dataset, self.device)
         return self._probe
 
-    def complete(self) -> Event:
-        """Train and commit the complete network unless it is committed, and its activations. Return its event.
+    def complete(self, number: int = 0) -> Event:
+        """Train and commit a complete network unless it is committed, and its activations. Return its event.
 
         TooSlow: this machine has no instructions for the sweep's precision.
         """
-        started = time.time()
+        started, network = time.time(), NetworkId(complete=number)
         with threads(self.sweep.identity.threads):
-            if self.store.mark(COMPLETE) is None:
+            if self.store.mark(network) is None:
                 self._require_speed()
                 self._check_pruned_networks()
-                with trace.stage("complete", self.sweep.name):
-                    trained = self.trainer.complete(self._checkpoints(COMPLETE))
-                self._commit(COMPLETE, trained, started, {"probe.json": self._probe_file()})
-            complete = self._load_complete()
+                with trace.stage("complete", self.sweep.name, *([network.label] if number else [])):
+                    trained = self.trainer.complete(self._checkpoints(network), number)
+                self._commit(network, trained, started, {"probe.json": self._probe_file()})
+            complete = self._load_complete(number)
             if "functional" in self.sweep.extent.measure:
-                self.keep_logits(COMPLETE, complete)
+                self.keep_logits(network, complete)
             if self.sweep.extent.activations == "store":
-                self.extract(COMPLETE, complete)
-            return self._event(COMPLETE, started, complete)
+                self.extract(network, complete)
+            return self._event(network, started, complete)
 
     def _require_speed(self) -> None:
         """Check this machine, which need not be the driver's, before it trains."""
@@ -123,7 +123,8 @@ class TrainingWorker:
 
         Each network is committed before its run's next iteration begins. The runs take turns after each training step.
         On a GPU each run has a stream of its own, so that small networks fill the device together. Every run comes out
-        as it would alone. Fused runs (`Identity.fuse`) are trained in one step; they must be of one group.
+        as it would alone. Fused runs (`Identity.fuse`) are trained in one step; they must be of one group. All chains
+        start from one complete network.
 
         failed : gets a sentence if a run fails; the other runs go on
 
@@ -134,8 +135,8 @@ class TrainingWorker:
             self._require_speed()
             require_training_memory(self.sweep, len(self.dataset.train_labels))
         with threads(self.sweep.identity.threads):
-            complete = self._load_complete()
-            if self.sweep.identity.fuse > 1:
+            complete = self._load_complete(chains[0].complete if chains else 0)
+            if self.sweep.identity.fuse > 1 and not any(chain.control for chain in chains):
                 yield from self._group(chains, complete, failed)
                 return
             lanes = [(chain, self._turns(chain, complete)) for chain in chains]
@@ -149,7 +150,7 @@ class TrainingWorker:
                             lanes.remove(lane)
                         except EXPECTED as error:
                             lanes.remove(lane)
-                            failed(sentence(f"{self.sweep.name}, run {chain.run}", error))
+                            failed(sentence(f"{self.sweep.name}, {chain.of_run.label}", error))
                         else:
                             if event is not None:
                                 yield event
@@ -162,12 +163,18 @@ class TrainingWorker:
         before: TrainedNetwork | None = complete
         with Beside(self.beside) as beside:
             for iteration in chain.iterations:
-                started, network = time.time(), NetworkId(chain.run, iteration)
+                started, network = time.time(), chain.of_run.network(iteration)
                 trained = None
                 if iteration in chain.train and self.store.mark(network) is None:
-                    before = before or self.store.load_network(NetworkId(chain.run, iteration - 1))
+                    before = before or self.store.load_network(network.before or network.origin)
                     training = self.trainer.iterating(
-                        chain.run, iteration, before, complete, self._checkpoints(network)
+                        chain.run,
+                        iteration,
+                        before,
+                        complete,
+                        self._checkpoints(network),
+                        chain.control,
+                        chain.complete,
                     )
                     with trace.stage("training", self.sweep.name, network.label):
                         trained = yield from training
@@ -183,12 +190,12 @@ class TrainingWorker:
         self, chains: Sequence[Chain], complete: TrainedNetwork, failed: Callable[[str], None]
     ) -> Iterator[Event]:
         """Train the runs of a group together, iteration by iteration. Yield an event for each network."""
-        going = {chain.run: chain for chain in chains}
+        going, number = {chain.run: chain for chain in chains}, chains[0].complete if chains else 0
         before = dict.fromkeys(going, complete)  # the networks of the iteration before that are in memory
 
         def give_up(run: int, error: Exception) -> None:
             going.pop(run, None)
-            failed(sentence(f"{self.sweep.name}, run {run}", error))
+            failed(sentence(f"{self.sweep.name}, {RunId.of(run, number).label}", error))
 
         def derive(network: NetworkId, trained: TrainedNetwork, chain: Chain) -> None:
             try:
@@ -217,26 +224,27 @@ class TrainingWorker:
         """Do an iteration of a group. Yield its networks that are new, once they are committed, or lack something."""
         training: dict[int, TrainedNetwork] = {}
         for run, chain in tuple(going.items()):
-            network, last = NetworkId(run, iteration), before.pop(run, None)
+            network, last = chain.of_run.network(iteration), before.pop(run, None)
             try:
                 if iteration in chain.train and self.store.mark(network) is None:
-                    training[run] = last or self.store.load_network(network.before or COMPLETE)
+                    training[run] = last or self.store.load_network(network.before or network.origin)
                 elif self._lacks(network, chain):
                     before[run] = self.store.load_network(network)
                     yield network, before[run]
             except EXPECTED as error:
                 give_up(run, error)
-        for run, committing in self._trained(iteration, training, complete, give_up):
+        networks = {run: going[run].of_run.network(iteration) for run in training}
+        for run, committing in self._trained(networks, training, complete, give_up):
             try:
                 before[run] = committing.result()
             except EXPECTED as error:
                 give_up(run, error)
             else:
-                yield NetworkId(run, iteration), before[run]
+                yield networks[run], before[run]
 
     def _trained(
         self,
-        iteration: int,
+        networks: dict[int, NetworkId],
         before: dict[int, TrainedNetwork],
         complete: TrainedNetwork,
         give_up: Callable[[int, Exception], None],
@@ -245,13 +253,13 @@ class TrainingWorker:
         if not before:
             return
         started, waiting = time.time(), dict[int, Future[TrainedNetwork]]()
-        networks = {run: NetworkId(run, iteration) for run in before}
+        iteration, number = next((of.iteration, of.complete) for of in networks.values())
         checkpoints = StoredGroupCheckpoints({run: self._checkpoints(which) for run, which in networks.items()})
         with (
             trace.stage("training", self.sweep.name, f"runs {', '.join(map(str, before))}, iteration {iteration}"),
             ThreadPoolExecutor(max(1, int(dict(self.sweep.resources).get("cpu", 1)))) as pool,
         ):
-            for ended in self._groups.iterating(iteration, before, complete, checkpoints):
+            for ended in self._groups.iterating(iteration, before, complete, checkpoints, number):
                 if ended is not None:
                     try:
                         trained = ended.network()
@@ -321,12 +329,10 @@ class TrainingWorker:
         started, label = time.time(), f"{self.sweep.name}, {network.label}"
         with threads(self.sweep.identity.threads):
             if network.run is None:
-                trained, files = self.trainer.complete(), {"probe.json": self._probe_file()}
+                trained, files = self.trainer.complete(number=network.complete), {"probe.json": self._probe_file()}
             else:
-                complete = self._load_complete()
-                before = self.store.load_network(network.before or COMPLETE)
-                trainer = self._groups if self.sweep.identity.fuse > 1 else self.trainer
-                trained, files = trainer.iterate(network.run, network.iteration, before, complete), None
+                require_before(self.store, network)
+                trained, files = self._redone(network, network.run), None
         accuracy = f"accuracy {trained.record['accuracy']:.4f}"
         if self.store.mark(network) is None:
             self._commit(network, trained, started, files)
@@ -339,13 +345,23 @@ class TrainingWorker:
             )
         return f"{label}: trained again, equal to the committed network bit by bit, {accuracy}"
 
-    def _load_complete(self) -> TrainedNetwork:
-        mark = self.store.mark(COMPLETE)
+    def _redone(self, network: NetworkId, run: int) -> TrainedNetwork:
+        """Train a network of a run again."""
+        complete, number = self._load_complete(network.complete), network.complete
+        before = self.store.load_network(network.before or network.origin)
+        if self.sweep.identity.fuse > 1 and not network.control:
+            return self._groups.iterate(run, network.iteration, before, complete, number)
+        of_run = network.control, number
+        return self.trainer.iterate(run, network.iteration, before, complete, None, *of_run)
+
+    def _load_complete(self, number: int) -> TrainedNetwork:
+        network = NetworkId(complete=number)
+        mark = self.store.mark(network)
         if mark is None:
-            raise FileNotFoundError(f"{self.sweep.name}: the complete network is not in {self.store.root.url}")
+            raise FileNotFoundError(f"{self.sweep.name}: the {network.label} is not in {self.store.root.url}")
         if not self.allow_drift:
             check_environment(self.sweep, mark.environment)
-        return self.store.load_network(COMPLETE)
+        return self.store.load_network(network)
 
     def _require_finite(self, network: NetworkId, trained: TrainedNetwork) -> None:
         """Check the test loss. FloatingPointError names the network and the first layer that is not finite."""
@@ -388,6 +404,8 @@ class TrainingWorker:
             "problem": self.sweep.name,
             "run": network.run,
             "iteration": trained.iteration,
+            "complete": network.complete,
+            "control": network.control,
             "accuracy": trained.record["accuracy"],
             "remaining": trained.record["remaining"],
             "epochs": trained.record["epochs"],

@@ -10,7 +10,7 @@ import torch
 from distsim.data import Dataset
 from distsim.models import Network, build
 from distsim.seeds import torch_stream
-from distsim.specs import Identity
+from distsim.specs import Identity, OfControl
 from distsim.training import optimizers as optim
 from distsim.training.checkpoint import Checkpoint, Checkpointed, CheckpointStore
 from distsim.training.early_stopping import EarlyStopping
@@ -66,27 +66,34 @@ class Trainer:
         self.data: TrainingData = training_data(dataset, self.problem.recipe, identity.seed, self.device)
         self._idle: list[Stepper] = []  # reused, since capturing a step costs more than some trainings
 
-    def complete(self, checkpoints: CheckpointStore | None = None) -> TrainedNetwork:
-        """Train the network from which every run starts."""
-        return finish(self.completing(checkpoints))
+    def complete(self, checkpoints: CheckpointStore | None = None, number: int = 0) -> TrainedNetwork:
+        """Train the network from which every run starts. number : another complete network, with streams of its own"""
+        return finish(self.completing(checkpoints, number))
 
-    def completing(self, checkpoints: CheckpointStore | None = None) -> Steps:
+    def completing(self, checkpoints: CheckpointStore | None = None, number: int = 0) -> Steps:
         """Do what `complete` does, and yield after each step of training."""
-        generator = torch_stream(self.identity.seed, "initialisation")
+        streams = EpochStreams(self.identity.seed, "complete", 0, number)
+        generator = torch_stream(self.identity.seed, "initialisation", *([number] if number else []))
         network = build(self.problem, self.classes, generator)
         pruning = self.problem.pruning
         masks = full_masks(network, pruning)
         rewind_epoch = pruning.rewind_epoch if pruning.rewind == "WR" else 0
         rewind = _RewindState(rewind_epoch, network)
-        return self._training(weights_of(network), masks, "complete", 0, checkpoints, rewind)
+        return self._training(weights_of(network), masks, streams, checkpoints, rewind)
 
     def chain(
-        self, run: int, complete: TrainedNetwork, resume: TrainedNetwork | None = None, iterations: int = 20
+        self,
+        run: int,
+        complete: TrainedNetwork,
+        resume: TrainedNetwork | None = None,
+        iterations: int = 20,
+        control: OfControl = "",
+        number: int = 0,
     ) -> Iterator[TrainedNetwork]:
         """Yield the run's network after each IMP iteration; start after `resume`, one of these networks, if given."""
         network = resume or complete
         for iteration in range(network.iteration + 1, iterations + 1):
-            network = self.iterate(run, iteration, network, complete)
+            network = self.iterate(run, iteration, network, complete, control=control, number=number)
             yield network
 
     def iterate(
@@ -96,12 +103,16 @@ class Trainer:
         before: TrainedNetwork,
         complete: TrainedNetwork,
         checkpoints: CheckpointStore | None = None,
+        control: OfControl = "",
+        number: int = 0,
     ) -> TrainedNetwork:
         """Do one IMP iteration: prune `before`, rewind the survivors as the recipe says, retrain.
 
+        control : "retrain" prunes nothing, "random" as many parameters, drawn at random
+        number : of the complete network
         ValueError: `complete` has no rewind state.
         """
-        return finish(self.iterating(run, iteration, before, complete, checkpoints))
+        return finish(self.iterating(run, iteration, before, complete, checkpoints, control, number))
 
     def iterating(
         self,
@@ -110,15 +121,21 @@ class Trainer:
         before: TrainedNetwork,
         complete: TrainedNetwork,
         checkpoints: CheckpointStore | None = None,
+        control: OfControl = "",
+        number: int = 0,
     ) -> Steps:
         """Do what `iterate` does, and yield after each step of training."""
-        start = self.pruned(build(self.problem, self.classes), before, complete)
-        return self._training(*start, run, iteration, checkpoints)
+        streams = EpochStreams(self.identity.seed, run, iteration, number, control)
+        start = self.pruned(build(self.problem, self.classes), before, complete, streams)
+        return self._training(*start, streams, checkpoints)
 
-    def pruned(self, network: Network, before: TrainedNetwork, complete: TrainedNetwork) -> tuple[State, Masks]:
+    def pruned(
+        self, network: Network, before: TrainedNetwork, complete: TrainedNetwork, streams: EpochStreams | None = None
+    ) -> tuple[State, Masks]:
         """Prune `before` once more, and return the state from which its retraining starts, and its masks.
 
         network : of this problem, with any weights, which are lost; pruning is done on its device
+        streams : of the retraining, which say whether it is a control's; None: it is not
 
         ValueError: `complete` has no rewind state, or a surviving parameter is not finite.
         """
@@ -126,7 +143,12 @@ class Trainer:
         if complete.rewind is None:
             raise ValueError("chain: the complete network has no rewind state")
         network.load_state_dict(before.weights)
-        masks = prune(network, before.masks, pruning)
+        control = "" if streams is None else streams.control
+        if control == "retrain":
+            masks = dict(before.masks)
+        else:
+            at_random = streams.once("pruning") if streams is not None and control == "random" else None
+            masks = prune(network, before.masks, pruning, at_random)
         if pruning.rewind == "WR":
             network.load_state_dict(complete.rewind)
         apply_masks(network, masks)
@@ -176,15 +198,15 @@ class Trainer:
         self,
         weights: State,
         masks: Masks,
-        run: int | str,
-        iteration: int,
+        streams: EpochStreams,
         checkpoints: CheckpointStore | None = None,
         rewind: "_RewindState | None" = None,
     ) -> Steps:
         """Train as the recipe says, keep the best epoch if it stops early, and record how it went.
 
-        run : "complete" for the complete network; rewind : keeps the state for rewinding
+        rewind : keeps the state for rewinding
         """
+        iteration = streams.iteration
         after_epoch: list[AfterEpoch] = [*self.after_epoch]
         checkpointed: dict[str, Checkpointed] = {}
         if rewind is not None:
@@ -194,14 +216,13 @@ class Trainer:
             after_epoch.append(stopping)
             checkpointed["stopping"] = stopping
         epochs, rate = self.epochs(iteration)
-        streams = EpochStreams(self.identity.seed, run, iteration)
         with self._stepper() as stepper:
             stepper.reset(weights, masks)
             losses = yield from train_steps(
                 stepper, self.problem.recipe, streams, epochs, rate, after_epoch, checkpoints, checkpointed
             )
             rewound = None if rewind is None else rewind.weights
-            return self.finished(stepper.network, masks, run, iteration, losses, stopping, rewound)
+            return self.finished(stepper.network, masks, streams, losses, stopping, rewound)
 
     @contextmanager
     def _stepper(self) -> Iterator[Stepper]:
@@ -223,17 +244,20 @@ class Trainer:
         self,
         network: Network,
         masks: Masks,
-        run: int | str,
-        iteration: int,
+        streams: EpochStreams,
         losses: list[float],
         stopping: EarlyStopping | None = None,
         rewind: State | None = None,
     ) -> TrainedNetwork:
         """Return what a training gives: the network, of the best epoch if it could stop early, and its record.
 
-        network : with the weights after the last epoch; losses : of each epoch; rewind : of the complete network
+        network : with the weights after the last epoch; streams : of the training; losses : of each epoch
+        rewind : of the complete network
         """
-        record: dict[str, Any] = {"run": run, "train_loss": losses, "epochs": len(losses), "best_epoch": None}
+        iteration = streams.iteration
+        record: dict[str, Any] = {"run": streams.run, "train_loss": losses, "epochs": len(losses), "best_epoch": None}
+        record |= {"complete": streams.complete} if streams.complete else {}  # records of 0.2 have neither of these
+        record |= {"control": streams.control} if streams.control else {}
         if stopping is not None and stopping.best_state is not None:
             network.load_state_dict(stopping.best_state)
             record |= {"best_epoch": stopping.best_epoch + 1, "validation_loss": stopping.losses}

@@ -103,9 +103,11 @@ class GroupTrainer:
         network = build(self.trainer.problem, self.trainer.classes).to(self.trainer.device)
         return network.to(memory_format=torch.channels_last)
 
-    def iterate(self, run: int, iteration: int, before: TrainedNetwork, complete: TrainedNetwork) -> TrainedNetwork:
+    def iterate(
+        self, run: int, iteration: int, before: TrainedNetwork, complete: TrainedNetwork, number: int = 0
+    ) -> TrainedNetwork:
         """Do one IMP iteration of one run. It comes out as it does among others. Errors are those of its training."""
-        for ended in self.iterating(iteration, {run: before}, complete):
+        for ended in self.iterating(iteration, {run: before}, complete, number=number):
             if ended is not None:
                 return ended.network()
         raise AssertionError(f"the training of run {run} did not end")
@@ -116,10 +118,12 @@ class GroupTrainer:
         before: Mapping[int, TrainedNetwork],
         complete: TrainedNetwork,
         checkpoints: GroupCheckpoints | None = None,
+        number: int = 0,
     ) -> GroupSteps:
         """Do one IMP iteration of several runs. Yield None after each step, and each run's end as soon as it is there.
 
         before : run -> its network before this iteration, of runs with different slots
+        number : of the complete network
         """
         members: dict[int, _Member] = {}
         for run, network in before.items():
@@ -128,7 +132,7 @@ class GroupTrainer:
             except ValueError as error:
                 yield Ended(run, error=error)
             else:
-                streams = EpochStreams(self.trainer.identity.seed, run, iteration)
+                streams = EpochStreams(self.trainer.identity.seed, run, iteration, number)
                 members[run] = _Member(streams, run % self.size, start, self.trainer.stopping(iteration))
         if members:
             yield from self._training(iteration, members, checkpoints)
@@ -200,9 +204,7 @@ class GroupTrainer:
         if not any(stops) and not last:
             return None
         _, masks = member.start
-        trained = self.trainer.finished(
-            self._network, masks, run, member.streams.iteration, member.losses, member.stopping
-        )
+        trained = self.trainer.finished(self._network, masks, member.streams, member.losses, member.stopping)
         return Ended(run, trained)
 
     def _checkpoints(self, members: Mapping[int, _Member]) -> Iterator[tuple[int, Checkpoint]]:

@@ -12,7 +12,7 @@ from torch import nn
 from distsim.data import Dataset, augment, validation_split
 from distsim.models import Network
 from distsim.seeds import derive, torch_stream
-from distsim.specs import Recipe
+from distsim.specs import NetworkId, OfControl, Recipe
 from distsim.tf32 import SWITCH
 from distsim.training import optimizers as optim
 from distsim.training.checkpoint import Checkpoint, Checkpointed, CheckpointStore, part_of
@@ -59,19 +59,41 @@ def training_data(dataset: Dataset, recipe: Recipe, seed: int, device: torch.dev
 
 @dataclass(frozen=True)
 class EpochStreams:
-    """The random streams of one training. Those of an epoch depend only on (seed, run, iteration, epoch)."""
+    """The random streams of one training. Those of an epoch depend only on (seed, run, iteration, epoch).
+
+    Those of another complete network, and of a control, have its number and its name before the run.
+    """
 
     seed: int
     run: int | str  # "complete" for the network from which every run starts
     iteration: int
+    complete: int = 0  # number of the complete network
+    control: OfControl = ""
+
+    @property
+    def _names(self) -> tuple[str | int, ...]:
+        complete = ("complete", self.complete) if self.complete else ()
+        control = ("control", self.control) if self.control else ()
+        return *complete, *control, self.run, self.iteration
 
     def seed_for(self, purpose: str, epoch: int, *more: int) -> int:
         """Return the seed of an epoch's stream; `more` are further parts of its name, such as the step."""
-        return derive(self.seed, purpose, self.run, self.iteration, epoch, *more)
+        return derive(self.seed, purpose, *self._names, epoch, *more)
 
     def generator(self, purpose: str, epoch: int) -> torch.Generator:
         """Return a generator at the start of an epoch's stream."""
-        return torch_stream(self.seed, purpose, self.run, self.iteration, epoch)
+        return torch_stream(self.seed, purpose, *self._names, epoch)
+
+    def once(self, purpose: str) -> torch.Generator:
+        """Return a generator at the start of a stream that the training has once."""
+        return torch_stream(self.seed, purpose, *self._names)
+
+    @property
+    def label(self) -> str:
+        """Return whose streams they are, in words."""
+        if not isinstance(self.run, int):
+            return NetworkId(complete=self.complete).label
+        return NetworkId(self.run, self.iteration, self.complete, self.control).label
 
 
 def train(
@@ -157,8 +179,7 @@ def choices(
 def require_finite(loss: float, streams: EpochStreams, epoch: int) -> None:
     """Check the mean loss of an epoch, counted from 0. FloatingPointError: it is not finite."""
     if not math.isfinite(loss):
-        where = "complete network" if streams.run == "complete" else f"run {streams.run}, iteration {streams.iteration}"
-        raise FloatingPointError(f"training diverged: {where}: the loss of epoch {epoch + 1} is {loss}")
+        raise FloatingPointError(f"training diverged: {streams.label}: the loss of epoch {epoch + 1} is {loss}")
 
 
 def checkpoint_of(tensors: State, losses: list[float], checkpointed: Mapping[str, Checkpointed]) -> Checkpoint:

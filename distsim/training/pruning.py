@@ -50,12 +50,20 @@ def full_masks(network: Network, pruning: Pruning) -> Masks:
     return {name: torch.ones(parameters[name].shape, dtype=torch.bool) for name in names}
 
 
-def prune(network: Network, masks: Mapping[str, torch.Tensor], pruning: Pruning) -> Masks:
+def prune(
+    network: Network,
+    masks: Mapping[str, torch.Tensor],
+    pruning: Pruning,
+    at_random: torch.Generator | None = None,
+) -> Masks:
     """Return the masks after one more pruning, which removes the floor(rate · survivors) smallest of each pool.
 
     Magnitudes are those of the network's present parameters. Among equal ones, the first is removed first: in the order
     of `named_modules`, then of the flattened parameter. The work is done on the network's device, the masks are on the
-    CPU. ValueError: a surviving parameter is not finite.
+    CPU.
+
+    at_random : remove as many of each pool, drawn from this generator (of the CPU), whatever their magnitudes are
+    ValueError: a surviving parameter is not finite.
     """
     parameters = {name: parameter.detach() for name, parameter in network.named_parameters()}
     result: Masks = {}
@@ -65,7 +73,11 @@ def prune(network: Network, masks: Mapping[str, torch.Tensor], pruning: Pruning)
         if not torch.isfinite(magnitude).all():
             raise ValueError("cannot prune: a surviving parameter is not finite")
         keep = torch.ones(len(magnitude), dtype=torch.bool, device=magnitude.device)
-        keep[smallest(magnitude, pruned_count(rate, len(magnitude)))] = False
+        count = pruned_count(rate, len(magnitude))
+        if at_random is None:
+            keep[smallest(magnitude, count)] = False
+        else:
+            keep[torch.randperm(len(magnitude), generator=at_random)[:count].to(keep.device)] = False
         alive[alive.clone()] = keep
         sizes = [parameters[name].numel() for name in names]
         for name, part in zip(names, alive.split(sizes), strict=True):

@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any
 
 from distsim.models import build
-from distsim.results.reduce import Committed
+from distsim.results.committed import Committed
 from distsim.results.tables import read_parquet_bytes
 from distsim.specs import COMPLETE, PATTERN, Identity, NetworkId, digest, shown
 from distsim.specs.fields import expect

@@ -20,6 +20,7 @@ from distsim.cli import ending
 from distsim.cli.output import reported
 
 FLAGS = ("--local", "--device", "cpu", "--train-limit", "100", "--probe", "50", "--runs", "1", "--iterations", "1")
+FLAGS = (*FLAGS, "--control", "none")
 INTERRUPTED = "distsim: interrupted; run the same command again to go on from here\n"
 
 

@@ -25,7 +25,9 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(reduce, "draw", lambda root, again=False: [])
         flags = ("--runs", "3", "--iterations", "3", "--metrics", "cka", "mean_cca", "--no-chance")
-        done = outcome(lambda: sweeps.main(SMALL, arguments=[*HERE, *flags, "--storage", str(folder)]))
+        done = outcome(
+            lambda: sweeps.main(SMALL, arguments=[*HERE, *flags, "--control", "none", "--storage", str(folder)])
+        )
     assert done.status == 0, done.err
     return folder
 

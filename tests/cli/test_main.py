@@ -511,7 +511,7 @@ def test_a_file_system_that_is_read_only(kept: Path, tmp_path: Path) -> None:
 
 def run_problem(problem: Problem, *arguments: object) -> Outcome:
     """A sweep script of one's own, which is a call of `main`."""
-    return outcome(lambda: sweeps.main(problem, arguments=[*map(str, arguments), *HERE]))
+    return outcome(lambda: sweeps.main(problem, arguments=[*map(str, arguments), *HERE, "--control", "none"]))
 
 
 def test_a_training_that_diverges(tmp_path: Path) -> None:

@@ -58,6 +58,7 @@ def test_a_sweep_leaves_out_what_it_was_allowed_to_and_remembers_it(images: Path
 
 def test_the_same_from_python(images: Path, tmp_path: Path) -> None:
     small = {"runs": 1, "iterations": 1, "epochs": 1, "probe": 10, "metrics": "cka", "chance": False, "progress": False}
+    small["control"] = "none"
     with pytest.warns(UserWarning, match="left out|as asked") as caught:
         distsim.run("digits", data=f"folder:{images}", storage=tmp_path / "store", skip_bad=2, bits=12, **small)
     assert len(caught) == 2

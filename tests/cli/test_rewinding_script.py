@@ -123,7 +123,7 @@ def test_only_names_problems_or_patterns() -> None:
 def test_only_of_no_problem_is_answered_with_the_names(tmp_path: Path) -> None:
     asked: list[Any] = ["--only", "cifar2", "cifar3", "--storage", str(tmp_path / "new"), "--local"]
     problems: list[Problem] = [PROBLEMS["cifar2"], PROBLEMS["cifar4"]]
-    status, out, err = outcome(lambda: sweeps.main(*problems, arguments=asked))
+    status, out, err = outcome(lambda: sweeps.main(*problems, arguments=[*asked, "--control", "none"]))
     assert (status, out) == (1, "")
     assert "--only cifar3: there are cifar2, cifar4" in err
     assert not (tmp_path / "new").exists()

@@ -154,7 +154,7 @@ def test_python_refuses_and_allows(tmp_path: Path) -> None:
         "train_limit": 200,
         "chance": False,
     }
-    asked |= {"precision": "bfloat16", "storage": tmp_path / "store", "device": "cpu", "progress": False}
+    asked |= {"precision": "bfloat16", "storage": tmp_path / "store", "device": "cpu", "progress": False, "control": ()}
     with pytest.raises(ValueError, match=f"^{re.escape(SENTENCE)}.*allow_slow=True"):
         distsim.run("digits", **asked)
     assert not (tmp_path / "store").exists()

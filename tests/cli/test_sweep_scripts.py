@@ -37,7 +37,8 @@ FLAGS = (
     *("--runs", "--iterations", "--metrics", "--retention", "--epochs", "--train-limit", "--probe", "--data"),
     *("--download", "--classes", "--storage", "--address", "--local", "--device", "--cpus", "--gpus", "--seed"),
     *("--threads", "--allow-drift", "--activations", "--no-chance", "--comparison", "--pack", "--precision"),
-    *("--fuse", "--compile", "--deterministic", "--skip-bad", "--bits", "--allow-slow"),
+    *("--fuse", "--compile", "--deterministic", "--skip-bad", "--bits", "--allow-slow", "--dry-run", "--probe-from"),
+    *("--measure", "--permutations", "--control", "--control-runs", "--complete"),
 )
 STUDIES = {
     "p1": ("cifar2", "cifar4", "cifar6", "cifar8", "cifar10"),
@@ -473,7 +474,7 @@ def test_several_problems_land_in_one_store(data: dict[str, str], tmp_path: Path
     two = {name: PROBLEMS[name] for name in ("cifar2", "cifar4")}
     size = shlex.split("--runs 1 --iterations 1 --epochs 1 --train-limit 20 --probe 20 --metrics svcca cosine")
     where = ["--local", "--device", "cpu", "--data", data["images"], "--storage", str(tmp_path)]
-    status, out, err = outcome(lambda: sweeps.main(*two.values(), arguments=size + where))
+    status, out, err = outcome(lambda: sweeps.main(*two.values(), arguments=[*size, *where, "--control", "none"]))
     assert (status, err) == (0, "")
     assert {folder.name for folder in tmp_path.iterdir()} == {"cifar2", "cifar4", "figures", "lease", "report.html"}
     for name in two:
@@ -484,6 +485,6 @@ def test_several_problems_land_in_one_store(data: dict[str, str], tmp_path: Path
     drawn = figures.draw_all(read_tables(Storage(tmp_path)))
     for figure in ("fig1_accuracy_median", "fig2_svcca_by_layer", "fig4_accuracy_mean"):
         assert [panel.get_title() for panel in panels(drawn[figure])] == ["cifar2", "cifar4"]
-    again = outcome(lambda: sweeps.main(*two.values(), arguments=size + where))
+    again = outcome(lambda: sweeps.main(*two.values(), arguments=[*size, *where, "--control", "none"]))
     assert again.status == 0
     assert "nothing is missing" in again.out

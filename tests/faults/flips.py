@@ -59,7 +59,7 @@ from distsim.verify.report import DAMAGED, UNREAD, Report
 from distsim.verify.store import verify_store
 
 FLAGS = ("--local", "--device", "cpu", "--runs", "2", "--iterations", "2", "--epochs", "2")
-FLAGS = (*FLAGS, "--train-limit", "200", "--probe", "60")
+FLAGS = (*FLAGS, "--train-limit", "200", "--probe", "60", "--control", "none")
 LOSSES = ("deleted", "emptied", "cut", "last byte gone", "doubled", "replaced")
 FORGERIES = ("field of another type", "another's piece", "another's piece, renamed")
 OUTCOMES = ("found", "noted", "harmless", "silent")

@@ -61,7 +61,7 @@ class Sweep:
         self.store, self.place, self.log = place / "store", place, folder / "log"
         self.watch = Watch(folder / "stages")
         script = ROOT / "sweeps" / "digits.py"
-        self._command = [sys.executable, str(script), *flags, "--storage", str(self.store)]
+        self._command = [sys.executable, str(script), *flags, "--control", "none", "--storage", str(self.store)]
         ray = folder / "ray"
         ray.mkdir(exist_ok=True)
         self._environment = environment(ray) | {"DISTSIM_STAGES": str(self.watch.path)}

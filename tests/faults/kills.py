@@ -214,7 +214,8 @@ class Sweep:
         self.store = folder / name
         self.log = folder / f"{name}.log"
         self.watch = Watch(folder / f"{name}.stages")
-        self._command = [sys.executable, str(ROOT / script), *flags, "--storage", str(self.store)]
+        controls = [] if "--control" in flags else ["--control", "none"]
+        self._command = [sys.executable, str(ROOT / script), *flags, *controls, "--storage", str(self.store)]
         # Ray's sessions stay behind when a driver is killed, so they get a folder that goes away. A short one: sockets
         # are in it, and their paths may have 107 characters
         self._ray = Path(tempfile.mkdtemp(prefix="kills-ray-", dir="/tmp"))

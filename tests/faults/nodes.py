@@ -24,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # where pytest, to
 from faults.kills import ROOT, Watch, differing, digests, environment
 
 FLAGS = ("--runs", "3", "--iterations", "3", "--epochs", "4", "--train-limit", "400", "--probe", "100")
+FLAGS = (*FLAGS, "--control", "none")
 LOSSES = (("epoch", "node"), ("epoch", "raylet"), ("comparison", "node"))  # the stage a worker is in, and what goes
 PATIENCE = 600.0
 

@@ -15,7 +15,8 @@ from distsim.metrics.dimension import of_side
 from distsim.metrics.kernels import KernelSide, kernel_side
 from distsim.results import figures, text
 from distsim.results.claims import papers
-from distsim.results.tables import NETWORK_COLUMNS, SIMILARITY_COLUMNS, Tables, long_table, network_table
+from distsim.results.columns import NETWORK_COLUMNS, SIMILARITY_COLUMNS
+from distsim.results.tables import Tables, long_table, network_table
 
 TwoNN = pytest.importorskip("skdim.id", reason="scikit-dimension is not installed").TwoNN
 

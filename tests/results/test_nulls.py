@@ -105,7 +105,9 @@ def test_chance_of_another_complete_network_is_not_borrowed() -> None:
 
 def test_a_sweep_has_both_kinds(tmp_path: Path) -> None:
     problem = PROBLEMS["digits"].reduced_to(epochs=1, probe=60, train_limit=100)
-    study = distsim.run(problem, storage=tmp_path / "store", runs=2, iterations=1, device="cpu", progress=False)
+    study = distsim.run(
+        problem, storage=tmp_path / "store", runs=2, iterations=1, device="cpu", progress=False, control=()
+    )
     results = study.results.set_index(["metric", "run"]).sort_index()
     assert set(results.loc["cka", "null_of"]) == {"run=0,iteration=1", "run=1,iteration=1"}
     assert results.loc["cka", "z"].notna().all()

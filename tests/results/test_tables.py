@@ -12,16 +12,18 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from distsim.results.tables import (
+from distsim.results.columns import (
     ACCURACY_COLUMNS,
     ADDED,
     NETWORK_COLUMNS,
     SIMILARITY_COLUMNS,
     SUMMARY_COLUMNS,
+    completed,
+)
+from distsim.results.tables import (
     Tables,
     chance_level,
     chance_table,
-    completed,
     few,
     long_table,
     network_table,
@@ -127,6 +129,14 @@ def test_values_without_the_columns_of_today_are_missing_there() -> None:
     older = table.drop(columns=list(ADDED))
     pd.testing.assert_frame_equal(completed(older)[list(older.columns)], older)
     assert {name: str(dtype) for name, dtype in completed(older).dtypes.items()} == SIMILARITY_COLUMNS
+
+
+def test_tables_of_before_are_of_one_complete_network_and_of_no_control() -> None:
+    table = long_table([similarity(0.5), similarity(0.6, 1)])
+    summary, networks = summarise(table), network_table([network(0.9, None, 0), network(0.8, 0)])
+    for name, frame in (("results", table), ("networks", networks), ("summary", summary)):
+        older = completed(frame.drop(columns=["complete", "control"]), name)
+        pd.testing.assert_frame_equal(older, frame)
 
 
 def test_mean_and_median_of_lopsided_values() -> None:
@@ -290,9 +300,9 @@ def test_parquet_holds_values_only() -> None:
 def test_csv_is_exact_and_leaves_missing_values_empty() -> None:
     table = network_table([network(1 / 3, 0), network(float("nan"), None, 0)])
     assert to_csv_bytes(table).decode() == (
-        "problem,run,iteration,remaining,remaining_pool,accuracy,loss,epochs,reduced\n"
-        "digits,,0,1.0,1.0,,0.30000000000000004,3,False\n"
-        "digits,0,1,0.8,0.75,0.3333333333333333,0.30000000000000004,3,False\n"
+        "problem,complete,control,run,iteration,remaining,remaining_pool,accuracy,loss,epochs,reduced\n"
+        "digits,0,,,0,1.0,1.0,,0.30000000000000004,3,False\n"
+        "digits,0,,0,1,0.8,0.75,0.3333333333333333,0.30000000000000004,3,False\n"
     )
 
 

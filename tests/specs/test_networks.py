@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distsim.specs import COMPLETE, PATTERN, NetworkId
+from distsim.specs import COMPLETE, CONTROLS, PATTERN, NetworkId, RunId
 
 MOST = 10**9 - 1
 
@@ -18,7 +18,7 @@ def numbers(least: int) -> st.SearchStrategy[int]:
 
 
 NETWORKS = st.builds(lambda complete: NetworkId(complete=complete), numbers(0)) | st.builds(
-    NetworkId, numbers(0), numbers(1), st.just(0) | numbers(0)
+    NetworkId, numbers(0), numbers(1), st.just(0) | numbers(0), st.sampled_from(["", *CONTROLS])
 )
 
 
@@ -53,6 +53,20 @@ WRITTEN = {
         "run=3,iteration=7,complete=12",
         [3, 7, 12],
         "(3, 7, 12)",
+    ),
+    NetworkId(0, 3, control="retrain"): (
+        "controls/retrain/runs/0000/iter_03",
+        "control retrain, run 0, iteration 3",
+        "control=retrain,run=0,iteration=3",
+        [0, 3, 0, "retrain"],
+        "(0, 3, 0, 'retrain')",
+    ),
+    NetworkId(1, 2, complete=3, control="random"): (
+        "complete-3/controls/random/runs/0001/iter_02",
+        "complete network 3, control random, run 1, iteration 2",
+        "control=random,run=1,iteration=2,complete=3",
+        [1, 2, 3, "random"],
+        "(1, 2, 3, 'random')",
     ),
 }
 
@@ -97,6 +111,8 @@ NO_PATHS = [
     *("runs/3/iter_07", "runs/00003/iter_07", "runs/0003/iter_7", "runs/0003/iter_007", "runs/0003/iter_00"),
     *("runs/0003", "runs/0003/iter_07/", "runs/-003/iter_07", "runs/0003/iter_0x", "runs/٠٠٠٣/iter_07"),
     *("complete/runs/0003/iter_07", "complete-1/complete", "complete-1/runs", "complete-1runs/0003/iter_07"),
+    *("controls", "controls/retrain", "controls/other/runs/0000/iter_01", "controls/retrain/complete"),
+    *("controls/complete-1/runs/0000/iter_01", "controls/retrain/controls/random/runs/0000/iter_01"),
     *("runs/1234567890/iter_01", "runs/0001/iter_1234567890", "complete-1234567890", "complete-1/complete-1"),
 ]
 
@@ -128,6 +144,8 @@ def test_the_pattern_stands_in_larger_expressions(network: NetworkId, rest: str)
         ("run=0003,iteration=07", NetworkId(3, 7)),
         ("complete=0,run=complete", COMPLETE),
         ("iteration=7,complete=2,run=3", NetworkId(3, 7, 2)),
+        ("run=3,control=random,iteration=7", NetworkId(3, 7, control="random")),
+        ("iteration=7,control=retrain,complete=2,run=3", NetworkId(3, 7, 2, "retrain")),
     ],
 )
 def test_the_parts_of_an_argument_come_in_any_order(text: str, network: NetworkId) -> None:
@@ -140,6 +158,7 @@ def test_the_parts_of_an_argument_come_in_any_order(text: str, network: NetworkI
         *("", "x", "complete", "run=3", "iteration=7", "run=complete,iteration=1", "run=3,iteration=7,"),
         *("run=3,run=4,iteration=7", "run=3,iteration=x", "run=-1,iteration=1", "run=,iteration=1", "complete=1"),
         *("run=3,iteration=7,complete=x", "run=3,complete=1", "run=3,iteration=1234567890", "run=٣,iteration=1"),
+        *("control=retrain", "control=retrain,run=complete", "control=other,run=3,iteration=7", "control=,run=3"),
     ],
 )
 def test_what_names_no_network(text: str) -> None:
@@ -155,7 +174,10 @@ def test_iterations_are_counted_from_one() -> None:
 
 @pytest.mark.parametrize(
     "tree",
-    [True, 3, "complete", {}, [], [3], [None, 0], [3, 0], [3, 7, 0], [3, 7, 1, 1], [3.0, 7], [True, 7], ["3", 7]],
+    [
+        *(True, 3, "complete", {}, [], [3], [None, 0], [3, 0], [3, 7, 0], [3, 7, 1, 1], [3.0, 7], [True, 7], ["3", 7]),
+        *([3, 7, 0, ""], [3, 7, 0, "other"], [3, 7, "retrain"], [None, 0, 0, "retrain"], [3, 7, 0, "retrain", 1]),
+    ],
     ids=repr,
 )
 def test_what_is_no_networks_json(tree: Any) -> None:
@@ -175,6 +197,8 @@ def test_what_is_no_networks_json(tree: Any) -> None:
         ({"iteration": None}, "iteration of a network must be .* got None"),
         ({"complete": -1}, "complete of a network must be .* got -1"),
         ({"complete": None}, "complete of a network must be .* got None"),
+        ({"control": "retrain"}, "control of a network must be retrain or random, or '' as of a complete .* 'retrain'"),
+        ({"run": 3, "iteration": 1, "control": "other"}, "control of a network must be retrain or random, .* 'other'"),
     ],
 )
 def test_a_network_has_a_run_and_an_iteration_or_neither(fields: dict[str, Any], said: str) -> None:
@@ -189,13 +213,18 @@ def test_networks_are_in_the_order_of_their_numbers() -> None:
     ordered = [
         COMPLETE,
         *(NetworkId(run, iteration) for run in (0, 2, 10, 10_000) for iteration in (1, 2, 10, 100)),
+        *(NetworkId(run, iteration, control="retrain") for run in (0, 1) for iteration in (1, 2)),
+        NetworkId(0, 1, control="random"),
         NetworkId(complete=1),
         NetworkId(0, 1, complete=1),
+        NetworkId(0, 1, complete=1, control="retrain"),
         NetworkId(complete=10),
     ]
     backwards = ordered[::-1]
     assert sorted(backwards) == ordered
     assert sorted(ordered, key=str) != ordered, "which is why they have an order"
+    runs = dict.fromkeys(network.of_run for network in backwards if network.of_run)
+    assert sorted(runs) == list(dict.fromkeys(network.of_run for network in ordered if network.of_run))
     with pytest.raises(TypeError, match="'<' not supported"):
         COMPLETE < (0, 1)  # noqa: B015
 
@@ -216,6 +245,9 @@ def test_what_a_network_was_pruned_from_comes_before_it(network: NetworkId) -> N
         assert before < network
         assert before.iteration == network.iteration - 1
         assert before.origin == network.origin
+        assert before.is_complete or before.of_run == network.of_run
+        assert network.of_run is not None
+        assert network.of_run.network(network.iteration) == network
         assert network.comes_from(before)
         assert not before.comes_from(network)
     assert network.comes_from(network)
@@ -231,6 +263,10 @@ def test_a_run_is_pruned_step_by_step_from_its_complete_network() -> None:
     assert not NetworkId(3, 7).comes_from(NetworkId(3, 2, complete=1))
     assert not NetworkId(3, 7).comes_from(NetworkId(complete=1))
     assert not COMPLETE.comes_from(NetworkId(3, 2))
+    assert not NetworkId(3, 7, control="retrain").comes_from(NetworkId(3, 2))
+    assert NetworkId(3, 7, control="retrain").comes_from(COMPLETE)
+    assert RunId.of(3, control="retrain").network(0) == COMPLETE
+    assert RunId.of(3, 1, "retrain").label == "complete network 1, control retrain, run 3"
     assert not NetworkId(complete=1).comes_from(COMPLETE)
 
 
@@ -238,5 +274,5 @@ def test_a_run_is_pruned_step_by_step_from_its_complete_network() -> None:
 def test_keys_are_the_text_of_the_tuples_that_networks_were(one: NetworkId, other: NetworkId) -> None:
     """Files of pairs are named by hashes of these texts."""
     then = [None if n.is_complete else (n.run, n.iteration) for n in (one, other)]
-    if one.complete == other.complete == 0:
+    if one.complete == other.complete == 0 and not (one.control or other.control):
         assert f"({one.key}, {other.key})" == str(tuple(then))

@@ -87,7 +87,8 @@ def test_an_identity_survives_json(name):
     identity = Identity(problem, data_digest="ab" * 32, seed=3, threads=2, storage="float32")
     tree = json.loads(canonical_json(identity.as_dict()))
     again = Identity.from_dict(tree)
-    extent = {"runs": problem.runs, "iterations": problem.iterations, "paper": problem.paper}
+    unwritten = ("runs", "iterations", "control_runs", "paper")
+    extent = {name: getattr(problem, name) for name in unwritten}
     assert dataclasses.replace(again, problem=dataclasses.replace(again.problem, **extent)) == identity
     assert again.hash == identity.hash
     assert differences(again.as_dict(), tree) == []
@@ -192,7 +193,7 @@ OTHER = {
         "finetune_epochs": 3,
     },
 }
-EXTENT_ONLY = {"runs", "iterations", "paper"}
+EXTENT_ONLY = {"runs", "iterations", "paper", "control_runs"}
 NESTED = {"problem", "recipe", "pruning"}
 
 
@@ -219,7 +220,7 @@ def test_every_field_of_the_identity_is_in_its_hash(kind):
         assert line.startswith(f"{prefix}{field}: ")
 
 
-@pytest.mark.parametrize("change", [{"runs": 99}, {"iterations": 99}, {"paper": "mine"}])
+@pytest.mark.parametrize("change", [{"runs": 99}, {"iterations": 99}, {"paper": "mine"}, {"control_runs": 9}])
 def test_the_extent_is_not_part_of_the_identity(change):
     other = dataclasses.replace(BASE, problem=dataclasses.replace(BASE.problem, **change))
     assert other.hash == BASE.hash
@@ -255,9 +256,10 @@ def test_every_field_of_an_extent_is_a_flag_of_the_scripts():
     flags = vars(sweeps.parser_for([PROBLEMS["digits"]], {}).parse_args([]))
     assert set(names(Extent)) <= flags.keys()
     assert {name: flags[name] for name in KEPT} == dict.fromkeys(KEPT), "what the store was asked for last"
-    asked = {name: flags[name] for name in names(Extent) if name not in KEPT}
-    assert Extent.of(PROBLEMS["digits"], **asked) == Extent.of(PROBLEMS["digits"]), (
-        "the flags' defaults are the fields'"
+    asked = {name: flags[name] for name in names(Extent)}
+    of_new = {"control": ("retrain", "random"), "control_runs": 1}  # which is said where somebody asks, and not before
+    assert Extent.of(PROBLEMS["digits"], **asked) == Extent.of(PROBLEMS["digits"], **of_new), (
+        "the flags' other defaults are the fields'"
     )
 
 

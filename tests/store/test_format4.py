@@ -12,8 +12,8 @@ from sweep_scripts import outcome
 
 import distsim
 from distsim.cli.main import main
+from distsim.results.columns import ADDED, SIMILARITY_COLUMNS
 from distsim.results.reduce import read_tables, reduce
-from distsim.results.tables import ADDED, SIMILARITY_COLUMNS
 from distsim.specs import FORMAT
 from distsim.store import Storage, SweepStore
 from distsim.store.descriptions import layers_of

@@ -338,7 +338,7 @@ def test_a_sweep_by_ray_is_all_in_the_bucket(
 ) -> None:
     with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as ray:  # a short path, since sockets are in it
         done = subprocess.run(
-            [sys.executable, str(s3.ROOT / "sweeps" / "digits.py"), *FLAGS, "--storage", root.url],
+            [sys.executable, str(s3.ROOT / "sweeps" / "digits.py"), *FLAGS, "--control", "none", "--storage", root.url],
             cwd=tmp_path,
             env=os.environ | {"RAY_TMPDIR": ray, "RAY_worker_niceness": "0"},
             capture_output=True,

@@ -29,7 +29,7 @@ def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def swept(problem: Problem, storage: Path, *arguments: object) -> Outcome:
     given = [str(argument) for argument in (*TINY, "--storage", storage, *arguments)]
-    return outcome(lambda: sweeps.main(problem, arguments=given))
+    return outcome(lambda: sweeps.main(problem, arguments=[*given, "--control", "none"]))
 
 
 def problem_of(monkeypatch: pytest.MonkeyPatch, model: object, **change: object) -> Problem:

@@ -10,7 +10,7 @@ import distsim
 from distsim.models import build
 from distsim.problems import PROBLEMS
 from distsim.results import reduce as results
-from distsim.specs import COMPLETE, Identity, NetworkId, Sweep
+from distsim.specs import COMPLETE, Identity, NetworkId, RunId, Sweep
 from distsim.store import Storage, SweepStore
 from distsim.store import checkpoints as kept
 from distsim.sweep import cost, forecast, training_memory
@@ -277,7 +277,7 @@ def test_the_forecast_counts_empty_slots(tmp_path, monkeypatch):
     """Five runs in groups of four: two groups of two iterations, 16 trainings for 10 networks."""
     monkeypatch.setattr(forecast, "WORTH_MEASURING", 1)
     order = ordered(5)
-    lack = Missing(True, dict.fromkeys(range(5), (1, 2)), (), {})
+    lack = Missing((0,), dict.fromkeys(map(RunId.of, range(5)), (1, 2)), (), {})
     engine = LocalEngine(Storage(tmp_path))
     said = forecast.training_forecast([order], order, lack, engine)
     # 192 images in 3 batches; 3 epochs of the complete network, 2 of a pruned one
@@ -397,7 +397,7 @@ def test_the_flag_of_a_script(flags, said, tmp_path):
 def test_from_python(four, tmp_path):
     with pytest.raises(ValueError, match="fuse must be a whole number"):
         distsim.run("digits", storage=tmp_path, fuse="all")
-    settings = {"epochs": 3, "probe": 60, "train_limit": 200, "device": "cpu", "progress": False} | QUICK
+    settings = {"epochs": 3, "probe": 60, "train_limit": 200, "device": "cpu", "progress": False, "control": ()} | QUICK
     study = distsim.run("digits", storage=tmp_path, runs=2, iterations=1, fuse=4, **settings)
     assert len(study.networks) == 3
     store = SweepStore(Storage(tmp_path), "digits")

@@ -20,11 +20,22 @@ from distsim.specs import (
     Problem,
     Pruning,
     Recipe,
+    RunId,
     Sweep,
 )
 from distsim.store import Contents, NoSpace, Storage, SweepStore
 from distsim.sweep.jobs import comparisons
-from distsim.sweep.plan import Beside, Chain, Missing, finished_with, missing, room_for_activations, wave
+from distsim.sweep.plan import (
+    Beside,
+    Chain,
+    Missing,
+    finished_with,
+    missing,
+    room_for_activations,
+    runs_of,
+    trials_of,
+    wave,
+)
 
 LAYERS = (Layer("conv1", "conv", "conv1"), Layer("fc1", "fc", "fc1"), Layer("out", "out", "out"))
 BOTH = tuple(name for name in PAPER_METRICS if name != "cosine")
@@ -63,6 +74,11 @@ def finished(runs: int, iterations: int, retention: str = "reference") -> Conten
     return contents([COMPLETE, *pruned], [COMPLETE, *pruned] if retention == "all" else [COMPLETE], pruned)
 
 
+def by_run(chains: dict[int, tuple[int, ...]]) -> dict[RunId, tuple[int, ...]]:
+    """The chains of the pruned runs of the first complete network."""
+    return {RunId.of(run): iterations for run, iterations in chains.items()}
+
+
 # --- missing ---------------------------------------------------------------------------------------------------------
 
 
@@ -71,11 +87,11 @@ def test_of_an_empty_store_everything_is_missing(retention: str) -> None:
     lacking = missing(sweep_of(retention=retention), NOTHING, LAYERS)
     assert lacking
     assert lacking.complete
-    assert lacking.chains == {0: (1, 2, 3), 1: (1, 2, 3)}
+    assert lacking.chains == by_run({0: (1, 2, 3), 1: (1, 2, 3)})
     assert lacking.activations == (COMPLETE, *networks(2, 3))
     assert lacking.comparisons == dict.fromkeys(networks(2, 3), ALL)
     assert lacking.networks == 7
-    assert lacking.reference
+    assert lacking.references == (COMPLETE,)
     assert lacking.values == 6 * (5 + 5 + 6)
 
 
@@ -83,7 +99,7 @@ def test_of_an_empty_store_everything_is_missing(retention: str) -> None:
 def test_of_a_finished_sweep_nothing_is_missing(retention: str) -> None:
     lacking = missing(sweep_of(retention=retention), finished(2, 3, retention), LAYERS)
     assert not lacking
-    assert lacking == Missing(False, {}, (), {})
+    assert lacking == Missing((), {}, (), {})
 
 
 def test_more_in_the_store_than_is_asked_for_is_nothing_missing() -> None:
@@ -96,13 +112,13 @@ def test_a_network_missing_in_the_middle() -> None:
     without = contents([n for n in [COMPLETE, *networks(2, 3)] if n != NetworkId(0, 2)], [COMPLETE], networks(2, 3))
     lacking = missing(sweep_of(), without, LAYERS)
     assert lacking
-    assert (lacking.complete, lacking.chains) == (False, {0: (2,)})
+    assert (lacking.complete, lacking.chains) == ((), by_run({0: (2,)}))
     assert lacking.comparisons == {}, "its comparisons are there"
     uncompared = dataclasses.replace(
         there, comparisons={key: names for key, names in there.comparisons.items() if key[0] != NetworkId(1, 2)}
     )
     lacking = missing(sweep_of(), uncompared, LAYERS)
-    assert (lacking.complete, lacking.chains, lacking.activations) == (False, {}, (NetworkId(1, 2),))
+    assert (lacking.complete, lacking.chains, lacking.activations) == ((), {}, (NetworkId(1, 2),))
     assert lacking.comparisons == {NetworkId(1, 2): ALL}
 
 
@@ -118,20 +134,20 @@ def test_a_missing_layer_and_a_missing_metric() -> None:
 
 def test_more_runs() -> None:
     lacking = missing(sweep_of(4, 3), finished(2, 3), LAYERS)
-    assert (lacking.complete, lacking.chains) == (False, {2: (1, 2, 3), 3: (1, 2, 3)})
+    assert (lacking.complete, lacking.chains) == ((), by_run({2: (1, 2, 3), 3: (1, 2, 3)}))
     assert lacking.activations == tuple(NetworkId(run, i) for run in (2, 3) for i in (1, 2, 3))
 
 
 def test_more_iterations() -> None:
     lacking = missing(sweep_of(2, 5), finished(2, 3), LAYERS)
-    assert lacking.chains == {0: (4, 5), 1: (4, 5)}
+    assert lacking.chains == by_run({0: (4, 5), 1: (4, 5)})
     assert set(lacking.comparisons) == {NetworkId(0, 4), NetworkId(0, 5), NetworkId(1, 4), NetworkId(1, 5)}
 
 
 def test_more_metrics_train_nothing() -> None:
     there = contents([COMPLETE, *networks(2, 3)], [COMPLETE], networks(2, 3), ("cka", "svcca"))
     lacking = missing(sweep_of(metrics=("cka", "nbs", "cosine")), there, LAYERS)
-    assert (lacking.complete, lacking.chains) == (False, {})
+    assert (lacking.complete, lacking.chains) == ((), {})
     wanted = {"conv1": ("nbs",), "fc1": ("nbs",), "out": ("nbs", "cosine")}
     assert lacking.comparisons == dict.fromkeys(networks(2, 3), wanted)
     assert lacking.activations == tuple(networks(2, 3)), "what was dropped is written again, the complete one is there"
@@ -205,13 +221,77 @@ def test_what_other_problems_were_promised_is_left_to_them() -> None:
 def test_what_failed_is_left_out() -> None:
     lacking = missing(sweep_of(), contents([COMPLETE], [COMPLETE], []), LAYERS)
     left = lacking.without({NetworkId(0, 2), NetworkId(1, 1), NetworkId(1, 2), NetworkId(1, 3)})
-    assert left.chains == {0: (1, 3)}
+    assert left.chains == by_run({0: (1, 3)})
     assert left.activations == (NetworkId(0, 1), NetworkId(0, 3))
     assert left.comparisons.keys() == {NetworkId(0, 1), NetworkId(0, 3)}
     assert lacking.without(set()) == lacking
     assert not missing(sweep_of(), NOTHING, LAYERS).without({COMPLETE}), (
         "nothing can be done without the complete network"
     )
+
+
+# --- controls, and several complete networks --------------------------------------------------------------------------
+
+
+def test_controls_are_runs_of_their_own_and_never_more_than_the_runs() -> None:
+    wanted = Extent(3, 2, control=("random", "retrain"), control_runs=2).all_runs
+    assert [run.label for run in wanted] == [
+        *("run 0", "run 1", "run 2"),
+        *("control retrain, run 0", "control retrain, run 1", "control random, run 0", "control random, run 1"),
+    ]
+    assert len(Extent(1, 1, control=("retrain",), control_runs=2).all_runs) == 2
+    assert Extent(1, 1).networks == (NetworkId(0, 1),), "what is not asked for is not done"
+
+
+def test_controls_that_are_added_leave_the_rest_alone() -> None:
+    there = finished(2, 3)
+    lacking = missing(sweep_of(control=("retrain",), control_runs=1), there, LAYERS)
+    control = [NetworkId(0, i, control="retrain") for i in (1, 2, 3)]
+    assert (lacking.complete, lacking.chains) == ((), {RunId.of(0, control="retrain"): (1, 2, 3)})
+    assert lacking.activations == tuple(control)
+    assert lacking.comparisons == dict.fromkeys(control, ALL)
+
+
+def test_another_complete_network_has_runs_and_controls_of_its_own() -> None:
+    there = finished(1, 1)
+    lacking = missing(sweep_of(1, 1, complete=2, control=("random",), chance=True), there, LAYERS)
+    other = [NetworkId(complete=1), NetworkId(0, 1, 1), NetworkId(0, 1, 1, "random")]
+    assert lacking.complete == (1,)
+    assert lacking.references == (NetworkId(complete=1),), "the first one's activations are there"
+    assert lacking.networks == 4
+    assert set(lacking.comparisons) == {NetworkId(0, 1, control="random"), *other[1:]}
+    assert set(lacking.chance) == {NetworkId(0, 1), NetworkId(0, 1, 1)}
+    left = lacking.without({NetworkId(complete=1)})
+    assert (left.complete, left.chains) == ((), {RunId.of(0, control="random"): (1,)})
+
+
+def test_a_trial_starts_from_one_complete_network_and_fused_groups_have_no_controls() -> None:
+    sweep = sweep_of(5, 1, complete=2, control=("retrain", "random"), control_runs=1)
+    chains = chains_of(sweep, NOTHING, None)
+    packed = trials_of(dataclasses.replace(sweep, pack=4), chains)
+    assert [runs_of(trial) for trial in packed[:2]] == [
+        "runs 0, 1, 2, 3",
+        "run 4, control retrain, run 0, control random, run 0",
+    ]
+    assert all(len({chain.complete for chain in trial}) == 1 for trial in packed)
+    identity = dataclasses.replace(sweep.identity, fuse=4)
+    groups = [runs_of(trial) for trial in trials_of(dataclasses.replace(sweep, identity=identity), chains)]
+    assert groups[:4] == ["runs 0, 1, 2, 3", "run 4", "control retrain, run 0", "control random, run 0"]
+    assert groups[5:] == [f"complete network 1, {label}" for label in groups[1:4]]
+
+
+def test_a_comparison_job_has_one_complete_network() -> None:
+    sweep = sweep_of(1, 2, complete=2)
+    lacking = missing(sweep, NOTHING, LAYERS).comparisons
+    for one in (
+        sweep,
+        dataclasses.replace(sweep, device="cuda", extent=Extent(1, 2, activations="memory", complete=2)),
+    ):
+        jobs = comparisons(lacking, one, slots=1)
+        assert [{network.complete for network, _ in job.networks} for job in jobs] in (
+            [{0}, {1}],
+            [{0}] * 3 + [{1}] * 3,
+        )
 
 
 def test_no_room_is_needed_where_nothing_is_to_be_written() -> None:
@@ -344,7 +424,8 @@ def test_run_10_comes_after_run_2() -> None:
     backwards = {network: {"fc1": BOTH} for network in reversed(served)}
     (job,) = comparisons(backwards, sweep, slots=1)
     assert [network for network, _ in job.networks] == served
-    assert list(missing(sweep, NOTHING, LAYERS).chains.items()) == [(run, tuple(range(1, 11))) for run in range(11)]
+    chains = missing(sweep, NOTHING, LAYERS).chains
+    assert list(chains.items()) == [(RunId.of(run), tuple(range(1, 11))) for run in range(11)]
 
 
 def test_what_was_not_asked_for_is_not_dropped() -> None:

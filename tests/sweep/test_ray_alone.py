@@ -20,7 +20,17 @@ FLAGS = ("--device", "cpu", "--runs", "1", "--iterations", "1", "--epochs", "500
 @contextlib.contextmanager
 def sweep(folder: Path) -> Iterator[subprocess.Popen[str]]:
     """A sweep that trains on a Ray of its own, for as long as the block runs."""
-    line = [sys.executable, str(SWEEPS / "digits.py"), *FLAGS, "--probe", "60", "--storage", str(folder)]
+    line = [
+        sys.executable,
+        str(SWEEPS / "digits.py"),
+        *FLAGS,
+        "--control",
+        "none",
+        "--probe",
+        "60",
+        "--storage",
+        str(folder),
+    ]
     with subprocess.Popen(
         line,
         stdout=subprocess.PIPE,

@@ -433,7 +433,7 @@ def suggested(tasks: _Tasks, trial: str) -> int | str | None:
 
 
 def test_chains_wait_for_their_own_complete_network() -> None:
-    tasks = _Tasks([("a", None), ("b", None), ("a", FIRST), ("b", FIRST), ("b", SECOND)])
+    tasks = _Tasks([("a", 0), ("b", 0), ("a", FIRST), ("b", FIRST), ("b", SECOND)])
     assert [suggested(tasks, trial) for trial in "tuv"] == [0, 1, None]
     tasks.on_trial_complete("u", {"failed": []})
     assert [suggested(tasks, trial) for trial in "vwx"] == [3, 4, None], "the other's is not ready"
@@ -443,7 +443,7 @@ def test_chains_wait_for_their_own_complete_network() -> None:
 
 
 def test_chains_whose_complete_network_is_there_do_not_wait() -> None:
-    tasks = _Tasks([("a", None), ("a", FIRST), ("b", FIRST)])
+    tasks = _Tasks([("a", 0), ("a", FIRST), ("b", FIRST)])
     assert [suggested(tasks, trial) for trial in "tu"] == [0, 2]
 
 
@@ -457,7 +457,7 @@ def test_chains_whose_complete_network_is_there_do_not_wait() -> None:
     ids=["by its own doing", "its worker died", "without a result"],
 )
 def test_chains_of_a_failed_complete_network_are_dropped(outcome: dict[str, Any], sentences: list[str]) -> None:
-    tasks = _Tasks([("a", None), ("b", None), ("a", FIRST), ("a", SECOND), ("b", FIRST)])
+    tasks = _Tasks([("a", 0), ("b", 0), ("a", FIRST), ("a", SECOND), ("b", FIRST)])
     assert [suggested(tasks, trial) for trial in "tu"] == [0, 1]
     tasks.on_trial_complete("t", **outcome)
     assert suggested(tasks, "v") is None

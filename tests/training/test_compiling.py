@@ -261,7 +261,7 @@ def test_an_own_network_that_does_not_compile_is_refused_before_training(branchi
     data = load(SMALL, "")
     arrays = {"train": (data.train_images, data.train_labels), "test": (data.test_images, data.test_labels)}
     asked = {"data": arrays, "runs": 1, "iterations": 1, "metrics": "cka", "chance": False, "device": "cpu"}
-    asked |= {"progress": False, "storage": tmp_path / "store"}
+    asked |= {"progress": False, "storage": tmp_path / "store", "control": "none"}
     with pytest.raises(CannotCompile, match=BRANCHING):
         distsim.run(branching, **asked, compile=True)
     assert not (tmp_path / "store" / "branching").exists()

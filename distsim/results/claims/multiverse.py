@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from distsim.results.claims.papers import check
+from distsim.results.claims.papers import check, check_beyond_control
 from distsim.results.claims.study import NO_DATA, Verdict
 from distsim.results.tables import Tables
 
@@ -32,16 +32,23 @@ class Definition:
     """Another definition of some metrics.
 
     stands_for : metric -> the metric that is measured in its place; column : of the table, in which its values are
+    controlled : a fall with the iteration counts only where it goes beyond that of the control
     """
 
     name: str
     means: str
     stands_for: Mapping[str, str] = field(default_factory=dict)
     column: str = "value"
+    controlled: bool = False
 
     def concerns(self, metric: str) -> bool:
         """Return whether claims about this metric, or about "accuracy", are judged under the definition."""
-        return self.name == OWN or metric in self.stands_for or (self.column != "value" and metric != "accuracy")
+        return (
+            self.name == OWN
+            or self.controlled
+            or metric in self.stands_for
+            or (self.column != "value" and metric != "accuracy")
+        )
 
 
 DEFINITIONS = (
@@ -60,6 +67,11 @@ DEFINITIONS = (
     ),
     Definition("unbiased", "CKA from the unbiased estimate of HSIC", {"cka": "cka_unbiased"}),
     Definition("calibrated", "(value − null)/(1 − null), with the null by chance", column="calibrated"),
+    Definition(
+        "with controls",
+        "falls with the iteration count beyond those of networks that are retrained without pruning",
+        controlled=True,
+    ),
 )
 
 
@@ -81,7 +93,8 @@ def multiverse(tables: Tables, data: Mapping[str, str] | None = None, seed: int 
     rows: list[dict[str, Any]] = []
     judged: set[tuple[str, str, str]] = set()
     for definition in DEFINITIONS:
-        verdicts = check(_under(tables, definition, seed), data)
+        judge = check_beyond_control if definition.controlled else check
+        verdicts = judge(_under(tables, definition, seed), data)
         if definition.name == OWN:
             judged = {_key(verdict) for verdict in verdicts if verdict.verdict != NO_DATA}
         for verdict in verdicts:
@@ -107,7 +120,7 @@ def _key(verdict: Verdict) -> tuple[str, str, str]:
 
 def _under(tables: Tables, definition: Definition, seed: int) -> Tables:
     """Return the tables with the definition's values in place of the metrics that it changes."""
-    if definition.name == OWN:
+    if definition.name == OWN or definition.controlled:
         return tables
     rows = tables.similarities
     if definition.column != "value":

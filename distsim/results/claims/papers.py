@@ -1,7 +1,7 @@
 """The claims of the two papers, C1 to C18."""
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from dataclasses import replace
 
 import pandas as pd
 
@@ -9,7 +9,9 @@ from distsim.results.claims.parts import (
     bowl_depth,
     convolutions,
     declines,
+    differs_from_control,
     falls,
+    falls_beyond,
     falls_with_depth,
     falls_with_iteration,
     fans_out,
@@ -41,6 +43,7 @@ from distsim.results.claims.study import (
     Part,
     T,
     Verdict,
+    has_controls,
 )
 from distsim.results.tables import Tables, runs_of
 
@@ -51,15 +54,34 @@ def check(tables: Tables, data: Mapping[str, str] | None = None) -> list[Verdict
     data : problem -> what to say of its images beside each verdict that uses it, "" if they are the published ones
         (distsim.results.claims.images.remark)
     """
+    verdicts = []
+    for claim in CLAIMS:
+        for problem, metric in claim.cases(tables):
+            verdict = _verdict(claim, tables, problem, metric, data or {})
+            if claim.over_iterations and has_controls(tables):
+                beside = _verdict(claim, tables, problem, metric, data or {}, controlled=True)
+                verdict = replace(verdict, controlled="" if beside.verdict == NO_DATA else beside.verdict)
+            verdicts.append(verdict)
+    return verdicts
+
+
+def check_beyond_control(tables: Tables, data: Mapping[str, str] | None = None) -> list[Verdict]:
+    """Judge the claims that similarity falls with the iteration, where it must fall further than without pruning.
+
+    Without networks that were retrained without pruning there is not enough data.
+    """
     return [
-        _verdict(claim, tables, problem, metric, data or {})
+        _verdict(claim, tables, problem, metric, data or {}, controlled=True)
         for claim in CLAIMS
+        if claim.over_iterations
         for problem, metric in claim.cases(tables)
     ]
 
 
-def _verdict(claim: Claim, tables: Tables, problem: str, metric: str, data: Mapping[str, str]) -> Verdict:
-    evidence = Evidence(tables, claim.statistic)
+def _verdict(
+    claim: Claim, tables: Tables, problem: str, metric: str, data: Mapping[str, str], controlled: bool = False
+) -> Verdict:
+    evidence = Evidence(tables, claim.statistic, controlled)
     try:
         parts = claim.judge(evidence, problem, metric)
     except Absent as absent:
@@ -306,8 +328,27 @@ def _rewindings(tables: Tables) -> list[tuple[str, str]]:
     return [("all", "svcca"), *((name, "svcca") for name in _twins(tables))]
 
 
-def _c18(*_: Any) -> list[Part]:
-    raise Absent("networks that were trained again as often without pruning, as a control")
+def _c18(evidence: Evidence, problem: str, metric: str) -> list[Part]:
+    """Judge C18: what another path of the optimiser does by itself is what retraining without pruning does."""
+    parts = []
+    for one in (*EASY, *HARD) if problem == "all" else (problem,):
+        study, control = evidence.study(one, metric), evidence.control(one, metric)
+        beyond = falls_beyond(study, control, study.hidden.index)
+        of_one = [Part("falls with the iteration " + beyond.says, beyond.ok, beyond.numbers)]
+        of_one += differs_from_control(study, control)
+        name = f"{one}_" if problem == "all" else ""
+        where = f"{one}: " if problem == "all" else ""
+        parts += [Part(where + p.says, p.ok, {name + key: value for key, value in p.numbers.items()}) for p in of_one]
+    return parts
+
+
+def _controlled(tables: Tables) -> list[tuple[str, str]]:
+    """Return the cases of C18: P1's problems together, and each problem whose control was compared by SVCCA."""
+    summary = tables.summary
+    if "control" not in summary:
+        return [("all", "svcca")]
+    rows = summary[(summary["control"] == "retrain") & (summary["metric"] == "svcca")]
+    return [("all", "svcca"), *((name, "svcca") for name in sorted(set(rows["problem"])))]
 
 
 def _cases(problems: Iterable[str], metrics: Iterable[str]) -> Callable[[Tables], list[tuple[str, str]]]:
@@ -341,22 +382,22 @@ def _every_model(metrics: Iterable[str]) -> Callable[[Tables], list[tuple[str, s
 
 
 CLAIMS = (
-    Claim("C1", "P1 §5.2", "median", _cases(EASY, ["svcca"]), _c1),
+    Claim("C1", "P1 §5.2", "median", _cases(EASY, ["svcca"]), _c1, over_iterations=True),
     Claim("C2", "P1 §5.2", "median", _cases(EASY, ["svcca"]), _c2),
     Claim("C3", "P1 §5.2", "median", _cases(HARD, ["svcca"]), _c3),
     Claim("C4", "P1 §5.2", "median", _cases(["all"], ["svcca"]), _c4),
-    Claim("C5", "P2 §5.2", "mean", _levels(VGG16, ["svcca", "pwcca"]), _c5),
+    Claim("C5", "P2 §5.2", "mean", _levels(VGG16, ["svcca", "pwcca"]), _c5, over_iterations=True),
     Claim("C6", "P2 §5.2", "mean", _cases([VGG16], ["cka"]), _c6),
     Claim("C7", "P2 §5.2", "mean", _cases([VGG16], ["nbs"]), _c7),
     Claim("C8", "P2 §5.2", "mean", _cases([SVHN], ["svcca", "pwcca", "nbs"]), _c8),
     Claim("C9", "P2 §5.3", "mean", _levels(RESNET, P2_METRICS), _c9),
     Claim("C10", "P2 §5.1", "mean", _cases(P2_PROBLEMS, ["accuracy"]), _c10),
     Claim("C11", "P2 §6.2", "mean", _levels(VGG16, ["svcca", "pwcca", "nbs", "cosine"]), _c11),
-    Claim("C12", "P2 §7", "mean", _every_model(P2_METRICS), _c12),
+    Claim("C12", "P2 §7", "mean", _every_model(P2_METRICS), _c12, over_iterations=True),
     Claim("C13", "P2 §7", "mean", _every_model(["cka"]), _c13),
     Claim("C14", "P2 §6.1", "mean", _cases(P2_PROBLEMS, ["nbs"]), _c14),
     Claim("C15", "P1 §5.2", "median", _cases(EASY + HARD, ["svcca"]), _c15),
     Claim("C16", "P1 §5.2", "median", _cases(EASY + HARD, ["accuracy"]), _c16),
     Claim("C17", "P2 §3.1", "mean", _rewindings, _c17),
-    Claim("C18", "P1 §5.2", "median", _cases(["all"], ["svcca"]), _c18),
+    Claim("C18", "P1 §5.2", "median", _controlled, _c18),
 )

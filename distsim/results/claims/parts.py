@@ -66,7 +66,63 @@ def falls_with_iteration(study: Study, layers: pd.Index) -> Part:
     part = falls("falls with iteration", levels.mean(axis=0), _by_run(runs, "iteration"), "iteration_")
     alone = [spearman(levels.columns, row) <= T.spearman and row[0] > row[-1] for row in levels.to_numpy()]
     share = float(np.mean(alone))
-    return Part(part.says, part.ok and share > T.most_layers, part.numbers | {"layers_falling": share})
+    part = Part(part.says, part.ok and share > T.most_layers, part.numbers | {"layers_falling": share})
+    if study.control is None:
+        return part
+    beyond = falls_beyond(study, study.control, layers)
+    return Part(f"{part.says} {beyond.says}", part.ok and beyond.ok, part.numbers | beyond.numbers)
+
+
+def falls_beyond(study: Study, control: Study, layers: Iterable[str]) -> Part:
+    """Judge whether the mean over `layers` falls further than that of the control, and ends below it.
+
+    Both must be so by the threshold `effect`. Absent: they have fewer than two iterations in common.
+    """
+    ours, theirs = shared(study, control, layers)
+    further = float(ours.iloc[0] - ours.iloc[-1]) - float(theirs.iloc[0] - theirs.iloc[-1])
+    below = float(theirs.iloc[-1] - ours.iloc[-1])
+    numbers = {"further_than_control": further, "below_control": below}
+    return Part("beyond retraining without pruning", further >= T.effect and below >= T.effect, numbers)
+
+
+def shared(study: Study, control: Study, layers: Iterable[str]) -> tuple[pd.Series, pd.Series]:
+    """Return the means over layers of a study and of its control, over the iterations that both have."""
+    both = study.levels.columns.intersection(control.levels.columns)
+    if len(both) < 2:
+        raise Absent("two iterations that the control has too")
+    of_layers = list(layers)
+    return study.levels.loc[of_layers, both].mean(axis=0), control.levels.loc[of_layers, both].mean(axis=0)
+
+
+def differs_from_control(study: Study, control: Study) -> list[Part]:
+    """Judge whether pruned networks end below the control in most hidden layers, and in every run.
+
+    A run's level is its mean over hidden layers, at the last iteration that both have.
+    """
+    layers = study.hidden.index
+    ours, _ = shared(study, control, layers)
+    last = ours.index[-1]
+    apart = control.levels.loc[layers, last] - study.levels.loc[layers, last]
+    share = float((apart >= T.effect).mean())
+    highest, lowest = (bound(_of_runs(of, layers, last)) for bound, of in ((max, study), (min, control)))
+    return [
+        Part(
+            "lower than after retraining without pruning in most layers",
+            share > T.most_layers,
+            {"layers_below_control": share, "median_below_control": float(apart.median())},
+        ),
+        Part(
+            "every run lower than every run of that control",
+            highest < lowest,
+            {"highest_run": highest, "lowest_of_control": lowest},
+        ),
+    ]
+
+
+def _of_runs(study: Study, layers: Iterable[str], iteration: int) -> pd.Series:
+    """Return each run's mean over layers at an iteration."""
+    rows = study.runs[study.runs["layer"].isin(list(layers)) & (study.runs["iteration"] == iteration)]
+    return rows.groupby(runs_of(rows))["value"].mean()
 
 
 def falls_with_depth(says: str, study: Study, layers: pd.Index) -> Part:

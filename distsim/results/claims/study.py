@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -87,6 +87,9 @@ class Verdict:
     text: str  # one sentence
     where: str  # in the papers
     data: str = ""  # "on re-encoded images" if they are not the published ones
+    # The same where a fall with the iteration counts only if retraining without pruning does not fall as far. "": the
+    # claim is about no such fall, or there is no such control
+    controlled: str = ""
 
 
 @dataclass(frozen=True)
@@ -109,6 +112,7 @@ class Study:
     levels: pd.DataFrame  # layers, input to output × iterations
     kinds: pd.Series  # by layer
     runs: pd.DataFrame  # the rows of `similarities` behind the levels
+    control: "Study | None" = None  # retrained without pruning; None: the claim is judged without it
 
     @property
     def hidden(self) -> pd.DataFrame:
@@ -152,29 +156,51 @@ class Study:
         return float((rows.max(axis=1) - rows.min(axis=1)).median())
 
 
-class Evidence:
-    """The tables as one claim sees them. It records how large the study behind the values used is."""
+def has_controls(tables: Tables) -> bool:
+    """Say whether the tables hold networks that were retrained without pruning."""
+    return "control" in tables.summary and bool((tables.summary["control"] == "retrain").any())
 
-    def __init__(self, tables: Tables, statistic: str) -> None:
-        self.tables = tables
-        self.statistic = statistic
+
+class Evidence:
+    """The tables as one claim sees them. It records how large the study behind the values used is.
+
+    controlled : studies come with their control
+    """
+
+    def __init__(self, tables: Tables, statistic: str, controlled: bool = False) -> None:
+        self._every, self.tables = tables, tables.pruned
+        self.statistic, self._controlled = statistic, controlled
         self.full = True  # whether the studies used so far are large enough for more than a tendency
         self.extent: dict[str, float] = {}  # runs and iterations of the smallest study used so far
         self.problems: list[str] = []  # used so far
 
     def study(self, problem: str, metric: str) -> Study:
         """Return one problem under one metric. Absent: there is no iteration in which every layer has a value."""
-        summary, similarities = self.tables.summary, self.tables.similarities
+        study = self._study(self.tables, problem, metric)
+        if study is None:
+            raise Absent(f"an iteration of {problem} in which every layer has {metric}")
+        rows = self.tables.summary
+        rows = rows[(rows["problem"] == problem) & (rows["metric"] == metric)]
+        self._weigh(problem, rows[rows["iteration"].isin(study.levels.columns)].groupby("iteration")["count"].min())
+        return replace(study, control=self.control(problem, metric)) if self._controlled else study
+
+    def control(self, problem: str, metric: str) -> Study:
+        """Return the control that is retrained without pruning. Absent: there is none."""
+        study = self._study(self._every.retrained, problem, metric) if has_controls(self._every) else None
+        if study is None:
+            raise Absent("networks that were trained again as often without pruning, as a control")
+        return study
+
+    def _study(self, tables: Tables, problem: str, metric: str) -> Study | None:
+        """Return one problem under one metric, None if there is no iteration in which every layer has a value."""
+        summary, similarities = tables.summary, tables.similarities
         rows = summary[(summary["problem"] == problem) & (summary["metric"] == metric)]
         rows = rows.sort_values(["position", "iteration"])
         kinds = rows.drop_duplicates("layer").set_index("layer")["kind"]
         levels = rows.pivot(index="layer", columns="iteration", values=self.statistic).loc[kinds.index].dropna(axis=1)
-        if levels.empty:
-            raise Absent(f"an iteration of {problem} in which every layer has {metric}")
-        used = levels.columns
-        self._weigh(problem, rows[rows["iteration"].isin(used)].groupby("iteration")["count"].min())
         of_metric = similarities[(similarities["problem"] == problem) & (similarities["metric"] == metric)]
-        return Study(levels, kinds, of_metric[of_metric["iteration"].isin(used)])
+        there = Study(levels, kinds, of_metric[of_metric["iteration"].isin(levels.columns)])
+        return None if levels.empty else there
 
     def accuracy(self, problem: str) -> pd.DataFrame:
         """Return a problem's rows of the accuracy table, iteration 0 first.
@@ -206,6 +232,7 @@ class Claim:
     statistic: str  # median (P1) | mean (P2)
     cases: Callable[[Tables], list[tuple[str, str]]]
     judge: Callable[[Evidence, str, str], list[Part]]
+    over_iterations: bool = False  # it says that similarity falls with the iteration, so that a control can answer it
 
 
 def block_of(layer: str) -> int | None:

@@ -17,7 +17,7 @@ from distsim.problems import PROBLEMS
 from distsim.results.figures import PANEL_METRICS, label
 from distsim.results.published import Published
 from distsim.results.report.words import title
-from distsim.results.tables import chance_level, runs_of
+from distsim.results.tables import chance_level
 
 STATISTICS = ("mean", "median", "sd", "q05", "q25", "q75", "q95", "ci_low", "ci_high")
 COUNTS = ("count", "missing", "warned")
@@ -75,16 +75,8 @@ def packed(array: npt.NDArray[Any]) -> dict[str, Any]:
 
 
 def _plain(table: pd.DataFrame, problem: str) -> pd.DataFrame:
-    """Return a problem's rows without those of control runs, if the table has such."""
-    rows = table[table["problem"] == problem]
-    return rows[_pruned(rows)]
-
-
-def _pruned(rows: pd.DataFrame) -> pd.Series:
-    """Say which rows are not of a control. A control's rows name it in the column `control`."""
-    if "control" not in rows or pd.api.types.is_numeric_dtype(rows["control"]):
-        return pd.Series(True, rows.index)
-    return rows["control"].fillna("") == ""
+    """Return a problem's rows without those of controls."""
+    return table[(table["problem"] == problem) & (table["control"] == "")]
 
 
 def _metric(name: str, labels: Mapping[str, str]) -> dict[str, Any]:
@@ -100,8 +92,7 @@ def _metric(name: str, labels: Mapping[str, str]) -> dict[str, Any]:
 def _runs(networks: pd.DataFrame) -> list[tuple[int, int]]:
     """Return the runs as (number of the complete network, number of the run)."""
     pruned = networks[networks["iteration"] > 0]
-    complete = pruned["complete"] if "complete" in pruned else pd.Series(0, pruned.index)
-    return sorted({(int(one), int(run)) for one, run in zip(complete, pruned["run"], strict=True)})
+    return sorted({(int(one), int(run)) for one, run in zip(pruned["complete"], pruned["run"], strict=True)})
 
 
 def _filled(rows: pd.DataFrame, axes: Mapping[str, Sequence[Any]], column: str) -> npt.NDArray[Any]:
@@ -128,8 +119,7 @@ def _beside(similarities: pd.DataFrame, cube: Mapping[str, Sequence[Any]]) -> di
 
 def _references(similarities: pd.DataFrame, problem: str, cube: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
     """Return the medians over the runs of each control, such as networks that were trained again without pruning."""
-    rows = similarities[similarities["problem"] == problem]
-    controls = rows[~_pruned(rows)]
+    controls = similarities[(similarities["problem"] == problem) & (similarities["control"] != "")]
     if controls.empty:
         return {}
     inside = controls["iteration"].isin(cube["iteration"]) & controls["metric"].isin(cube["metric"])
@@ -147,13 +137,14 @@ def _values(
 
 def _numbers(rows: pd.DataFrame, runs: Sequence[tuple[int, int]]) -> list[int]:
     """Return each row's place among the runs."""
-    named = rows[runs_of(rows)].astype("int64").to_numpy()
-    return [runs.index((int(row[0]) if len(row) > 1 else 0, int(row[-1]))) for row in named]
+    named = zip(rows["complete"], rows["run"], strict=True)
+    return [runs.index((int(complete), int(run))) for complete, run in named]
 
 
 def _chance(chance: pd.DataFrame, problem: str, cube: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
     """Return the lowest, median and highest similarity by chance of each metric and layer; {} if none was measured."""
-    rows = chance[(chance["problem"] == problem) & chance["layer"].isin(cube["layer"])]
+    rows = _plain(chance, problem)
+    rows = rows[rows["layer"].isin(cube["layer"])]
     if rows.empty:
         return {}
     axes = {name: cube[name] for name in ("metric", "layer")}

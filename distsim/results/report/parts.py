@@ -30,7 +30,7 @@ FIGURES = (
 def front(study: Published, found: Findings) -> str:
     """Return what was asked and what came out."""
     metrics = [label(name, study.labels) for name in dict.fromkeys(study.tables.summary["metric"])]
-    networks = study.tables.networks
+    networks = study.tables.pruned.networks
     runs = len(runs_there(networks))
     last = int(networks["iteration"].max()) if len(networks) else 0
     asked = question(study.identity, metrics, runs, last, len(study.parts))
@@ -44,7 +44,8 @@ def front(study: Published, found: Findings) -> str:
 
 def _facts(study: Published, runs: int, last: int) -> str:
     """Return the size of the study, beside the sentences."""
-    summary, accuracy = study.tables.summary, study.tables.accuracy
+    summary, accuracy = study.tables.pruned.summary, study.tables.pruned.accuracy
+    controls = sum(part.get("controls", 0) for part in study.parts)
     left = accuracy["remaining"].min() if len(accuracy) else float("nan")
     hours = sum(part["training_hours"] + part["comparison_hours"] for part in study.parts)
     facts = [
@@ -52,6 +53,7 @@ def _facts(study: Published, runs: int, last: int) -> str:
         ("Complete networks", str(len(study.parts))),
         ("Runs", str(runs)),
         ("Prunings of each", str(last)),
+        *([("Networks of controls", str(controls))] if controls else []),
         ("Parameters left", share(left)),
         ("Layers compared", str(summary["layer"].nunique())),
         ("Similarities", f"{len(study.tables.similarities):,}"),
@@ -61,9 +63,9 @@ def _facts(study: Published, runs: int, last: int) -> str:
 
 
 def runs_there(networks: pd.DataFrame) -> list[tuple[Any, ...]]:
-    """Return the runs of a table of networks."""
-    pruned = networks[networks["iteration"] > 0]
-    named = pruned[[name for name in ("complete", "run") if name in pruned]].drop_duplicates()
+    """Return the runs of a table of networks, without controls."""
+    pruned = networks[(networks["iteration"] > 0) & (networks["control"] == "")]
+    named = pruned[["complete", "run"]].drop_duplicates()
     return list(named.itertuples(index=False, name=None))
 
 
@@ -105,6 +107,7 @@ def claims(study: Published, verdicts: Sequence[Verdict]) -> str:
 def _verdict(verdict: Verdict) -> str:
     good = verdict.verdict in FOR
     images = f"<small>{text(verdict.data)}</small>" if verdict.data else ""
+    images += f"<small>beyond controls: {text(verdict.controlled)}</small>" if verdict.controlled else ""
     kind = "good" if good else "bad"
     sign = f'<span aria-hidden="true">{SIGNS[good]}</span>'
     return f'<span class="verdict {kind}">{sign} {text(verdict.verdict)}</span> {images}'

@@ -50,7 +50,7 @@ def statistic_of(problem: str) -> str:
 def accuracy_sentence(study: Published) -> str:
     """Say what pruning does to the accuracy."""
     statistic = statistic_of(study.problem)
-    rows = study.tables.accuracy
+    rows = study.tables.pruned.accuracy
     rows = rows[rows["problem"] == study.problem].set_index("iteration").sort_index()
     levels = rows[statistic].dropna()
     if 0 not in levels.index or len(levels) < 2:
@@ -142,10 +142,8 @@ def _short(metric: str, labels: Mapping[str, str]) -> str:
 
 def _levels(study: Published) -> dict[str, pd.DataFrame]:
     """Return metric -> hidden layers × iterations, where every layer has a value and there are two iterations."""
-    summary = study.tables.summary
+    summary = study.tables.pruned.summary
     rows = summary[(summary["problem"] == study.problem) & (summary["kind"] != "out")]
-    if "control" in rows:
-        rows = rows[rows["control"].fillna("") == ""]
     found = {}
     for metric in in_order(rows["metric"]):
         of_metric = rows[rows["metric"] == metric].sort_values(["position", "iteration"])
@@ -162,7 +160,7 @@ def _falls(levels: pd.Series) -> bool:
 
 def _chance(study: Published, metric: str, layer: str) -> float | None:
     """Return the median similarity by chance at the last iteration for which it was measured."""
-    chance = study.tables.chance
+    chance = study.tables.pruned.chance
     rows = chance[(chance["problem"] == study.problem) & (chance["metric"] == metric) & (chance["layer"] == layer)]
     rows = rows.dropna(subset="value")
     return None if rows.empty else float(rows.loc[rows["iteration"] == rows["iteration"].max(), "value"].median())
@@ -206,12 +204,12 @@ def _by(metrics: Sequence[str], labels: Mapping[str, str]) -> str:
 
 def note(study: Published, verdicts: Sequence[Verdict]) -> str:
     """Say what the sentences rest on, and what is to be kept in mind."""
-    networks = study.tables.networks
+    networks = study.tables.pruned.networks
     pruned = networks[(networks["problem"] == study.problem) & (networks["iteration"] > 0)]
     if pruned.empty:
         return "There are no pruned networks yet."
     complete = len(study.parts)
-    runs = len(pruned[[name for name in ("complete", "run") if name in pruned]].drop_duplicates())
+    runs = len(pruned[["complete", "run"]].drop_duplicates())
     start = (
         f"{complete} complete networks"
         if complete > 1
@@ -226,8 +224,7 @@ def note(study: Published, verdicts: Sequence[Verdict]) -> str:
         )
     if study.images:
         said.append(f"It ran {study.images}, not on the published ones.")
-    similarities = study.tables.similarities
-    if "control" not in similarities or not similarities["control"].fillna("").astype("str").any():
+    if study.tables.retrained.similarities.empty:
         said.append("Nothing was trained again without pruning, so how much of the fall is pruning’s own is not known.")
     missing = study.tables.summary.loc[study.tables.summary["problem"] == study.problem, "missing"].sum()
     if missing:
