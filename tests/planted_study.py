@@ -9,7 +9,14 @@ import numpy as np
 import pandas as pd
 
 from distsim.problems import PROBLEMS
-from distsim.results.columns import ADDED, CHANCE_COLUMNS, NETWORK_COLUMNS, SIMILARITY_COLUMNS, SUMMARY_COLUMNS
+from distsim.results.columns import (
+    ADDED,
+    CHANCE_COLUMNS,
+    NETWORK_COLUMNS,
+    OF_OLD,
+    SIMILARITY_COLUMNS,
+    SUMMARY_COLUMNS,
+)
 from distsim.results.published import PartRecord, Published
 from distsim.results.tables import Tables, summarise_accuracy
 from distsim.specs import Identity
@@ -66,6 +73,7 @@ def study(
         **dict.fromkeys(("rank_x", "rank_y"), pd.NA),
         **dict.fromkeys(("dead_x", "dead_y"), 0),
         **ADDED,
+        **OF_OLD,
     )
     similarities = frame[list(SIMILARITY_COLUMNS)].astype(SIMILARITY_COLUMNS)
     networks, chance = _networks(problem, runs, iterations, lost), _chance(similarities)
@@ -94,7 +102,9 @@ def _networks(problem: str, runs: int, iterations: int, lost: float) -> pd.DataF
     rows = [(pd.NA, 0, 0.9), *((run, i, 0.9 - lost * (i == iterations) + 0.001 * run) for run, i in chains)]
     frame = pd.DataFrame(rows, columns=["run", "iteration", "accuracy"])
     left = 0.8 ** frame["iteration"]
-    frame = frame.assign(problem=problem, remaining=left, remaining_pool=left, loss=0.3, epochs=5, reduced=False)
+    frame = frame.assign(
+        problem=problem, remaining=left, remaining_pool=left, loss=0.3, epochs=5, reduced=False, **OF_OLD
+    )
     return frame[list(NETWORK_COLUMNS)].astype(NETWORK_COLUMNS)
 
 
@@ -104,7 +114,8 @@ def _summary(similarities: pd.DataFrame) -> pd.DataFrame:
     quantiles = groups["value"].quantile([0.05, 0.25, 0.75, 0.95]).unstack()
     frame[["q05", "q25", "q75", "q95"]] = quantiles.loc[frame.index].to_numpy()
     frame = frame.assign(ci_low=frame["q25"], ci_high=frame["q75"], remaining=groups["remaining"].median())
-    return frame.assign(missing=0, warned=0).reset_index()[list(SUMMARY_COLUMNS)].astype(SUMMARY_COLUMNS)
+    frame = frame.assign(missing=0, warned=0, se=np.nan, complete=1, control="").reset_index()
+    return frame[list(SUMMARY_COLUMNS)].astype(SUMMARY_COLUMNS)
 
 
 def _chance(similarities: pd.DataFrame) -> pd.DataFrame:

@@ -144,11 +144,11 @@ def checked(problem: Problem, *, data: str = "", network: bool = True, **asked: 
 
     network : False if the data will determine it
     asked : fields of Extent (runs, metrics, ...), of Identity (seed, ...) and of Sweep (reading, device, resources,
-        pack); runs=None takes the problem's number
+        pack); None stands for what a new study has, as in `Extent.of`
 
     ValueError: a metric is unknown, a field has no possible value, or the network cannot be trained and compared.
     """
-    known(asked.get("metrics", ()))
+    known(asked.get("metrics") or ())
     extent, identity = Extent.of(problem, **_of(Extent, asked)), Identity(problem, "", **_of(Identity, asked))
     places = {name: value for name, value in asked.items() if name not in (*names(Extent), *names(Identity))}
     sweep = Sweep(identity, extent, _absolute(data), **places)

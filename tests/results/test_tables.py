@@ -25,11 +25,13 @@ from distsim.results.tables import (
     chance_level,
     chance_table,
     few,
+    functional_table,
     long_table,
     network_table,
     read_parquet_bytes,
     summarise,
     summarise_accuracy,
+    summarise_functional,
     to_csv_bytes,
     to_parquet_bytes,
 )
@@ -137,6 +139,43 @@ def test_tables_of_before_are_of_one_complete_network_and_of_no_control() -> Non
     for name, frame in (("results", table), ("networks", networks), ("summary", summary)):
         older = completed(frame.drop(columns=["complete", "control"]), name)
         pd.testing.assert_frame_equal(older, frame)
+
+
+def predicted(churn: float, run: int, **changes: Any) -> Row:
+    row = {"problem": "digits", "run": run, "iteration": 1, "remaining": 0.8, "remaining_pool": 0.75, "class": ""}
+    return row | {"n": 10, "agreement": 1 - churn, "churn": churn, "jsd": 0.1, "lost": 0.0, "won": churn} | changes
+
+
+def test_predictions_of_controls_are_never_mixed_with_those_of_pruned_networks() -> None:
+    pruned = [predicted(0.25, 0), predicted(0.5, 1), predicted(0.75, 0, complete=1)]
+    control = [predicted(0.125, 0, control="retrain")]
+    table = functional_table([*control, *pruned])
+    assert table["control"].tolist() == ["", "", "retrain", ""], "in the order of complete networks"
+    churn = summarise_functional(table).query("measure == 'churn'").set_index("control")
+    assert churn["median"].to_dict() == {"": 0.5, "retrain": 0.125}
+    assert churn["complete"].to_dict() == {"": 2, "retrain": 1}
+    alone = summarise_functional(functional_table(pruned))
+    both = summarise_functional(table).query("control == ''").reset_index(drop=True)
+    pd.testing.assert_frame_equal(alone, both)
+
+
+def test_tables_of_predictions_of_before_are_of_one_complete_network_and_of_no_control() -> None:
+    table = functional_table([predicted(0.25, 0), predicted(0.5, 1)])
+    for name, frame in (("functional", table), ("functional_summary", summarise_functional(table))):
+        pd.testing.assert_frame_equal(completed(frame.drop(columns=["complete", "control"]), name), frame)
+
+
+def test_a_set_of_tables_has_its_pruned_networks_and_each_control() -> None:
+    rows = [similarity(0.5), similarity(0.9, control="retrain")]
+    functional = functional_table([predicted(0.25, 0), predicted(0.125, 0, control="retrain")])
+    tables = Tables.of(long_table(rows), network_table([network(0.9, None, 0)]), functional=functional)
+    assert tables.pruned.similarities["value"].tolist() == [0.5]
+    assert tables.retrained.similarities["value"].tolist() == [0.9]
+    assert set(tables.pruned.functional_summary["control"]) == {""}
+    assert tables.retrained.functional["churn"].tolist() == [0.125]
+    again = Tables.named(tables.by_name)
+    for name, frame in tables.by_name.items():
+        pd.testing.assert_frame_equal(again.by_name[name], frame)
 
 
 def test_mean_and_median_of_lopsided_values() -> None:
