@@ -92,11 +92,13 @@ def legend(figure: Figure, rows: pd.DataFrame, levels: pd.DataFrame | None) -> N
     """Name the lines beside the pruned networks under the figure, if there are any."""
     lines = names(rows, levels)
     if lines:
-        last = "; controls: last iteration, and all iterations shaded" if (rows["control"] != "").any() else ""
+        controls = (rows["control"] != "").any()
+        said = ["controls: the line is the last iteration, the shade is all iterations"] if controls else []
         columns = max(1, min(3, int(figure.get_size_inches()[0] // 2)))  # each name takes up to two inches
-        figure.legend(
-            handles=lines, loc="outside lower center", ncols=columns, title=f"beside them{last}", title_fontsize=7
-        )
+        said += filter(None, [figure.get_supxlabel()])  # a label of the figure would stand in the legend's place
+        figure.supxlabel("")
+        legend = figure.legend(handles=lines, loc="outside lower center", ncols=columns, title="\n".join(said))
+        legend.get_title().set(fontsize=7, multialignment="center")
 
 
 def values(rows: pd.DataFrame, levels: pd.DataFrame | None) -> pd.Series:
