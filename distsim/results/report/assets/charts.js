@@ -63,7 +63,7 @@ function layerPlot(study, metric, state, width, height, focus) {
   const about = study.metrics.find((one) => one.name === metric);
   const seen = [...all.map((row) => row.value), ...shown.flatMap((row) => [row.low, row.high])];
   const domain = limits(about, seen, state.axis);
-  const place = study.iterations.indexOf(focus), m = study.metrics.indexOf(about);
+  const place = study.iterations.indexOf(focus ?? study.iterations.at(-1)), m = study.metrics.indexOf(about);
   const references = Object.entries(study.references).map(([name, values]) =>
     study.layers.map((layer, l) => ({ name, layer: layer.name, value: at(values, m, l, place) })));
   const figure = Plot.plot({
@@ -77,7 +77,7 @@ function layerPlot(study, metric, state, width, height, focus) {
         strokeOpacity: focus === null ? 1 : 0.85, clip: true,
       }),
       Plot.areaY(shown, { x: "layer", y1: "low", y2: "high", fill: "var(--ink)", fillOpacity: 0.13, clip: true }),
-      ...references.map((rows) => Plot.line(rows, { x: "layer", y: "value", stroke: "var(--vermilion)", strokeDasharray: "5 4", clip: true })),
+      ...references.map((rows) => Plot.line(rows, { x: "layer", y: "value", stroke: CONTROLS[rows[0].name].colour, strokeDasharray: CONTROLS[rows[0].name].dash, strokeWidth: 2, clip: true })),
       Plot.line(shown, { x: "layer", y: "value", stroke: "var(--ink)", strokeWidth: 2.6 }),
       Plot.dot(shown, {
         x: "layer", y: "value", symbol: "kind", r: 4.5, stroke: "var(--ink)", strokeWidth: 1.5,
@@ -87,6 +87,28 @@ function layerPlot(study, metric, state, width, height, focus) {
     ],
   });
   return { figure, chance, domain, all, shown, references };
+}
+
+/** How the lines of controls look, and what they are. */
+const CONTROLS = {
+  retrain: { colour: "var(--vermilion)", dash: "6 4", said: "retrained without pruning" },
+  random: { colour: "var(--purple)", dash: "2 3", said: "pruned at random" },
+};
+
+/** What names the lines of controls; nothing if the study has none. */
+function controlsKey(study) {
+  const items = Object.keys(study.references).map((name) => {
+    const { colour, dash, said } = CONTROLS[name];
+    const svg = d3.create("svg").attr("width", 28).attr("height", 14).attr("aria-hidden", "true");
+    svg.append("path").attr("d", "M0 7H28").attr("stroke", colour).attr("stroke-width", 2).attr("stroke-dasharray", dash);
+    return element("span", { class: "key" }, svg.node(), said);
+  });
+  return items.length ? element("p", { class: "legend" }, ...items) : "";
+}
+
+/** The sentence about the lines of controls. */
+function controlsSaid(study, when) {
+  return Object.keys(study.references).length ? ` Dashed and dotted: controls at ${when}.` : "";
 }
 
 const TIP = { fill: "var(--paper)", stroke: "var(--line)", maxRadius: 60, fontSize: 12 };
@@ -126,10 +148,10 @@ function overview(study, state, width) {
     last = layerPlot(study, name, { ...state, axis: "fit" }, each, 236, null);
     figure.append(element("div", {}, element("h3", {}, labelOf(study, name)), last.figure));
   }
-  figure.prepend(iterationLegend(study, state));
+  figure.prepend(element("div", { class: "keys", style: "grid-column: 1 / -1" }, iterationLegend(study, state), controlsKey(study)));
   const seen = shown.filter((name) => chanceOf(study, name).length);
   const chance = seen.length ? " The chance level is a grey band where it lies within a panel; the figure of one metric below says where it is." : "";
-  const caption = `${capital(state.statistic)} of runs. Each panel has an axis of its own, as far as its values go.${chance}`;
+  const caption = `${capital(state.statistic)} of runs. Each panel has an axis of its own, as far as its values go.${controlsSaid(study, "the last iteration")}${chance}`;
   return { figure, caption };
 }
 
@@ -237,9 +259,9 @@ function layersPlot(study, state, width) {
   const hollow = shown.some((row) => row.warned > 0) ? " Hollow: some run’s value is to be read with care; the table and the part “missing” say why." : "";
   const lost = shown.some((row) => row.missing > 0) ? " Some values are missing here." : "";
   const one = study.metrics.find((metric) => metric.name === state.metric)?.bounds[1] === 1 ? " At 1 the metric finds no difference." : "";
-  const dashed = references.length ? ` Dashed: ${Object.keys(study.references).join(", ")}, networks that serve as a control.` : "";
+  const dashed = references.length ? controlsSaid(study, "that iteration") : "";
   const caption = `${labelOf(study, state.metric)}, ${state.statistic} of runs. Heavy line: iteration ${state.iteration}. ${bands}${dashed}${chanceSaid(chance, domain)}${hollow}${lost}${one}`;
-  return { figure: element("div", {}, element("div", { class: "keys" }, iterationLegend(study, state), key), figure), caption };
+  return { figure: element("div", {}, element("div", { class: "keys" }, iterationLegend(study, state), key, controlsKey(study)), figure), caption };
 }
 
 /** The chosen metric as a map of layers and iterations. */
