@@ -4,6 +4,7 @@ import dataclasses
 import re
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from planted_study import study
 
@@ -53,6 +54,16 @@ def test_similarity_names_the_layer_that_falls_most_and_what_is_chance() -> None
     )
     without = dataclasses.replace(made, tables=dataclasses.replace(made.tables, chance=made.tables.chance.iloc[:0]))
     assert "chance" not in found(without).sentences[1]
+
+
+def test_similarity_is_set_beside_retraining_without_pruning() -> None:
+    made = study()
+    of_pruned = made.tables.summary
+    retrained = of_pruned.assign(control="retrain", mean=0.5 + of_pruned["iteration"] / 100)
+    summary = pd.concat([of_pruned, retrained], ignore_index=True)
+    with_control = dataclasses.replace(made, tables=dataclasses.replace(made.tables, summary=summary))
+    said = "; retrained as often without pruning it is 0.54, and by chance it would be 0.11."
+    assert said in found(with_control).sentences[1]
 
 
 def test_claims_are_named_by_what_they_say_and_metrics_that_disagree_are_named() -> None:

@@ -109,8 +109,7 @@ def similarity_sentence(study: Published) -> str:
     falling = [layer for layer in table.index if _falls(table.loc[layer])]
     name, most = _short(metric, study.labels), str(fall.idxmax())
     where = f"from {first[most]:.2f} after the first pruning to {last[most]:.2f} after the last"
-    chance = _chance(study, metric, most)
-    by_chance = f"; by chance it would be {chance:.2f}" if chance is not None else ""
+    by_chance = _beside(study, metric, most)
     if not falling:
         return (
             f"What the layers represent stays close to the complete network by {name}: no hidden layer falls clearly; "
@@ -122,6 +121,14 @@ def similarity_sentence(study: Published) -> str:
         f"What the layers represent moves away from the complete network: {name} falls in {count} {len(table)} hidden "
         f"layers, most in {most}, {where}{by_chance}{others}."
     )
+
+
+def _beside(study: Published, metric: str, layer: str) -> str:
+    """Say what the similarity is after as much retraining without pruning, and what it would be by chance."""
+    retrained, chance = _retrained(study, metric, layer), _chance(study, metric, layer)
+    said = [f"retrained as often without pruning it is {retrained:.2f}"] if retrained is not None else []
+    said += [f"by chance it would be {chance:.2f}"] if chance is not None else []
+    return f"; {', and '.join(said)}" if said else ""
 
 
 def _others(study: Published, levels: Mapping[str, pd.DataFrame], metric: str, layer: str) -> str:
@@ -156,6 +163,14 @@ def _levels(study: Published) -> dict[str, pd.DataFrame]:
 
 def _falls(levels: pd.Series) -> bool:
     return spearman(levels.index, levels) <= T.spearman and float(levels.iloc[0] - levels.iloc[-1]) >= T.effect
+
+
+def _retrained(study: Published, metric: str, layer: str) -> float | None:
+    """Return the similarity of the control that is never pruned, at its last iteration."""
+    summary = study.tables.summary
+    of_layer = (summary["metric"] == metric) & (summary["layer"] == layer) & (summary["control"] == "retrain")
+    rows = summary[(summary["problem"] == study.problem) & of_layer].dropna(subset=statistic_of(study.problem))
+    return None if rows.empty else float(rows.sort_values("iteration")[statistic_of(study.problem)].iloc[-1])
 
 
 def _chance(study: Published, metric: str, layer: str) -> float | None:
