@@ -52,7 +52,7 @@ STUDIES = {
         *("cifar2_local", "cifar2_local_lrr", "cifar2_local_ft"),
     ),
 }
-HIDDEN_METRICS = ("mean_cca", "svcca", "pwcca", "cka", "nbs")
+HIDDEN_METRICS = ("mean_cca", "svcca", "pwcca", "cka", "nbs", "cka_unbiased")
 METRICS = (*HIDDEN_METRICS, "cosine")
 
 
