@@ -254,7 +254,7 @@ def test_provenance_has_a_row_for_each_row(kept: Path):
 
 def test_claims_are_those_of_the_report(kept: Path):
     claims = distsim.open(kept).claims()
-    assert list(claims.columns) == ["claim", "problem", "metric", "verdict", "numbers", "text", "where", "data"]
+    assert list(claims.columns) == ["claim", "problem", "metric", "verdict", "numbers", "text", "where", "data", "controlled"]
     assert set(claims["claim"]) <= {f"C{number}" for number in range(1, 19)}
     assert len(claims[claims["problem"] == "Tiny"])
 
@@ -537,7 +537,7 @@ WRONG_QUESTIONS = {
     ),
     "no such figure": (
         lambda study: study.figure("fig3"),
-        "name must be one of fig1, fig2, fig4, fig5, fig8, got 'fig3",
+        "name must be one of fig1, fig2, fig4, fig5, fig8, functional, got 'fig3",
     ),
     "no such metric": (
         lambda study: study.figure("fig2", metric="ccka"),

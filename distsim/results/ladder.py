@@ -132,7 +132,9 @@ def as_resi(table: pd.DataFrame, architecture: str, dataset: str) -> pd.DataFram
 
 def _with_known(pairs: pd.DataFrame, networks: pd.DataFrame, barriers: pd.DataFrame) -> pd.DataFrame:
     """Return the pairs with `alike` (large for similar networks), `apart`, `gap` of accuracy, and both barriers."""
-    of_ladder = networks[networks["run"].notna() & (networks["control"] == "") & (networks["complete"] == 0)]
+    absent = {"control": "", "complete": 0}  # tables of earlier versions have no such columns
+    known = networks.assign(**{name: value for name, value in absent.items() if name not in networks})
+    of_ladder = known[known["run"].notna() & (known["control"] == "") & (known["complete"] == 0)]
     accuracy = of_ladder.set_index(["run", "iteration"])["accuracy"]
     of_x, of_y = (
         accuracy.reindex(pd.MultiIndex.from_frame(pairs[[f"run_{side}", f"iteration_{side}"]])).to_numpy(np.float64)

@@ -120,7 +120,7 @@ def test_a_network_whose_predecessor_is_missing_is_named_with_it(store: Path) ->
 VALUES = {
     ("--runs", "-1"): "runs must be at least 1, got -1",
     ("--iterations", "0"): "iterations must be at least 1, got 0",
-    ("--runs", "1000", "--iterations", "1000"): "at most 100,000 networks, got 1,000,000",
+    ("--runs", "1000", "--iterations", "1000"): "at most 100,000 networks, got 1,004,000",
     ("--metrics", "nonsense"): "invalid choice: 'nonsense'",
     ("--threads", "0"): "threads must be at least 1, got 0",
     ("--threads", "5000"): "threads must be at most 1,024, got 5,000",

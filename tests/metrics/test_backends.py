@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from distsim.metrics import UndefinedSimilarity, cka, cosine, kernels, mean_cca, nbs, pwcca, svcca
+from distsim.metrics import UndefinedSimilarity, cka, cosine, kernels, mean_cca, nbs, pwcca, rounding, svcca
 
 from .conftest import require
 
@@ -216,7 +216,7 @@ def test_large_sides_too(backend, p, fast, rng):
         for A in (X, Y):
             side = kernels.kernel_side(A)
             sides.append(
-                dataclasses.replace(side, unit=kernels.EPS32) if p > 700 else dataclasses.replace(side, narrow=True)
+                dataclasses.replace(side, unit=rounding.EPS32) if p > 700 else dataclasses.replace(side, narrow=True)
             )
         pair = kernels.KernelPair(*sides, fast)
         return pair.nuclear / (pair.x.trace * pair.y.trace) ** 0.5

@@ -163,6 +163,7 @@ def tables(metrics):
     for run in range(4):
         for iteration in range(3):
             network = {"problem": "digits", "run": run if iteration else None, "iteration": iteration}
+            network |= {"complete": 0, "control": ""}
             shared = network | {"remaining": 0.8**iteration, "remaining_pool": 0.8**iteration}
             if iteration or not run:
                 networks.append(dict.fromkeys(NETWORK_COLUMNS, 1) | shared | {"accuracy": 0.9})

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from distsim.metrics import kernels, polar
+from distsim.metrics import kernels, polar, rounding
 from distsim.metrics.arrays import Undefined, full_rate_float64
 from distsim.metrics.nbs import from_pair
 
@@ -294,7 +294,7 @@ def test_a_gpu_takes_it_if_it_has_full_rate(backend, rng):
 
 def test_float32_products_of_singular_sides_are_made_again(rng):
     X, Y = layers(rng, 150, 400, 300)
-    side = dataclasses.replace(kernels.kernel_side(repeated(X)), unit=kernels.EPS32)
+    side = dataclasses.replace(kernels.kernel_side(repeated(X)), unit=rounding.EPS32)
     for sides in ((side, kernels.kernel_side(Y)), (kernels.kernel_side(Y), side)):
         with pytest.raises(kernels.Unresolved):
             kernels.KernelPair(*sides, qdwh=True).nuclear  # noqa: B018

@@ -100,7 +100,7 @@ def test_tables_are_filled_once_and_come_back_from_parquet() -> None:
 def test_chance_of_another_complete_network_is_not_borrowed() -> None:
     rows = long_table([similarity(0.9, metric="nbs"), similarity(0.8, 1, metric="nbs")]).assign(complete=[0, 1])
     table = with_nulls(rows, chance_table(by_chance([0.5, 0.6], "nbs")).assign(complete=1))
-    assert table["null_of"].tolist() == ["", "run=0,iteration=1"]
+    assert table["null_of"].tolist() == ["", "run=0,iteration=1,complete=1"]
 
 
 def test_a_sweep_has_both_kinds(tmp_path: Path) -> None:

@@ -100,7 +100,7 @@ def test_random_pruning_takes_as_many_of_each_pool(whole: SweepStore) -> None:
 def test_everything_but_themselves_keeps_its_bits(whole: SweepStore, plain: SweepStore) -> None:
     found, expected = pieces(whole), pieces(plain)
     assert expected.items() <= found.items()
-    assert {path.split("/")[0] for path in found.keys() - expected.keys()} == {"controls", "complete-1"}
+    assert {path.split("/")[0] for path in found.keys() - expected.keys()} == {"controls", "complete-1", "pairs"}
 
 
 def test_networks_of_other_names_are_others(whole: SweepStore) -> None:
