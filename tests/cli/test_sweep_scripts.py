@@ -37,7 +37,7 @@ FLAGS = (
     *("--runs", "--iterations", "--metrics", "--retention", "--epochs", "--train-limit", "--probe", "--data"),
     *("--download", "--classes", "--storage", "--address", "--local", "--device", "--cpus", "--gpus", "--seed"),
     *("--threads", "--allow-drift", "--activations", "--no-chance", "--comparison", "--pack", "--precision"),
-    *("--fuse", "--compile", "--deterministic", "--skip-bad", "--bits", "--allow-slow"),
+    *("--fuse", "--compile", "--deterministic", "--skip-bad", "--bits", "--allow-slow", "--dry-run"),
 )
 STUDIES = {
     "p1": ("cifar2", "cifar4", "cifar6", "cifar8", "cifar10"),
