@@ -173,6 +173,11 @@ def work_sentence(order: Prepared, lacking: Missing) -> str:
         dataset = order.dataset
         size = readable(2 * len(lacking.logits) * len(dataset.test_labels) * len(dataset.classes))
         parts.append(f"test logits of {len(lacking.logits)} to keep ({size})")
-    if lacking.values:
-        parts.append(f"{lacking.values} similarities to compute")
+    compared = {
+        "similarities": lacking.similarities,
+        "values by chance": lacking.by_chance,
+        "standard errors": lacking.errors,
+    }
+    if said := [f"{count} {what}" for what, count in compared.items() if count]:
+        parts += [f"{said[0]} to compute", *said[1:]]
     return f"{order.name}: {', '.join(parts)}"

@@ -34,9 +34,9 @@ class Beside:
         return tuple(dict.fromkeys((*of_nulls, *self.se)))
 
     @property
-    def values(self) -> int:
-        """Return how many values there are to compute, each permutation counted; a standard error is one."""
-        return sum(len(numbers) * len(metrics) for numbers, metrics in self.nulls) + len(self.se)
+    def by_chance(self) -> int:
+        """Return the number of values of permuted examples to compute."""
+        return sum(len(numbers) * len(metrics) for numbers, metrics in self.nulls)
 
 
 @dataclass(frozen=True)
@@ -71,14 +71,20 @@ class Missing:
         return len(self.complete) + sum(map(len, self.chains.values()))
 
     @property
-    def values(self) -> int:
-        """Return the number of similarities to compute, each permutation and each standard error counted."""
-        similarities, chance = (
-            sum(len(metrics) for layers in lacking.values() for metrics in layers.values())
-            for lacking in (self.comparisons, self.chance)
-        )
-        beside = sum(layer.values for layers in self.beside.values() for layer in layers.values())
-        return similarities + PERMUTATIONS * chance + beside
+    def similarities(self) -> int:
+        """Return the number of similarities to compute."""
+        return _count(self.comparisons)
+
+    @property
+    def by_chance(self) -> int:
+        """Return the number of values of permuted examples to compute."""
+        beside = sum(layer.by_chance for layers in self.beside.values() for layer in layers.values())
+        return PERMUTATIONS * _count(self.chance) + beside
+
+    @property
+    def errors(self) -> int:
+        """Return the number of standard errors to compute."""
+        return sum(len(layer.se) for layers in self.beside.values() for layer in layers.values())
 
     def without(self, given_up: Set[NetworkId]) -> "Missing":
         """Return what is left to try when these networks have failed: nothing of a complete network that has."""
@@ -96,6 +102,10 @@ class Missing:
             tuple(filter(left, self.logits)),
             {network: layers for network, layers in self.beside.items() if left(network)},
         )
+
+
+def _count(lacking: dict[NetworkId, dict[str, tuple[str, ...]]]) -> int:
+    return sum(len(metrics) for layers in lacking.values() for metrics in layers.values())
 
 
 def missing(

@@ -21,6 +21,8 @@ class Status:
     in_store: int  # all pruned networks in the store, asked for or not
     missing_networks: dict[RunId, tuple[int, ...]]  # run -> iterations
     missing_similarities: int
+    missing_by_chance: int = 0  # values of permuted examples
+    missing_errors: int = 0  # standard errors
     unknown_metrics: tuple[str, ...] = ()  # asked for, but known neither to distsim nor to the store; not counted
     missing_logits: int = 0  # networks, the complete one too, whose logits of the test images were asked for
     complete_networks: int = 1  # as last asked for
@@ -29,8 +31,8 @@ class Status:
     @property
     def done(self) -> bool:
         """Return whether every network, similarity and set of test logits that was asked for is committed."""
-        lacking = self.missing_networks, self.missing_similarities, self.missing_logits
-        return self.complete and not any(lacking)
+        compared = self.missing_similarities, self.missing_by_chance, self.missing_errors
+        return self.complete and not any((self.missing_networks, *compared, self.missing_logits))
 
     def __str__(self) -> str:
         several = self.complete_networks > 1
@@ -43,6 +45,10 @@ class Status:
             *([f"  controls          {self.controls[0]} of {self.controls[1]} networks"] if self.controls[1] else []),
             f"  similarities      {self.missing_similarities or 'none'} missing",
         ]
+        if self.missing_by_chance:
+            lines.append(f"  values by chance  {self.missing_by_chance} missing")
+        if self.missing_errors:
+            lines.append(f"  standard errors   {self.missing_errors} missing")
         if self.missing_logits:
             lines.append(f"  test logits       {self.missing_logits} missing")
         if self.unknown_metrics:
@@ -74,7 +80,9 @@ def status(store: SweepStore) -> Status:
         pruned=len(wanted) - controls[0],
         in_store=sum(not (network.is_complete or network.control) for network in contents.networks),
         missing_networks=dict(lacking.chains),
-        missing_similarities=lacking.values,
+        missing_similarities=lacking.similarities,
+        missing_by_chance=lacking.by_chance,
+        missing_errors=lacking.errors,
         unknown_metrics=tuple(name for name in extent.metrics if name not in metrics),
         missing_logits=len(lacking.logits),
         complete_networks=extent.complete,

@@ -127,7 +127,12 @@ def test_status_of_what_is_not(store: Path) -> None:
     lines = [" ".join(line.split()) for line in out.splitlines()]
     assert lines[2] == "pruned networks 1 of 4 (1 in the store)"
     assert lines[3] == f"similarities {3 * (8 + 1) + 2} missing"  # cka of 8 layers, cosine of one; two of `out`
-    assert lines[4:] == ["run 0: iterations 2 missing", "run 1: iterations 1-2 missing"]
+    assert lines[4] == f"standard errors {3 * (8 + 1) + 2} missing"
+    assert lines[5:] == [
+        "test logits 3 missing",
+        "run 0: iterations 2 missing",
+        "run 1: iterations 1-2 missing",
+    ]
 
 
 def test_digest_is_of_the_contents(kept: Path, store: Path) -> None:
@@ -378,7 +383,7 @@ def test_a_file_that_is_not_an_image(refused: Callable[..., str], images: Path, 
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (("--probe", 51, "--train-limit", 50), "probe of 51 images asked for, the training set has 50"),
+        (("--probe", 51, "--train-limit", 50), "probe of 51 images asked for, the training set has 50: use --probe 50 or fewer"),
         (("--probe", 0), "probe must be at least 1, got 0"),
         (("--train-limit", 9), "a limit of 9 training images leaves some of the 10 classes without one"),
         (("--epochs", 0), "epochs must be at least 1, got 0"),

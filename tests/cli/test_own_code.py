@@ -198,7 +198,7 @@ def test_run_imports_the_script_that_started_the_sweep(folder: Path, undrawn: No
     assert request.script_sha256 == hashlib.sha256((folder / "wide.py").read_bytes()).hexdigest()
     status, out, err = distsim("run", folder / "store", *HERE, "--runs", 3)
     assert (status, err) == (0, "")
-    assert "1 of 4 networks to train" in out
+    assert "1 of 6 networks to train" in out
     again = SweepStore(Storage(folder / "store"), own_script.NAME).request()
     assert again == dataclasses.replace(request, extent=dataclasses.replace(request.extent, runs=3))
 

@@ -13,5 +13,9 @@ def test_old_names_of_columns_are_read() -> None:
     old = table.rename(columns=lambda name: name.replace("run_x", "run_a").replace("iteration_x", "iteration_a"))
     old = old.rename(columns={"run_y": "run_b", "iteration_y": "iteration_b"})
     assert "run_a" in old
+    of_one_network = {"complete_x": 0, "control_x": "", "complete_y": 0, "control_y": ""}  # nothing else was there
     for written in (table, old):
-        pd.testing.assert_frame_equal(read_pairs(to_parquet_bytes(written)), table, check_exact=True)
+        read = read_pairs(to_parquet_bytes(written))
+        assert (read[list(of_one_network)] == pd.Series(of_one_network)).all().all()
+        pd.testing.assert_frame_equal(read[list(table.columns)], table, check_exact=True)
+        assert set(read) == {*table, *of_one_network}

@@ -352,9 +352,10 @@ def test_metrics_added_later_give_the_same_tables(lean: Path, tmp_path: Path) ->
     computed(tmp_path, ordered(metrics=("cka", "cosine")))
     computed(tmp_path, ordered(metrics=("svcca", "nbs", "cka")))
     assert set(read_tables(Storage(tmp_path)).similarities["metric"]) == {"cka", "cosine", "svcca", "nbs"}
-    trained = pieces(tmp_path, "comparison", "chance", "results/")
+    compared = "comparison", "chance", "null", "/se/", "results/"
+    trained = pieces(tmp_path, *compared)
     computed(tmp_path, ordered())
-    assert pieces(tmp_path, "comparison", "chance", "results/") == trained, "nothing was trained again"
+    assert pieces(tmp_path, *compared) == trained, "nothing was trained again"
     assert byte_by_byte(tmp_path) == byte_by_byte(lean)
 
 

@@ -12,7 +12,7 @@ from sweep_scripts import outcome
 
 import distsim
 from distsim.cli.main import main
-from distsim.results.columns import ADDED, SIMILARITY_COLUMNS
+from distsim.results.columns import ADDED, OF_OLDER, SIMILARITY_COLUMNS, SUMMARIES
 from distsim.results.reduce import read_tables, reduce
 from distsim.specs import FORMAT
 from distsim.store import Storage, SweepStore
@@ -54,23 +54,32 @@ def test_nothing_is_damaged(store: Path) -> None:
 # what 0.1.0 did not measure; what values are by chance comes of its permuted examples
 NOT_MEASURED = [name for name in ADDED if name not in ("null", "calibrated", "null_of")]
 
+ADDED_TO = {name: ["complete", "control"] for name in OF_OLDER}
+ADDED_TO["results"] += ADDED
+ADDED_TO["summary"] += ["warned", "se"]
+
 
 def test_tables_that_are_made_anew_hold_the_same_values(store: Path, unpacked: Path) -> None:
-    """Two tables have more columns than 0.1.0 wrote; all other pieces and tables have the same bytes."""
+    """They have more columns than 0.1.0 wrote, in every row the same value. All other pieces have the same bytes."""
     shutil.rmtree(store / "golden" / "results")
     said("report", str(store))
-    grown = ("golden/results/results.", "golden/results/summary.")
     now, then = (
-        [line for line in lines if "golden (" not in line and not any(name in line for name in grown)]
+        [line for line in lines if "golden (" not in line and "golden/results/" not in line]
         for lines in (said("digest", "--pieces", str(store)).splitlines(), DIGESTS.read_text().splitlines())
     )
     assert now == then
-    for name, added in (("results", ADDED), ("summary", ("warned", "se"))):
+    for name, added in ADDED_TO.items():
         for suffix, read in ((".csv", pd.read_csv), (".parquet", pd.read_parquet)):
             made, kept = (read(root / "golden" / "results" / f"{name}{suffix}") for root in (store, unpacked))
-            assert list(made.columns) == [*kept.columns, *added]
+            assert sorted(made.columns) == sorted([*kept.columns, *added])
+            assert [column for column in made if column in kept] == list(kept.columns), "in the same order"
             pd.testing.assert_frame_equal(made[kept.columns], kept, check_exact=True)
-            assert made[NOT_MEASURED].isna().all().all() if name == "results" else made["warned"].ge(0).all()
+            assert made["control"].astype(object).fillna("").eq("").all()
+            assert made["complete"].eq(int(name in SUMMARIES)).all(), "summaries count them, other tables number them"
+            if name == "results":
+                assert made[NOT_MEASURED].isna().all().all()
+            if name == "summary":
+                assert made["warned"].ge(0).all()
 
 
 def test_tables_as_they_were_written_are_read_with_what_they_lack(store: Path) -> None:

@@ -43,6 +43,7 @@ ONE = NetworkId(1, 2)
 
 def ordered(**choices: Any) -> Prepared:
     usual: dict[str, Any] = {"runs": 2, "iterations": 2, "metrics": ("cka",), "chance": False, "activations": "memory"}
+    usual["measure"] = ("functional",)
     return prepare(SMALL, **usual | choices)
 
 

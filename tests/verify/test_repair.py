@@ -94,7 +94,7 @@ def test_with_the_sweep_script(kept: Path, damages: tuple[str, ...]) -> None:
     "path",
     [
         "digits/runs/0001/iter_01/COMMIT.json",
-        "digits/runs/0001/iter_01/comparison/out/cka+cosine+mean_cca+nbs+pwcca+svcca.json",
+        "digits/runs/0001/iter_01/comparison/out/cka+cka_unbiased+cosine+mean_cca+nbs+pwcca+svcca.json",
         "digits/runs/0000/iter_01/activations/DROPPED.json",
     ],
 )
@@ -148,7 +148,8 @@ def test_what_is_left_of_a_damaged_network_goes_too(root: Path) -> None:
     (file,) = (file for file in left.glob("attempt-*/weights.safetensors") if flips.LEFT not in str(file))
     changed(root, file.relative_to(root).as_posix())
     repair(root)
-    assert sorted(path.name for path in left.iterdir()) == ["DROPPED.json", "activations", "chance", "comparison"]
+    derived = ["activations", "chance", "comparison", "logits", "se"]
+    assert sorted(path.name for path in left.iterdir()) == ["DROPPED.json", *derived]
     assert verify_store(Storage(root)).whole
 
 
@@ -196,13 +197,14 @@ def test_on_a_gpu_what_came_from_a_network_goes_with_it(root: Path) -> None:
     found = actions(root)
     dropped = {path for what, path in found if what == "drop"}
     start = "digits/runs/0001/iter_0"
-    assert dropped == {f"{start}1", f"{start}1/activations", f"{start}2", f"{start}2/activations"}
+    assert dropped == {start + n + piece for n in "12" for piece in ("", "/activations", "/logits")}
     deleted = {path for what, path in found if what == "delete"}
     assert {path for path in deleted if "/comparison/" in path} == {
         path.relative_to(root).as_posix() for path in (root / "digits/runs/0001").glob("iter_*/comparison/*/*.json")
     }
     assert len({path for path in deleted if "/pairs/" in path}) == 16, "all pairs are with run 1"
-    assert len(deleted) == 16 + 16
+    assert len([path for path in deleted if "/se/" in path]) == 16
+    assert len(deleted) == 16 + 16 + 16
     report = verify_store(Storage(root))
     carry_out(Storage(root), planned(Storage(root), report))
     assert verify_store(Storage(root)).whole
@@ -213,7 +215,7 @@ def test_on_a_gpu_a_later_iteration_goes_alone(root: Path) -> None:
     changed(root, "digits/runs/0001/iter_02/attempt-*/weights.safetensors")
     found = actions(root)
     start = "digits/runs/0001/iter_02"
-    assert {path for what, path in found if what == "drop"} == {start, f"{start}/activations"}
+    assert {path for what, path in found if what == "drop"} == {start, f"{start}/activations", f"{start}/logits"}
     pairs = [path for what, path in found if "/pairs/" in path]
     assert len(pairs) == 8, "those of iteration 2"
 
@@ -258,7 +260,7 @@ def test_a_complete_network_that_would_not_come_out_here(root: Path, elsewhere: 
     assert err.startswith("distsim: digits: the complete network must be trained again, and here it would not")
     assert flips._contents(root / "digits") == before
     dropped = {path for what, path in actions(root, allow_drift=True) if what == "drop"}
-    assert len(dropped) == 10, "everything came from it"
+    assert len(dropped) == 15, "everything came from it"
 
 
 def test_of_another_machines_pruned_network_only_itself_goes(root: Path) -> None:

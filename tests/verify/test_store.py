@@ -35,6 +35,8 @@ def test_a_whole_store(kept: Path, healthy: Report) -> None:
         "network's test logits": 5,
         "comparison": 4 * 8,
         "chance level": 8,
+        "null": 8,
+        "standard error": 4 * 8,
         "tile of pairs": 16,
         "set of tables": 2,
         "set of figures": 1,
@@ -215,7 +217,7 @@ def test_no_error_comes_through(root: Path, monkeypatch: pytest.MonkeyPatch, new
     found = new()
     assert {finding.severity for finding in found} == {UNREAD}
     assert {finding.sentence for finding in found} == {"could not be checked: MemoryError: no room"}
-    assert len({finding.piece for finding in found}) == 5 + 5 + 32 + 8 + 16
+    assert len({finding.piece for finding in found}) == 5 + 5 + 5 + 32 + 8 + 8 + 32 + 16
 
 
 def test_a_store_of_nonsense(tmp_path: Path) -> None:

@@ -68,7 +68,7 @@ def test_a_piece_in_anothers_place(root: Path, store: SweepStore, what: str, new
 
 
 def test_a_mark_of_another_sweep(root: Path, store: SweepStore, new: Callable[[], list[Finding]]) -> None:
-    path = "runs/0001/iter_01/comparison/out/cka+cosine+mean_cca+nbs+pwcca+svcca.json"
+    path = "runs/0001/iter_01/comparison/out/cka+cka_unbiased+cosine+mean_cca+nbs+pwcca+svcca.json"
     mark = read_mark(store.storage, path)
     assert mark is not None
     store.storage.put(path, dataclasses.replace(mark, identity="0" * 64).encode())
