@@ -17,7 +17,7 @@ from distsim.metrics.registry import METRICS
 from distsim.models import Layer, Network, build
 from distsim.seeds import numpy_stream
 from distsim.specs import COMPLETE, MOST, Identity, NetworkId, Problem, Pruning, pruned_count
-from distsim.store import SweepStore, logits
+from distsim.store import DamagedStore, SweepStore, logits
 from distsim.store.activations import Reader
 from distsim.store.commits import read_object
 from distsim.store.paths import Place
@@ -203,8 +203,12 @@ def activations_faults(
 
 
 def logits_faults(store: SweepStore, which: NetworkId, record: Mapping[str, Any]) -> Iterator[str]:
-    """The test logits predict as the record says: rounding them changes no prediction."""
-    complete, mark = store.piece_mark(which.origin, "logits"), store.piece_mark(which, "logits")
+    """The test logits are of these weights and predict as the record says: rounding them changes no prediction."""
+    try:
+        complete, mark = store.piece_mark(which.origin, "logits"), store.piece_mark(which, "logits")
+    except DamagedStore as error:
+        yield str(error)
+        return
     assert mark is not None
     labels = None if complete is None else logits.read(store, which.origin, complete).labels
     right = logits.read(store, which, mark).margins.argmax(axis=1) == labels

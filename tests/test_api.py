@@ -93,7 +93,9 @@ def test_run_gives_the_study_that_open_gives(kept: Path):
     study = distsim.open(kept)
     assert study.problems == ["Tiny"]
     assert study.storage == str(kept)
-    names = {"results": 2 * 2 * (5 + 5 + 6), "networks": 5, "accuracy": 3, "summary": 2 * 16, "chance": 16 * 5}
+    each = 6 + 6 + 7  # two layers, and the output with the cosine
+    names = {"results": 2 * 2 * each, "networks": 5, "accuracy": 3, "summary": 2 * each}
+    names["chance"] = each * 5 + (each - 2 * 3) * 2  # of iteration 2 CKA's is known in closed form
     assert {name: rows(getattr(study, name)) for name in names} == names
     assert files(kept) == before, "looking at a store writes nothing"
     again = run(kept, retention="all")
@@ -248,13 +250,26 @@ def test_tables_that_are_not_there_are_collected(kept: Path, store: Path, state:
 def test_provenance_has_a_row_for_each_row(kept: Path):
     study = distsim.open(kept)
     count = study.provenance["table"].value_counts().to_dict()
-    assert count == {"networks": 5, "results": rows(study.results), "chance": rows(study.chance) // 5}
-    assert set(TABLES) >= set(count)
+    permuted = 19 + 13  # of iteration 1 and 2: CKA's is known in closed form
+    measured = rows(study.results) - 4 * 3  # NBS has no standard error unless it is asked for
+    expected = {"networks": 5, "results": rows(study.results), "chance": permuted, "se": measured, "functional": 5}
+    assert count == expected
+    assert {*TABLES, "se"} >= set(count), "a standard error is a column of the results, made beside them"
 
 
 def test_claims_are_those_of_the_report(kept: Path):
     claims = distsim.open(kept).claims()
-    assert list(claims.columns) == ["claim", "problem", "metric", "verdict", "numbers", "text", "where", "data", "controlled"]
+    assert list(claims.columns) == [
+        "claim",
+        "problem",
+        "metric",
+        "verdict",
+        "numbers",
+        "text",
+        "where",
+        "data",
+        "controlled",
+    ]
     assert set(claims["claim"]) <= {f"C{number}" for number in range(1, 19)}
     assert len(claims[claims["problem"] == "Tiny"])
 

@@ -269,6 +269,7 @@ def test_a_store_of_a_faulty_writer(tmp_path: Path) -> None:
         "its accuracy is 1.5",
         "its record says remaining",
         "the probe is not what the seed draws",
+        "come from other weights than the network's",
         "run 0, iteration 1, fc1: cka: 60 rows are not 77.0 times its columns",
     ):
         assert fault in said, fault

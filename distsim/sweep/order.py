@@ -10,7 +10,7 @@ from distsim.activations.probe import layer_shapes
 from distsim.data import Dataset, load, pixel_statistics, probe_indices, suited
 from distsim.data.folder import expanded
 from distsim.environment import free_memory, require_device
-from distsim.metrics.registry import known, require_libraries
+from distsim.metrics.registry import METRICS, known, require_libraries
 from distsim.models import Layer, build
 from distsim.problems import CIFAR_CLASSES
 from distsim.processor import require_speed, slow_precision
@@ -86,14 +86,18 @@ def adapted(problem: Problem, data: str = "", *, classes: tuple[str, ...] | None
 def with_kept(root: Storage, problem: str, asked: dict[str, Any]) -> dict[str, Any]:
     """Return what is asked for, with what the store was asked for last in place of each None among `KEPT`.
 
-    A store that was not asked for anything yet keeps None, which stands for what a new study has.
+    A store that was not asked for anything yet keeps None, which stands for what a new study has. A metric of one's own
+    that is not registered here is left out: no value of it could be computed.
     """
     missing = [name for name in KEPT if asked.get(name) is None]
     try:
         extent = SweepStore(root, problem).request().extent if missing else None
     except (FileNotFoundError, DamagedStore):  # a damaged request is written again
         extent = None
-    return asked | {name: None if extent is None else getattr(extent, name) for name in missing}
+    kept = {name: None if extent is None else getattr(extent, name) for name in missing}
+    if kept.get("metrics"):
+        kept["metrics"] = tuple(filter(METRICS.__contains__, kept["metrics"])) or None
+    return asked | kept
 
 
 def trial_resources(

@@ -127,8 +127,9 @@ def test_status_of_what_is_not(store: Path) -> None:
     lines = [" ".join(line.split()) for line in out.splitlines()]
     assert lines[2] == "pruned networks 1 of 4 (1 in the store)"
     assert lines[3] == f"similarities {3 * (8 + 1) + 2} missing"  # cka of 8 layers, cosine of one; two of `out`
-    assert lines[4] == f"standard errors {3 * (8 + 1) + 2} missing"
-    assert lines[5:] == [
+    assert lines[4] == "values by chance 2 missing"  # the cosine's, by two permutations; CKA's is a formula
+    assert lines[5] == f"standard errors {3 * (8 + 1) + 2} missing"
+    assert lines[6:] == [
         "test logits 3 missing",
         "run 0: iterations 2 missing",
         "run 1: iterations 1-2 missing",
@@ -246,12 +247,17 @@ def test_only_says_what_it_takes(store: Path, text: str) -> None:
     assert files(store) == before
 
 
-@pytest.mark.parametrize("text", ["run=complete,complete=1", "run=0,iteration=1,complete=1"])
-def test_only_knows_one_complete_network(store: Path, text: str) -> None:
+def test_only_trains_another_complete_network_before_its_runs(store: Path) -> None:
     before = files(store)
-    said = sentence(distsim("run", store, "--only", text))
-    assert said.startswith("the complete network of digits is run=complete, got run=")
+    said = sentence(distsim("run", store, "--only", "run=0,iteration=1,complete=1"))
+    assert "is pruned from the complete network 1, which is not in" in said
     assert files(store) == before
+    status, out, err = distsim("run", store, "--only", "run=complete,complete=1")
+    assert (status, err) == (0, "")
+    assert out.startswith("digits, complete network 1: trained and committed, accuracy ")
+    after = files(store)
+    assert after.items() >= before.items(), "all else is as it was"
+    assert {path.split("/")[1] for path in after.keys() - before.keys()} == {"complete-1"}
 
 
 def test_only_needs_the_network_before(store: Path) -> None:
@@ -259,7 +265,7 @@ def test_only_needs_the_network_before(store: Path) -> None:
 
 
 def test_compare_adds_metrics_and_trains_nothing(store: Path) -> None:
-    before = files(store, "results/", "figures/", "request.json")
+    before = files(store, "results/", "figures/", "request.json", "report.html")
     shutil.rmtree(store / "digits/runs/0001/iter_02")  # it must not be trained again
     status, out, err = distsim("compare", store, "--local", "--metrics", "cka", "nbs", "cosine")
     assert (status, err) == (0, "")
@@ -383,7 +389,10 @@ def test_a_file_that_is_not_an_image(refused: Callable[..., str], images: Path, 
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (("--probe", 51, "--train-limit", 50), "probe of 51 images asked for, the training set has 50: use --probe 50 or fewer"),
+        (
+            ("--probe", 51, "--train-limit", 50),
+            "probe of 51 images asked for, the training set has 50: use --probe 50 or fewer",
+        ),
         (("--probe", 0), "probe must be at least 1, got 0"),
         (("--train-limit", 9), "a limit of 9 training images leaves some of the 10 classes without one"),
         (("--epochs", 0), "epochs must be at least 1, got 0"),

@@ -67,8 +67,8 @@ MUTANTS = (
         "fused-groups-by-place",
         "A trial gets runs of one place, which cannot be trained together.",
         "sweep/plan.py",
-        "lambda chain: chain.run // size)",
-        "lambda chain: chain.run % size)",
+        "lambda chain: (chain.run // size,",
+        "lambda chain: (chain.run % size,",
         (SWEEP + "test_groups_are_of_neighbouring_runs_whichever_are_left",),
     ),
     Mutant(

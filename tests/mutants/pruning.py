@@ -18,18 +18,18 @@ MUTANTS = (
         "ranked-after-rewinding",
         "Weights are ranked as they were early in training, when magnitudes say little.",
         "training/chain.py",
-        "        masks = prune(network, before.masks, pruning)\n"
+        "            masks = prune(network, before.masks, pruning, at_random)\n"
         '        if pruning.rewind == "WR":\n            network.load_state_dict(complete.rewind)\n',
-        '        if pruning.rewind == "WR":\n            network.load_state_dict(complete.rewind)\n'
-        "        masks = prune(network, before.masks, pruning)\n",
+        '            if pruning.rewind == "WR":\n                network.load_state_dict(complete.rewind)\n'
+        "            masks = prune(network, before.masks, pruning, at_random)\n",
         (CHAIN + "test_what_is_pruned_is_smallest_at_the_end_of_each_training",),
     ),
     Mutant(
         "masks-start-anew",
         "Each iteration prunes the complete network's masks: sparsity stays at one step.",
         "training/chain.py",
-        "prune(network, before.masks, pruning)",
-        "prune(network, complete.masks, pruning)",
+        "prune(network, before.masks, pruning, at_random)",
+        "prune(network, complete.masks, pruning, at_random)",
         (CHAIN + "test_remaining_is_exact",),
     ),
     Mutant(

@@ -64,7 +64,7 @@ MUTANTS = (
         "groups-share-a-bootstrap",
         "Intervals depend on which other metrics and layers are in the table.",
         "results/tables.py",
-        'rng = numpy_stream(seed, "bootstrap", problem, metric, layer, int(iteration))',
+        'rng = numpy_stream(seed, "bootstrap", problem, *of_control, metric, layer, int(iteration))',
         'rng = numpy_stream(seed, "bootstrap", len(rows))',
         (TABLES + "test_other_groups_and_the_order_of_rows_change_nothing",),
     ),

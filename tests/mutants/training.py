@@ -145,7 +145,7 @@ MUTANTS = (
         "runs-share-their-streams",
         "All runs draw alike: twenty runs are one.",
         "training/loop.py",
-        "return torch_stream(self.seed, purpose, self.run, self.iteration, epoch)",
+        "return torch_stream(self.seed, purpose, *self._names, epoch)",
         "return torch_stream(self.seed, purpose, self.iteration, epoch)",
         ("test_seeds.py::test_epoch_streams_depend_on_all_they_name",),
     ),

@@ -110,7 +110,9 @@ def test_values_are_those_of_the_cpu(layer_by_layer: Path, tmp_path: Path, monke
     monkeypatch.setattr(on_device, "held_together", counted)
     monkeypatch.setattr(comparison_worker, "held", None)
     assert computed(tmp_path, ordered())
-    assert passes == [8] * (1 + 4 + 1), "one forward pass each: the complete network, 4 others, and one for chance"
+    assert passes == [8] * (1 + 4 + 4 + 1), (
+        "one forward pass each: the complete network, 4 others, 4 of controls, one for chance"
+    )
     assert not computed(tmp_path, ordered()), "nothing is missing"
     same_tables(tmp_path, layer_by_layer)
     assert dtypes(tmp_path) == dtypes(layer_by_layer)

@@ -88,7 +88,9 @@ def test_plans() -> None:
     assert (COMPLETE, NetworkId(2, 4)) in iterations
     assert all(a.is_complete or a.run == b.run for a, b in iterations)
     assert len(pairs.planned("all", NETWORKS)) == 13 * 12 / 2
-    with pytest.raises(ValueError, match="there is no plan 'some'; there are complete, references, runs, iterations, all"):
+    with pytest.raises(
+        ValueError, match="there is no plan 'some'; there are complete, references, runs, iterations, all"
+    ):
         pairs.planned("some", NETWORKS)
 
 
