@@ -95,8 +95,8 @@ def with_kept(root: Storage, problem: str, asked: dict[str, Any]) -> dict[str, A
     except (FileNotFoundError, DamagedStore):  # a damaged request is written again
         extent = None
     kept = {name: None if extent is None else getattr(extent, name) for name in missing}
-    if kept.get("metrics"):
-        kept["metrics"] = tuple(filter(METRICS.__contains__, kept["metrics"])) or None
+    if extent is not None and "metrics" in kept:
+        kept["metrics"] = tuple(name for name in extent.metrics if name in METRICS) or None
     return asked | kept
 
 

@@ -128,7 +128,7 @@ def test_status_of_what_is_not(store: Path) -> None:
     assert lines[2] == "pruned networks 1 of 4 (1 in the store)"
     assert lines[3] == f"similarities {3 * (8 + 1) + 2} missing"  # cka of 8 layers, cosine of one; two of `out`
     assert lines[4] == "values by chance 2 missing"  # the cosine's, by two permutations; CKA's is a formula
-    assert lines[5] == f"standard errors {3 * (8 + 1) + 2} missing"
+    assert lines[5] == f"standard errors {3 * (8 + 1)} missing"
     assert lines[6:] == [
         "test logits 3 missing",
         "run 0: iterations 2 missing",
