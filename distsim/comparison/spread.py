@@ -255,15 +255,24 @@ class Jackknife:
                 several["reasons"].append(result["reason"])
         return {metric.name: found[metric.name] for metric in chosen}
 
+    @cached_property
+    def _blocked(self) -> BlockedPair:
+        """Return both sides' blocks of the kernel view. What metrics share is computed once."""
+        x = self.kernel or BlockedSide(self.pair.x.kernel, self.blocks)
+        return BlockedPair(x, BlockedSide(self.pair.y.kernel, self.blocks), self.pair.kernels)
+
+    @cached_property
+    def _blocked_now(self) -> BlockedPair:
+        """Return the same with numbers that are read at once."""
+        now = self.pair.now
+        return BlockedPair(self._blocked.x.now, BlockedSide(now.y.kernel, self.blocks), now.kernels)
+
     def _from_sums(self, metric: Metric) -> Several:
-        pair = self.pair
-        x = self.kernel or BlockedSide(pair.x.kernel, self.blocks)
+        assert metric.without is not None
         try:
-            values = _read(metric, BlockedPair(x, BlockedSide(pair.y.kernel, self.blocks), pair.kernels), pair.required)
+            values = _read(metric, self._blocked, self.pair.required)
             if values is None:
-                now = pair.now
-                y = BlockedSide(now.y.kernel, self.blocks)
-                values = computed(metric.without(BlockedPair(x.now, y, now.kernels)))  # type: ignore[misc]
+                values = computed(metric.without(self._blocked_now))
         except Undefined as reason:
             return missing(str(reason))
         return Several(values=list(values), reasons=[""] * BLOCKS)

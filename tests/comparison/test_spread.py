@@ -9,7 +9,7 @@ import pytest
 from distsim.comparison.devices import ON_CPU
 from distsim.comparison.layer import InMemory, Reference
 from distsim.comparison.spread import Taken
-from distsim.metrics import kernels
+from distsim.metrics import jackknife, kernels
 from distsim.metrics.channels import ChannelSide
 from distsim.metrics.jackknife import BLOCKS, kept, split, standard_error
 from distsim.metrics.registry import METRICS
@@ -113,6 +113,21 @@ def test_the_values_do_not_depend_on_what_is_measured_beside_them(shape: tuple[i
     order = np.arange(shape[0])[::-1].copy()
     read = Reference(layer(X), ("cka", "svcca", "nbs")).read(layer(Y), orders=[order], blocks=split(shape[0], 0))
     assert read.results() == alone
+
+
+def test_what_metrics_share_is_computed_once(shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both kinds of CKA need the same sums over blocks of both sides and of the pair."""
+    counts = {}
+    for names in (("cka",), ("cka", "cka_unbiased")):
+        calls: list[str] = []
+        with monkeypatch.context() as patch:
+            for name in ("_products_of_features", "_products_of_grams"):
+                made = getattr(jackknife, name)
+                patch.setattr(jackknife, name, lambda *given, made=made, name=name: calls.append(name) or made(*given))
+            X, Y = activations(shape)
+            Reference(layer(X), names).read(layer(Y), blocks=split(shape[0], 0)).without_blocks()
+        counts[names] = len(calls)
+    assert list(counts.values()) == [3, 3]
 
 
 def test_a_side_that_varies_in_one_block_only_has_no_standard_error() -> None:
