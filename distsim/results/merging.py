@@ -13,6 +13,7 @@ from distsim.results import figures, functional_figures
 from distsim.results.claims.images import remark
 from distsim.results.claims.papers import check
 from distsim.results.claims.study import Verdict
+from distsim.results.columns import TABLES
 from distsim.results.published import ENVIRONMENT, KEYS, PartRecord, Published, encoded
 from distsim.results.reduce import collect, current
 from distsim.results.tables import Tables, sorted_by, to_csv_bytes
@@ -269,6 +270,8 @@ def publish(study: Published, folder: Path) -> list[str]:
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
         (folder / name).write_bytes(content)
+    for name in set(map("{}.parquet".format, TABLES)) - set(files):
+        (folder / name).unlink(missing_ok=True)
     return sorted(files)
 
 

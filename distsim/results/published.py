@@ -89,7 +89,9 @@ class Published:
 
 def encoded(study: Published) -> dict[str, bytes]:
     """Return the files of a published study, by name. Equal studies give equal bytes, whatever the versions are."""
-    frames = study.tables.by_name | {"environments": study.environments}
+    tables = study.tables.by_name.items()
+    frames = {name: frame for name, frame in tables if len(frame) or name in OF_OLDER}  # what was not measured has none
+    frames["environments"] = study.environments
     files = {f"{name}.parquet": to_parquet_bytes(frame) for name, frame in frames.items()}
     record: StudyRecord = {
         "version": VERSION,

@@ -12,6 +12,7 @@ import pytest
 from pandas.testing import assert_frame_equal
 
 from distsim.cli.main import main
+from distsim.results.columns import OF_OLDER, TABLES
 from distsim.results.merging import claims_table, merge, of_store, publish
 from distsim.results.published import Published, read
 from distsim.results.tables import summarise
@@ -102,6 +103,16 @@ def test_what_is_written_is_read_again(study: Published, tmp_path: Path) -> None
     before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
     publish(merge([again], ["again"]), tmp_path)
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before, "made again, nothing changes"
+
+
+def test_what_was_not_measured_has_no_table(study: Published, kept: Path, tmp_path: Path) -> None:
+    shutil.copytree(kept, tmp_path, dirs_exist_ok=True)
+    left = tmp_path / "functional.parquet"  # of a study that was there before
+    left.write_bytes(b"")
+    publish(study, tmp_path)
+    assert {file.stem for file in tmp_path.glob("*.parquet")} == {*OF_OLDER, "environments"}
+    again = read(tmp_path).tables.by_name
+    assert [len(again[name]) for name in TABLES if name not in OF_OLDER] == [0, 0, 0]
 
 
 def test_runs_of_another_complete_network_are_kept_apart(study: Published) -> None:
