@@ -92,7 +92,7 @@ def test_of_an_empty_store_everything_is_missing(retention: str) -> None:
     assert lacking.comparisons == dict.fromkeys(networks(2, 3), ALL)
     assert lacking.networks == 7
     assert lacking.references == (COMPLETE,)
-    assert lacking.values == 6 * (5 + 5 + 6)
+    assert lacking.similarities == 6 * (5 + 5 + 6)
 
 
 @pytest.mark.parametrize("retention", ["reference", "all"])
@@ -151,7 +151,7 @@ def test_more_metrics_train_nothing() -> None:
     wanted = {"conv1": ("nbs",), "fc1": ("nbs",), "out": ("nbs", "cosine")}
     assert lacking.comparisons == dict.fromkeys(networks(2, 3), wanted)
     assert lacking.activations == tuple(networks(2, 3)), "what was dropped is written again, the complete one is there"
-    assert lacking.values == 6 * 4
+    assert lacking.similarities == 6 * 4
 
 
 def test_metrics_that_no_layer_has_need_nothing_but_the_networks() -> None:
@@ -362,7 +362,7 @@ def test_chance_levels_are_planned_and_keep_activations() -> None:
     assert wanted
     assert lacking.comparisons == {}
     assert lacking.chance == dict.fromkeys(wanted, ALL)
-    assert lacking.values == 16 * PERMUTATIONS * len(wanted)
+    assert lacking.by_chance == 16 * PERMUTATIONS * len(wanted)
     assert finished_with(sweep, there, lacking) == [network for network in pruned if network not in wanted]
 
 
