@@ -240,6 +240,24 @@ def test_where_only_tables_are_left_networks_are_trained_again(study: Path) -> N
     assert files(study) == before
 
 
+def test_rows_of_controls_and_of_another_complete_network_are_proven_too(tmp_path: Path) -> None:
+    """From their weights, and from networks that are trained again."""
+    store, controls = tmp_path / "store", ("--control", "retrain", "random", "--control-runs", 1)
+    smaller = ("--runs", 1, "--iterations", 2, "--complete", 2, "--metrics", "cka", "nbs")
+    assert run_script("digits", *TINY, *smaller, *controls, *HERE, "--storage", store).status == 0
+    study, on = published(store, tmp_path / "study"), "layer=conv2_2,metric=nbs"
+    rows = [
+        f"complete=0,control=retrain,run=0,iteration=2,{on}",
+        f"run=0,iteration=1,complete=1,{on}",
+        f"control=random,run=0,iteration=2,complete=1,{on}",
+    ]
+    for how in (("--store", store), ("--retrain",)):
+        result = distsim("prove", study, *rows, *how)
+        assert (result.status, result.err) == (0, ""), how
+        assert result.out.count(": equal\n") == 3, how
+        assert result.out.endswith("3 of 3 rows are proven\n")
+
+
 def test_a_changed_value_is_found_by_training_too(study: Path) -> None:
     moved(study, ROW, 1e-9)
     result = distsim("prove", study, ROW, "--retrain")
