@@ -6,7 +6,8 @@
 #
 # TIME       seconds that it may take (default: 540)
 # PRECISION  of training (default: bfloat16)
-# MORE       further flags of the sweep
+# MORE       further flags of the sweep, such as --control retrain: without it there are no controls, which take longer
+#            than 20 fused runs
 #
 # Where this version has the flags, 20 runs are fused and the network is compiled. Else it does as many runs as it can,
 # two more at a time. After each step $OUT has study.log, study.jsonl and study.tar, the study as `distsim merge` writes
@@ -23,6 +24,7 @@ has() { grep -q -- "$1" <<< "$help"; }
 flags=(--local --device "$DEVICE" --activations memory --precision "${PRECISION:-bfloat16}" --data "$DATA")
 runs="2 4 6 8 10 12 14 16 18 20"
 if has --fuse; then flags+=(--fuse 20) runs=20; fi
+if has --control; then flags+=(--control none); fi
 if has --compile && [ "$DEVICE" != cpu ]; then flags+=(--compile); fi
 if [ "$DEVICE" = cpu ]; then
     flags+=(--allow-slow --iterations 2 --epochs 1 --train-limit 256 --probe 100)

@@ -219,3 +219,9 @@ def test_small_studies_have_a_page_too(what: str) -> None:
     parsed = Parsed(page(made))
     assert "This rests on one run, pruned once, from one complete network" in parsed.text
     assert isinstance(made.identity, Identity)
+
+
+def test_what_a_mark_does_not_say_of_its_machine_is_not_known() -> None:
+    made = study()
+    environments = made.environments.assign(torch=float("nan"), blas=None)
+    assert "torch not known" in page(dataclasses.replace(made, environments=environments))

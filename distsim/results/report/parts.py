@@ -199,7 +199,7 @@ def _parts(study: Published) -> str:
 
 def _environments(study: Published) -> str:
     rows = []
-    for record in study.environments.astype("str").to_dict("records"):
+    for record in study.environments.astype("str").fillna("not known").to_dict("records"):
         versions = [f"{name} {record[name]}" for name in ("torch", "numpy", "python", "distsim") if name in record]
         rows.append(
             (text(record["environment"]), text(machine(record)), text(record["threads"]), text(", ".join(versions)))
