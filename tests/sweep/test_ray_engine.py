@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from faults.kills import Kill, Watch
 
+from distsim.callbacks import Event, Told
 from distsim.problems import PROBLEMS
 from distsim.results import reduce as results
 from distsim.specs import COMPLETE, Extent, NetworkId, Problem
@@ -25,7 +26,6 @@ from distsim.sweep.failures import SweepFailed
 from distsim.sweep.order import Prepared, prepare, take
 from distsim.sweep.plan import Chain
 from distsim.sweep.run import run
-from distsim.sweep.training_worker import Event
 
 ray = pytest.importorskip("ray", reason="Ray is not installed")
 
@@ -53,7 +53,7 @@ def ordered(runs: int, iterations: int, problem: Problem = SMALL, **choices: Any
 def by_ray(folder: Path, *orders: Prepared, tell: Callable[[Event], None] | None = None, seconds: int = 300) -> bool:
     root = Storage(folder)
     with not_for_ever(seconds):
-        return finished(root, RayEngine(root, None, False, tell), orders)
+        return finished(root, RayEngine(root, None, False, tell and Told(tell)), orders)
 
 
 def in_process(folder: Path, *orders: Prepared) -> bool:
