@@ -47,7 +47,7 @@ class Callback:
         """
 
     def on_activations(self, event: Event) -> None:
-        """Hear that a network's activations are written. Trainings on Ray do not call it. event : whose"""
+        """Hear that a network's activations are written; on Ray, once its run ends. event : whose"""
 
     def on_comparison(self, event: Event) -> None:
         """Hear that something was compared.

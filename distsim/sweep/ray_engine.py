@@ -344,7 +344,7 @@ class _Listener(tune.Callback):  # type: ignore[misc]
 
     def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
         if self._heard:
-            self._heard.ended(trial.config["task"])
+            self._heard.ended(trial.config["task"], whole=not (trial.last_result or {}).get("failed"))
 
     def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
         if self._heard:

@@ -36,9 +36,19 @@ class Trials:
             if chain.of_run == network.of_run and later:
                 self._begins(problem, chain.of_run.network(later[0]), later[-1])
 
-    def ended(self, number: int) -> None:
-        for event in events.ends(*self._tasks[number]):
+    def ended(self, number: int, whole: bool = False) -> None:
+        """Hear the end of a trial. whole : it has done all that it was to do"""
+        problem, pack = self._tasks[number]
+        for network in self._extracted(problem, pack) if whole else ():
+            self._watcher.on_activations(events.whose(problem, network))
+        for event in events.ends(problem, pack):
             self._watcher.on_chain_end(event)
+
+    def _extracted(self, problem: str, pack: tuple[Chain, ...] | int) -> list[NetworkId]:
+        if isinstance(pack, int):
+            stored = self._orders[problem].sweep.extent.activations == "store"
+            return [NetworkId(complete=pack)] * stored
+        return [chain.of_run.network(iteration) for chain in pack for iteration in chain.extract]
 
     def died(self, number: int, piece: str) -> None:
         self._watcher.on_died({"problem": self._tasks[number][0], "piece": piece})

@@ -2,7 +2,9 @@
 
 import io
 import re
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,7 @@ from distsim.specs import COMPLETE, NetworkId
 from distsim.store import Storage, SweepStore
 from distsim.store.epochs import epochs_kept
 from distsim.sweep.board import COLUMNS, Board, View
+from distsim.sweep.elsewhere import Elsewhere
 from distsim.sweep.live import rendered
 
 SMALL = ("--local", "--device", "cpu", "--train-limit", "100", "--probe", "50", "--runs", "1", "--iterations", "2")
@@ -144,6 +147,42 @@ def test_a_log_that_cannot_be_written(tmp_path: Path, place: str) -> None:
     assert re.fullmatch(rf"distsim: --log {re.escape(str(log))}: cannot write this file: .+\n", err)
 
 
+# --- a sweep that runs elsewhere -------------------------------------------------------------------------------------
+
+
+def test_a_sweep_is_watched_while_it_runs(tmp_path: Path) -> None:
+    with digits(tmp_path, "--epochs", 3000, "--quiet") as sweep:
+        sweep.until("log:")
+        store = SweepStore(Storage(tmp_path / "store"), "digits")
+        while not epochs_kept(store.storage):
+            assert sweep.process.poll() is None
+            time.sleep(0.5)
+        with Terminal([sys.executable, "-m", "distsim", "status", store.root.url, "--watch"]) as screen:
+            screen.until(f"process {sweep.process.pid} on ")
+            assert re.search(r"digits complete network +\d+ of 3000 ", screen.seen)
+            screen.type("\x03")
+            assert screen.status() == 130
+
+
+def test_watching_ends_when_everything_is_there(tmp_path: Path) -> None:
+    assert run_script("digits", *SMALL, "--epochs", 1, "--storage", tmp_path / "store").status == 0
+    elsewhere = Elsewhere([SweepStore(Storage(tmp_path / "store"), "digits")])
+    view = elsewhere.look()
+    assert elsewhere.done
+    assert view.rows == ()
+    assert view.lines[:2] == (("digits", "3 of 3 networks"), ("", "nothing else missing"))
+    assert view.lines[3] == ("driver", "none is at work here")
+    status, _, err = outcome(lambda: main(["status", str(tmp_path / "store"), "--watch"]))
+    assert status == 1, "this is no terminal"
+    assert err == "distsim: --watch needs a terminal that can show a display: without one, run distsim status again\n"
+
+
+def test_watching_needs_no_torch() -> None:
+    code = "import sys, distsim.sweep.elsewhere, distsim.sweep.live\n"
+    code += "print([name for name in ('torch', 'ray', 'pandas', 'matplotlib') if name in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"
+
+
 # --- Ctrl-C ----------------------------------------------------------------------------------------------------------
 
 
@@ -161,6 +200,15 @@ def test_ctrl_c_stops_where_nothing_is_lost(tmp_path: Path) -> None:
     assert said.endswith("--epochs 3000"), "the whole command"
     (beat,) = (tmp_path / "store/lease").glob("*.beat")
     assert beat.read_text() == "over", "the lease is released"
+    files = {path: path.stat().st_mtime_ns for path in (tmp_path / "store").rglob("*")}
+    with Terminal([sys.executable, "-m", "distsim", "status", tmp_path / "store", "--watch"]) as screen:
+        screen.until("none is at work here")
+        screen.type("\x03")
+        assert screen.status() == 130
+    assert re.search(rf"digits complete network +{epochs} of 3000 ", screen.seen)
+    assert re.search(r"digits +0 of 3 networks\b", screen.seen)
+    assert re.search(r"2 similarities, 5 values by chance missing", screen.seen)
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "store").rglob("*")} == files, "nothing is written"
 
 
 def test_what_was_stopped_goes_on_with_the_same_bits(tmp_path: Path) -> None:
