@@ -211,9 +211,13 @@ class Board(Callback):
         yield "in all", ", ".join(total)
 
     def _training_left(self, now: float) -> str:
-        under_way = sum(row.epoch * row.images for row in self._rows.values() if row.epoch < row.epochs)
-        images = _Count(self._images.done + under_way, self._images.of, self._images.since)
-        return images.left(now)
+        """Say how long the rest of the training takes at the present rate, or at that since the begin."""
+        rows = [row for row in self._rows.values() if row.epoch < row.epochs]
+        done = self._images.done + sum(row.epoch * row.images for row in rows)
+        rates = [row.rate for row in rows if row.rate]
+        if rates and done < self._images.of:
+            return f", about {duration((self._images.of - done) / sum(rates))} left"
+        return _Count(done, self._images.of, self._images.since).left(now)
 
 
 def _key(event: Event) -> Key:
