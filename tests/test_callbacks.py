@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import terminal
 import torch
 
 import distsim
@@ -154,3 +155,21 @@ def test_the_other_examples_are_python() -> None:
         names = set(re.findall(r"def (on_\w+)", block))
         assert names <= set(METHODS)
         compile(block, "watching.md", "exec")
+
+
+ON_A_TERMINAL = """
+import sys, distsim
+few = {"runs": 1, "iterations": 1, "epochs": 1, "train_limit": 100, "probe": 50, "device": "cpu"}
+few |= {"metrics": "cosine", "measure": (), "control": "none", "chance": False}
+distsim.run("digits", storage=sys.argv[0] + ".store", **few)
+print("what comes afterwards")
+"""
+
+
+def test_run_shows_a_display_on_a_terminal(tmp_path: Path) -> None:
+    with terminal.python(ON_A_TERMINAL, tmp_path) as screen:
+        assert screen.status() == 0
+    assert re.search(r"digits run 0 +1 of 1 +0 of 1 ", screen.seen)
+    assert "2 of 2 networks, " in screen.seen
+    assert "accuracy 0." not in screen.seen, "no lines"
+    assert screen.seen.endswith("what comes afterwards\n\n")
