@@ -17,11 +17,13 @@ if TYPE_CHECKING:
     from distsim.api.problem import Problem, Pruning, Recipe
     from distsim.api.running import run
     from distsim.api.study import Study
+    from distsim.callbacks import Callback
     from distsim.comparison.models import compare
 
-__all__ = ["Problem", "Pruning", "Recipe", "Study", "__version__", "compare", "metrics", "open", "run"]
+__all__ = ["Callback", "Problem", "Pruning", "Recipe", "Study", "__version__", "compare", "metrics", "open", "run"]
 
 _PLACES = {
+    "Callback": "distsim.callbacks",
     "Problem": "distsim.api.problem",
     "Pruning": "distsim.api.problem",
     "Recipe": "distsim.api.problem",

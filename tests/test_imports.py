@@ -16,7 +16,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # Every module, from the ground up. A module imports from those before it only, also inside its functions.
 ORDER = """
 _version
-trace plotting seeds
+trace stopping callbacks words plotting seeds
 metrics: reads rounding arrays linalg polar roots channels cosine kernels jackknife
 metrics: functional mean_cca pwcca svcca channels_only null cka distances dimension nbs
 metrics: rsa neighbours soft_matching predictivity . registry
@@ -35,12 +35,13 @@ results: . claims nulls columns tables functional claims.study marks beside pane
 results: claims.parts pairs committed reduce claims.papers claims.images claims.multiverse published merging rows ladder
 results: report claims.words report.words report.arrays report.sentences report.parts report.page report.writing
 sweep: . beside cost training_memory exact behaviour kept_behaviour extraction failures
-sweep: plan jobs cluster own_code stored_models
-sweep: on_device comparison_worker order training_worker engine ray_cluster ray_engine forecast pairs run status at_work
+sweep: plan jobs cluster own_code stored_models events
+sweep: on_device comparison_worker order training_worker trials engine ray_cluster ray_engine forecast pairs run status
+sweep: kept board elsewhere live at_work
 sweep: proof retraining ladder
 verify: . report unfinished networks derived descriptions lineage walk store repair
 api: . arguments problem data drawing network study published opening running
-cli: ending . arguments doctor doctor_gpu output run studies proving commands reporting claiming ladder sweeps
+cli: ending . arguments doctor doctor_gpu output progress run studies proving commands reporting claiming ladder sweeps
 cli: sweep_command main __main__
 script stages __main__
 """

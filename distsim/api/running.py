@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import functools
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from distsim.specs.fields import Positive, require
 
 if TYPE_CHECKING:
     from distsim.api.study import Study
+    from distsim.callbacks import Callback
     from distsim.store import Storage
     from distsim.sweep.order import Prepared
 
@@ -63,6 +65,7 @@ def run(
     allow_drift: bool = False,
     allow_slow: bool = False,
     progress: Progress = True,
+    callbacks: list[Callback] | tuple[Callback, ...] = (),
 ) -> Study:
     """Bring a store to what is asked for, and return the study in it. The same call again resumes or extends it.
 
@@ -72,7 +75,9 @@ def run(
     storage : a folder or a URL; by default results/ and the first problem's name
     local : everything in this process, in order; False uses Ray, on this machine or at `address`
     control : "retrain", "random", both as a list, or "none"; None: both for a new study, as before for another
-    progress : True prints a line for each network, False nothing; a function gets a dictionary for each network
+    progress : True shows a live display on a terminal and elsewhere a line for each network, False nothing; a function
+        gets a dictionary for each network
+    callbacks : objects that hear how the sweep gets on, as `distsim.Callback` says; an error in one becomes a warning
     metrics, measure, permutations : None for what the store was asked for last, of a new one the default ones;
         measure=() for nothing beside the values
     The others are the flags of the sweep scripts, whose --help explains them.
@@ -85,6 +90,7 @@ def run(
     problems = _problems(problem)
     where = f"results/{problems[0].name}" if storage is None else storage
     _check_settings(where, local, address, threads, device, progress)
+    _check_callbacks(callbacks)
     for name in ("download", "allow_drift", "allow_slow"):
         require(name, given[name], bool)
     for name in ("cpus", "gpus"):
@@ -110,7 +116,7 @@ def run(
     with new_root(where) as root:
         asked = {each.name: with_kept(root, each.name, request) for each in problems}
         sweeps = [_prepared(each, data, reductions, asked[each.name]) for each in problems]
-        return _studied(sweeps, root, progress, **how)
+        return _studied(sweeps, root, progress, callbacks, **how)
 
 
 def _controls(control: Any) -> tuple[str, ...] | None:
@@ -125,15 +131,17 @@ def _controls(control: Any) -> tuple[str, ...] | None:
     return tuple(name for name in specs.CONTROLS if name in names)
 
 
-def _studied(sweeps: list[Prepared], root: Storage, progress: Progress, **how: Any) -> Study:
+def _studied(
+    sweeps: list[Prepared], root: Storage, progress: Progress, callbacks: Iterable[Callback], **how: Any
+) -> Study:
     """Do what the store lacks of these sweeps, and return the study in it. how : as for `carry_out`"""
     from distsim.api.study import Study
+    from distsim.callbacks import Guarded, Several
     from distsim.store import SweepStore
     from distsim.sweep.at_work import carry_out
 
-    say = print if progress is True else lambda line: None
-    tell = functools.partial(_report, progress)
-    carry_out(sweeps, root, **how, say=say, tell=tell)
+    with _shown(progress, root, how["local"]) as (say, shown):
+        carry_out(sweeps, root, **how, say=say, watcher=Several([shown, *map(Guarded, callbacks)]))
     return Study([SweepStore(root, sweep.name) for sweep in sweeps], {sweep.name: sweep.dataset for sweep in sweeps})
 
 
@@ -150,13 +158,33 @@ def _check_settings(storage: Any, local: Any, address: Any, threads: Any, device
         raise ValueError(f"storage must be a folder or a URL, got {specs.shown(storage)}")
 
 
-def _report(progress: Progress, event: dict[str, Any]) -> None:
-    from distsim.sweep.engine import describe
+def _check_callbacks(callbacks: Any) -> None:
+    """Raise ValueError for callbacks that would hear nothing."""
+    from distsim.callbacks import METHODS
 
-    if callable(progress):
-        progress(event)
-    elif progress:
-        print(describe(event))
+    if not isinstance(callbacks, list | tuple):
+        raise ValueError(f"callbacks must be a list of distsim.Callback, got {specs.shown(callbacks)}")
+    for callback in callbacks:
+        if isinstance(callback, type) or not any(callable(getattr(callback, name, None)) for name in METHODS):
+            raise ValueError(
+                f"callbacks: each must have methods of distsim.Callback, such as on_epoch, got {specs.shown(callback)}"
+            )
+
+
+@contextlib.contextmanager
+def _shown(progress: Progress, root: Storage, local: bool) -> Iterator[tuple[Callable[[str], None], Callback]]:
+    """Show a sweep while the block lasts. Yield what gets its sentences, and the callback that gets its events."""
+    from distsim.callbacks import Callback, Told
+    from distsim.sweep.engine import Lines
+    from distsim.sweep.live import Display, shows
+
+    if progress is True and shows(sys.stdout, sys.stderr):
+        with Display(root, from_store=not local) as display:
+            yield display.say, display
+    elif progress is True:
+        yield print, Lines(print)
+    else:
+        yield lambda line: None, Told(progress) if callable(progress) else Callback()
 
 
 def _prepared(problem: specs.Problem, data: Any, reductions: dict[str, Any], request: dict[str, Any]) -> Prepared:

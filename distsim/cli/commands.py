@@ -107,9 +107,25 @@ def do_status(flags: argparse.Namespace) -> int:
     """
     from distsim.sweep.status import status
 
-    for store in stores_of(flags):
+    stores = stores_of(flags)
+    if flags.watch:
+        _watch(stores)
+    for store in stores:
         print(status(store))
     return 0
+
+
+def _watch(stores: list[Any]) -> None:
+    """Show how the sweeps of a store get on, until they are done. Ctrl-C ends it. ValueError: this is no terminal."""
+    import sys
+
+    from distsim.sweep.elsewhere import Elsewhere
+    from distsim.sweep.live import shows, watched
+
+    if not shows(sys.stdout):
+        raise ValueError("--watch needs a terminal that can show a display: without one, run distsim status again")
+    elsewhere = Elsewhere(stores)
+    watched(elsewhere.look, lambda: elsewhere.done)
 
 
 def do_compare(flags: argparse.Namespace) -> int:

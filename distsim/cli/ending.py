@@ -4,7 +4,7 @@ A command that a signal ends has the status that a shell gives it, 128 and the s
 after SIGTERM, 129 after the terminal has gone. One whose output has no reader (`| head -1`) has 141 and says nothing,
 like a program that SIGPIPE kills. Python ignores that signal, since a connection to a store can send it too.
 
-This module imports the standard library only: it is there before anything that takes seconds to import.
+This module imports hardly more than the standard library: it is there before anything that takes seconds to import.
 """
 
 import contextlib
@@ -16,6 +16,8 @@ import threading
 from collections.abc import Iterator
 from types import FrameType
 from typing import Any
+
+from distsim import stopping
 
 NO_READER = 141  # 128 and the number of SIGPIPE, which Windows does not have
 INTERRUPTED = "interrupted; run the same command again to go on from here"
@@ -46,6 +48,9 @@ class _Reason:
     """Why the command ends. Ray raises a KeyboardInterrupt of its own in the place of ours, so it is kept here."""
 
     ended: Ended | None = None
+    typed = False  # whether sys.argv says what the command is
+    gentle = False  # whether the first Ctrl-C only asks the work to stop
+    shown = False  # whether a display says so
 
 
 def reason(error: KeyboardInterrupt | None = None) -> Ended | None:
@@ -69,9 +74,17 @@ def _end(ended: Ended) -> Ended:
 def _on_signal(number: int, frame: FrameType | None) -> None:
     """End the command by raising `Ended`. While a module is imported, end the process instead.
 
+    In the block of `gently`, the first Ctrl-C does neither.
+
     Libraries print a traceback of what is raised while they are imported, or make another error of it. Nothing is lost
     by ending there: what is committed stays, and the store's lease is over with its process.
     """
+    if number == signal.SIGINT and _Reason.gentle and not stopping.asked():
+        stopping.ask()
+        if not _Reason.shown:
+            with contextlib.suppress(OSError, ValueError, AttributeError):  # no print: one may be under way
+                os.write(sys.stderr.fileno(), f"distsim: {stopping.SAID}\n".encode())
+        return
     ended = _end(Ended(SIGNALS[signal.Signals(number).name], 128 + number))
     if _importing(frame):
         say(ended.said)
@@ -87,10 +100,40 @@ def _importing(frame: FrameType | None) -> bool:
     return False
 
 
+def in_a_terminal() -> bool:
+    """Return whether somebody at a terminal reads what is said on stderr."""
+    with contextlib.suppress(AttributeError, ValueError):  # it is closed, or only looks like a file
+        return sys.stderr.isatty()
+    return False
+
+
+def was_typed() -> bool:
+    """Return whether sys.argv says what the command is."""
+    return _Reason.typed
+
+
 @contextlib.contextmanager
-def early_ends() -> Iterator[None]:
-    """In a `with` block, make signals and unwritable output raise `Ended`. A signal that is ignored stays ignored."""
-    _Reason.ended = None
+def gently(shown: bool) -> Iterator[None]:
+    """In a `with` block, let the first Ctrl-C in a terminal ask the work to stop where nothing is lost.
+
+    shown : a display says that it was asked
+    """
+    stopping.forget()
+    _Reason.gentle, _Reason.shown = in_a_terminal(), shown
+    try:
+        yield
+    finally:
+        _Reason.gentle = False
+        stopping.forget()
+
+
+@contextlib.contextmanager
+def early_ends(typed: bool = True) -> Iterator[None]:
+    """In a `with` block, make signals and unwritable output raise `Ended`. A signal that is ignored stays ignored.
+
+    typed : sys.argv says what the command is
+    """
+    _Reason.ended, _Reason.typed = None, typed
     _open_streams()
     before: dict[int, Any] = {}
     if threading.current_thread() is threading.main_thread():

@@ -12,6 +12,7 @@ from distsim.cli.claiming import flags as claims_flags
 from distsim.cli.ladder import do_ladder
 from distsim.cli.ladder import flags as ladder_flags
 from distsim.cli.output import reported
+from distsim.cli.progress import flags as progress_flags
 from distsim.cli.proving import do_prove
 from distsim.cli.reporting import do_report
 from distsim.cli.reporting import flags as report_flags
@@ -37,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             parser.error(f"unrecognized arguments: {' '.join(rest)}")
         return flags.command(flags)
 
-    return reported(carry_out)
+    return reported(carry_out, typed=arguments is None)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -66,7 +67,11 @@ def _parser() -> argparse.ArgumentParser:
     _own_code(run)
     _run_flags(run)
     measure_flags(run)
-    command("status", work.do_status, "show what a store holds and what is missing")
+    progress_flags(run)
+    status = command("status", work.do_status, "show what a store holds and what is missing", "results/cifar2 --watch")
+    status.add_argument(
+        "--watch", action="store_true", help="show it again and again, until everything that was asked for is there"
+    )
     compare = command(
         "compare",
         work.do_compare,
@@ -75,6 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     _workplace(compare)
     _own_code(compare)
+    progress_flags(compare)
     compare.add_argument("--metrics", nargs="+", metavar="NAME", help="metrics to compute (default: as last asked for)")
     pairs = command(
         "pairs", work.do_pairs, "compare a store's networks with each other", "results/cifar2 --plan iterations"

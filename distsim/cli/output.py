@@ -10,13 +10,13 @@ from typing import Any
 from distsim.cli.ending import NO_MEMORY, early_ends, lacks_memory, reason, say
 
 
-def reported(work: Any) -> int:
-    """Do the work and return the exit status.
+def reported(work: Any, typed: bool = True) -> int:
+    """Do the work and return the exit status. typed : the work is what sys.argv says
 
     An error that a user can act on becomes one sentence on stderr and status 1. `distsim.cli.ending` says how signals,
     and output without a reader, end it.
     """
-    with early_ends():
+    with early_ends(typed):
         try:
             with warnings.catch_warnings():
                 warnings.showwarning = _one_sentence
@@ -81,10 +81,15 @@ _usual = warnings.showwarning
 
 def _one_sentence(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
     """Print what distsim warns of as a sentence on stderr. Other warnings keep the line of code that they are about."""
-    if category is UserWarning or category.__module__.startswith("distsim."):
+    if is_own(category):
         say(one_line(message))
     else:
         _usual(message, category, *where, **more)
+
+
+def is_own(category: type[Warning]) -> bool:
+    """Return whether distsim warns of this, and not a library."""
+    return category is UserWarning or category.__module__.startswith("distsim.")
 
 
 def one_line(said: object) -> str:

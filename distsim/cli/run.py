@@ -4,6 +4,7 @@ import argparse
 from typing import Any
 
 from distsim.cli.output import print_line
+from distsim.cli.progress import reporting, saying_what_is_kept
 
 
 def finish(orders: list[Any], root: Any, flags: argparse.Namespace) -> None:
@@ -11,10 +12,11 @@ def finish(orders: list[Any], root: Any, flags: argparse.Namespace) -> None:
     from distsim.results import text
     from distsim.results.reduce import read_tables
     from distsim.sweep.at_work import carry_out
-    from distsim.sweep.engine import describe
 
     asked = {name: getattr(flags, name) for name in ("local", "address", "allow_drift", "allow_slow")}
-    if not carry_out(orders, root, **asked, say=print_line, tell=lambda event: print_line(describe(event))):
+    with saying_what_is_kept(orders, root), reporting(root, flags) as report:
+        worked = carry_out(orders, root, **asked, say=report.say, watcher=report.watcher)
+    if not worked:
         print_line("nothing is missing: the store holds everything that was asked for")
     for order in orders:
         extent = order.sweep.extent

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from fnmatch import fnmatchcase
 from typing import Any, get_args
 
+from distsim.cli import progress
 from distsim.cli.arguments import cluster, control_flags, measure_flags, measured, positive, resolved_device, whole
 from distsim.cli.output import reported
 from distsim.cli.run import finish, foresee
@@ -37,7 +38,8 @@ def main(*problems: Problem, arguments: Sequence[str] | None = None, **defaults:
 
     arguments : the command line, sys.argv's by default. defaults : values for flags that this study sets itself.
     """
-    return reported(lambda: run_flags(problems, parser_for(problems, defaults).parse_args(arguments)))
+    typed = arguments is None
+    return reported(lambda: run_flags(problems, parser_for(problems, defaults).parse_args(arguments)), typed)
 
 
 def parser_for(problems: Sequence[Problem], defaults: dict[str, Any]) -> argparse.ArgumentParser:
@@ -67,6 +69,7 @@ def add_flags(parser: argparse.ArgumentParser, problems: Sequence[Problem]) -> N
     _data_flags(parser, problems)
     _place_flags(parser, f"results/{problems[0].name}")
     _numbers_flags(parser)
+    progress.flags(parser.add_argument_group("what is shown"))
 
 
 def run_flags(problems: Sequence[Problem], flags: argparse.Namespace) -> int:

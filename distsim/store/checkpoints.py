@@ -13,7 +13,7 @@ from typing import Any
 
 import safetensors.torch
 
-from distsim import trace
+from distsim import stopping, trace
 from distsim.specs import canonical_json
 from distsim.store.epochs import CHECKPOINT, EPOCHS
 from distsim.store.storage import Storage, StorageError
@@ -46,10 +46,14 @@ class StoredCheckpoints:
         return {len(checkpoint.values["losses"]): checkpoint for checkpoint in read if checkpoint is not None}
 
     def offer(self, make: Callable[[], Checkpoint]) -> None:
-        """Make and write a checkpoint, unless it is too early for one. A failed write is ignored."""
-        if self._pace.due():
+        """Make and write a checkpoint, unless it is too early for one. A failed write is ignored.
+
+        Stopped: the user has asked for it. Then a checkpoint is never too early.
+        """
+        if self._pace.due() or stopping.asked():
             with _kept(self.folder, self._pace):
                 self.delete(self.write(make()))
+        stopping.here()
 
     def write(self, checkpoint: Checkpoint) -> list[str]:
         """Write a checkpoint, and return the paths of older ones. StorageError: it cannot be written."""
@@ -99,12 +103,16 @@ class StoredGroupCheckpoints:
         return {run: by_epochs[max(shared)] for run, by_epochs in kept.items()} if shared else {}
 
     def offer(self, make: Callable[[], Iterable[tuple[int, Checkpoint]]]) -> None:
-        """Make and write each run's checkpoint of one epoch, unless it is too early. A failed write is ignored."""
-        if self._pace.due():
+        """Make and write each run's checkpoint of one epoch, unless it is too early. A failed write is ignored.
+
+        Stopped: the user has asked for it. Then a checkpoint is never too early.
+        """
+        if self._pace.due() or stopping.asked():
             with _kept(", ".join(part.folder for part in self._parts.values()), self._pace):
                 written = [(self._parts[run], self._parts[run].write(checkpoint)) for run, checkpoint in make()]
                 for part, older in written:
                     part.delete(older)
+        stopping.here()
 
 
 class _Pace:

@@ -144,6 +144,21 @@ class Lease:
                 return
 
 
+def driver(root: Storage) -> tuple[str, bytes] | None:
+    """Return who holds the lease, in words, and its last sign of life; None if nobody does. Nothing is written."""
+    last = _highest(_FILE, root.sizes(FOLDER))
+    beat = root.get(_path(last, "beat"), most=2**16) if last else b"over"
+    if beat == b"over":
+        return None
+    holder = _read(root.get(_path(last), most=2**16))
+    if _lives(holder) is False:
+        return None
+    return (
+        f"process {holder.get('pid', '?')} on {holder.get('host', '?')}, since {holder.get('since', '?')}",
+        beat or b"",
+    )
+
+
 _held: set[Lease] = set()
 
 

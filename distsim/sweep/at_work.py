@@ -4,13 +4,13 @@ import contextlib
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
+from distsim.callbacks import Callback
 from distsim.store import Lease, Storage, StorageError, problems_in
 from distsim.store.fenced import finish
 from distsim.sweep.cluster import require_answer
 
 if TYPE_CHECKING:  # PyTorch takes seconds to import; writing tables needs the lease only
     from distsim.sweep.order import Prepared
-    from distsim.sweep.training_worker import Event
 
 Say = Callable[[str], None]
 
@@ -24,13 +24,13 @@ def carry_out(
     allow_drift: bool = False,
     allow_slow: bool = False,
     say: Say = print,
-    tell: "Callable[[Event], None] | None" = None,
+    watcher: Callback | None = None,
 ) -> bool:
     """Do what the store lacks of these sweeps. Return False if nothing was missing.
 
     local : work in this process; otherwise on Ray, on the cluster at `address` or on this machine if it is None
     say : gets sentences about what comes next
-    tell : gets an event for each finished network
+    watcher : hears how it gets on
     allow_slow : train also where this takes many times as long as it need
 
     TooSlow: the machine that trains has no instructions for the precision, which this one can say of itself only.
@@ -47,10 +47,10 @@ def carry_out(
     with at_work(root, one_writer=local, say=say) as check:
         take(orders, root, here=address is None, say=say)
         if local:
-            return run(orders, root, LocalEngine(root, allow_drift, tell, allow_slow), say, check)
+            return run(orders, root, LocalEngine(root, allow_drift, watcher, allow_slow), say, check)
         from distsim.sweep.ray_engine import RayEngine
 
-        with RayEngine(root, address, allow_drift, tell, allow_slow) as engine:
+        with RayEngine(root, address, allow_drift, watcher, allow_slow) as engine:
             return run(orders, root, engine, say, check)
 
 

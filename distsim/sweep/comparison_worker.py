@@ -71,8 +71,11 @@ class ComparisonWorker:
         self._device: str = sweep.device  # as distsim.comparison names it
 
     @SWITCH.float32()
-    def compare(self, job: Job) -> list[str]:
-        """Compute and commit what the job asks for. Return a sentence for each network that cannot be compared."""
+    def compare(self, job: Job, heard: Callable[[], object] = lambda: None) -> list[str]:
+        """Compute and commit what the job asks for. Return a sentence for each network that cannot be compared.
+
+        heard : called after each layer of a network that is compared alone
+        """
         if isinstance(job, PairJob):
             with threads(self.sweep.identity.threads):
                 return attempt(f"{job.problem}, layer {job.layer}", self._compare_pairs, job)
@@ -88,6 +91,7 @@ class ComparisonWorker:
                     return failures + unusable
                 label = f"{job.problem}, {network.label}, layer {job.layer}"
                 failures += attempt(label, self._compare, job, network)
+                heard()
         return failures
 
     @SWITCH.float32()

@@ -21,6 +21,8 @@ from distsim.seeds import torch_stream
 from distsim.specs import Problem
 from distsim.training.fused_stepper import FusedStepper
 from distsim.training.stepper import Arithmetic, State, Stepper, fix_workspace, settle
+from distsim.words import duration as duration
+from distsim.words import readable as readable
 
 READING = 0.5e9  # bytes a second that one process reads and decodes, or computes in a forward pass
 EIGENVALUES = 4  # times as long as a product of as many FLOPs
@@ -321,21 +323,3 @@ class _FusedLane(_Lane):
     def _begin(self, order: torch.Tensor, draws: State, rates: list[float], seeds: range) -> None:
         together = {name: values.expand(self._fuse, *values.shape) for name, values in draws.items()}
         super()._begin(order.expand(self._fuse, -1), together, rates, seeds)
-
-
-def duration(seconds: float) -> str:
-    """Return a duration in words, such as "12 min"."""
-    if seconds < 90:
-        return f"{max(1, round(seconds))} s"
-    if seconds < 5400:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"
-
-
-def readable(size: float) -> str:
-    """Return a number of bytes in words, such as "3.4 GB"."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:.3g} {unit}"
-        size /= 1000
-    return f"{size:.3g} TB"

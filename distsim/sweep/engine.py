@@ -1,22 +1,28 @@
 """Engines, which do the work: their protocol, and the engine that works in this process."""
 
+import itertools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
+from distsim import stopping
+from distsim.callbacks import Callback, Event
 from distsim.processor import cores
 from distsim.specs import NetworkId, Sweep
 from distsim.store import Storage, SweepStore
+from distsim.sweep import events
 from distsim.sweep.comparison_worker import ComparisonWorker
 from distsim.sweep.failures import attempt
-from distsim.sweep.jobs import Job
+from distsim.sweep.jobs import Job, pieces
 from distsim.sweep.order import Prepared
 from distsim.sweep.plan import Chain, runs_of, trials_of
-from distsim.sweep.training_worker import Event, TrainingWorker
+from distsim.sweep.training_worker import TrainingWorker
 
 
 class Engine(Protocol):
     """What does the work: this process, or Ray. `train` and `compare` return one sentence for each lasting failure."""
+
+    watcher: Callback
 
     @property
     def here(self) -> bool:
@@ -65,7 +71,7 @@ def writers(sweep: Sweep) -> int | None:
 class LocalEngine:
     """The engine that works in this process. On a CPU it works in order, and breakpoints work.
 
-    The bytes are those that Ray writes.
+    The bytes are those that Ray writes. Where the user asks it to stop (`distsim.stopping`), it raises Stopped.
     """
 
     here = True
@@ -74,11 +80,11 @@ class LocalEngine:
         self,
         root: Storage,
         allow_drift: bool = False,
-        tell: Callable[[Event], None] | None = None,
+        watcher: Callback | None = None,
         allow_slow: bool = False,
     ) -> None:
         self.root, self.allow_drift, self.allow_slow = root, allow_drift, allow_slow
-        self.tell = tell or (lambda event: None)
+        self.watcher = watcher or Callback()
 
     def slots(self, orders: list[Prepared]) -> int:
         return 1
@@ -101,6 +107,7 @@ class LocalEngine:
                 beside(order.sweep),
                 self.allow_slow,
                 writers(order.sweep),
+                self.watcher,
             )
             absent = set()
             for number in sorted(number for of, number in complete if of == name):
@@ -108,16 +115,24 @@ class LocalEngine:
                 failed = attempt(f"{name}, {label}", self._complete, worker, number)
                 absent |= {number} if failed else set()
                 failures += failed
+                self._ended(name, number)
             for pack in trials_of(order.sweep, [chain for chain in chains[name] if chain.complete not in absent]):
                 failures += attempt(f"{name}, {runs_of(pack)}", self._chains, worker, pack, failures.append)
+                self._ended(name, pack)
         return failures
 
     def _complete(self, worker: TrainingWorker, number: int) -> None:
-        self.tell(worker.complete(number))
+        self.watcher.on_network(worker.complete(number))
 
     def _chains(self, worker: TrainingWorker, pack: Sequence[Chain], failed: Callable[[str], None]) -> None:
         for event in worker.chains(pack, failed):
-            self.tell(event)
+            self.watcher.on_network(event)
+
+    def _ended(self, problem: str, pack: Sequence[Chain] | int) -> None:
+        """Tell that a trial has ended, and stop here if that is asked for."""
+        for event in events.ends(problem, pack):
+            self.watcher.on_chain_end(event)
+        stopping.here()
 
     def compare(self, orders: list[Prepared], jobs: Sequence[Job]) -> list[str]:
         workers = {
@@ -126,10 +141,32 @@ class LocalEngine:
             )
             for order in orders
         }
-        failures = []
+        failures, done, whole = [], 0, sum(map(pieces, jobs))
         for job in jobs:
-            failures += workers[job.problem].compare(job)
+            compared = itertools.count(done + 1)
+
+            def heard(compared: Iterator[int] = compared) -> None:
+                self.watcher.on_comparison({"done": next(compared), "of": whole})
+                stopping.here()
+
+            failures += workers[job.problem].compare(job, heard)
+            done += pieces(job)
+            self.watcher.on_comparison({"done": done, "of": whole})
+            stopping.here()
         return failures
+
+
+class Lines(Callback):
+    """A callback that says a line for each finished network, and for each worker that died."""
+
+    def __init__(self, say: Callable[[str], object]) -> None:
+        self._say = say
+
+    def on_network(self, event: Event) -> None:
+        self._say(describe(event))
+
+    def on_died(self, event: Event) -> None:
+        self._say(describe(event | {"died": True}))
 
 
 def describe(event: Event) -> str:

@@ -158,6 +158,17 @@ def training_warnings(
     return list(dict.fromkeys(filter(None, said)))
 
 
+def to_do(order: Prepared, lacking: Missing) -> dict[str, int]:
+    """Return what there is to do of a sweep, in numbers (`distsim.callbacks.Callback.on_begin`)."""
+    extent = order.sweep.extent
+    return {
+        "networks": lacking.networks,
+        "in_all": len(extent.networks) + extent.complete,
+        "images": _images(order, lacking),
+        "activations": len(lacking.activations),
+    }
+
+
 def work_sentence(order: Prepared, lacking: Missing) -> str:
     """Return what a sweep still lacks, in words."""
     parts = []

@@ -111,6 +111,11 @@ class PairJob:
 Job = Comparison | NetworkComparison | PairJob
 
 
+def pieces(job: Job) -> int:
+    """Return how many layers of networks, or pairs of them, a job compares."""
+    return len(job.pairs) if isinstance(job, PairJob) else sum(len(layer.networks) for layer in job.layers)
+
+
 def by_network(sweep: Sweep) -> bool:
     """Return whether networks are compared one after the other with all their layers, and not layer by layer.
 

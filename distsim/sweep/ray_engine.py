@@ -21,6 +21,7 @@ from ray.exceptions import RayActorError, RayError
 from ray.tune.execution import class_cache
 from ray.tune.search import Searcher
 
+from distsim.callbacks import Callback
 from distsim.data import Dataset
 from distsim.metrics.registry import BUILT_IN, METRICS, Metric
 from distsim.models import MODELS
@@ -31,17 +32,17 @@ from distsim.sweep import own_code, ray_cluster
 from distsim.sweep.cluster import ClusterLost
 from distsim.sweep.comparison_worker import ComparisonWorker
 from distsim.sweep.failures import attempt, last_line
-from distsim.sweep.jobs import Job
+from distsim.sweep.jobs import Job, pieces
 from distsim.sweep.order import Prepared
 from distsim.sweep.plan import Chain, runs_of, trials_of
 from distsim.sweep.ray_cluster import LOOKS, Watch, bundle_of, require_room, room_for, slot
-from distsim.sweep.training_worker import Event, TrainingWorker
+from distsim.sweep.training_worker import TrainingWorker
+from distsim.sweep.trials import Task, Trials
 
 # Tune passes the driver's AWS_SECRET_ACCESS_KEY to its actors in their runtime_env, which Ray writes into its logs.
 # Workers get it from the environment in which Ray was started. Done on import: Tune may run in another process.
 class_cache.ENV_VARS_TO_PROPAGATE = {name for name in class_cache.ENV_VARS_TO_PROPAGATE if not name.startswith("AWS_")}
 RETRIES = 3  # of a trial or a comparison whose worker died; EXPECTED failures are not retried
-Task = tuple[str, tuple[Chain, ...] | int]  # a problem's complete network, by its number, or some of its chains
 
 
 class RayEngine:
@@ -52,11 +53,11 @@ class RayEngine:
         root: Storage,
         address: str | None,
         allow_drift: bool,
-        tell: Callable[[Event], None] | None = None,
+        watcher: Callback | None = None,
         allow_slow: bool = False,
     ) -> None:
         self.root, self.address, self.allow_drift, self.allow_slow = root, address, allow_drift, allow_slow
-        self.tell = tell or (lambda event: None)
+        self.watcher = watcher or Callback()
         self._started = False
         self._watch: Watch | None = None
 
@@ -139,7 +140,7 @@ class RayEngine:
                         name=time.strftime("%Y%m%d-%H%M%S-") + uuid.uuid4().hex[:6],
                         storage_path=_tune_path(self.root),
                         verbose=0,
-                        callbacks=[_Listener(self.tell, self._check)],
+                        callbacks=[_Listener(Trials(self.watcher, orders, tasks), self._check)],
                         failure_config=tune.FailureConfig(max_failures=RETRIES),
                     ),
                 ).fit()
@@ -164,7 +165,7 @@ class RayEngine:
         waiting = deque((job, 0) for job in jobs)
         running: dict[Any, tuple[Job, int, Any]] = {}
         idle: list[Any] = []
-        started, failures = 0, []
+        started, failures, compared, whole = 0, list[str](), 0, sum(map(pieces, jobs))
         slots = self.slots(orders)
         shared = [
             ray.put((order.sweep, order.dataset if order.sweep.extent.activations == "memory" else None))
@@ -190,6 +191,8 @@ class RayEngine:
             try:
                 failures += ray.get(done)
                 idle.append(actor)
+                compared += pieces(job)
+                self.watcher.on_comparison({"done": compared, "of": whole})
             except RayActorError as error:  # the worker or its node died; its commits stay
                 ray.kill(actor)  # it may only be unreachable, and would keep its slot if it came back
                 started -= 1
@@ -318,10 +321,10 @@ class _Lost(BaseException):
 
 
 class _Listener(tune.Callback):  # type: ignore[misc]
-    """A callback that passes the trials' reports on to `tell`, and calls `check` ten times a second."""
+    """A callback that passes on what happens to trials, and calls `check` ten times a second."""
 
-    def __init__(self, tell: Callable[[Event], None], check: Callable[[], None]) -> None:
-        self._tell: Callable[[Event], None] | None = tell
+    def __init__(self, heard: Trials, check: Callable[[], None]) -> None:
+        self._heard: Trials | None = heard
         self._check: Callable[[], None] | None = check
 
     def on_step_begin(self, iteration: int, trials: Any, **info: Any) -> None:
@@ -331,19 +334,27 @@ class _Listener(tune.Callback):  # type: ignore[misc]
         except ClusterLost as error:
             raise _Lost(str(error)) from None
 
+    def on_trial_start(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+        if self._heard:
+            self._heard.began(trial.config["task"])
+
     def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **info: Any) -> None:
-        if self._tell and "accuracy" in result:
-            self._tell({"run": None} | result)
+        if self._heard and "accuracy" in result:
+            self._heard.reported(trial.config["task"], {"run": None} | result)
+
+    def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+        if self._heard:
+            self._heard.ended(trial.config["task"], whole=not (trial.last_result or {}).get("failed"))
 
     def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-        if self._tell:
-            self._tell({"problem": trial.config["problem"], "piece": trial.config["piece"], "died": True})
+        if self._heard:
+            self._heard.died(trial.config["task"], trial.config["piece"])
 
     def on_trial_recover(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
         self.on_trial_error(iteration, trials, trial)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"_tell": None, "_check": None}  # Tune pickles its callbacks into its snapshots
+        return {"_heard": None, "_check": None}  # Tune pickles its callbacks into its snapshots
 
 
 @ray.remote(max_restarts=0)

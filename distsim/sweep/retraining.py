@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 
+from distsim.callbacks import Event
 from distsim.data import Dataset
 from distsim.models import build
 from distsim.specs import Device, Extent, Identity, NetworkId, RunId, Sweep
@@ -11,7 +12,7 @@ from distsim.sweep.failures import SweepFailed
 from distsim.sweep.forecast import training_forecast
 from distsim.sweep.order import Prepared
 from distsim.sweep.plan import Chain, Missing, trials_of
-from distsim.sweep.training_worker import Event, TrainingWorker
+from distsim.sweep.training_worker import TrainingWorker
 from distsim.training.stepper import require_streams
 
 

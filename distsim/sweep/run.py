@@ -10,7 +10,7 @@ from distsim.specs import NetworkId
 from distsim.store import Storage, SweepStore
 from distsim.sweep.engine import Engine
 from distsim.sweep.failures import SweepFailed, attempt, unless_full
-from distsim.sweep.forecast import comparison_forecast, training_forecast, training_warnings, work_sentence
+from distsim.sweep.forecast import comparison_forecast, to_do, training_forecast, training_warnings, work_sentence
 from distsim.sweep.jobs import Comparison, NetworkComparison, comparisons
 from distsim.sweep.order import Prepared
 from distsim.sweep.pairs import references
@@ -38,7 +38,13 @@ def run(
     SweepFailed lists lasting failures, after everything else is finished. NoSpace: the disk is full; what is committed
     stays.
     """
-    orders = list(orders)
+    try:
+        return _run(list(orders), root, engine, say, check)
+    finally:
+        engine.watcher.on_end()
+
+
+def _run(orders: list[Prepared], root: Storage, engine: Engine, say: Say, check: Callable[[], None]) -> bool:
     stores = {order.name: SweepStore(root, order.name) for order in orders}
     failures: list[str] = []
     given_up: dict[str, set[NetworkId]] = {order.name: set() for order in orders}
@@ -48,13 +54,14 @@ def run(
     }:
         busy = [order for order in orders if order.name in lacking]
         if not worked:
+            engine.watcher.on_begin({order.name: to_do(order, lacking[order.name]) for order in busy})
             _announce(busy, lacking, engine, say)
         worked = True
         check()
         chains = _chains(busy, stores, lacking)
         complete = {(name, network.complete) for name, lack in lacking.items() for network in lack.references}
-        failures += unless_full(engine.train(busy, chains, complete))
-        failures += unless_full(_compare(busy, stores, given_up, engine, say))
+        failures += _heard(engine, engine.train(busy, chains, complete))
+        failures += _heard(engine, _compare(busy, stores, given_up, engine, say))
         _drop_activations(busy, stores, check)
         for order in busy:
             given_up[order.name] |= _failed(order, stores[order.name], chains[order.name])
@@ -62,12 +69,19 @@ def run(
         check()
         failed = references(order, stores[order.name], engine, say) if order.sweep.extent.complete > 1 else None
         worked |= failed is not None
-        failures += unless_full(failed or [])
+        failures += _heard(engine, failed or [])
     check()
     written, unwritten = _results(orders, stores, root)
     if failures or unless_full(unwritten):
         raise SweepFailed(sorted({*failures, *unwritten}))
     return worked or written
+
+
+def _heard(engine: Engine, failures: list[str]) -> list[str]:
+    """Return the failures, and tell the engine's watcher of each. NoSpace: the disk is full."""
+    for failure in failures:
+        engine.watcher.on_failure({"sentence": failure})
+    return unless_full(failures)
 
 
 def foretell(orders: list[Prepared], root: Storage, engine: Engine, say: Say = print) -> bool:

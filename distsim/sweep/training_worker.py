@@ -10,12 +10,12 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cached_property
-from typing import Any
 
 import torch
 
-from distsim import trace
+from distsim import stopping, trace
 from distsim.activations.probe import Probe, blocks, make_probe
+from distsim.callbacks import Callback, Event
 from distsim.data import Dataset
 from distsim.environment import check_environment, environment, provenance, require_device, threads
 from distsim.models import Network, build
@@ -23,6 +23,7 @@ from distsim.processor import require_speed
 from distsim.specs import NetworkId, RunId, Sweep, canonical_json
 from distsim.store import SweepStore
 from distsim.store.checkpoints import StoredCheckpoints, StoredGroupCheckpoints
+from distsim.sweep import events
 from distsim.sweep.beside import Beside
 from distsim.sweep.extraction import evaluate, extract
 from distsim.sweep.failures import EXPECTED, sentence
@@ -30,11 +31,11 @@ from distsim.sweep.plan import Chain, require_before
 from distsim.sweep.training_memory import require_training_memory
 from distsim.training.chain import TrainedNetwork, Trainer
 from distsim.training.group import GroupTrainer
+from distsim.training.loop import EpochStreams
 from distsim.training.stepper import Arithmetic, require_arithmetic
 from distsim.training.streams import own_stream
 
 CHECKPOINT_COPIES, CHECKPOINT_ROOM = 20, 2**26  # adam's two moments, the best and the rewind state; losses, names
-Event = dict[str, Any]
 
 
 class TrainingWorker:
@@ -49,6 +50,7 @@ class TrainingWorker:
         beside: bool = False,
         allow_slow: bool = False,
         writers: int | None = None,
+        watcher: Callback | None = None,
     ) -> None:
         """Make a worker that loads the data on first use.
 
@@ -56,11 +58,13 @@ class TrainingWorker:
         beside : write activations in a thread while the next network is trained
         allow_slow : train also on a machine that has no instructions for the sweep's precision
         writers : threads that compress and write activations; None: as many as the trial has CPUs
+        watcher : hears of trainings, epochs and activations
 
         ValueError: the device is not available.
         """
         self.store, self.sweep, self.dataset, self.allow_drift = store, sweep, dataset, allow_drift
         self.beside, self.allow_slow, self.writers = beside, allow_slow, writers
+        self.watcher = watcher or Callback()
         require_device(sweep.device)
         self.device = torch.device(sweep.device)
         self._trainer: Trainer | None = None
@@ -71,7 +75,8 @@ class TrainingWorker:
     def trainer(self) -> Trainer:
         """Return the trainer, made on first use."""
         if self._trainer is None:
-            self._trainer = Trainer(self.sweep.identity, self.dataset, self.device, after_epoch=[_announce_epoch])
+            after = [_announce_epoch]
+            self._trainer = Trainer(self.sweep.identity, self.dataset, self.device, after, self._heard)
         return self._trainer
 
     @property
@@ -91,6 +96,7 @@ class TrainingWorker:
             if self.store.mark(network) is None:
                 self._require_speed()
                 self._check_pruned_networks()
+                self._begins(network, 0)
                 with trace.stage("complete", self.sweep.name, *([network.label] if number else [])):
                     trained = self.trainer.complete(self._checkpoints(network), number)
                 self._commit(network, trained, started, {"probe.json": self._probe_file()})
@@ -100,6 +106,12 @@ class TrainingWorker:
             if self.sweep.extent.activations == "store":
                 self.extract(network, complete)
             return self._event(network, started, complete)
+
+    def _begins(self, network: NetworkId, last: int) -> None:
+        self.watcher.on_training(events.training(self.sweep, len(self.dataset.train_labels), network, last))
+
+    def _heard(self, streams: EpochStreams, epochs: int, loss: float) -> None:
+        self.watcher.on_epoch(events.whose(self.sweep.name, streams.network) | {"epoch": epochs, "loss": loss})
 
     def _require_speed(self) -> None:
         """Check this machine, which need not be the driver's, before it trains."""
@@ -146,7 +158,7 @@ class TrainingWorker:
                         chain, turns = lane
                         try:
                             event = next(turns)
-                        except StopIteration:
+                        except (StopIteration, stopping.Stopped):
                             lanes.remove(lane)
                         except EXPECTED as error:
                             lanes.remove(lane)
@@ -154,6 +166,7 @@ class TrainingWorker:
                         else:
                             if event is not None:
                                 yield event
+                stopping.here()
             finally:
                 for _, turns in lanes:
                     turns.close()
@@ -176,6 +189,7 @@ class TrainingWorker:
                         chain.control,
                         chain.complete,
                     )
+                    self._begins(network, chain.iterations[-1])
                     with trace.stage("training", self.sweep.name, network.label):
                         trained = yield from training
                     trained = self._commit(network, trained, started)
@@ -185,6 +199,7 @@ class TrainingWorker:
                 if trained is not None:
                     yield self._event(network, started, trained)
                 before = trained
+                stopping.here()
 
     def _group(
         self, chains: Sequence[Chain], complete: TrainedNetwork, failed: Callable[[str], None]
@@ -212,6 +227,7 @@ class TrainingWorker:
                     if chain is not None and self._lacks(network, chain):
                         beside.do(derive, network, trained, chain)
                     yield self._event(network, started, trained)
+                stopping.here()
 
     def _iteration(
         self,
@@ -234,6 +250,8 @@ class TrainingWorker:
             except EXPECTED as error:
                 give_up(run, error)
         networks = {run: going[run].of_run.network(iteration) for run in training}
+        for run, network in networks.items():
+            self._begins(network, going[run].iterations[-1])
         for run, committing in self._trained(networks, training, complete, give_up):
             try:
                 before[run] = committing.result()
@@ -298,6 +316,7 @@ class TrainingWorker:
         if self.store.activations_mark(network) is None:
             with self._own_stream():
                 extract(self.store, self.sweep, self.probe, self.trainer.classes, network, trained, self.writers)
+            self.watcher.on_activations(events.whose(self.sweep.name, network))
 
     @contextmanager
     def _own_stream(self) -> Iterator[None]:
@@ -400,12 +419,7 @@ class TrainingWorker:
         return canonical_json({"indices": self.probe.indices.tolist()}).encode()
 
     def _event(self, network: NetworkId, started: float, trained: TrainedNetwork) -> Event:
-        return {
-            "problem": self.sweep.name,
-            "run": network.run,
-            "iteration": trained.iteration,
-            "complete": network.complete,
-            "control": network.control,
+        return events.whose(self.sweep.name, network) | {
             "accuracy": trained.record["accuracy"],
             "remaining": trained.record["remaining"],
             "epochs": trained.record["epochs"],

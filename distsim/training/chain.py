@@ -17,6 +17,7 @@ from distsim.training.early_stopping import EarlyStopping
 from distsim.training.loop import (
     AfterEpoch,
     EpochStreams,
+    Heard,
     TrainingData,
     evaluate,
     finish,
@@ -52,15 +53,17 @@ class Trainer:
         dataset: Dataset,
         device: torch.device | str = "cpu",
         after_epoch: Sequence[AfterEpoch] = (),
+        heard: Heard | None = None,
     ) -> None:
         """Put the data on the device.
 
         after_epoch : functions to call after each epoch with its index, from 0, and the network; return True to stop
+        heard : called after each epoch of any training, also of a group's
         """
         self.identity = identity
         self.problem = identity.problem
         self.device = torch.device(device)
-        self.after_epoch = tuple(after_epoch)
+        self.after_epoch, self.heard = tuple(after_epoch), heard
         self.classes = len(dataset.classes)
         settle(self.device, identity.deterministic)
         self.data: TrainingData = training_data(dataset, self.problem.recipe, identity.seed, self.device)
@@ -219,7 +222,15 @@ class Trainer:
         with self._stepper() as stepper:
             stepper.reset(weights, masks)
             losses = yield from train_steps(
-                stepper, self.problem.recipe, streams, epochs, rate, after_epoch, checkpoints, checkpointed
+                stepper,
+                self.problem.recipe,
+                streams,
+                epochs,
+                rate,
+                after_epoch,
+                checkpoints,
+                checkpointed,
+                self.heard,
             )
             rewound = None if rewind is None else rewind.weights
             return self.finished(stepper.network, masks, streams, losses, stopping, rewound)

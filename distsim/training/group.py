@@ -197,6 +197,8 @@ class GroupTrainer:
             *self.after_epoch,
             *([] if member.stopping is None else [member.stopping]),
         ]
+        if self.trainer.heard is not None:
+            self.trainer.heard(member.streams, len(member.losses), loss)
         if not functions and not last:
             return None
         self._network.load_state_dict(self._stepper.weights_of(member.slot))

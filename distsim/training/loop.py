@@ -89,11 +89,19 @@ class EpochStreams:
         return torch_stream(self.seed, purpose, *self._names)
 
     @property
+    def network(self) -> NetworkId:
+        """Return the network whose training they serve."""
+        if not isinstance(self.run, int):
+            return NetworkId(complete=self.complete)
+        return NetworkId(self.run, self.iteration, self.complete, self.control)
+
+    @property
     def label(self) -> str:
         """Return whose streams they are, in words."""
-        if not isinstance(self.run, int):
-            return NetworkId(complete=self.complete).label
-        return NetworkId(self.run, self.iteration, self.complete, self.control).label
+        return self.network.label
+
+
+Heard = Callable[[EpochStreams, int, float], object]  # (whose training, epochs that are over, mean loss of the last)
 
 
 def train(
@@ -134,12 +142,14 @@ def train_steps(
     after_epoch: Sequence[AfterEpoch] = (),
     checkpoints: CheckpointStore | None = None,
     checkpointed: Mapping[str, Checkpointed] | None = None,
+    heard: Heard | None = None,
 ) -> Generator[None, None, list[float]]:
     """Train as `train` does, on a stepper that was reset, and yield after each step.
 
     So several trainings may take turns on a device.
     checkpoints : where an interrupted training goes on from, and where the state is offered after each epoch
     checkpointed : functions of `after_epoch` that belong to that state, by name
+    heard : called after each epoch
     """
     rate, checkpointed = rate or optim.schedule(recipe), checkpointed or {}
     losses: list[float] = []
@@ -160,6 +170,8 @@ def train_steps(
             yield
         losses.append(stepper.loss())
         require_finite(losses[-1], streams, epoch)
+        if heard is not None:
+            heard(streams, len(losses), losses[-1])
         stops = [stop(epoch, stepper.network) for stop in after_epoch]
         if any(stops):
             break

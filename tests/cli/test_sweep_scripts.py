@@ -38,7 +38,7 @@ FLAGS = (
     *("--download", "--classes", "--storage", "--address", "--local", "--device", "--cpus", "--gpus", "--seed"),
     *("--threads", "--allow-drift", "--activations", "--no-chance", "--comparison", "--pack", "--precision"),
     *("--fuse", "--compile", "--deterministic", "--skip-bad", "--bits", "--allow-slow", "--dry-run", "--probe-from"),
-    *("--measure", "--permutations", "--control", "--control-runs", "--complete"),
+    *("--measure", "--permutations", "--control", "--control-runs", "--complete", "--quiet", "--log"),
 )
 STUDIES = {
     "p1": ("cifar2", "cifar4", "cifar6", "cifar8", "cifar10"),

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from faults.kills import Kill, Watch
 
+from distsim.callbacks import Callback, Event, Told
 from distsim.problems import PROBLEMS
 from distsim.results import reduce as results
 from distsim.specs import COMPLETE, Extent, NetworkId, Problem
@@ -25,7 +26,6 @@ from distsim.sweep.failures import SweepFailed
 from distsim.sweep.order import Prepared, prepare, take
 from distsim.sweep.plan import Chain
 from distsim.sweep.run import run
-from distsim.sweep.training_worker import Event
 
 ray = pytest.importorskip("ray", reason="Ray is not installed")
 
@@ -53,7 +53,20 @@ def ordered(runs: int, iterations: int, problem: Problem = SMALL, **choices: Any
 def by_ray(folder: Path, *orders: Prepared, tell: Callable[[Event], None] | None = None, seconds: int = 300) -> bool:
     root = Storage(folder)
     with not_for_ever(seconds):
-        return finished(root, RayEngine(root, None, False, tell), orders)
+        return finished(root, RayEngine(root, None, False, tell and Told(tell)), orders)
+
+
+class Heard(Callback):
+    """Notes what it hears of, with run and iteration."""
+
+    def __init__(self) -> None:
+        self.all: list[tuple[str, int | None, int]] = []
+        for name in ("on_training", "on_epoch", "on_network", "on_activations", "on_chain_end"):
+            setattr(self, name, lambda event, name=name: self.all.append((name, event["run"], event["iteration"])))
+        self.compared: list[tuple[int, int]] = []
+
+    def on_comparison(self, event: Event) -> None:
+        self.compared.append((event["done"], event["of"]))
 
 
 def in_process(folder: Path, *orders: Prepared) -> bool:
@@ -398,6 +411,29 @@ def test_an_interrupt_is_not_mistaken_for_the_end(tmp_path: Path) -> None:
     assert by_ray(tmp_path, two_threads), "and the same command goes on"
     assert len(store_in(tmp_path).contents().networks) == 3
     assert not by_ray(tmp_path, two_threads)
+
+
+def test_what_a_watcher_hears_of_trials(tmp_path: Path) -> None:
+    """No epochs: nothing more crosses from the workers than finished networks."""
+    root, heard = Storage(tmp_path), Heard()
+    with not_for_ever():
+        assert finished(root, RayEngine(root, None, False, heard), (ordered(1, 2, metrics=("cka",), chance=False),))
+    assert heard.all == [
+        ("on_training", None, 0),
+        ("on_network", None, 0),
+        ("on_activations", None, 0),
+        ("on_chain_end", None, 0),
+        ("on_training", 0, 1),
+        ("on_network", 0, 1),
+        ("on_training", 0, 2),
+        ("on_network", 0, 2),
+        ("on_activations", 0, 1),
+        ("on_activations", 0, 2),
+        ("on_chain_end", 0, 2),
+    ]
+    done, whole = zip(*heard.compared, strict=True)
+    assert set(whole) == {done[-1]}
+    assert list(done) == sorted(done)
 
 
 def test_runs_in_packs_are_those_alone(swept: Swept, local: Path) -> None:

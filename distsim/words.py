@@ -1,0 +1,19 @@
+"""Amounts in words: durations and sizes."""
+
+
+def duration(seconds: float) -> str:
+    """Return a duration in words, such as "12 min"."""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
+
+
+def readable(size: float) -> str:
+    """Return a number of bytes in words, such as "3.4 GB"."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:.3g} TB"
