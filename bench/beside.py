@@ -41,8 +41,8 @@ def table_of(layers: list[tuple[str, LayerSource, LayerSource]], device: str, re
     table.notes.append(
         f"Values: {', '.join(METRICS_HERE)}, of one pruned network. Permutations are of {', '.join(PERMUTED)}, and of "
         "run 0 only. The standard error is of all but NBS. Both are from the pass over the activations that the values "
-        f"need; the complete network's half is made before. "
-        + (f"Medians of {repeats}." if repeats > 1 else "Once each.")
+        "need; the complete network's half is made before. On a CPU, seconds are those for which the cores worked for "
+        f"this process, so that others count less. {f'Medians of {repeats}.' if repeats > 1 else 'Once each.'}"
     )
     return table, largest
 
@@ -51,6 +51,7 @@ def _timed(
     name: str, complete: LayerSource, pruned: LayerSource, device: str, repeats: int
 ) -> Iterator[tuple[float, ...]]:
     """Yield the seconds of the values, of CKA's null, of two permutations, and of the standard error."""
+    clock = time.process_time if device == "cpu" else time.perf_counter  # seconds of the cores, whoever else has them
     reference, n = Reference(complete, METRICS_HERE, device), pruned.shape[0]
     orders = [numpy_stream(0, "chance", name, number).permutation(n) for number in range(2)]
     blocks = split(n, 0)
@@ -61,9 +62,12 @@ def _timed(
         pair = read.pair.kernels
         for made in ("diagonal", "squares_of_diagonal"):
             pair.y.__dict__.pop(made, None)
-        closed = _time(of_cka, pair)
-        plain = _time(_plain, reference, pruned)
-        permuted, without = _time(_permuted, reference, pruned, orders), _time(_without, reference, pruned, blocks)
+        closed = _time(clock, of_cka, pair)
+        plain = _time(clock, _plain, reference, pruned)
+        permuted, without = (
+            _time(clock, _permuted, reference, pruned, orders),
+            _time(clock, _without, reference, pruned, blocks),
+        )
         yield plain, closed, max(permuted - plain, 0.0), max(without - plain, 0.0)
 
 
@@ -84,7 +88,7 @@ def _without(reference: Reference, layer: LayerSource, blocks: Any) -> None:
     read.without_blocks(WITH_SE)
 
 
-def _time(work: Callable[..., object], *args: Any) -> float:
-    started = time.perf_counter()
+def _time(clock: Callable[[], float], work: Callable[..., object], *args: Any) -> float:
+    started = clock()
     work(*args)
-    return time.perf_counter() - started
+    return clock() - started
