@@ -137,6 +137,9 @@ def _parser() -> argparse.ArgumentParser:
         "--peer-networks", type=int, default=4, help="networks compared with one reference (default: 4)"
     )
     parser.add_argument("--limit-gib", type=float, default=6, help="memory limit in section 2 (default: %(default)s)")
+    parser.add_argument(
+        "--repeats", type=int, default=3, help="measurements of each time in section 8 (default: %(default)s)"
+    )
     parser.add_argument("--work", type=Path, help="keep networks and arrays in this folder for the next call")
     parser.add_argument("--write", type=Path, metavar="FILE", help="put the sections into this Markdown document")
     machine.busy_flag(parser)
@@ -809,7 +812,7 @@ def measures(bench: Measuring) -> Section:
     networks, device = bench.networks, bench.flags.device
     pruned = networks.place(NetworkId(0, spaced(networks.iterations, 1)[0]))
     layers = [(layer, networks.complete.layer(layer), pruned.layer(layer)) for layer in LAYERS]
-    table, share = beside.table_of(layers, device)
+    table, share = beside.table_of(layers, device, bench.flags.repeats)
     table.notes.append(
         f"The null of CKA in closed form takes at most {share:.2g} % of a comparison (target "
         f"{bench.verdict(share, beside.CLOSED, unit=' %', at_most=True)})."

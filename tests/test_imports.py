@@ -19,7 +19,7 @@ _version
 trace stopping callbacks words plotting seeds
 metrics: reads rounding arrays linalg polar roots channels cosine kernels jackknife
 metrics: functional mean_cca pwcca svcca channels_only null cka distances dimension nbs
-metrics: rsa neighbours soft_matching predictivity . registry
+metrics: rsa neighbours soft_matching predictivity repository . registry
 specs: canonical fields changes json_shape layer_names networks problem sweep .
 environment problems processor tf32
 data: augment dataset mat digits fit formats folder published load arrays .
@@ -27,7 +27,7 @@ models: layers lenet5 resnet_fast vgg calls compared contract .
 activations: . layout probe
 training: . optimizers pruning streams compiling stepper checkpoint loop early_stopping chain
 training: fused fusible fused_stepper group connectivity alignment
-comparison: . devices recording sides pair spread similarities layer models
+comparison: . devices recording sides pair spread beside similarities layer models
 store: aws local exclusive reasons remote storage commits lease fenced epochs arrays activations described paths records
 store: sweep_store logits descriptions
 store: existing . checkpoints

@@ -6,7 +6,7 @@ from typing import Any, get_args
 
 from distsim.specs import CONTROLS, MEASURES, MOST, NULL_PERMUTATIONS, Device, DeviceChoice, Measure, shown
 
-ENOUGH_FOR_Z = 20  # distsim.results.nulls.PERMUTED, which takes pandas to import
+ENOUGH_FOR_Z = 20  # distsim.metrics.null.PERMUTED, which takes NumPy to import
 
 
 def positive(text: str) -> float:
@@ -96,6 +96,19 @@ def measure_flags(parser: Any) -> None:
         metavar="N",
         help=f"permutations for the null; from {ENOUGH_FOR_Z} on they give z, too (default: as for --measure; "
         f"{NULL_PERMUTATIONS})",
+    )
+
+
+def se_flag(parser: Any) -> None:
+    """Add the flag that asks for standard errors over examples where networks are compared with each other."""
+    parser.add_argument(
+        "--measure",
+        nargs="+",
+        choices=("se", "se_nbs"),
+        default=(),
+        metavar="WHAT",
+        help="beside the values: se, their standard error over examples; se_nbs, that of NBS and of other metrics that "
+        "take as long for it as ten values (default: nothing)",
     )
 
 

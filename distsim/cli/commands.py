@@ -166,7 +166,8 @@ def do_pairs(flags: argparse.Namespace) -> int:
                 require_same_behaviour(store, order.sweep)
                 describe_metrics(store, metrics)
             memory = flags.memory * 2**30 if flags.memory else None
-            failures.extend(pairs.compare(order, store, engine, planned, metrics, flags.layers, memory, flags.forecast))
+            of_pairs = order, store, engine, planned, metrics, flags.layers, memory, flags.forecast
+            failures.extend(pairs.compare(*of_pairs, measure=flags.measure))
             if not flags.forecast:
                 asked = Asked(flags.plan, tuple(planned), metrics, tuple(flags.layers) if flags.layers else None)
                 table, masks, folder = write_results(store, order.layers, asked)
@@ -237,7 +238,8 @@ def do_layers(flags: argparse.Namespace) -> int:
         make_known(store, flags.metrics)
         sides.append(Stored(store, NetworkId.parse(text)))
     device = resolved_device(flags.device, None)
-    comparison = layer_by_layer(sides[0], sides[1], flags.metrics, flags.data, device)
+    beside = {"measure": flags.measure, "permutations": flags.permutations}
+    comparison = layer_by_layer(sides[0], sides[1], flags.metrics, flags.data, device, **beside)
     folder = Path(flags.out)
     folder.mkdir(parents=True, exist_ok=True)
     name = f"layers_{sides[0].label}_{sides[1].label}"

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from distsim.cli import commands as work
-from distsim.cli.arguments import cluster, control_flags, measure_flags, positive, whole
+from distsim.cli.arguments import cluster, control_flags, measure_flags, positive, se_flag, whole
 from distsim.cli.claiming import do_claims
 from distsim.cli.claiming import flags as claims_flags
 from distsim.cli.ladder import do_ladder
@@ -213,6 +213,7 @@ def _pairs_flags(parser: argparse.ArgumentParser) -> None:
         "--memory", type=positive, metavar="GIB", help="memory for all workers together (default: half of what is free)"
     )
     parser.add_argument("--forecast", action="store_true", help="only say what the comparison would cost")
+    se_flag(parser)
 
 
 def _layers_flags(parser: argparse.ArgumentParser) -> None:
@@ -232,6 +233,15 @@ def _layers_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", help="where the data are (default: as last asked for)")
     parser.add_argument(
         "--device", choices=("auto", "cpu", "cuda"), default="auto", help="to compare on (default: auto)"
+    )
+    se_flag(parser)
+    parser.add_argument(
+        "--permutations",
+        type=whole,
+        default=0,
+        metavar="N",
+        help="compare with N permutations of B's examples too, each at the cost of the comparison: says for every "
+        "metric what the best of many layers has by chance (default: for CKA by a formula, for others not)",
     )
 
 

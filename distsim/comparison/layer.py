@@ -2,10 +2,10 @@
 
 `Reference` computes the complete network's side once, for every network that is compared with it. The side is the
 products of its channels, and its Gram matrix with the root of that, or its features. `compare_pairs` reads any number
-of networks together and compares any pairs of them.
+of networks together and compares any pairs of them, and `compare_tile` adds their values without blocks of examples.
 """
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -26,7 +26,7 @@ from distsim.metrics.jackknife import BlockedSide, Blocks
 from distsim.metrics.reads import Reads, assumptions_of
 from distsim.metrics.registry import METRICS, Metric, known
 
-__all__ = ["InMemory", "LayerSource", "Reference", "Result", "applicable", "compare_pairs"]
+__all__ = ["InMemory", "LayerSource", "Reference", "Result", "applicable", "compare_pairs", "compare_tile"]
 
 
 def applicable(metrics: Iterable[str], kind: str) -> tuple[str, ...]:
@@ -189,18 +189,50 @@ def compare_pairs(
     Results, errors and `qdwh` are those of `Reference`. All layers' statistics are in memory together: for a layer with
     more features than examples an n x n float64 matrix and its Cholesky factor.
     """
-    chosen = known(metrics)
-    wanted = Wanted(kernel=_any(chosen, "kernel"))
-    crosses = list(pairs) if _any(chosen, "channels") else []
-    collected, products = collect(layers, [wanted] * len(layers), crosses, device)
+    return {
+        pair: results
+        for pair, (results, _) in compare_tile(layers, pairs, metrics, device=device, precision=precision, qdwh=qdwh)
+    }
+
+
+def compare_tile(
+    layers: Sequence[LayerSource],
+    pairs: Sequence[tuple[int, int]],
+    metrics: Sequence[str],
+    with_se: Sequence[str] = (),
+    blocks: Blocks = (),
+    *,
+    device: str = "cpu",
+    precision: str = "exact",
+    qdwh: bool | None = None,
+) -> Iterator[tuple[tuple[int, int], tuple[dict[str, Result], dict[str, Several]]]]:
+    """Yield what `compare_pairs` returns of each pair, and the values of the metrics `with_se` without each block.
+
+    blocks : of the examples (distsim.metrics.jackknife.split). Their sums of channels are in memory for all layers and
+        all pairs together: `BLOCKS` matrices of channels by channels each.
+    """
+    values, errors = known(metrics), known(with_se)
+    every = tuple(dict.fromkeys((*values, *errors)))
+    wanted = Wanted(kernel=_any(every, "kernel"))
+    crosses = list(pairs) if _any(every, "channels") else []
+    own, within = list[OwnBlocks](), dict[tuple[int, int], CrossBlocks]()
+    if _any(errors, "channels"):
+        own = [OwnBlocks(blocks, place) for place in range(len(layers))]
+        within = {pair: CrossBlocks(blocks, pair) for pair in pairs}
+    collected, products = collect(layers, [wanted] * len(layers), crosses, device, also=[*own, *within.values()])
     sides = [PairSide(layer, side, device) for layer, side in zip(layers, collected, strict=True)]
     sides = [_deferred(side) for side in sides] if is_deferred(device) else sides
-    workspace, results = Workspace(), {}
+    of_channels = [each.blocked(side.channels) for each, side in zip(own, sides, strict=False)]
+    over_kernels = _any(errors, "kernel")
+    of_kernels = [BlockedSide(side.kernel, blocks) if over_kernels else None for side in sides]
+    workspace = Workspace()
     for i, j in pairs:
         reads = Reads(sides[i].reads.deferred)
         pair = Pair(sides[i], sides[j], products.get((i, j)), precision == "fast", qdwh, workspace, reads)
-        results[i, j] = pair.results(metric for metric in chosen if metric.applies_to(layers[i].kind))
-    return results
+        found = pair.results(metric for metric in values if metric.applies_to(layers[i].kind))
+        channels = (of_channels[i], of_channels[j], within[i, j].within) if own else None
+        without = Jackknife(pair, blocks, channels, of_kernels[i], of_kernels[j])
+        yield (i, j), (found, without.values(metric for metric in errors if metric.applies_to(layers[i].kind)))
 
 
 def _deferred(side: PairSide) -> PairSide:

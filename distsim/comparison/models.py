@@ -12,10 +12,12 @@ from typing import Any
 
 from torch import nn
 
-from distsim.comparison.pair import Pair, PairSide, Result
+from distsim.comparison.beside import MOST, Beside, Cells
+from distsim.comparison.pair import Pair, PairSide
 from distsim.comparison.recording import PANEL_BYTES, Data, LayerOutput, Recording, record
 from distsim.comparison.sides import PRECISIONS, Side, Wanted, collect
 from distsim.comparison.similarities import LeftOut, Row, Similarities
+from distsim.comparison.spread import BlockedChannels, CrossBlocks, Jackknife, OwnBlocks, PermutedCrosses
 from distsim.environment import require_device
 from distsim.metrics.arrays import UnreliableSimilarity, Workspace
 from distsim.metrics.registry import METRICS, Metric, known
@@ -35,6 +37,8 @@ def compare(
     batch_size: int = 128,
     device: str = "cpu",
     precision: str = "exact",
+    measure: str | Sequence[str] = (),
+    permutations: int = 0,
 ) -> "Similarities":
     """Return the similarity of every layer of `model_a` to every layer of `model_b`, on the same inputs.
 
@@ -52,6 +56,12 @@ def compare(
                 Conv1d and BatchNorm1d (first) are known
     device      where similarities are computed: cpu or cuda. Models run where their parameters are
     precision   exact or fast, as for `distsim.comparison.layer.Reference`
+    measure     se: the column `se`, each value's standard error over examples, by leaving out each tenth of them. It
+                takes a tenth of the values' time where layers have more features than inputs, and up to four times as
+                long as they where they have fewer. se_nbs: the same of NBS and of other metrics of kernels that must be
+                computed ten times for it, at ten times the cost
+    permutations   number of permutations of model_b's inputs, each at the cost of the comparison: the columns `null`
+                and, from 20 on, `z` of every metric, and what the best of many layers has by chance
 
     Models run in eval mode without gradients and are left as they were. A layer's output is copied when the layer has
     run, so later in-place changes do not matter. If a layer runs several times in a forward pass, such as a ReLU that
@@ -69,7 +79,7 @@ def compare(
     FloatingPointError: an activation is not finite. MemoryError: the activations will clearly not fit. ValueError,
     TypeError: a layer's or metric's name, a batch or an output is not as described.
     """
-    chosen = _metrics(metrics)
+    chosen, beside = _metrics(metrics), _beside(measure, permutations)
     if precision not in PRECISIONS:
         raise ValueError(f"precision must be one of {PRECISIONS}, got {precision!r}")
     require_device(device)
@@ -82,7 +92,8 @@ def compare(
     record(recordings, data, batch_size, kernels=any(metric.view == "kernel" for metric in chosen))
     ours, theirs = (recording.outputs for recording in recordings)
     left_out = {recording.label: recording.left_out for recording in recordings if recording.left_out}
-    similarities = replace(_similarities(ours, theirs, chosen, device, fast=precision == "fast"), left_out=left_out)
+    similarities = _similarities(ours, theirs, chosen, device, precision == "fast", beside)
+    similarities = replace(similarities, left_out=left_out)
     for model, reasons in left_out.items():
         named = "; ".join(f"{name!r}: {reason}" for name, reason in reasons.items())
         warnings.warn(f"{model}: layers are left out ({named})", LeftOut, stacklevel=2)
@@ -99,6 +110,15 @@ def _metrics(names: str | Sequence[str]) -> tuple[Metric, ...]:
     if not chosen:
         raise ValueError(f"metrics is empty; there are {tuple(METRICS)}")
     return chosen
+
+
+def _beside(measure: str | Sequence[str], permutations: int) -> "Beside":
+    names = (measure,) if isinstance(measure, str) else tuple(measure)
+    if unknown := sorted(set(names) - {"se", "se_nbs"}):
+        raise ValueError(f"measure takes se and se_nbs, got {', '.join(map(repr, unknown))}")
+    if isinstance(permutations, bool) or not isinstance(permutations, int) or not 0 <= permutations <= MOST:
+        raise ValueError(f"permutations must be a whole number from 0 to {MOST:,}, got {permutations!r}")
+    return Beside(names, permutations)
 
 
 def _both(layers: Sequence[Any] | None) -> tuple[list[str] | None, list[str] | None]:
@@ -119,18 +139,21 @@ def _both(layers: Sequence[Any] | None) -> tuple[list[str] | None, list[str] | N
 
 # --- pairs of layers -------------------------------------------------------------------------------------------------
 
-Results = Iterator[tuple[LayerOutput, LayerOutput, dict[str, Result]]]
+Results = Iterator[tuple[LayerOutput, LayerOutput, dict[str, Cells]]]
 Outputs = Sequence[LayerOutput]
 
 
-def _similarities(ours: Outputs, theirs: Outputs, metrics: Sequence[Metric], device: str, fast: bool) -> Similarities:
+def _similarities(
+    ours: Outputs, theirs: Outputs, metrics: Sequence[Metric], device: str, fast: bool, asked: Beside
+) -> Similarities:
     """Compare all layers of one model with all of the other by all metrics."""
+    beside = asked.of(ours[0].shape[0])
     over_channels = [metric for metric in metrics if metric.view == "channels"]
     over_examples = [metric for metric in metrics if metric.view != "channels"]
-    measured: dict[tuple[str, str], dict[str, Result]] = {}
+    measured: dict[tuple[str, str], dict[str, Cells]] = {}
     for x, y, results in itertools.chain(
-        _over_channels(ours, theirs, over_channels, device) if over_channels else (),
-        _over_examples(ours, theirs, over_examples, device, fast) if over_examples else (),
+        _over_channels(ours, theirs, over_channels, device, beside) if over_channels else (),
+        _over_examples(ours, theirs, over_examples, device, fast, beside) if over_examples else (),
     ):
         measured.setdefault((x.name, y.name), {}).update(results)
     names_x, names_y = (tuple(output.name for output in side) for side in (ours, theirs))
@@ -142,37 +165,51 @@ def _similarities(ours: Outputs, theirs: Outputs, metrics: Sequence[Metric], dev
     return Similarities(names_x, names_y, names, tuple(rows))
 
 
-def _over_channels(ours: Outputs, theirs: Outputs, metrics: Sequence[Metric], device: str) -> Results:
+def _over_channels(ours: Outputs, theirs: Outputs, metrics: Sequence[Metric], device: str, beside: Beside) -> Results:
     """Compare layers over channels, one size at a time. A layer is read, pooled and whitened once for each size."""
     groups: dict[tuple[int, int], list[tuple[LayerOutput, LayerOutput]]] = {}
     for x, y in itertools.product(ours, theirs):
         groups.setdefault(_common_size(x, y), []).append((x, y))
     for size, pairs in groups.items():
         sides: dict[LayerOutput, PairSide] = {}
-        for portion in _portions(pairs):
+        of_channels: dict[LayerOutput, BlockedChannels] = {}
+        for portion in _portions(pairs, beside.products):
             layers = list(dict.fromkeys(itertools.chain.from_iterable(portion)))
             rows = _panel_rows(layers, size)
+            new = [place for place, layer in enumerate(layers) if layer not in sides]
+            places = [(layers.index(x), layers.index(y)) for x, y in portion]
+            own = {place: OwnBlocks(beside.blocks, place) for place in new if beside.blocks}
+            within = {two: CrossBlocks(beside.blocks, two) for two in places if beside.blocks}
+            moved = {two: PermutedCrosses(beside.orders, two) for two in places if beside.orders}
             collected, crosses = collect(
                 [replace(layer, size=size, panel_rows=rows) for layer in layers],
-                [Wanted(channels=layer not in sides, kernel=False) for layer in layers],
-                [(layers.index(x), layers.index(y)) for x, y in portion],
+                [Wanted(channels=place in new, kernel=False) for place in range(len(layers))],
+                places,
                 device,
+                also=[*own.values(), *within.values(), *moved.values()],
             )
-            for layer, side in zip(layers, collected, strict=True):
+            for place, (layer, side) in enumerate(zip(layers, collected, strict=True)):
                 sides.setdefault(layer, _side(layer, size, device, side))
-            for x, y in portion:
-                pair = Pair(sides[x], sides[y], crosses.pop((layers.index(x), layers.index(y))))
-                yield x, y, pair.results(metrics)
+                if place in own:
+                    of_channels[layer] = own[place].blocked(sides[layer].channels)
+            for (x, y), two in zip(portion, places, strict=True):
+                pair = Pair(sides[x], sides[y], crosses.pop(two))
+                blocked = (of_channels[x], of_channels[y], within.pop(two).within) if within else None
+                totals = moved.pop(two).totals() if moved else ()
+                yield x, y, beside.cells(pair, metrics, Jackknife(pair, beside.blocks, blocked), totals)
 
 
-def _over_examples(ours: Outputs, theirs: Outputs, metrics: Sequence[Metric], device: str, fast: bool) -> Results:
+def _over_examples(
+    ours: Outputs, theirs: Outputs, metrics: Sequence[Metric], device: str, fast: bool, beside: Beside
+) -> Results:
     """Compare layers as they are. The kernel sides of all of `ours` and of one of `theirs` are in memory."""
     sides = {x: _side(x, x.size, device) for x in ours}
     workspace = Workspace()
     for y in theirs:
         side = sides[y] if y in sides else _side(y, y.size, device)
         for x in ours:
-            yield x, y, Pair(sides[x], side, fast=fast, workspace=workspace).results(metrics)
+            pair = Pair(sides[x], side, fast=fast, workspace=workspace)
+            yield x, y, beside.cells(pair, metrics, Jackknife(pair, beside.blocks), [None] * len(beside.orders))
 
 
 def _side(layer: LayerOutput, size: tuple[int, int], device: str, collected: Side | None = None) -> PairSide:
@@ -187,12 +224,17 @@ def _common_size(x: LayerOutput, y: LayerOutput) -> tuple[int, int]:
     return min(x.size[0], y.size[0]), min(x.size[1], y.size[1])
 
 
-def _portions(pairs: Sequence[tuple[LayerOutput, LayerOutput]]) -> Iterator[list[tuple[LayerOutput, LayerOutput]]]:
-    """Yield the pairs in their order, as many at a time as have `CROSS_BYTES` of cross-products."""
+def _portions(
+    pairs: Sequence[tuple[LayerOutput, LayerOutput]], products: int = 1
+) -> Iterator[list[tuple[LayerOutput, LayerOutput]]]:
+    """Yield the pairs in their order, as many at a time as have `CROSS_BYTES` of cross-products.
+
+    products : number of them that are made of a pair
+    """
     portion: list[tuple[LayerOutput, LayerOutput]] = []
     total = 0
     for x, y in pairs:
-        size = 8 * x.array.shape[3] * y.array.shape[3]
+        size = 8 * x.array.shape[3] * y.array.shape[3] * products
         if portion and total + size > CROSS_BYTES:
             yield portion
             portion, total = [], 0

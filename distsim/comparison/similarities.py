@@ -1,21 +1,21 @@
 """The result of `distsim.compare`: a table, matrices, heat maps."""
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, TypeVar
 
 import numpy as np
 
-from distsim.comparison.pair import Result
-from distsim.metrics.null import Null, largest
-from distsim.metrics.registry import METRICS
+from distsim.comparison.beside import Cells
+from distsim.metrics.null import PERMUTED, Null, largest
+from distsim.metrics.registry import DISTANCES, METRICS
 
 T = TypeVar("T")
 
 
-class Row(Result):
+class Row(Cells):
     """A result, with its two layers and its metric."""
 
     layer_x: str
@@ -68,19 +68,28 @@ class Similarities:
     def best_by_chance(self) -> dict[str, tuple[float, ...]]:
         """Return what the best of y's layers has by chance, for each layer of x; by metric.
 
-        Whoever looks for the best of many layers finds a larger value by chance than any one layer has. It is known for
-        CKA and unbiased CKA. Layers are taken for independent; those of a network are not, so that theirs is less.
+        Whoever looks for the best of many layers finds a larger value by chance than any one layer has. With
+        `permutations` it is the mean of the best over the permutations, each of which is of all layers together.
+        Without, it is known for CKA and unbiased CKA only. There layers are taken for independent; those of a network
+        are not, so that theirs is less. The best of a distance is the smallest.
         """
         found: dict[str, tuple[float, ...]] = {}
         for metric in self.metrics:
-            nulls: dict[str, list[Null]] = {name: [] for name in self.layers_x}
-            for row in self.rows:
-                mean, sd = row.get("null"), row.get("null_sd")
-                if row["metric"] == metric and mean is not None and sd is not None:
-                    nulls[row["layer_x"]].append(Null(mean, sd))
-            if all(nulls.values()):
-                found[metric] = tuple(largest(of_layer) for of_layer in nulls.values())
+            rows = [[row for row in self._of(metric) if row["layer_x"] == name] for name in self.layers_x]
+            best = [
+                _best_permuted(of_layer) if self.permutations else _best_in_closed_form(of_layer) for of_layer in rows
+            ]
+            if None not in best:
+                found[metric] = tuple(value for value in best if value is not None)
         return found
+
+    def _of(self, metric: str) -> Iterator[Row]:
+        return (row for row in self.rows if row["metric"] == metric)
+
+    @cached_property
+    def permutations(self) -> int:
+        """Return how many permutations of y's examples the layers were compared with, too."""
+        return max((len(row.get("permuted", ())) for row in self.rows), default=0)
 
     @property
     def said_of_the_best(self) -> str:
@@ -88,8 +97,9 @@ class Similarities:
         if not self.best_by_chance or len(self.layers_y) < 2:
             return ""
         parts = [f"{metric} {min(of):.2f} to {max(of):.2f}" for metric, of in self.best_by_chance.items()]
+        how = f"in the mean of {self.permutations} permutations" if self.permutations else "at most"
         return (
-            f"the best of {len(self.layers_y)} layers has by chance, for one layer of x or another, at most "
+            f"the best of {len(self.layers_y)} layers has by chance, for one layer of x or another, {how} "
             f"{', '.join(parts)}"
         )
 
@@ -105,12 +115,16 @@ class Similarities:
         k_x, k_y        directions that SVCCA keeps; else missing
         effective_rank_x, effective_rank_y   participation ratio of the channels' variances, for metrics over channels
         lower, upper    bounds of NBS, where they were computed (docs/metrics.md); else NaN
-        null, null_sd   what CKA, biased or unbiased, is by chance: mean and sd over permutations of the examples
+        null, null_sd   what the value is by chance: mean and sd over permutations of the examples. Those of CKA, biased
+                        or unbiased, are over all of them, by a formula. Others need `permutations`, and null_sd 20
         z, calibrated   (value - null)/null_sd, and (value - null)/(1 - null)
+        se              standard error of the value over examples, where `measure` asks for it; else NaN
         """
         whole = dict.fromkeys(("rank_x", "rank_y", "k_x", "k_y"), "Int64")
-        numbers = ("value", "effective_rank_x", "effective_rank_y", "lower", "upper", *NULL)
-        rows = [{**row, **_above_chance(row)} for row in self.rows]
+        numbers = ("value", "effective_rank_x", "effective_rank_y", "lower", "upper", *NULL, "se")
+        rows = [{**row, **_above_chance(row), "se": row.get("se")} for row in self.rows]
+        for row in rows:
+            row.pop("permuted", None)
         return _table(rows).astype(whole | dict.fromkeys(numbers, "float64"))
 
     def matrix(self, metric: str | None = None) -> Any:
@@ -151,17 +165,43 @@ NULL = ("null", "null_sd", "z", "calibrated")
 
 
 def _above_chance(row: Row) -> dict[str, float | None]:
-    """Return the cells of `NULL` for a row. None: what its value is by chance is not known in closed form."""
-    mean, sd = row.get("null"), row.get("null_sd")
-    if row["value"] is None or mean is None or sd is None:
+    """Return the cells of `NULL` for a row. None: what its value is by chance is not known."""
+    null, several = _null_of(row), METRICS.get(row["metric"])
+    if row["value"] is None or null is None:
         return dict.fromkeys(NULL)
-    null = Null(mean, sd)
+    full = several is not None and several.bounds[1] == 1  # others are not 1 for equal sides
+    known_sd = np.isfinite(null.sd)
     return {
         "null": null.mean,
-        "null_sd": null.sd,
-        "z": null.z(row["value"]),
-        "calibrated": null.calibrated(row["value"]),
+        "null_sd": null.sd if known_sd else None,
+        "z": null.z(row["value"]) if known_sd else None,
+        "calibrated": null.calibrated(row["value"]) if full else None,
     }
+
+
+def _null_of(row: Row) -> Null | None:
+    """Return what a row's value is by chance, in closed form or else over permutations. sd : NaN of too few"""
+    mean, sd = row.get("null"), row.get("null_sd")
+    if mean is not None and sd is not None:
+        return Null(mean, sd)
+    values = [value for value in row.get("permuted", ()) if value is not None]
+    if not values:
+        return None
+    return Null(float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) >= PERMUTED else float("nan"))
+
+
+def _best_in_closed_form(rows: Sequence[Row]) -> float | None:
+    """Return what the largest of these layers' values is by chance, if a formula says it of any."""
+    nulls = [Null(row["null"], row["null_sd"]) for row in rows if None not in (row.get("null"), row.get("null_sd"))]
+    return largest(nulls) if nulls else None
+
+
+def _best_permuted(rows: Sequence[Row]) -> float | None:
+    """Return the best of these layers' values in a permutation, in the mean over those in which one has a value."""
+    by_order = zip(*(row.get("permuted", ()) for row in rows), strict=True)
+    best_of = min if rows and rows[0]["metric"] in DISTANCES else max
+    best = [best_of(there) for of in by_order if (there := [value for value in of if value is not None])]
+    return float(np.mean(best)) if best else None
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> Any:

@@ -80,11 +80,11 @@ def on_device_of(like: Any, indices: Any) -> Any:
 class PermutedCrosses:
     """The cross-products of two layers' channels, with the second layer's examples in other orders."""
 
-    def __init__(self, orders: Sequence[Any]) -> None:
-        self._orders, self._crosses = orders, [Cross() for _ in orders]
+    def __init__(self, orders: Sequence[Any], places: tuple[int, int] = (0, 1)) -> None:
+        self._orders, self._places, self._crosses = orders, places, [Cross() for _ in orders]
 
     def add(self, panels: tuple[Slab, ...]) -> None:
-        x, y = panels
+        x, y = (panels[place] for place in self._places)
         for order, cross in zip(self._orders, self._crosses, strict=True):
             cross.add(x, y.of(on_device_of(y.A, order)))
 
@@ -232,13 +232,14 @@ class Jackknife:
     """A pair of layers, and what is needed to compare them without each block of their examples.
 
     channels  both sides' blocks, and the sums of a `CrossBlocks`; None: no metric over channels is asked for
-    kernel    x's blocks of the kernel view, where they are kept for several pairs
+    kernel    x's blocks of the kernel view, where they are kept for several pairs; kernel_y: y's
     """
 
     pair: Pair
     blocks: Blocks
     channels: tuple[BlockedChannels, BlockedChannels, list[Array]] | None = None
     kernel: BlockedSide | None = None
+    kernel_y: BlockedSide | None = None
 
     def values(self, metrics: Iterable[Metric]) -> dict[str, Several]:
         """Return each metric's values without each block, by name. Errors are those of `Draft.results`."""
@@ -259,7 +260,8 @@ class Jackknife:
     def _blocked(self) -> BlockedPair:
         """Return both sides' blocks of the kernel view. What metrics share is computed once."""
         x = self.kernel or BlockedSide(self.pair.x.kernel, self.blocks)
-        return BlockedPair(x, BlockedSide(self.pair.y.kernel, self.blocks), self.pair.kernels)
+        y = self.kernel_y or BlockedSide(self.pair.y.kernel, self.blocks)
+        return BlockedPair(x, y, self.pair.kernels)
 
     @cached_property
     def _blocked_now(self) -> BlockedPair:

@@ -15,6 +15,7 @@ from distsim.metrics.neighbours import knn_overlap
 from distsim.metrics.null import cka_null
 from distsim.metrics.predictivity import linear_predictivity
 from distsim.metrics.pwcca import pwcca
+from distsim.metrics.repository import repository_name
 from distsim.metrics.rsa import rsa
 from distsim.metrics.soft_matching import soft_matching
 from distsim.metrics.svcca import svcca
@@ -36,6 +37,7 @@ __all__ = [
     "nbs_channels",
     "procrustes",
     "pwcca",
+    "repository_name",
     "rsa",
     "soft_matching",
     "svcca",

@@ -53,6 +53,12 @@ def standard_error(values: Sequence[float]) -> float:
     return float(((len(values) - 1) / len(values) * (deviations * deviations).sum()) ** 0.5)
 
 
+def se_of(values: Sequence[float | None]) -> float | None:
+    """Return the standard error of a value as `standard_error` does, or None if a value without a block is missing."""
+    there = [value for value in values if value is not None]
+    return standard_error(there) if len(there) == len(values) else None
+
+
 def deleted(side: KernelSide, block: Any) -> KernelSide:
     """Return a side without the examples of a block, centred again."""
     held = side.gram if side.features is None else side.features

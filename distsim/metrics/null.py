@@ -19,6 +19,7 @@ from distsim.metrics.reads import Number
 REACH, STEPS = 8.0, 501  # of the integral over a normal number: standard deviations, and places
 FULL = 1 - 1e-6  # a chance level above this leaves no room for a calibrated value
 LEAST = 4  # examples from which the variance is defined
+PERMUTED = 20  # permutations from which on their standard deviation is given, and so z
 
 
 class Null(NamedTuple):

@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 from distsim.metrics import jackknife
 from distsim.metrics.channels import saturation
@@ -216,10 +216,17 @@ for _metric in (
 
 # The metrics that come with distsim, in the order of tables and figures. A script's own metrics follow them, by name.
 BUILT_IN = dict(METRICS)
-# Names of the same definitions in the similarity repository (github.com/nacloos/similarity-repository), where known.
-ELSEWHERE = {"cka": "cka/kernel=linear-hsic=gretton-score=cosine"}
 FROM_SUMS = tuple(name for name, metric in BUILT_IN.items() if metric.without is not None)
+DISTANCES = ("procrustes",)  # small for similar sides
 ONE_SIDED = ("dimension", "dimension_complete")  # which permuting the other side's examples does not change
+
+
+def se_belongs_to(metric: Any) -> Literal["se", "se_nbs"]:
+    """Return the measure that a metric's standard error over examples belongs to, by its view and name.
+
+    se_nbs : the metric is computed again without each block of the examples, at ten times the cost of its value
+    """
+    return "se_nbs" if metric.view == "kernel" and metric.name not in FROM_SUMS else "se"
 
 
 def in_order(names: Iterable[str]) -> list[str]:

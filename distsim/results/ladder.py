@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from distsim.metrics.registry import BUILT_IN, in_order
+from distsim.metrics.registry import BUILT_IN, DISTANCES, in_order
+from distsim.metrics.repository import repository_name
 from distsim.results.tables import CONFIDENCE, ENOUGH, RESAMPLES
 from distsim.seeds import numpy_stream
 
@@ -33,7 +34,6 @@ SCALES = {  # what the horizontal axis of the figure shows
     "barrier_aligned": "rank correlation",
     "accuracy": "rank correlation",
 }
-DISTANCES = ("procrustes",)  # small for similar sides
 RUNGS = {  # columns of the table
     "problem": "str",
     "metric": "str",
@@ -111,7 +111,8 @@ def ranking(table: pd.DataFrame) -> pd.DataFrame:
 def as_resi(table: pd.DataFrame, architecture: str, dataset: str) -> pd.DataFrame:
     """Return the table in the columns of the ReSi benchmark's results (Klabunde et al. 2024).
 
-    Ancestry is there as its violation rate: how often networks of different runs are the more similar ones.
+    Ancestry is there as its violation rate: how often networks of different runs are the more similar ones. A further
+    column, `repository_name`, has the metric's name in the similarity repository, "" if it has none.
     """
     ancestry = table["test"] == "ancestry"
     return pd.DataFrame(
@@ -123,6 +124,7 @@ def as_resi(table: pd.DataFrame, architecture: str, dataset: str) -> pd.DataFram
             "architecture": architecture,
             "representation_dataset": dataset,
             "identifier": table["problem"] + "/" + table["layer"] + "/" + table["test"],
+            "repository_name": table["metric"].map(lambda name: repository_name(name) or "").astype("str"),
         }
     )
 

@@ -13,10 +13,10 @@ For the other metrics they are those of the permutations in the table `chance`.
 import numpy as np
 import pandas as pd
 
-from distsim.metrics.null import FULL
+from distsim.metrics.null import FULL, PERMUTED
 from distsim.metrics.registry import BUILT_IN
 
-PERMUTED = 20  # permutations from which on their standard deviation is given, and so z
+__all__ = ["CALIBRATED", "PERMUTED", "above_chance", "with_nulls"]
 # Only a similarity that is 1 for equal sides can be calibrated. Of a script's own metric that is not known everywhere.
 CALIBRATED = tuple(name for name, metric in BUILT_IN.items() if metric.bounds[1] == 1)
 

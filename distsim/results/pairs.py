@@ -1,7 +1,7 @@
 """The tables and figures of the comparisons of networks with each other (`distsim pairs`)."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from distsim import plotting
 from distsim.comparison.pair import Result
+from distsim.metrics.jackknife import se_of
 from distsim.metrics.registry import in_order
 from distsim.results import figures
 from distsim.results.columns import ADDED, OF_OLD, SIMILARITY_COLUMNS
@@ -22,10 +23,12 @@ from distsim.store import Mark, Pair, SweepStore, fenced
 from distsim.store.commits import MARK, undamaged
 from distsim.store.described import ComparedLayer
 from distsim.store.descriptions import labels_of
+from distsim.store.paths import PAIRS
 from distsim.store.records import pairs_in, read_record
 
 FOLDER = "pair_results"
 Found = dict[tuple[NetworkId, NetworkId, str], dict[str, Result]]  # (x, y, layer) -> metric -> result
+FoundSe = Mapping[tuple[NetworkId, NetworkId, str], dict[str, float | None]]  # the same, of standard errors
 NUMBERS = ("run_x", "iteration_x", "run_y", "iteration_y")
 KEYS = ("complete_x", "control_x", "run_x", "iteration_x", "complete_y", "control_y", "run_y", "iteration_y")
 OLD_KEYS = ("run_a", "iteration_a", "run_b", "iteration_b")  # their names before 0.2
@@ -59,11 +62,12 @@ def write_results(
     Each plan has a folder of its own, `pair_results/PLAN`. What other plans wrote stays, unless it was made from values
     that are no longer there.
 
-    pairs  one row per pair, layer and metric: value, rows, columns, ranks, dead channels, warning, reason if missing
+    pairs  one row per pair, layer and metric: value, rows, columns, ranks, dead channels, warning, reason if missing,
+           standard error over examples where that was asked for
     masks  one row per pair and pruned parameter, and one for all of them ("all"): the number of weights alive in both
            networks, in either of them, and their quotient
     """
-    marks = store.pair_marks()
+    marks = {path: mark for what in PAIRS for path, mark in store.pair_marks(what).items()}
     compared = asked.of(found_in(store))
     masks = list(_mask_rows(store, sorted({(x, y) for x, y, _ in compared})))
     table, of_masks = _table(store, layers, compared), _frame(masks, ["place"])
@@ -84,11 +88,12 @@ def table_of(store: SweepStore, layers: Sequence[ComparedLayer], asked: Asked) -
 
 def _table(store: SweepStore, layers: Sequence[ComparedLayer], compared: Found) -> pd.DataFrame:
     positions = {layer.name: (position, layer.kind) for position, layer in enumerate(layers)}
-    rows = []
+    rows, errors = [], se_in(store)
     for (x, y, layer), results in compared.items():
         position, kind = positions[layer]
         row = {"problem": store.problem} | _named(x, y) | {"position": position, "layer": layer, "kind": kind}
-        rows += [row | {"metric": metric} | result for metric, result in results.items()]
+        of_pair = errors.get((x, y, layer), {})
+        rows += [row | {"metric": metric} | result | {"se": of_pair.get(metric)} for metric, result in results.items()]
     return _frame(rows, ["position", "metric"])
 
 
@@ -227,3 +232,17 @@ def found_in(store: SweepStore) -> Found:
             for metric, result in results.items():
                 of_pair.setdefault(metric, result)
     return results_of
+
+
+def se_in(store: SweepStore) -> FoundSe:
+    """Return all standard errors over examples that are committed, None where one cannot be given.
+
+    If one was computed twice, the first counts.
+    """
+    errors: dict[tuple[NetworkId, NetworkId, str], dict[str, float | None]] = {}
+    for mark in store.pair_marks("pairs_se").values():
+        for x, y, results in pairs_in(mark.values):
+            of_pair = errors.setdefault((x, y, mark.values["layer"]), {})
+            for metric, without in results.items():
+                of_pair.setdefault(metric, se_of(without["values"]))
+    return errors

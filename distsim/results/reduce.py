@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from distsim import plotting, trace
-from distsim.metrics.jackknife import standard_error
+from distsim.metrics.jackknife import se_of
 from distsim.problems import departures
 from distsim.results import figures, functional, functional_figures
 from distsim.results.columns import OF_OLD, OF_OLDER, TABLES, completed
@@ -240,7 +240,7 @@ def _measured(
 
 
 def _similarity_rows(problem: str, layers: Sequence[ComparedLayer], committed: Committed) -> Iterator[dict[str, Any]]:
-    errors = {_key(named): _se(record) for _, named, record in _measured(problem, layers, committed.se)}
+    errors = {_key(named): se_of(record["values"]) for _, named, record in _measured(problem, layers, committed.se)}
     for network, named, value in _measured(problem, layers, committed.comparisons):
         record = committed.marks[network].values
         share = {"remaining": record["remaining"], "remaining_pool": record["remaining_pool"]}
@@ -249,11 +249,6 @@ def _similarity_rows(problem: str, layers: Sequence[ComparedLayer], committed: C
 
 def _key(named: dict[str, Any]) -> tuple[Any, ...]:
     return tuple(named[name] for name in (*WHOSE, "layer", "metric"))
-
-
-def _se(record: dict[str, Any]) -> float | None:
-    """Return the standard error from the values without each block, or None if one of them is missing."""
-    return None if None in record["values"] else standard_error(record["values"])
 
 
 def _chance_rows(problem: str, layers: Sequence[ComparedLayer], committed: Committed) -> Iterator[dict[str, Any]]:

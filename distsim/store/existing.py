@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from distsim.specs.problem import OTHER_FOLDERS
-from distsim.store.paths import place_of
+from distsim.store.paths import PAIRS, place_of
 from distsim.store.storage import Storage
 from distsim.store.sweep_store import SweepStore
 
@@ -103,7 +103,7 @@ def _is_record(path: str) -> bool:
     place = place_of(path)
     if place is None or place.kind == "figures":
         return _RECORD.fullmatch(path) is not None
-    return place.kind != "pairs" or _DIGEST.fullmatch(place.named) is not None
+    return place.kind not in PAIRS or _DIGEST.fullmatch(place.named) is not None
 
 
 def is_published(folder: Path) -> bool:

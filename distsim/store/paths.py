@@ -11,7 +11,7 @@ from distsim.specs.layer_names import from_path, in_path
 Pair = tuple[NetworkId, NetworkId]
 Kind = (
     Literal["network", "activations", "logits", "comparison", "chance", "null", "se"]
-    | Literal["pairs", "tables", "pair_tables", "figures"]
+    | Literal["pairs", "pairs_se", "tables", "pair_tables", "figures"]
 )
 
 DERIVED = ("activations", "logits")  # pieces beside a network, computed from its weights
@@ -24,7 +24,9 @@ Values = Literal["comparison", "chance", "null", "se"]
 VALUES: tuple[Values, ...] = get_args(Values)
 _VALUES = re.compile(rf"{PATTERN}/(?P<what>{'|'.join(VALUES)})/(?P<layer>[^/]+)/(?P<named>[^/]+)\.json")
 _NUMBERS = re.compile(r"(?P<first>0|[1-9]\d{0,3})-(?P<last>0|[1-9]\d{0,3})")
-_PAIRS = re.compile(r"pairs/(?P<layer>[^/]+)/(?P<named>[^/]+)\.json")
+_PAIRS = re.compile(r"pairs/(?P<layer>[^/]+)/(?P<se>se/)?(?P<named>[^/]+)\.json")
+OfPairs = Literal["pairs", "pairs_se"]  # values of pairs of networks, and those without a block of the examples
+PAIRS: tuple[OfPairs, ...] = get_args(OfPairs)
 _TABLES: dict[str, Kind] = {
     "results/COMMIT.json": "tables",
     "pair_results/COMMIT.json": "pair_tables",
@@ -67,7 +69,8 @@ def place_of(path: str) -> Place | None:
         place = Place(what, path, NetworkId.of_match(match), from_path(match["layer"]), match["named"])
         return place if bool(place.permutations) == (what == "null") else None
     if match := _PAIRS.fullmatch(path):
-        return Place("pairs", path, None, from_path(match["layer"]), match["named"])
+        of_pairs: OfPairs = "pairs_se" if match["se"] else "pairs"
+        return Place(of_pairs, path, None, from_path(match["layer"]), match["named"])
     derived = _TABLES.get(path)
     return None if derived is None else Place(derived, path)
 
@@ -83,9 +86,9 @@ def values_path(
     return f"{network.path}/{what}/{in_path(layer)}/{'+'.join(sorted(metrics))}{numbers}.json"
 
 
-def pairs_path(layer: str, pairs: Iterable[Pair], metrics: Iterable[str]) -> str:
-    """Return the path of a tile: one layer's values of pairs of networks."""
-    return f"pairs/{in_path(layer)}/{pairs_key(pairs, metrics)}.json"
+def pairs_path(layer: str, pairs: Iterable[Pair], metrics: Iterable[str], what: OfPairs = "pairs") -> str:
+    """Return the path of a tile: one layer's values of pairs of networks, or those without a block of the examples."""
+    return f"pairs/{in_path(layer)}/{'se/' * (what == 'pairs_se')}{pairs_key(pairs, metrics)}.json"
 
 
 def pairs_key(pairs: Iterable[Pair], metrics: Iterable[str]) -> str:

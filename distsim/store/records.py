@@ -80,6 +80,13 @@ class PairsRecord(TypedDict):
     pairs: list[tuple[Any, Any, dict[str, Result]]]
 
 
+class SeveralPairsRecord(TypedDict):
+    """A tile: one layer's values of pairs of networks without each block of the examples."""
+
+    layer: str
+    pairs: list[tuple[Any, Any, dict[str, ChanceResult]]]
+
+
 class TablesRecord(TypedDict):
     """Tables or figures, and the digest of what they were made from."""
 
@@ -103,6 +110,7 @@ KINDS: dict[str, Any] = {
     "null": dict[str, ChanceResult],
     "se": dict[str, ChanceResult],
     "pairs": PairsRecord,
+    "pairs_se": SeveralPairsRecord,
     "tables": TablesRecord,
     "pair_tables": PairTablesRecord,
     "figures": TablesRecord,
@@ -208,10 +216,14 @@ def _several(place: Place, values: dict[str, Any]) -> None:
     most = {"chance": PERMUTATIONS, "null": len(place.permutations), "se": BLOCKS}[place.kind]
     _require_metrics(place, values)
     for metric, result in values.items():
-        counts = len(result["values"]), len(result["reasons"])
-        expect(counts == (most,) * 2, f"field values.{metric} must have {most} values, got {counts[0]}")
-        for value, reason in zip(result["values"], result["reasons"], strict=True):
-            _require_value_or_reason(f"values.{metric}", value, reason)
+        _require_several(f"values.{metric}", result, most)
+
+
+def _require_several(field: str, result: dict[str, Any], most: int) -> None:
+    counts = len(result["values"]), len(result["reasons"])
+    expect(counts == (most,) * 2, f"field {field} must have {most} values, got {counts[0]}")
+    for value, reason in zip(result["values"], result["reasons"], strict=True):
+        _require_value_or_reason(field, value, reason)
 
 
 def _pairs(place: Place, values: dict[str, Any]) -> None:
@@ -222,7 +234,10 @@ def _pairs(place: Place, values: dict[str, Any]) -> None:
     for (x, y), results in pairs.items():
         for metric, result in results.items():
             where = f"{metric} of {x.label} and {y.label}"
-            _require_value_or_reason(where, result["value"], result["reason"])
+            if place.kind == "pairs_se":
+                _require_several(where, result, BLOCKS)
+            else:
+                _require_value_or_reason(where, result["value"], result["reason"])
 
 
 def _pair_tables(place: Place, values: dict[str, Any]) -> None:
@@ -230,8 +245,8 @@ def _pair_tables(place: Place, values: dict[str, Any]) -> None:
         expect(tiles.items() <= values["inputs"].items(), f"field values.plans.{plan} has tiles that inputs has not")
 
 
-def pairs_in(values: dict[str, Any]) -> Iterator[tuple[NetworkId, NetworkId, dict[str, Result]]]:
-    """Yield the networks x and y of each pair in a tile, and metric -> result. ValueError: a network is not one."""
+def pairs_in(values: dict[str, Any]) -> Iterator[tuple[NetworkId, NetworkId, dict[str, Any]]]:
+    """Yield the networks x and y of each pair in a tile, and metric -> record. ValueError: a network is not one."""
     for x, y, results in values["pairs"]:
         yield NetworkId.from_json(x), NetworkId.from_json(y), results
 
@@ -256,5 +271,6 @@ _AGREES: dict[str, Callable[[Place, dict[str, Any]], None]] = {
     "null": _several,
     "se": _several,
     "pairs": _pairs,
+    "pairs_se": _pairs,
     "pair_tables": _pair_tables,
 }

@@ -16,6 +16,7 @@
                  <network>/null/<layer>/<metrics>.0-1.json       permutations 0 and 1, at the other iterations
                  <network>/se/<layer>/<metrics>.json             values without each tenth of the examples
                  pairs/<layer>/<digest>.json            networks compared with each other, a tile at a time
+                 pairs/<layer>/se/<digest>.json         their values without each tenth of the examples
                  pair_results/                          tables and figures of pairs
                  results/                               tables
 <root>/figures/                                         drawn from all problems of the store
@@ -26,6 +27,7 @@
 import dataclasses
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -47,7 +49,7 @@ from distsim.store.commits import (
 )
 from distsim.store.epochs import delete_checkpoints
 from distsim.store.fenced import replace, replace_one
-from distsim.store.paths import VALUES, Pair, pairs_path, place_of, values_path
+from distsim.store.paths import PAIRS, VALUES, OfPairs, Pair, pairs_path, place_of, values_path
 from distsim.store.records import LARGEST_SPEC, WEIGHTS, decode_spec, identity_in, read_record, weights_of
 from distsim.store.storage import Storage
 
@@ -337,20 +339,27 @@ class SweepStore:
         wanted = [path for path, place in places.items() if place is not None and place.kind == what]
         return {path: mark for path in wanted if (mark := read_record(self.storage, path)) is not None}
 
-    def commit_pairs(self, layer: str, results: dict[Pair, Any], **fields: Any) -> None:
-        """Commit one layer's values of pairs of networks. Values of an earlier writer stay."""
+    def commit_pairs(self, layer: str, results: Mapping[Pair, Any], what: OfPairs = "pairs", **fields: Any) -> None:
+        """Commit one layer's values of pairs of networks. Values of an earlier writer stay.
+
+        what : pairs_se are values without each block of the examples
+        """
         metrics = sorted({metric for values in results.values() for metric in values})
         values = {"layer": layer, "pairs": [[a.as_json(), b.as_json(), values] for (a, b), values in results.items()]}
-        self._create(pairs_path(layer, results, metrics), values, fields)
+        self._create(pairs_path(layer, results, metrics, what), values, fields)
 
     def _create(self, path: str, values: dict[str, Any], fields: dict[str, Any]) -> None:
         """Create a mark that holds values, unless there is one. fields : of the Mark."""
         fields["provenance"] = fields.get("provenance", {}) | {"piece": path}
         self.storage.create(path, Mark(attempt="", objects={}, values=values, **fields).encode())
 
-    def pair_marks(self) -> dict[str, Mark]:
-        """Return path -> mark that holds values of pairs, sorted by path. DamagedStore: a mark holds something else."""
-        paths = [path for path in sorted(self.storage.sizes("pairs")) if place_of(path) is not None]
+    def pair_marks(self, what: OfPairs = "pairs") -> dict[str, Mark]:
+        """Return path -> mark that holds values of pairs, sorted by path. DamagedStore: a mark holds something else.
+
+        what : as for `commit_pairs`
+        """
+        places = {path: place_of(path) for path in sorted(self.storage.sizes("pairs"))}
+        paths = [path for path, place in places.items() if place is not None and place.kind == what]
         return {path: mark for path in paths if (mark := read_record(self.storage, path)) is not None}
 
     def digests(self) -> dict[str, str]:
@@ -374,7 +383,8 @@ class SweepStore:
                     digests[piece] = dataclasses.replace(mark, objects={}).digest
         for what in VALUES:
             digests |= {path: mark.digest for path, mark in self.value_marks(what).items()}
-        digests |= {path: mark.digest for path, mark in self.pair_marks().items()}
+        for of_pairs in PAIRS:
+            digests |= {path: mark.digest for path, mark in self.pair_marks(of_pairs).items()}
         results = self.results_mark()
         for name in results.objects if results is not None else ():
             if not name.startswith("provenance"):

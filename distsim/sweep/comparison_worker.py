@@ -12,7 +12,7 @@ import torch
 from distsim import trace
 from distsim.activations.layout import chunk_shape
 from distsim.activations.probe import Probe, held, layer_shapes, make_probe
-from distsim.comparison.layer import Reference, Result, compare_pairs
+from distsim.comparison.layer import Reference, Result, compare_tile
 from distsim.comparison.sides import InMemory, LayerSource
 from distsim.comparison.spread import Several, missing
 from distsim.data import Dataset
@@ -23,6 +23,7 @@ from distsim.seeds import numpy_stream
 from distsim.specs import COMPLETE, PERMUTATIONS, NetworkId, Sweep
 from distsim.store import SweepStore
 from distsim.store.activations import Reader
+from distsim.store.paths import OfPairs
 from distsim.store.records import WEIGHTS, WEIGHTS_X, WEIGHTS_Y, weights_of
 from distsim.sweep.failures import attempt
 from distsim.sweep.jobs import NOTHING, Comparison, Job, NetworkComparison, PairJob
@@ -49,6 +50,11 @@ def _by_permutation(permuted: Sequence[Mapping[str, Result]]) -> dict[str, Any]:
         )
         for name in permuted[0]
     }
+
+
+def _too_few(n: int) -> Several:
+    """Return that there is no value without any block, as there are fewer examples than blocks."""
+    return missing(f"{BLOCKS} blocks need at least {BLOCKS} examples, there are {n}")
 
 
 class ComparisonWorker:
@@ -133,8 +139,7 @@ class ComparisonWorker:
             permuted = [read.by_chance(numbers.index(number), of) for number in some]
             yield Piece(_by_permutation(permuted), "null", some)
         if beside.se:
-            few = f"{BLOCKS} blocks need at least {BLOCKS} examples, there are {n}"
-            without = dict.fromkeys(beside.se, missing(few)) if blocks is None else read.without_blocks(beside.se)
+            without = dict.fromkeys(beside.se, _too_few(n)) if blocks is None else read.without_blocks(beside.se)
             yield Piece(dict(without), "se")
 
     def _commit(
@@ -248,22 +253,39 @@ class ComparisonWorker:
         self._check_environment()
         self._reference = None  # frees its memory
         with trace.stage("comparison", self.sweep.name, f"{len(job.pairs)} pairs", job.layer):
+            sources = [self._kept_or_forwarded(network, job.layer) for network in job.networks]
             places = {network: place for place, network in enumerate(job.networks)}
-            values = compare_pairs(
-                [self._kept_or_forwarded(network, job.layer) for network in job.networks],
-                [(places[a], places[b]) for a, b in job.pairs],
-                job.metrics,
-                self._device,
-                self.sweep.identity.comparison,
+            n = sources[0].shape[0]
+            enough = n >= BLOCKS
+            compared = dict(
+                compare_tile(
+                    sources,
+                    [(places[a], places[b]) for a, b in job.pairs],
+                    job.metrics,
+                    job.se if enough else (),
+                    split(n, self.sweep.identity.seed) if job.se and enough else (),
+                    device=self._device,
+                    precision=self.sweep.identity.comparison,
+                )
             )
-            self.store.commit_pairs(
-                job.layer,
-                {(a, b): values[places[a], places[b]] for a, b in job.pairs},
-                identity=self.sweep.identity.hash,
-                environment=comparison_environment(self.sweep),
-                provenance=provenance(started, time.time())
-                | self._weights({f"{WEIGHTS} {network.path}": network for network in job.networks}),
+            found = {(a, b): compared[places[a], places[b]] for a, b in job.pairs}
+            too_few = {} if enough else dict.fromkeys(job.se, _too_few(n))
+            pieces: tuple[tuple[OfPairs, Any], ...] = (
+                ("pairs", {pair: values for pair, (values, _) in found.items() if values}),
+                ("pairs_se", {pair: some for pair, (_, without) in found.items() if (some := without | too_few)}),
             )
+            made = provenance(started, time.time())
+            for what, of_pairs in pieces:
+                if of_pairs:
+                    self.store.commit_pairs(
+                        job.layer,
+                        of_pairs,
+                        what,
+                        identity=self.sweep.identity.hash,
+                        environment=comparison_environment(self.sweep),
+                        provenance=made
+                        | self._weights({f"{WEIGHTS} {network.path}": network for network in job.networks}),
+                    )
 
     def _weights(self, networks: dict[str, NetworkId]) -> dict[str, str]:
         """Return name -> SHA-256 of the network's weights, for provenance."""

@@ -44,6 +44,10 @@ class Cost:
     def __add__(self, other: "Cost") -> "Cost":
         return Cost(self.bytes + other.bytes, self.flops + other.flops, self.of_eigenvalues + other.of_eigenvalues)
 
+    def times(self, count: int) -> "Cost":
+        """Return the cost of as many such comparisons."""
+        return Cost(count * self.bytes, count * self.flops, count * self.of_eigenvalues)
+
     def seconds(self, rate: float, at_once: int = 1, device: str = "cpu") -> float:
         """Return about how long it takes with `at_once` comparisons, to a factor of two or three.
 

@@ -96,6 +96,7 @@ class PairJob:
     layer: str
     pairs: tuple[Pair, ...]
     metrics: tuple[str, ...]
+    se: tuple[str, ...] = ()  # the metrics whose standard error over examples is asked for
 
     @property
     def label(self) -> str:

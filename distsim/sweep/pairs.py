@@ -7,7 +7,8 @@ compared by their Jaccard similarity, |A ∩ B| / |A ∪ B| of the alive paramet
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 
@@ -15,11 +16,13 @@ from distsim.activations.probe import layer_shapes
 from distsim.comparison.layer import applicable
 from distsim.comparison.sides import COLUMNS
 from distsim.environment import free_memory, threads
+from distsim.metrics.jackknife import BLOCKS
+from distsim.metrics.registry import known, se_belongs_to
 from distsim.models import Layer, build
-from distsim.results.pairs import Found, found_in
+from distsim.results.pairs import Found, FoundSe, found_in, se_in
 from distsim.specs import NetworkId
 from distsim.store import Pair, SweepStore
-from distsim.sweep.cost import Cost, layer_cost, product_rate
+from distsim.sweep.cost import Cost, beside_cost, layer_cost, product_rate
 from distsim.sweep.engine import Engine
 from distsim.sweep.jobs import PairJob
 from distsim.sweep.order import Prepared
@@ -82,18 +85,24 @@ def tiles(pairs: Sequence[Pair], limit: int) -> Iterator[list[Pair]]:
         yield from (by_groups[key] for key in sorted(by_groups))
 
 
-def tile_limit(shape: tuple[int, ...], memory: float) -> int:
+def tile_limit(shape: tuple[int, ...], memory: float, with_se: bool = False) -> int:
     """Return of how many networks a layer's statistics fit into memory together, at least 2.
 
     shape : of the layer, (n, ...)
     memory : in bytes; what a comparison needs besides is counted too
+    with_se : sums over blocks of examples are made of the channels of each network and of each pair
     """
     n, p = shape[0], int(np.prod(shape[1:]))
     wide = p >= n
     shared = 5 * 8 * n**2 if wide else 3 * 8 * p**2
     # Gram matrix and its factor, or the features; a panel as stored and some of its columns centred
     each = (2 * 8 * n**2 if wide else 8 * n * p) + 8 * n * min(p, 2 * COLUMNS)
-    return max(2, int((memory - shared) / each))
+    most = max(2, int((memory - shared) / each))
+    if with_se:  # m networks have m²/2 pairs
+        of_blocks = (BLOCKS + 1) * 8 * shape[-1] ** 2
+        while most > 2 and shared + most * each + of_blocks * (most + most**2 / 2) > memory:
+            most -= 1
+    return most
 
 
 def jobs(
@@ -103,20 +112,28 @@ def jobs(
     metrics: tuple[str, ...],
     committed: Found,
     memory: float,
+    with_se: tuple[str, ...] = (),
+    committed_se: FoundSe = MappingProxyType({}),
 ) -> list[PairJob]:
     """Return jobs for the pairs that are not committed yet.
 
     layers : layer -> its shape (n, ...)
     memory : bytes that one job may take
+    with_se : the metrics whose standard error is wanted too
     """
     todo = []
     for layer, shape in layers.items():
-        wanted = applicable(metrics, layer.kind)
-        if not wanted:
-            continue
-        missing = [pair for pair in pairs if not set(wanted) <= committed.get((*pair, layer.name), {}).keys()]
-        for tile in tiles(missing, tile_limit(shape, memory)):
-            todo.append(PairJob(problem, layer.name, tuple(tile), wanted))
+        wanted, wanted_se = applicable(metrics, layer.kind), applicable(with_se, layer.kind)
+        missing: dict[tuple[tuple[str, ...], tuple[str, ...]], list[Pair]] = {}  # metrics, metrics with se -> pairs
+        for pair in pairs:
+            key = *pair, layer.name
+            values = () if set(wanted) <= committed.get(key, {}).keys() else wanted
+            errors = () if set(wanted_se) <= committed_se.get(key, {}).keys() else wanted_se
+            if values or errors:
+                missing.setdefault((values, errors), []).append(pair)
+        for (values, errors), some in missing.items():
+            for tile in tiles(some, tile_limit(shape, memory, bool(errors))):
+                todo.append(PairJob(problem, layer.name, tuple(tile), values, errors))
     return todo
 
 
@@ -125,7 +142,11 @@ def cost(todo: Iterable[PairJob], layers: Mapping[Layer, tuple[int, ...]], items
     shapes = {layer.name: shape for layer, shape in layers.items()}
     total = Cost()
     for job in todo:
-        total += layer_cost(shapes[job.layer], itemsize, len(job.networks), len(job.pairs), job.metrics)
+        shape, every = shapes[job.layer], dict.fromkeys((*job.metrics, *job.se))
+        total += layer_cost(shape, itemsize, len(job.networks), 0, every)
+        total += layer_cost(shape, itemsize, 0, len(job.pairs), job.metrics)
+        if job.se:
+            total += beside_cost(shape, (), job.se).times(len(job.pairs))
     return total
 
 
@@ -139,6 +160,7 @@ def compare(
     memory: float | None = None,
     forecast: bool = False,
     say: Callable[[str], None] = print,
+    measure: Collection[str] = (),
 ) -> list[str]:
     """Compare those of these pairs that are not compared yet, and commit the values.
 
@@ -148,6 +170,7 @@ def compare(
     names : of layers; None: all
     memory : bytes for all comparisons at once; None: half of this machine's free memory, 4 GiB if that is unknown
     forecast : only say what it would cost
+    measure : "se", "se_nbs" or both: commit standard errors over examples too, as far as they are not committed yet
 
     FileNotFoundError: a network is not committed. ValueError: no metric applies to any of these layers.
     """
@@ -167,14 +190,17 @@ def compare(
         order = dataclasses.replace(order, sweep=dataclasses.replace(order.sweep, extent=extent))
     slots = 1 if forecast else engine.slots([order])
     memory = memory or (free_memory() or 8 * 2.0**30) / 2
-    todo = jobs(name, pairs, sized, metrics, found_in(store), memory / slots)
+    with_se = tuple(metric.name for metric in known(metrics) if se_belongs_to(metric) in measure)
+    errors = se_in(store) if with_se else {}
+    todo = jobs(name, pairs, sized, metrics, found_in(store), memory / slots, with_se, errors)
     if not todo:
         say(f"{name}: nothing is missing")
         return []
     device = order.sweep.device
     with threads(order.sweep.identity.threads):
         sentence = cost(todo, sized).sentence(product_rate(device, engine.here), slots, device)
-    say(f"{name}: {sum(len(job.pairs) for job in todo)} pairs of layers in {len(todo)} tiles: {sentence}")
+    errors_too = f", standard errors of {', '.join(with_se)} among it" if any(job.se for job in todo) else ""
+    say(f"{name}: {sum(len(job.pairs) for job in todo)} pairs of layers in {len(todo)} tiles: {sentence}{errors_too}")
     return [] if forecast else engine.compare([order], todo)
 
 

@@ -5,8 +5,8 @@ import shutil
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 
-from distsim.metrics.registry import BUILT_IN, FROM_SUMS, METRICS, ONE_SIDED, Metric
-from distsim.specs import PERMUTATIONS, Extent, Measure, NetworkId, OfControl, RunId, Sweep
+from distsim.metrics.registry import BUILT_IN, METRICS, ONE_SIDED, Metric, se_belongs_to
+from distsim.specs import PERMUTATIONS, Extent, NetworkId, OfControl, RunId, Sweep
 from distsim.store import Contents, NoSpace, SweepStore
 from distsim.store.described import ComparedLayer, StoredMetric
 
@@ -164,7 +164,7 @@ def _beside(
     extent: Extent, contents: Contents, metrics: Sequence[Metric | StoredMetric], layers: Sequence[ComparedLayer]
 ) -> dict[NetworkId, dict[str, Beside]]:
     """Return network -> layer -> what it lacks beside its similarities and the chance levels."""
-    wanted = [metric for metric in metrics if _se_of(metric) in extent.measure]
+    wanted = [metric for metric in metrics if se_belongs_to(metric) in extent.measure]
     errors = _lacking(extent.networks, contents.se, wanted, layers)
     permuted = [metric for metric in metrics if _is_permuted(metric.name)]
     lacking: dict[NetworkId, dict[str, Beside]] = {}
@@ -178,11 +178,6 @@ def _beside(
             if beside := Beside(nulls, errors.get(network, {}).get(layer.name, ())):
                 lacking.setdefault(network, {})[layer.name] = beside
     return lacking
-
-
-def _se_of(metric: Metric | StoredMetric) -> Measure:
-    """Return the measure that a metric's standard error belongs to."""
-    return "se_nbs" if metric.view == "kernel" and metric.name not in FROM_SUMS else "se"
 
 
 def _is_permuted(metric: str) -> bool:

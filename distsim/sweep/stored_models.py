@@ -42,13 +42,20 @@ class Stored:
 
 
 def layer_by_layer(
-    a: Stored, b: Stored, metrics: Sequence[str], data: str | None = None, device: str = "cpu"
+    a: Stored,
+    b: Stored,
+    metrics: Sequence[str],
+    data: str | None = None,
+    device: str = "cpu",
+    measure: Sequence[str] = (),
+    permutations: int = 0,
 ) -> Similarities:
     """Return the similarity of every compared layer of `a` to every one of `b`, on the probe of a's store.
 
     Each network gets the images with its own normalisation. Nothing is warned of: see `Similarities.doubts`.
 
     data : location of a's data; None: the one in the store's last request
+    measure, permutations : as for `distsim.compare`
 
     ValueError: the networks take images of different shapes, or the data are not those of a's sweep.
     FileNotFoundError: a network is not committed.
@@ -70,7 +77,16 @@ def layer_by_layer(
     names = [list(model.names) for model in models]
     with threads(identity.threads), warnings.catch_warnings():
         warnings.simplefilter("ignore", UnreliableSimilarity)  # the result says it, with the layers' own names
-        similarities = compare(models[0], models[1], probe.images, layers=names, metrics=metrics, device=device)
+        similarities = compare(
+            models[0],
+            models[1],
+            probe.images,
+            layers=names,
+            metrics=metrics,
+            device=device,
+            measure=measure,
+            permutations=permutations,
+        )
     return _renamed(similarities, models[0].names, models[1].names)
 
 

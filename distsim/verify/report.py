@@ -19,6 +19,7 @@ KINDS = {  # of pieces: singular and plural
     "null": "nulls",
     "standard error": "standard errors",
     "tile of pairs": "tiles of pairs",
+    "standard errors of a tile of pairs": "standard errors of tiles of pairs",
     "set of tables": "sets of tables",
     "set of figures": "sets of figures",
 }

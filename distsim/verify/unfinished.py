@@ -15,7 +15,7 @@ _WRITTEN_BESIDE = re.compile(
     r"lease/\d+\.(?:json|beat)|report\.html|figures/[^/]+\.(?:json|png|pdf)|probe-[0-9a-f]{32}"
 )
 _WRITTEN = re.compile(
-    r"(?:spec|request|layers)\.json|(?:behaviour|metrics)/[^/]+\.json|pairs/[^/]+/[^/]+\.json"
+    r"(?:spec|request|layers)\.json|(?:behaviour|metrics)/[^/]+\.json|pairs/[^/]+/(?:se/)?[^/]+\.json"
     r"|(?:pair_)?results/[^/]+\.(?:json|csv|parquet|png|pdf)"
     rf"|{PATTERN}/(?:(?:(?:activations|logits)/)?(?:{_NUMBERED}|attempt-(?:[1-9]\d{{0,8}}-)?[0-9a-f]{{12}}/.+)"
     r"|epoch/[0-9a-f]{64}[^/]*|(?:comparison|chance|null|se)/[^/]+/[^/]+\.json)"

@@ -36,7 +36,7 @@ from distsim.verify.unfinished import unlisted
 ASIDE = ".damaged"  # suffix of a spec or request that repair sets aside: somebody may want to read its flags
 CHECKED = {"network": "network", "activations": "network's activations", "logits": "network's test logits"}
 VALUES = {"comparison": "comparison", "chance": "chance level", "null": "null", "se": "standard error"}
-VALUES["pairs"] = "tile of pairs"
+VALUES |= {"pairs": "tile of pairs", "pairs_se": "standard errors of a tile of pairs"}
 ABSENT = "is missing: run the sweep script, which writes it"
 
 

@@ -25,7 +25,9 @@ from distsim.comparison.models import compare
 from distsim.comparison.pair import Result
 from distsim.comparison.similarities import LeftOut, Similarities
 from distsim.environment import threads
+from distsim.metrics.jackknife import kept, split, standard_error
 from distsim.metrics.registry import METRICS, Metric, register
+from distsim.seeds import numpy_stream
 
 CHANNELS = ("mean_cca", "svcca", "pwcca", "nbs_channels")
 KERNELS = ("cka", "nbs", "cka_unbiased", "procrustes")
@@ -521,7 +523,7 @@ def test_the_table() -> None:
     assert found.table.columns.tolist() == [
         *("layer_x", "layer_y", "metric"),
         *Result.__annotations__,
-        *("z", "calibrated"),
+        *("z", "calibrated", "se"),
     ]
     keys = [tuple(row) for row in found.table[["layer_x", "layer_y", "metric"]].to_numpy()]
     assert keys == [
@@ -912,3 +914,100 @@ def test_the_best_of_many_layers_is_more_by_chance_than_any_of_them() -> None:
     for best, (_, of_layer) in zip(found.best_by_chance["cka"], table.groupby("layer_x", sort=False), strict=True):
         assert of_layer["null"].max() < best < of_layer["null"].max() + 3 * of_layer["null_sd"].max()
     assert f"the best of {len(found.layers_y)} layers has by chance" in found.said_of_the_best
+
+
+def test_the_best_of_many_layers_by_chance_is_measured_for_any_metric() -> None:
+    """One order of the examples for all layers of y at once, as `Taken` layers compared one by one have it."""
+    torch.manual_seed(0)
+    a, b, inputs = mlp(8, 8, 8), mlp(8, 8, 8), torch.randn(60, 20)
+    names = ("svcca", "nbs", "cka", "procrustes")
+    found = compare(a, b, inputs, metrics=names, permutations=20)
+    table = found.table
+    assert found.table["z"].notna().all(), "20 permutations are enough for a standard deviation"
+    assert "permuted" not in table
+    for metric in names:
+        by_layer = list(found._of(metric))
+        assert all(len(row["permuted"]) == 20 for row in by_layer)
+        for best, name in zip(found.best_by_chance[metric], found.layers_x, strict=True):
+            values = np.array([row["permuted"] for row in by_layer if row["layer_x"] == name])
+            alone = table[(table["metric"] == metric) & (table["layer_x"] == name)]["null"]
+            if metric == "procrustes":
+                assert best == pytest.approx(values.min(axis=0).mean())
+                assert best <= alone.min() + 1e-12, "the best distance is the smallest"
+            else:
+                assert best == pytest.approx(values.max(axis=0).mean())
+                assert best >= alone.max() - 1e-12
+    assert table[table["metric"] == "procrustes"]["calibrated"].isna().all(), "it is not 1 for equal sides"
+    assert table[table["metric"] == "nbs"]["calibrated"].notna().all()
+    assert f"the best of {len(found.layers_y)} layers has by chance" in found.said_of_the_best
+    assert "in the mean of 20 permutations" in found.said_of_the_best
+    few = compare(a, b, inputs, metrics=("nbs", "cka"), permutations=2)
+    of_nbs = few.table[few.table["metric"] == "nbs"]
+    assert of_nbs["null"].notna().all()
+    assert of_nbs["z"].isna().all(), "two are too few for a standard deviation"
+    assert few.table["null"][few.table["metric"] == "cka"].tolist() == table["null"][table["metric"] == "cka"].tolist()
+
+
+def test_a_permutation_is_that_of_the_other_models_inputs() -> None:
+    a, b, inputs = resnet(), resnet(), images()
+    names = (*CHANNELS, "cka", "nbs", "cosine")
+    found = compare(a, b, inputs, layers=["stem", "out"], metrics=names, permutations=1)
+    order = numpy_stream(0, "chance", "compare", N, 0).permutation(N)
+    shuffled = _Outputs(b, inputs, order, ("stem", "out"))
+    expected = compare(a, shuffled, inputs, layers=(["stem", "out"], ["taps.0", "taps.1"]), metrics=names, batch_size=N)
+    for row, other in zip(found.rows, expected.rows, strict=True):
+        assert row["permuted"] == [pytest.approx(other["value"], abs=1e-6)], (row["layer_x"], row["metric"])
+
+
+class _Outputs(nn.Module):
+    """A model's outputs for all inputs, in another order; whatever it is given."""
+
+    def __init__(self, model: nn.Module, inputs: torch.Tensor, order: Any, names: tuple[str, ...]) -> None:
+        super().__init__()
+        found: dict[str, torch.Tensor] = {}
+        model.eval()
+        hooks = [
+            model.get_submodule(name).register_forward_hook(
+                lambda module, args, out, name=name: found.__setitem__(name, out)
+            )
+            for name in names
+        ]
+        with torch.no_grad():
+            model(inputs)
+        for hook in hooks:
+            hook.remove()
+        self.outputs = [found[name][torch.as_tensor(order)] for name in names]
+        self.taps = nn.ModuleList(nn.Identity() for _ in names)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for tap, output in zip(self.taps, self.outputs, strict=True):
+            tap(output[: len(x)])
+        return x
+
+
+def test_standard_errors_are_those_of_inputs_without_a_tenth() -> None:
+    a, b, inputs = resnet(), resnet(), images()
+    names = ("mean_cca", "nbs_channels", "cka", "nbs", "cosine")
+    chosen: Any = {"layers": ["stem", "out"], "metrics": names}
+    plain, asked = compare(a, b, inputs, **chosen), compare(a, b, inputs, measure=("se", "se_nbs"), **chosen)
+    assert plain.table["se"].isna().all(), "off by default"
+    assert [row["value"] for row in plain.rows] == [row["value"] for row in asked.rows]
+    without = [compare(a, b, inputs[kept(N, block)], **chosen).table["value"] for block in split(N, 0)]
+    expected = [standard_error(list(values)) for values in np.array(without).T]
+    assert asked.table["se"].to_numpy() == pytest.approx(np.array(expected), abs=1e-7, nan_ok=True)
+    assert asked.table["se"].notna().any()
+    cheap = compare(a, b, inputs, measure="se", **chosen).table
+    assert cheap[cheap["metric"] == "nbs"]["se"].isna().all(), "se_nbs asks for it"
+    assert cheap[cheap["metric"] == "cka"]["se"].tolist() == asked.table[asked.table["metric"] == "cka"]["se"].tolist()
+    few = compare(a, b, inputs[:9], measure="se", **chosen).table
+    assert few["se"].isna().all(), "nine inputs make no ten blocks"
+
+
+def test_what_is_asked_for_beside_values_is_checked() -> None:
+    for wrong, said in {
+        (("measure", "null"),): "measure takes se and se_nbs, got 'null'",
+        (("permutations", -1),): "permutations must be a whole number from 0 to 10,000, got -1",
+        (("permutations", True),): "permutations must be a whole number from 0 to 10,000, got True",
+    }.items():
+        with pytest.raises(ValueError, match=said):
+            compare(mlp(8), mlp(8), torch.randn(20, 20), **dict(wrong))

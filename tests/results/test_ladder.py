@@ -135,6 +135,8 @@ def test_ranks_texts_and_figures() -> None:
     violations = resi[resi["quality_measure"] == "violation_rate"].set_index("similarity_measure")["value"]
     assert violations["cka"] == 0
     assert resi["identifier"][0] == "p/fc1/order"
+    named = dict(zip(resi["similarity_measure"], resi["repository_name"], strict=True))
+    assert named == {"cka": "cka-kernel=linear-hsic=gretton-score", "nbs": "nbs-score"}
     pd.testing.assert_frame_equal(
         read_parquet_bytes(to_parquet_bytes(found)), found.astype({"runs": "Int64"}), check_dtype=False
     )

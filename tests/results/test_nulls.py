@@ -49,6 +49,24 @@ def test_a_null_in_closed_form_is_the_rows_own() -> None:
     assert (row["z"], row["calibrated"]) == pytest.approx((6.0, 0.75))
 
 
+def test_a_control_does_not_borrow_the_null_of_pruned_networks() -> None:
+    """Their ranks differ. A control has a null of its own, or none but that in closed form."""
+    rows = [
+        similarity(0.9) | {"control": control, "run": run} for control, run in (("", 0), ("retrain", 0), ("retrain", 1))
+    ]
+    pruned, *controls = filled(rows, by_chance([0.3, 0.5])).sort_values("control").to_dict("records")
+    assert pruned["null"] == pytest.approx(0.4)
+    for row in controls:
+        assert (row["null_of"], row["control"]) == ("", "retrain")
+        assert np.isnan([row[name] for name in ("null", "z", "calibrated")]).all()
+    own = [row | {"control": "retrain"} for row in by_chance([0.2, 0.4])]
+    _, *controls = filled(rows, by_chance([0.3, 0.5]) + own).sort_values("control").to_dict("records")
+    for row in controls:
+        assert (row["null"], row["null_of"]) == (pytest.approx(0.3), "control=retrain,run=0,iteration=1")
+    (closed,) = filled([similarity(0.9, null=0.6, null_sd=0.05) | {"control": "retrain"}], []).to_dict("records")
+    assert closed["calibrated"] == pytest.approx(0.75)
+
+
 def test_runs_borrow_the_null_of_permuted_run_0_at_the_same_iteration() -> None:
     rows = [similarity(0.9), similarity(0.8, 3), similarity(0.8, 3, iteration=2)]
     first, other, later = filled(rows, by_chance([0.3, 0.5, None])).to_dict("records")

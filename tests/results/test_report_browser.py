@@ -9,7 +9,7 @@ from typing import Any
 
 import chromium
 import pytest
-from planted_study import ODD, ROOT, VGG16, study
+from planted_study import ODD, ROOT, VGG16, study, with_predictions
 
 from distsim.results.published import read
 from distsim.results.report.writing import write_file
@@ -184,6 +184,63 @@ def test_on_paper_it_is_light_and_as_wide_as_the_paper(tab: chromium.Page, repor
     tab.call("Emulation.setEmulatedMedia", media="print", features=[])
     assert tab.js("document.getElementById('controls').checkVisibility()") is False
     tab.call("Emulation.setEmulatedMedia", media="", features=[])
+
+
+@pytest.fixture(scope="module")
+def predictions(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The report of a study whose predictions were compared, and of one of which they were not."""
+    made = with_predictions(study(), classes=("<b>cat</b>", "=2"))
+    return write_file([made, study(problem="cifar2")], tmp_path_factory.mktemp("predictions") / "report.html")
+
+
+def test_predictions_are_a_figure_of_their_own(tab: chromium.Page, predictions: Path) -> None:
+    opened(tab, predictions)
+    seen = {}
+    for measure in ("agreement", "churn", "jsd"):
+        tab.js(f"document.querySelector('[name=measure][value={measure}]').click()")
+        seen[measure] = tab.js(SEES.format("predictions"))
+        assert "Band: " in tab.js("document.querySelector('#predictions figcaption').textContent")
+    assert len(set(seen.values())) == 3
+    assert "retrained without pruning" in seen["churn"]
+    lines = "document.querySelectorAll('#predictions .plot [aria-label=line] path').length"
+    tab.js("document.querySelector('[name=measure][value=churn]').click()")
+    assert tab.js(lines) == 2 + 1 + 1, "two classes, the control, all images"
+    link = tab.js("document.querySelector('#predictions .permalink').getAttribute('href')")
+    assert "measure=churn&view=predictions" in link
+    tab.js("document.querySelector('[name=x][value=iteration]').click()")
+    assert re.sub(r"plot-clip-\d+", "", tab.js(SEES.format("predictions"))) != seen["churn"]
+    opened(tab, predictions, link)
+    assert tab.js("document.querySelector('[name=measure]:checked').value") == "churn"
+    assert tab.js(SEES.format("predictions")) == seen["churn"]
+    tab.wait("Math.abs(document.getElementById('predictions').getBoundingClientRect().top) < 300")
+    assert tab.errors == []
+
+
+def test_the_table_behind_predictions_has_controls_and_classes(tab: chromium.Page, predictions: Path) -> None:
+    opened(tab, predictions)
+    tab.js("document.querySelector('#predictions details').open = true")
+    tab.wait("document.querySelector('#predictions table') !== null")
+    rows = tab.js(
+        "[...document.querySelectorAll('#predictions tbody tr')].map(r => [...r.cells].map(c => c.textContent))"
+    )
+    assert {row[0] for row in rows} == {"pruned networks", "retrained without pruning"}
+    assert {row[1] for row in rows} == {"all", "<b>cat</b>", "=2"}
+    assert len(rows) == 4 * (3 + 2) + 4 * 3, "four iterations: three measures and two classes; three of the control"
+    assert tab.js("document.querySelector('#predictions b') === null")
+    assert tab.errors == []
+
+
+def test_a_study_without_predictions_has_no_such_figure(tab: chromium.Page, predictions: Path) -> None:
+    opened(tab, predictions, "#problem=cifar2&measure=churn&view=predictions")
+    for part in ("#predictions", "nav a[href='#predictions']"):
+        assert tab.js(f'document.querySelector("{part}").checkVisibility()') is False
+    choose(tab, "problem", "vgg16_cifar10")
+    assert tab.js("document.querySelector('#predictions').checkVisibility()") is True
+    assert tab.js("document.querySelector('#predictions .plot svg') !== null")
+    assert tab.js("document.documentElement.scrollWidth") <= 1400
+    opened(tab, predictions, width=400)
+    assert tab.js("document.documentElement.scrollWidth") <= 400
+    assert tab.errors == []
 
 
 def test_its_absence_is_a_skip_or_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:

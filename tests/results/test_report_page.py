@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 import planted_study
 import pytest
-from planted_study import ODD, VGG16, study, with_values
+from planted_study import ODD, VGG16, study, with_predictions, with_values
 
 from distsim.results.published import Published
 from distsim.results.report.arrays import COUNTS, STATISTICS
@@ -102,7 +102,8 @@ def test_it_has_its_parts_and_every_table_says_what_it_is() -> None:
     parsed = Parsed(page(study()))
     ids = Counter(attrs["id"] for _, attrs in parsed.elements if "id" in attrs)
     assert max(ids.values()) == 1
-    parts = {"front", "overview", "course", "accuracy", "layers", "map", "output", "runs", "claims", "missing", "how"}
+    parts = {"front", "overview", "course", "accuracy", "layers", "map", "output", "predictions", "runs", "claims"}
+    parts |= {"missing", "how"}
     assert parts <= ids.keys()
     assert {f"#{part}" for part in parts - {"front", "overview", "course"}} <= {a["href"] for _, a in parsed.of("a")}
     assert len(parsed.of("table")) == len(parsed.of("caption")) > 4
@@ -225,3 +226,24 @@ def test_what_a_mark_does_not_say_of_its_machine_is_not_known() -> None:
     made = study()
     environments = made.environments.assign(torch=float("nan"), blas=None)
     assert "torch not known" in page(dataclasses.replace(made, environments=environments))
+
+
+def test_predictions_are_those_of_the_table_and_controls_stand_beside() -> None:
+    assert Parsed(page(study())).data["problems"][0]["predictions"] == {}, "a study that did not measure them"
+    made = with_predictions(study(), classes=("<b>cat</b>", "dog"))
+    (drawn,) = Parsed(page(made)).data["problems"]
+    of = drawn["predictions"]
+    assert of["measures"] == ["agreement", "churn", "jsd"]
+    assert of["classes"] == ["", "<b>cat</b>", "dog"]
+    summary = made.tables.functional_summary.set_index(["control", "measure", "class", "iteration"])
+    for name in ("mean", "median", "sd", "q25", "q75", "count"):
+        array = unpacked(of["summary"][name])
+        assert array.shape == (3, 3, 4)
+        for (m, c, i), value in np.ndenumerate(array):
+            key = "", of["measures"][m], of["classes"][c], i + 1
+            expected = summary[name].get(key, 0 if name == "count" else np.nan)
+            np.testing.assert_equal(value, array.dtype.type(expected))
+    assert np.isnan(unpacked(of["summary"]["mean"])).any(), "of classes there is the churn only"
+    assert of["references"].keys() == {"retrain"}
+    for (m, i), value in np.ndenumerate(unpacked(of["references"]["retrain"])):
+        np.testing.assert_equal(value, np.float32(summary["median"]["retrain", of["measures"][m], "", i + 1]))

@@ -14,6 +14,7 @@ import pandas as pd
 
 from distsim.metrics.registry import METRICS, in_order
 from distsim.problems import PROBLEMS
+from distsim.results.columns import ALL_CLASSES
 from distsim.results.figures import PANEL_METRICS, label
 from distsim.results.published import Published
 from distsim.results.report.words import title
@@ -27,6 +28,8 @@ BESIDE = (
     "z",
     "se",
 )  # columns of similarities that are shown beside a value, where they are known
+PREDICTIONS = ("agreement", "churn", "jsd")  # measures of predictions that are drawn
+OF_PREDICTIONS = ("mean", "median", "sd", "q25", "q75", "count")
 PREFERRED = ("svcca", "cka", "nbs", "pwcca", "mean_cca")  # the metric that is shown first
 MOST = 2**16 - 1
 
@@ -57,6 +60,7 @@ def payload(study: Published) -> dict[str, Any]:
         "values": packed(_values(similarities, cube, runs)),
         "chance": _chance(tables.chance, problem, cube),
         "accuracy": _accuracy(accuracy, networks, iterations, runs),
+        "predictions": _predictions(tables.functional_summary, problem, iterations),
     }
 
 
@@ -162,3 +166,28 @@ def _accuracy(
     numbered = pruned.assign(at=_numbers(pruned, runs))
     by_run = _filled(numbered, {"at": range(len(runs)), "iteration": list(iterations)}, "accuracy")
     return found | {"runs": packed(by_run)}
+
+
+def _predictions(summary: pd.DataFrame, problem: str, iterations: Sequence[int]) -> dict[str, Any]:
+    """Return how predictions for the test images differ from the complete network's; {} if that was not measured.
+
+    Statistics have the axes measure, class and iteration. The first class, "", is all images. Of controls there are the
+    medians over runs, of all images.
+    """
+    rows = summary[(summary["problem"] == problem) & summary["measure"].isin(PREDICTIONS)]
+    rows = rows[rows["iteration"].isin(iterations)]
+    plain = rows[rows["control"] == ""]
+    if plain.empty:
+        return {}
+    classes = [ALL_CLASSES, *(name for name in dict.fromkeys(plain["class"]) if name != ALL_CLASSES)]
+    axes = {"measure": PREDICTIONS, "class": classes, "iteration": list(iterations)}
+    of_controls = rows[(rows["control"] != "") & (rows["class"] == ALL_CLASSES)]
+    along = {name: axes[name] for name in ("measure", "iteration")}
+    return {
+        "measures": list(PREDICTIONS),
+        "classes": classes,
+        "summary": {name: packed(_filled(plain, axes, name)) for name in OF_PREDICTIONS},
+        "references": {
+            str(name): packed(_filled(of_one, along, "median")) for name, of_one in of_controls.groupby("control")
+        },
+    }

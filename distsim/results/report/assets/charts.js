@@ -95,9 +95,9 @@ const CONTROLS = {
   random: { colour: "var(--purple)", dash: "2 3", said: "pruned at random" },
 };
 
-/** What names the lines of controls; nothing if the study has none. */
-function controlsKey(study) {
-  const items = Object.keys(study.references).map((name) => {
+/** What names the lines of controls; nothing if the study has none. names: those that are drawn */
+function controlsKey(study, names = Object.keys(study.references)) {
+  const items = names.map((name) => {
     const { colour, dash, said } = CONTROLS[name];
     const svg = d3.create("svg").attr("width", 28).attr("height", 14).attr("aria-hidden", "true");
     svg.append("path").attr("d", "M0 7H28").attr("stroke", colour).attr("stroke-width", 2).attr("stroke-dasharray", dash);
@@ -224,11 +224,8 @@ function accuracyPlot(study, state, width) {
   })));
   const complete = rows.filter((row) => row.iteration === 0 && !Number.isNaN(row.value));
   const ends = d3.extent([...rows.flatMap((row) => [row.value, row.low, row.high]), ...runs.map((row) => row.value)].filter((value) => !Number.isNaN(value)));
-  const x = state.x === "remaining"
-    ? { ...ALONG, reverse: true, label: "parameters left", ticks: shares(rows, width < 500), tickFormat: (power) => perCent(10 ** power) }
-    : ALONG;
   const figure = Plot.plot({
-    ...BASE, width, height: 360, marginLeft: 52, marginRight: 24, marginBottom: 40, x, ariaLabel: "Test accuracy",
+    ...BASE, width, height: 360, marginLeft: 52, marginRight: 24, marginBottom: 40, x: alongAxis(rows, state, width), ariaLabel: "Test accuracy",
     y: { label: null, grid: true, domain: [ends[0] - 0.005, Math.min(1, ends[1] + 0.005)], tickFormat: (value) => `${(100 * value).toFixed(1)} %` },
     marks: [
       Plot.line(runs, { x: along, y: "value", z: "run", stroke: "var(--muted)", strokeOpacity: 0.35, strokeWidth: 1 }),
@@ -316,6 +313,51 @@ function outputPlot(study, state, width) {
   };
 }
 
+const PREDICTIONS = {
+  agreement: ["agreement", "Share of the test images for which the prediction is the complete network’s"],
+  churn: ["churn", "Share of the test images for which the prediction is another than the complete network’s"],
+  jsd: ["Jensen–Shannon divergence", "Mean Jensen–Shannon divergence of the softmax outputs, in bits: 0 for equal outputs, at most 1"],
+};
+
+/** The axis of what is left of the network, or of iterations, for figures along them. */
+function alongAxis(rows, state, width) {
+  if (state.x !== "remaining") return ALONG;
+  return { ...ALONG, reverse: true, label: "parameters left", ticks: shares(rows, width < 500), tickFormat: (power) => perCent(10 ** power) };
+}
+
+/** A measure of predictions against what is left: all images, each class behind, and the controls. */
+function predictionsPlot(study, state, width) {
+  const [name, what] = PREDICTIONS[state.measure], along = state.x === "remaining" ? "logarithm" : "iteration";
+  const every = predictionRows(study, state.measure, state.statistic), whole = every.filter((row) => row.class === "" && !Number.isNaN(row.value));
+  const classes = every.filter((row) => row.class !== "" && !Number.isNaN(row.value)), controls = predictionControls(study, state.measure);
+  const values = [...whole.flatMap((row) => [row.value, row.low, row.high]), ...classes.map((row) => row.value), ...controls.flat().map((row) => row.value)];
+  const [low, high] = d3.extent(values.filter((value) => !Number.isNaN(value))), percent = state.measure !== "jsd";
+  const domain = state.measure === "agreement" ? [Math.max(0, low - 0.01), 1] : [0, Math.min(1, 1.06 * high + 0.002)];
+  const tell = (value) => (percent ? `${(100 * value).toFixed(1)} %` : said(value, 4));
+  const figure = Plot.plot({
+    ...BASE, width, height: 360, marginLeft: 56, marginRight: 24, marginBottom: 40, x: alongAxis(every, state, width), ariaLabel: `Predictions: ${name}`,
+    y: { label: null, grid: true, domain, tickFormat: percent ? (value) => `${(100 * value).toFixed(high - low < 0.05 ? 1 : 0)} %` : undefined },
+    marks: [
+      Plot.line(classes, { x: along, y: "value", z: "class", stroke: "var(--muted)", strokeOpacity: 0.4, strokeWidth: 1 }),
+      Plot.areaY(whole, { x: along, y1: "low", y2: "high", fill: "var(--blue)", fillOpacity: 0.18 }),
+      ...controls.map((rows) => Plot.line(rows, { x: along, y: "value", stroke: CONTROLS[rows[0]?.name]?.colour, strokeDasharray: CONTROLS[rows[0]?.name]?.dash, strokeWidth: 2 })),
+      Plot.line(whole, { x: along, y: "value", stroke: "var(--blue)", strokeWidth: 2.4 }),
+      Plot.dot(whole, { x: along, y: "value", fill: "var(--blue)", r: 3.5 }),
+      Plot.dot(whole.filter((row) => row.iteration === state.iteration), { x: along, y: "value", r: 7, stroke: "var(--ink)", strokeWidth: 2 }),
+      Plot.tip([...whole, ...classes, ...controls.flat()], Plot.pointer({
+        x: along, y: "value", ...TIP,
+        title: (row) => [row.name ? CONTROLS[row.name].said : row.class ? `images of class ${row.class}` : "all test images",
+          `iteration ${row.iteration}, ${perCent(row.remaining)} left`, `${name} ${tell(row.value)}`].join("\n"),
+      })),
+    ],
+  });
+  const bands = whole.some((row) => !Number.isNaN(row.low)) ? `Band: ${SPREAD[state.statistic]}.` : "One run, so there is no band.";
+  const behind = classes.length ? " Thin lines: the images of each class." : "";
+  const beside = controls.length ? " Dashed and dotted: controls, medians of runs, placed by iteration." : "";
+  const caption = `${what}, ${state.statistic} of runs. ${bands}${behind}${beside} Ring: the chosen iteration.`;
+  return { figure: element("div", {}, controlsKey(study, Object.keys(study.predictions.references)), figure), caption };
+}
+
 /** Every run at the chosen iteration, layer by layer. */
 function runsPlot(study, state, width) {
   const m = study.metrics.findIndex((metric) => metric.name === state.metric), i = study.iterations.indexOf(state.iteration);
@@ -353,4 +395,4 @@ function element(name, attributes = {}, ...children) {
   return made;
 }
 
-const CHARTS = { overview, course, accuracy: accuracyPlot, layers: layersPlot, map: mapPlot, output: outputPlot, runs: runsPlot };
+const CHARTS = { overview, course, accuracy: accuracyPlot, layers: layersPlot, map: mapPlot, output: outputPlot, predictions: predictionsPlot, runs: runsPlot };

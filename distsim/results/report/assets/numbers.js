@@ -79,6 +79,28 @@ function accuracyRows(study, statistic) {
   });
 }
 
+/** A row for each class and iteration of a measure of predictions. The class "" is all images. */
+function predictionRows(study, measure, statistic) {
+  const { measures, classes, summary } = study.predictions, m = measures.indexOf(measure);
+  return classes.flatMap((name, c) => study.iterations.map((iteration, i) => {
+    const of = (column) => at(summary[column], m, c, i), remaining = at(study.accuracy.remaining, i + 1);
+    const [low, high] = band({ bounds: [0, 1] }, statistic, of);
+    return {
+      class: name, iteration, remaining, logarithm: Math.log10(remaining), value: of(statistic), low, high,
+      mean: of("mean"), median: of("median"), sd: of("sd"), q25: of("q25"), q75: of("q75"), count: of("count"),
+    };
+  }));
+}
+
+/** The medians of each control, of all images: a list of rows for each. They stand where the pruned networks do. */
+function predictionControls(study, measure) {
+  const m = study.predictions.measures.indexOf(measure);
+  return Object.entries(study.predictions.references).map(([name, values]) => study.iterations.map((iteration, i) => {
+    const remaining = at(study.accuracy.remaining, i + 1);
+    return { name, iteration, remaining, logarithm: Math.log10(remaining), value: at(values, m, i) };
+  }).filter((row) => !Number.isNaN(row.value)));
+}
+
 /** Text of a number for a reader: ".871" as 0.871; a missing one as a dash. */
 const said = (value, digits = 3) => (value === null || Number.isNaN(value) ? "–" : value.toFixed(digits));
 /** A share in per cent, with two digits that count. */

@@ -1,9 +1,10 @@
 "use strict";
 // What the page shows, and how that is chosen: by the controls, or by the part of the address after #.
 
-const state = { problem: "", metric: "", iteration: NaN, statistic: "mean", axis: "fit", x: "remaining", view: "", dark: false };
+const state = { problem: "", metric: "", iteration: NaN, statistic: "mean", axis: "fit", x: "remaining", measure: "agreement", view: "", dark: false };
 const PAPER = 680; // pixels between the margins of a page
 const KEPT = ["problem", "metric", "iteration", "statistic", "axis", "x"]; // in a permalink
+const has = (name) => Object.keys(study()[name]).length > 0; // whether the study has what some parts need
 const find = (id) => document.getElementById(id);
 const study = () => studies.get(state.problem);
 const views = [...document.querySelectorAll(".view")];
@@ -24,12 +25,13 @@ function read(address) {
   state.statistic = known("statistic", ["mean", "median"], state.statistic ?? statistic);
   state.axis = known("axis", ["fit", "zero"], state.axis);
   state.x = known("x", ["remaining", "iteration"], state.x);
+  state.measure = known("measure", Object.keys(PREDICTIONS), state.measure);
   state.view = known("view", views.map((view) => view.dataset.view), "");
 }
 
 /** The address of what is shown; view: of one figure. */
 function address(view = "") {
-  const parts = new URLSearchParams(KEPT.map((name) => [name, state[name]]));
+  const parts = new URLSearchParams([...KEPT, ...(has("predictions") ? ["measure"] : [])].map((name) => [name, state[name]]));
   if (view) parts.set("view", view);
   return `#${parts}`;
 }
@@ -37,6 +39,7 @@ function address(view = "") {
 /** Bring the controls, the texts and the figures in line with the state. */
 function show() {
   for (const part of document.querySelectorAll("[data-problem]")) part.hidden = part.dataset.problem !== state.problem;
+  for (const part of document.querySelectorAll("[data-needs]")) part.hidden = !has(part.dataset.needs);
   fill(find("problem"), [...studies.values()].map((one) => [one.problem, `${one.problem}: ${one.title}`]), state.problem);
   document.querySelector("[data-control=problem]").hidden = studies.size < 2;
   fill(find("metric"), study().metrics.map((metric) => [metric.name, metric.label]), state.metric);
@@ -62,12 +65,12 @@ function draw() {
   document.documentElement.dataset.theme = state.dark ? "dark" : "light";
   find("theme").textContent = state.dark ? "Light" : "Dark";
   find("theme").setAttribute("aria-pressed", String(state.dark));
-  for (const view of views) drawView(view);
+  for (const view of views) if (!view.hidden) drawView(view);
 }
 
 function drawView(view) {
   const name = view.dataset.view, place = view.querySelector(".plot");
-  const empty = !study().metrics.length && !["accuracy", "course"].includes(name);
+  const empty = !study().metrics.length && !["accuracy", "course", "predictions"].includes(name);
   const width = onPaper ? PAPER : Math.max(240, Math.floor(place.clientWidth)); // narrower, axes would have no room
   const { figure, caption } = empty ? { figure: element("p", {}, "Nothing was compared yet."), caption: "" } : CHARTS[name](study(), state, width);
   place.replaceChildren(figure);

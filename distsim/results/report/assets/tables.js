@@ -45,6 +45,16 @@ const TABLES = {
     };
   },
   output: (study) => similarityTable(study, study.metrics.map((metric) => metric.name), (row) => row.kind === "out" && row.count + row.missing > 0, "Similarity of the output layer, over runs"),
+  predictions: (study) => ({
+    caption: "Predictions for the test images, beside the complete network’s, over runs; of controls medians",
+    head: ["of", "class", "measure", "iteration", "parameters left", "mean", "median", "sd", "q25", "q75", "runs"],
+    rows: study.predictions.measures.flatMap((measure) => [
+      ...predictionRows(study, measure, "mean").filter((row) => row.count > 0)
+        .map((row) => ["pruned networks", row.class || "all", measure, row.iteration, row.remaining, row.mean, row.median, row.sd, row.q25, row.q75, row.count]),
+      ...predictionControls(study, measure).flat()
+        .map((row) => [CONTROLS[row.name].said, "all", measure, row.iteration, NaN, NaN, row.value, NaN, NaN, NaN, NaN]),
+    ]),
+  }),
   runs: (study, state) => {
     const m = study.metrics.findIndex((metric) => metric.name === state.metric), i = study.iterations.indexOf(state.iteration);
     return {
