@@ -16,7 +16,8 @@ pytest.importorskip("array_api_strict", reason="array-api-strict is not installe
 from .strict import HostRead, Strict, no_shapes_from_data, strict
 
 DEFERRED = [name for name, metric in BUILT_IN.items() if metric.deferred]
-PUBLIC = [name for name in metrics.__all__ if name[0].islower() and name != "intrinsic_dimension"]
+NOT_OF_TWO_ARRAYS = ("intrinsic_dimension", "repository_name")
+PUBLIC = [name for name in metrics.__all__ if name[0].islower() and name not in NOT_OF_TWO_ARRAYS]
 ROUTES = pytest.mark.parametrize("qdwh", [False, True], ids=["eigenvalues", "qdwh"])
 SMALL, LARGE = [(90, 4, 4, 6), (90, 3, 3, 6)], [(600, 17, 6, 6), (600, 16, 6, 6)]
 KINDS = ["Gram matrices", "features"]
