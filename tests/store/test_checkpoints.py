@@ -1,15 +1,17 @@
 """Trainings between two epochs, in a store: what is believed, what is not, and what is left when all is done."""
 
 import hashlib
+import itertools
 
 import pytest
 import torch
 
+from distsim import stopping
 from distsim.problems import PROBLEMS
 from distsim.specs import NetworkId
 from distsim.store import Storage, StorageError, SweepStore
 from distsim.store import checkpoints as kept
-from distsim.store.checkpoints import StoredCheckpoints
+from distsim.store.checkpoints import StoredCheckpoints, StoredGroupCheckpoints
 from distsim.sweep.order import prepare
 from distsim.sweep.plan import Chain
 from distsim.sweep.training_worker import TrainingWorker
@@ -115,6 +117,36 @@ def test_it_declines_what_would_cost_too_much(storage, monkeypatch):
     for after in (10, 30, 19, 40, 60):
         offer(after)
     assert taken == [10, 100, 161]  # the first; not after 30 s, not after 49, after 89, after 60
+
+
+@pytest.mark.parametrize("together", [False, True], ids=["alone", "a group"])
+def test_who_asks_it_to_stop_loses_no_epoch(storage, monkeypatch, together):
+    """However early it is for a checkpoint. Nothing is written twice, and nothing after it."""
+    monkeypatch.setattr(kept, "SHARE", 0.0)  # after the first none is due
+    alone = StoredCheckpoints(storage, "complete", "abc", HERE)
+    group = StoredGroupCheckpoints({0: alone})
+
+    def offer(epochs):
+        if together:
+            group.offer(lambda: [(0, checkpoint(epochs))])
+        else:
+            alone.offer(lambda: checkpoint(epochs))
+
+    def epochs():
+        return len(StoredCheckpoints(storage, "complete", "abc", HERE).load().values["losses"])
+
+    monkeypatch.setattr(kept.time, "monotonic", itertools.count().__next__)
+    offer(1)
+    offer(2)
+    assert epochs() == 1
+    stopping.ask()
+    try:
+        with pytest.raises(stopping.Stopped):
+            offer(3)
+    finally:
+        stopping.forget()
+    assert epochs() == 3
+    assert len(objects(storage)) == 1
 
 
 # --- a sweep that dies in the middle of a training ---
