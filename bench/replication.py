@@ -18,7 +18,7 @@ from distsim.metrics.registry import METRICS
 from distsim.plotting import render
 from distsim.problems import PROBLEMS, departures
 from distsim.results import ladder
-from distsim.results.claims.papers import check
+from distsim.results.claims.judging import check
 from distsim.results.claims.study import NO_DATA, Verdict
 from distsim.results.merging import claims_table, merge, publish
 from distsim.results.published import Published, is_published, read

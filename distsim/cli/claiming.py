@@ -22,7 +22,7 @@ def flags(parser: argparse.ArgumentParser) -> None:
 
 def do_claims(flags: argparse.Namespace) -> int:
     """Print the verdicts, and write them where --out says."""
-    from distsim.results.claims.papers import check
+    from distsim.results.claims.judging import check
     from distsim.results.tables import to_csv_bytes
 
     tables, images, seed = _tables(flags)

@@ -28,7 +28,7 @@ def flags(parser: argparse.ArgumentParser) -> None:
 
 def do_report(flags: argparse.Namespace) -> int:
     """Write the report, and print a short table and what came out."""
-    from distsim.results.claims.papers import check
+    from distsim.results.claims.judging import check
     from distsim.results.report.writing import NAME, write_file
 
     for study in published_studies(flags):
@@ -48,7 +48,7 @@ def do_report(flags: argparse.Namespace) -> int:
 def _of_store(flags: argparse.Namespace) -> int:
     from distsim.results import reduce
     from distsim.results.claims.images import remark
-    from distsim.results.claims.papers import check
+    from distsim.results.claims.judging import check
     from distsim.results.report.writing import studies_of, write_file
     from distsim.store import DamagedStore
     from distsim.store.descriptions import layers_of

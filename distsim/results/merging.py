@@ -11,7 +11,7 @@ from distsim.metrics.registry import BUILT_IN
 from distsim.problems import PROBLEMS
 from distsim.results import figures, functional_figures
 from distsim.results.claims.images import remark
-from distsim.results.claims.papers import check
+from distsim.results.claims.judging import check
 from distsim.results.claims.study import Verdict
 from distsim.results.columns import TABLES
 from distsim.results.published import ENVIRONMENT, KEYS, PartRecord, Published, encoded

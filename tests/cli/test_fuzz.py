@@ -23,7 +23,7 @@ from distsim.cli import main as cli
 from distsim.cli import sweep_command, sweeps
 from distsim.problems import PROBLEMS
 from distsim.results import figures
-from distsim.results.claims import papers
+from distsim.results.claims import judging
 from distsim.sweep import forecast, pairs
 
 pytestmark = pytest.mark.long
@@ -65,7 +65,7 @@ def quick(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.setenv("DISTSIM_DATA", str(root / "published"))
         patch.setattr(figures, "draw_all", lambda *tables: {"fig1_accuracy_median": None})
         patch.setattr(plotting, "render", lambda figure, format: b"drawn")
-        patch.setattr(papers, "check", lambda *tables: [])
+        patch.setattr(judging, "check", lambda *tables: [])
         patch.setattr(pairs, "product_rate", lambda *_: 1e12)
         patch.setattr(forecast, "product_rate", lambda *_: 1e12)
         patch.setattr(os, "fsync", lambda descriptor: None)
