@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: demo test check lint types faults faults-more faults-short mutants mutants-short results bench gpu-bundle clean
+.PHONY: demo test check lint types docs faults faults-more faults-short mutants mutants-short results bench gpu-bundle clean
 
 demo: $(READY)
 	$(BIN)/python sweeps/digits.py
@@ -12,7 +12,7 @@ demo: $(READY)
 test: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
-check: lint types test
+check: lint types docs test
 
 # 200 SIGKILLs of live sweeps, each followed by a resume; goes on where it was interrupted, below 90 minutes on 2 cores.
 faults: $(READY)
@@ -63,6 +63,10 @@ lint: $(READY)
 
 types: $(READY)
 	$(BIN)/mypy
+
+# The documentation as a site, in .site/: open .site/index.html. A link to nothing, or a page left out, is an error.
+docs: $(READY)
+	PATH="$(CURDIR)/$(BIN):$$PATH" NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 # uv installs in a fraction of pip's time; where it cannot (an index that only pip is configured for), pip does the same.
 $(READY): pyproject.toml constraints.txt

@@ -228,8 +228,11 @@ class TrainingWorker:
         label = f"{self.sweep.name}, {network.label}"
         module = build(self.sweep.problem, self.trainer.classes)
         module.load_state_dict(trained.weights)
-        for _ in blocks(module.to(self.device), self.probe, label=label):  # raises at the first such layer
-            pass
+        try:
+            for _ in blocks(module.to(self.device), self.probe, label=label):  # raises at the first such layer
+                pass
+        except FloatingPointError as error:
+            raise FloatingPointError(f"{error}: the training diverged. A smaller learning rate may help") from None
         raise FloatingPointError(f"{label}: the test loss is {trained.record['loss']}, which is not finite")
 
     def commit(
