@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+import measured
 import pandas as pd
 from report import Section, Table, replace
 from sensitivity_summary import as_table, summarise
@@ -89,6 +90,8 @@ def sections(studies: dict[str, Published]) -> Iterator[Section]:
         tables = [_accuracies(study), *(_by_layer(study, metric) for metric in ("svcca", "cka", "nbs")), _chance(study)]
         tables += [_spread(study)] if len(study.parts) > 1 else []
         yield Section(f"replication {name}", "", "", [table for table in tables if table.rows])
+        if beside := measured.tables(study):
+            yield Section(f"replication {name} measured", "", "", beside)
 
 
 def sensitivities(folder: Path) -> Iterator[Section]:
