@@ -174,7 +174,7 @@ def _span(span: str) -> Iterator[str]:
 
 
 def _subcommands() -> dict[str, Any]:
-    (action,) = (a for a in cli._parser()._actions if a.choices)
+    (action,) = (a for a in cli.parser()._actions if a.choices)
     return dict(action.choices)
 
 
@@ -203,7 +203,7 @@ def _command(words: list[str], saved: dict[str, str]) -> Iterator[str]:
     if program == "python":
         yield from _python(arguments, saved)
     elif program == "distsim":
-        yield from _parsed(cli._parser(), arguments)
+        yield from _parsed(cli.parser(), arguments)
     elif program == "make":
         yield from _make(arguments)
     elif program == "ray":
@@ -360,7 +360,7 @@ GOOD = """# A title (of ours)
 
 See [the metrics](docs/metrics.md#references), [above](#a-title-of-ours), [Ray](https://docs.ray.io) and
 `distsim.specs.Recipe.epochs`; `sweeps/digits.py`, `Recipe.lars`, `Pruning(biases=True)`, `--runs`, `distsim run STORE
---only run=3,iteration=7`, `make test`.
+--network run=3,iteration=7`, `make test`.
 
     python sweeps/cifar2.py --download --runs 2    # a comment
     results/cifar2/                                no command
