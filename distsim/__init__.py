@@ -9,6 +9,7 @@ docs/python.md shows all of it.
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from distsim import extras
 from distsim._version import __version__
 
 if TYPE_CHECKING:
@@ -32,6 +33,15 @@ _PLACES = {
     "open": "distsim.api.opening",
     "run": "distsim.api.running",
 }
+_NEEDS = {  # extras; distsim.run looks for Ray once it is asked to use it
+    "Problem": ("train",),
+    "Pruning": ("train",),
+    "Recipe": ("train",),
+    "Study": ("train", "store", "report"),
+    "compare": ("train", "report"),
+    "open": ("train", "store", "report"),
+    "run": ("train", "store", "report"),
+}
 
 
 def __getattr__(name: str) -> Any:
@@ -39,6 +49,8 @@ def __getattr__(name: str) -> Any:
     if name == "metrics":
         return importlib.import_module("distsim.metrics")
     if name in _PLACES:
+        if name in _NEEDS:
+            extras.require(f"distsim.{name}", _NEEDS[name])
         return getattr(importlib.import_module(_PLACES[name]), name)
     raise AttributeError(f"module 'distsim' has no attribute {name!r}")
 

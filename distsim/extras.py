@@ -35,6 +35,9 @@ EXTRA = {  # module -> extra, as in pyproject.toml
 NAMES = {"torch": "PyTorch", "PIL": "Pillow", "sklearn": "scikit-learn", "ray": "Ray", "scipy": "SciPy"}
 
 
+MANY = 4  # more are not named
+
+
 class MissingExtra(ImportError):
     """A library is not installed that an extra brings. The text says which, and the command that installs it."""
 
@@ -62,9 +65,11 @@ def require_modules(who: str, *modules: str) -> None:
 
 def said(who: str, modules: list[str]) -> str:
     """Return the sentence about libraries that are not installed."""
-    names = enumerated([NAMES.get(module, module) for module in modules])
+    names = [NAMES.get(module, module) for module in modules]
+    if len(names) > MANY:
+        names = [names[0], f"{len(names) - 1} other libraries"]
     are = "are" if len(modules) > 1 else "is"
-    return f"{who} needs {names}, which {are} not installed: {command(EXTRA[module] for module in modules)}"
+    return f"{who} needs {enumerated(names)}, which {are} not installed: {command(EXTRA[module] for module in modules)}"
 
 
 def missing_in(error: BaseException) -> str | None:

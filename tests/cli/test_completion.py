@@ -73,15 +73,15 @@ def test_zsh(folder: Path) -> None:
     try:
         terminal.type(f"cd {folder}; autoload -U compinit; compinit -u -D; source script.zsh; echo all''set\n")
         terminal.until("allset")
-        for typed, whole in (
-            ("distsim di", "digest"),
-            ("distsim run --dev", "--device"),
-            ("distsim sweep lenet", "lenet5_mnist"),
-            ("distsim report s --out pag", "page.html"),
-            ("distsim run --device cpu st", "store/"),
+        for typed, added in (
+            ("distsim di", "gest"),
+            ("distsim run --dev", "vice"),
+            ("distsim sweep lenet", "5_mnist"),
+            ("distsim report s --out pag", ".html"),
+            ("distsim run --device cpu st", "ore/"),
         ):
             terminal.type(f"{typed}\t")
-            terminal.until(whole, seconds=20)  # zsh may draw the line in parts
+            terminal.until(added, seconds=20)  # zsh draws what is new
             terminal.type("\x15")  # takes the line away
     finally:
         terminal.process.kill()
