@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: demo test check lint types docs faults faults-more faults-short mutants mutants-short results bench gpu-bundle clean
+.PHONY: demo test check lint types docs faults faults-more faults-short mutants mutants-short test-versions requirements results bench gpu-bundle clean
 
 demo: $(READY)
 	$(BIN)/python sweeps/digits.py
@@ -43,6 +43,16 @@ mutants: $(READY)
 # The short form that CI runs: twelve of them.
 mutants-short: $(READY)
 	$(BIN)/python tests/mutants/run.py --sample 12
+
+# Python 3.11 to 3.14, and the oldest libraries that pyproject.toml allows. Several GB of downloads; not in CI.
+test-versions: $(READY)
+	$(BIN)/python tests/versions.py
+
+# constraints.txt with the SHA-256 of every file: again whenever constraints.txt or the extras change.
+requirements: $(READY)
+	$(BIN)/uv pip compile --quiet pyproject.toml --extra all -c constraints.txt --generate-hashes --no-header \
+	  --no-annotate --no-emit-index-url --python-version 3.11 --python-platform x86_64-manylinux_2_28 \
+	  -o requirements/all.txt
 
 # Hours: bench/*.py --help says how to measure less, and how to write the tables of docs/benchmarks.md.
 # Rebuild the figures, claims and tables of docs/replication.md from results/published.

@@ -22,10 +22,11 @@ from distsim.results import ladder
 from distsim.results.claims.judging import check
 from distsim.results.claims.study import NO_DATA, Verdict
 from distsim.results.merging import claims_table, merge, publish
-from distsim.results.published import Published, is_published, read
+from distsim.results.published import Published, read
 from distsim.results.reduce import joined
 from distsim.results.tables import chance_level
 from distsim.specs import Problem
+from distsim.store.existing import is_published
 
 ROOT = Path(__file__).resolve().parents[1]
 STUDIES = ROOT / "results/published"

@@ -16,7 +16,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # Every module, from the ground up. A module imports from those before it only, also inside its functions.
 ORDER = """
 _version
-trace stopping callbacks words plotting seeds
+trace stopping callbacks words extras plotting seeds
 metrics: reads rounding arrays linalg polar roots channels cosine kernels jackknife
 metrics: functional mean_cca pwcca svcca channels_only null cka distances dimension nbs
 metrics: rsa neighbours soft_matching predictivity repository . registry
@@ -33,7 +33,7 @@ store: contents sweep_store logits descriptions
 store: existing . checkpoints
 results: . claims nulls columns tables functional claims.study marks beside panels figures functional_figures text
 results: claims.parts pairs committed reduce claims.papers claims.judging claims.images claims.multiverse
-results: published merging rows ladder
+results: study_record published merging rows ladder
 results: report claims.words report.words report.arrays report.sentences report.parts report.page report.writing
 sweep: . beside cost training_memory exact behaviour kept_behaviour extraction failures
 sweep: plan jobs cluster own_code stored_models events
@@ -43,8 +43,8 @@ sweep: kept board elsewhere live at_work
 sweep: proof retraining ladder
 verify: . report unfinished listing networks derived descriptions lineage walk store repair
 api: . arguments problem data drawing network study published opening running
-cli: ending . arguments doctor doctor_gpu output progress run studies proving commands reporting claiming ladder sweeps
-cli: sweep_command main __main__
+cli: ending . arguments doctor doctor_gpu output progress run studies proving commands checking pairing
+cli: reporting claiming ladder doctoring sweeps sweep_command completion main __main__
 script stages __main__
 """
 
@@ -251,7 +251,7 @@ for name in ("mean_cca", "mean_squared_cca", "svcca", "pwcca", "cka_channels", "
 try:
     metrics.intrinsic_dimension(X)
 except ValueError as error:
-    assert "pip install 'distsim[dimension]'" in str(error), error
+    assert "pip install 'distsim-imp[dimension]'" in str(error), error
 else:
     raise SystemExit("scikit-dimension is not blocked")
 from distsim.metrics.registry import METRICS

@@ -4,20 +4,24 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from distsim.cli.arguments import store_flags
 from distsim.cli.output import print_line
 from distsim.cli.studies import published_studies
 from distsim.specs import shown
 
 
 def flags(parser: argparse.ArgumentParser) -> None:
-    """Add the command's own flags."""
+    """Add the command's flags."""
+    store_flags(parser)
     parser.add_argument(
         "--multiverse",
         action="store_true",
         help="judge each claim under every definition of its metric that the tables hold: means over all columns, over "
         "98 %% of the mass, other weights, the channel view, unbiased, calibrated against chance, beyond the control",
     )
-    parser.add_argument("--out", metavar="FILE.csv", help="write the table of verdicts, with the numbers behind them")
+    parser.add_argument(
+        "--out", metavar="FILE.csv", help="write the verdicts, with the numbers behind them, as a table into this file"
+    )
 
 
 def do_claims(flags: argparse.Namespace) -> int:

@@ -5,6 +5,7 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
+from distsim.cli.arguments import store_flags
 from distsim.cli.commands import stores_of
 from distsim.cli.output import print_line
 from distsim.cli.run import at_work
@@ -14,7 +15,8 @@ LINES, WIDTH = 6, 118  # of the short table, and of sentences
 
 
 def flags(parser: argparse.ArgumentParser) -> None:
-    """Add the command's own flags."""
+    """Add the command's flags."""
+    store_flags(parser)
     parser.add_argument(
         "--out",
         metavar="FILE.html",

@@ -14,8 +14,9 @@ from distsim.results.claims.images import remark
 from distsim.results.claims.judging import check
 from distsim.results.claims.study import Verdict
 from distsim.results.columns import TABLES
-from distsim.results.published import ENVIRONMENT, KEYS, PartRecord, Published, encoded, read
+from distsim.results.published import ENVIRONMENT, KEYS, Published, encoded, read
 from distsim.results.reduce import collect, current
+from distsim.results.study_record import PartRecord
 from distsim.results.tables import Tables, sorted_by, to_csv_bytes
 from distsim.specs import COMPLETE, Identity, Request, canonical_json, differences
 from distsim.store import DamagedStore, SweepStore

@@ -129,7 +129,7 @@ def test_a_store_goes_on_only_if_it_is_allowed_to(store: Path) -> None:
 
 @pytest.mark.usefixtures("old")
 def test_a_network_is_trained_again_only_if_it_is_allowed_to(store: Path) -> None:
-    only = ("run", store, "--only", "run=0,iteration=1", "--device", "cpu")
+    only = ("run", store, "--network", "run=0,iteration=1", "--device", "cpu")
     assert command(*only).err.startswith(f"distsim: {SENTENCE}")
     assert "equal to the committed network bit by bit" in command(*only, "--allow-slow").out
 

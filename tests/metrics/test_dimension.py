@@ -118,7 +118,7 @@ def test_bad_arguments(rng):
 
 def test_without_the_library(rng, monkeypatch):
     monkeypatch.setitem(sys.modules, "skdim.id", None)
-    with pytest.raises(ValueError, match=r"scikit-dimension: pip install 'distsim\[dimension\]'$"):
+    with pytest.raises(ValueError, match=r"scikit-dimension: pip install 'distsim-imp\[dimension\]'$"):
         intrinsic_dimension(rng.standard_normal((20, 4)))
 
 
