@@ -76,7 +76,7 @@ types: $(READY)
 
 # The documentation as a site, in .site/: open .site/index.html. A link to nothing, or a page left out, is an error.
 docs: $(READY)
-	PATH="$(CURDIR)/$(BIN):$$PATH" NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+	PATH="$(CURDIR)/$(BIN):$$PATH" NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # uv installs in a fraction of pip's time; where it cannot (an index that only pip is configured for), pip does the same.
 $(READY): pyproject.toml constraints.txt

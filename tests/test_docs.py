@@ -111,7 +111,7 @@ def complaints(text: str, folder: Path = ROOT) -> list[str]:
 
 
 def _names(text: str) -> Iterator[str]:
-    for name in sorted(set(re.findall(r"\bdistsim(?:\.\w+)+", text))):
+    for name in sorted(set(re.findall(r"(?<![\w/])distsim(?:\.\w+)+", text))):
         if not _exists(name):
             yield f"{name} is not there"
 

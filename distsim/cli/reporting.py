@@ -114,7 +114,7 @@ def _print(flags: argparse.Namespace, tables: Any, shown: list[tuple[Any, Any]],
     if flags.full:
         _print_claims(verdicts)
     else:
-        print_line("distsim claims says more of each claim, and --full prints every iteration.")
+        print_line("distsim claims judges the claims of the papers one by one, and --full prints every iteration.")
 
 
 def _print_claims(verdicts: list[Any]) -> None:

@@ -7,7 +7,12 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parents[2]
-PAGES = {"README.md": "index.md", "CHANGELOG.md": "changelog.md", "results/published/README.md": "published/README.md"}
+PAGES = {
+    "README.md": "index.md",
+    "CHANGELOG.md": "changelog.md",
+    "CONTRIBUTING.md": "contributing.md",
+    "results/published/README.md": "published/README.md",
+}
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -17,7 +22,9 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         if "/" in path:
             text = text.replace("](../../docs/", "](../")
         text = re.sub(r"\]\((?:docs/)?([\w./-]*)", lambda link: f"]({PAGES.get(link[1], link[1])}", text)
+        text = text.replace("](LICENSE)", "](LICENSE.txt)").replace("](results/published/", "](published/")
         files.append(File.generated(config, page, content=text))
+    files.append(File.generated(config, "LICENSE.txt", abs_src_path=str(ROOT / "LICENSE")))
     for picture in sorted((ROOT / "results/published").rglob("*.png")):
         path = picture.relative_to(ROOT / "results").as_posix()
         files.append(File.generated(config, path, abs_src_path=str(picture)))
