@@ -1,6 +1,7 @@
 """The face: `distsim.run` makes a whole tiny study, `distsim.open` looks at it, wrong arguments become a sentence."""
 
 import dataclasses
+import re
 import shutil
 import subprocess
 import sys
@@ -286,6 +287,19 @@ def test_the_metric_of_a_figure(kept: Path):
     assert study.figure("fig2", metric="nbs").get_supylabel() == "NBS (median of runs)"
     labels = [panel.get_ylabel() for panel in study.figure("fig5", metric=["cka", "mean_cca"]).axes]
     assert labels[:2] == ["CKA", "mean CCA"]
+
+
+def test_a_notebook_shows_a_row_for_each_problem(kept: Path, tmp_path: Path):
+    odd = Path(shutil.copytree(kept, tmp_path / "<b> & co"))
+    shown = distsim.open(odd)._repr_html_()
+    assert "&lt;b&gt; &amp; co" in shown
+    assert "<b>" not in shown
+    study = distsim.open(kept)
+    cells = re.findall("<td>(.*?)</td>", study._repr_html_())
+    accuracy = study.accuracy.set_index("iteration")
+    last = accuracy.loc[2]
+    assert cells[1:4] == ["1", "2", "2"]
+    assert cells[4:] == [f"{accuracy.loc[0, 'median']:.4f}", f"{last['median']:.4f}", f"{last['remaining']:.1%}"]
 
 
 def test_a_study_that_has_just_begun(store: Path):

@@ -42,7 +42,7 @@ sweep: ray_engine forecast pairs run status
 sweep: kept board elsewhere live at_work
 sweep: proof retraining ladder
 verify: . report unfinished listing networks derived descriptions lineage walk store repair
-api: . arguments problem data drawing network study published opening running
+api: . arguments problem data drawing network showing study published opening running
 cli: ending . arguments doctor doctor_gpu output progress run studies proving commands checking pairing
 cli: reporting claiming ladder doctoring sweeps sweep_command completion main __main__
 script stages __main__

@@ -38,6 +38,12 @@ class Study:
     def __repr__(self) -> str:
         return f"Study({self.storage!r}, problems={self.problems})"
 
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows: a row for each problem."""
+        from distsim.api.showing import study_html
+
+        return study_html(self)
+
     @property
     def storage(self) -> str:
         """The store's folder or URL."""
