@@ -121,7 +121,7 @@ def _parser() -> argparse.ArgumentParser:
         "--device", choices=("cpu", "cuda"), default="cpu", help="device of distsim (default: %(default)s)"
     )
     parser.add_argument(
-        "--baseline-networks", type=int, default=1, help="number of networks for the seeds' way (default: 1)"
+        "--baseline-networks", type=int, default=1, help="number of networks for the original authors' code (default: 1)"
     )
     parser.add_argument(
         "--cached-networks", type=int, default=3, help="number of networks for the cached baseline (default: 3)"
@@ -219,7 +219,7 @@ def whole_run(bench: Measuring) -> Section:
     networks, f = bench.networks, bench.flags
     chosen = [spaced(networks.iterations, count) for count in (f.baseline_networks, f.cached_networks)]
     ways = {
-        "the seeds' way": seeds_run(networks, chosen[0]),
+        "the original authors' code": seeds_run(networks, chosen[0]),
         "reference cached, float64": cached_run(networks, sorted({*chosen[0], *chosen[1]})),
     }
     if f.device != "cpu":  # the first call compiles the device's kernels
@@ -231,7 +231,7 @@ def whole_run(bench: Measuring) -> Section:
     slow, cached = list(totals.values())[:2]
 
     table = Table(
-        ("way", "once", "a network", f"{count} networks", "timed on", "to seeds'", "target", "to cached", "target")
+        ("way", "once", "a network", f"{count} networks", "timed on", "to theirs", "target", "to cached", "target")
     )
     for way, run in ways.items():
         ours = way.startswith("distsim")
@@ -253,9 +253,9 @@ def whole_run(bench: Measuring) -> Section:
         f"Layers {', '.join(LAYERS)} with {', '.join(PAIRWISE)}, and out with cosine; reading included. A way that was "
         "timed on fewer networks is scaled: once + networks x mean."
     )
-    steps = ways["the seeds' way"].clock
+    steps = ways["the original authors' code"].clock
     table.notes.append(
-        "Of the seeds' way: "
+        "Of the original authors' code: "
         + ", ".join(f"{what} {100 * s / steps.total:.0f} %" for what, s in steps.seconds.items())
         + "."
     )
@@ -290,7 +290,7 @@ def _agreement(ways: dict[str, Run]) -> Table:
             cells.append(difference(max(differences)))
         table.add(way, *cells)
     table.notes.append(
-        "All compute the same definitions, PWCCA with the complete network's weights. The seeds' way differs by its "
+        "All compute the same definitions, PWCCA with the complete network's weights. The original authors' code differs by its "
         "float32 (sums over n² entries, roots of the eigenvalues of a product that is not symmetric) and by what its "
         "CCA takes for rank: directions with less than 1e-10 of the largest variance are left out, so that means over "
         "directions differ where there are such. With few examples beside a layer's width, PWCCA's weights are not "

@@ -42,7 +42,7 @@ from distsim.training.stepper import Arithmetic, Stepper, settle
 
 ROOT = Path(__file__).resolve().parents[1]
 NAMES = tuple(name for name in PROBLEMS if name != "digits")
-TARGETS = {  # images a second, as a multiple of the seeds' way
+TARGETS = {  # images a second, as a multiple of the original authors' code
     "float32": {"cifar2": 3.0, "cifar4": 3.0, "vgg_svhn": 1.7, "vgg16_cifar10": 1.5},
     "bfloat16": {"cifar2": 5.0, "cifar4": 5.0, "vgg_svhn": 4.0},
 }
@@ -263,9 +263,9 @@ Found = tuple[str, str, list[Table]]  # title, what was measured, tables
 
 
 def speed(flags: argparse.Namespace) -> Found:
-    header = ("problem", "batch", "seeds' way", "workers")
+    header = ("problem", "batch", "authors' code", "workers")
     for precision in ("float32", "bf16"):
-        header += (precision, "to seeds'", "target", "step's share", "target")
+        header += (precision, "to theirs", "target", "step's share", "target")
     table = Table(header)
     shown = pictures(flags)
     for name in flags.problems:
@@ -286,7 +286,7 @@ def speed(flags: argparse.Namespace) -> Found:
         table.add(*cells)
         print(" | ".join(cells), file=sys.stderr, flush=True)
     table.notes.append(
-        f"Images a second. The seeds' way: a DataLoader over PIL images with torchvision's transforms, the best of "
+        f"Images a second. The original authors' code: a DataLoader over PIL images with torchvision's transforms, the best of "
         f"{', '.join(map(str, flags.workers))} workers, and a plain float32 loop (bench/seeds_loop.py), timed once "
         f"for {flags.seconds:g} s. Ours: the library's step with augmentation, epochs' beginnings included. A step's "
         "share: forward, backward and update of one batch that is there already, of our whole step; both are medians "
