@@ -32,7 +32,7 @@ class Clock:
         return sum(self.seconds.values())
 
 
-# --- the original authors' code: every pair from scratch -------------------------------------------------------------------------
+# --- the original authors' code: every pair from scratch --------------------------------------------------------------
 
 
 def seeds_way(X: Array, Y: Array, clock: Clock) -> dict[str, float]:

@@ -121,7 +121,10 @@ def _parser() -> argparse.ArgumentParser:
         "--device", choices=("cpu", "cuda"), default="cpu", help="device of distsim (default: %(default)s)"
     )
     parser.add_argument(
-        "--baseline-networks", type=int, default=1, help="number of networks for the original authors' code (default: 1)"
+        "--baseline-networks",
+        type=int,
+        default=1,
+        help="number of networks for the original authors' code (default: 1)",
     )
     parser.add_argument(
         "--cached-networks", type=int, default=3, help="number of networks for the cached baseline (default: 3)"
@@ -290,8 +293,8 @@ def _agreement(ways: dict[str, Run]) -> Table:
             cells.append(difference(max(differences)))
         table.add(way, *cells)
     table.notes.append(
-        "All compute the same definitions, PWCCA with the complete network's weights. The original authors' code differs by its "
-        "float32 (sums over n² entries, roots of the eigenvalues of a product that is not symmetric) and by what its "
+        "All compute the same definitions, PWCCA with the complete network's weights. The original authors' code differs "
+        "by its float32 (sums over n² entries, roots of the eigenvalues of a product that is not symmetric) and by what its "
         "CCA takes for rank: directions with less than 1e-10 of the largest variance are left out, so that means over "
         "directions differ where there are such. With few examples beside a layer's width, PWCCA's weights are not "
         "unique."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from html import escape
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -22,7 +23,13 @@ def study_html(study: Study) -> str:
         cells = [problem, *_counts(networks), *_accuracies(accuracy)]
         rows.append("".join(f"<td>{escape(cell)}</td>" for cell in cells))
     table = "".join(f"<tr>{row}</tr>" for row in rows)
-    return f"<p>Study in <code>{escape(study.storage)}</code></p><table>{table}</table>"
+    return f"<p>Study in <code>{escape(_where(study.storage))}</code></p><table>{table}</table>"
+
+
+def _where(storage: str) -> str:
+    """Return a store's place, from the working folder if it lies in it."""
+    folder = Path(storage)
+    return str(folder.relative_to(Path.cwd())) if folder.is_relative_to(Path.cwd()) else storage
 
 
 def _counts(networks: pd.DataFrame) -> tuple[str, str, str]:
