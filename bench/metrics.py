@@ -293,11 +293,11 @@ def _agreement(ways: dict[str, Run]) -> Table:
             cells.append(difference(max(differences)))
         table.add(way, *cells)
     table.notes.append(
-        "All compute the same definitions, PWCCA with the complete network's weights. The original authors' code differs "
-        "by its float32 (sums over n² entries, roots of the eigenvalues of a product that is not symmetric) and by what its "
-        "CCA takes for rank: directions with less than 1e-10 of the largest variance are left out, so that means over "
-        "directions differ where there are such. With few examples beside a layer's width, PWCCA's weights are not "
-        "unique."
+        "All compute the same definitions, PWCCA with the complete network's weights. The original authors' "
+        "code differs by its float32 (sums over n² entries, roots of the eigenvalues of a product that is not "
+        "symmetric) and by what its CCA takes for rank: directions with less than 1e-10 of the largest "
+        "variance are left out, so that means over directions differ where there are such. With few examples "
+        "beside a layer's width, PWCCA's weights are not unique."
     )
     return table
 

@@ -286,11 +286,12 @@ def speed(flags: argparse.Namespace) -> Found:
         table.add(*cells)
         print(" | ".join(cells), file=sys.stderr, flush=True)
     table.notes.append(
-        "Images a second. The original authors' code: a DataLoader over PIL images with torchvision's transforms, the "
-        f"best of {', '.join(map(str, flags.workers))} workers, and a plain float32 loop (bench/seeds_loop.py), timed once "
-        f"for {flags.seconds:g} s. Ours: the library's step with augmentation, epochs' beginnings included. A step's "
-        "share: forward, backward and update of one batch that is there already, of our whole step; both are medians "
-        f"of {ROUNDS} rounds in which they take turns."
+        "Images a second. The original authors' code: a DataLoader over PIL images with torchvision's "
+        f"transforms, the best of {', '.join(map(str, flags.workers))} workers, and a plain float32 loop "
+        f"(bench/seeds_loop.py), timed once for {flags.seconds:g} s. Ours: the library's step with "
+        "augmentation, epochs' beginnings included. A step's share: forward, backward and update of one batch "
+        f"that is there already, of our whole step; both are medians of {ROUNDS} rounds in which they take "
+        "turns."
     )
     what = "All problems at full width, " + ("CIFAR-10 images (JPEG)." if flags.data else "images made on the spot.")
     return "Images a second", what, [table]
