@@ -31,7 +31,8 @@ comparison: . devices recording sides pair spread beside similarities layer mode
 store: aws local exclusive reasons remote storage commits lease fenced epochs arrays activations described paths records
 store: sweep_store logits descriptions
 store: existing . checkpoints
-results: . claims nulls columns tables functional claims.study marks beside panels figures functional_figures text
+results: . claims nulls columns tables functional claims.study looks titles marks beside panels keys
+results: accuracy_figures layer_figures output_figures functional_figures iteration_maps figures text
 results: claims.parts pairs committed reduce claims.papers claims.images claims.multiverse published merging rows ladder
 results: report claims.words report.words report.arrays report.sentences report.parts report.page report.writing
 sweep: . beside cost training_memory exact behaviour kept_behaviour extraction failures

@@ -9,7 +9,7 @@ import pandas as pd
 from distsim import plotting
 from distsim.metrics.registry import BUILT_IN
 from distsim.problems import PROBLEMS
-from distsim.results import figures, functional_figures
+from distsim.results import figures
 from distsim.results.claims.images import remark
 from distsim.results.claims.papers import check
 from distsim.results.claims.study import Verdict
@@ -17,6 +17,7 @@ from distsim.results.columns import TABLES
 from distsim.results.published import ENVIRONMENT, KEYS, PartRecord, Published, encoded
 from distsim.results.reduce import collect, current
 from distsim.results.tables import Tables, sorted_by, to_csv_bytes
+from distsim.results.titles import titles_of
 from distsim.specs import COMPLETE, Identity, Request, canonical_json, differences
 from distsim.store import SweepStore
 from distsim.store.descriptions import labels_of, layers_of
@@ -262,8 +263,8 @@ def publish(study: Published, folder: Path) -> list[str]:
     if folder.is_dir() and any(folder.iterdir()) and not is_published(folder):
         raise ValueError(f"{folder} is not empty and holds no published study: name another folder")
     files = {"claims.csv": to_csv_bytes(claims_table(study))}
-    titles = figures.titles_of([study.identity.problem])
-    drawn = figures.draw_all(study.tables, study.labels, titles) | functional_figures.draw_all(study.tables)
+    titles = titles_of([study.identity.problem])
+    drawn = figures.draw_all(study.tables, study.labels, titles)
     for name, figure in drawn.items():
         files[f"{name}.png"] = plotting.render(figure, "png")
     files |= encoded(study)  # study.json last: until it is written, its digests do not fit the tables
