@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: demo test check lint types faults faults-more faults-short mutants mutants-short results bench gpu-bundle clean
+.PHONY: demo test check lint types docs faults faults-more faults-short mutants mutants-short test-versions requirements results bench gpu-bundle clean
 
 demo: $(READY)
 	$(BIN)/python sweeps/digits.py
@@ -12,7 +12,7 @@ demo: $(READY)
 test: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
-check: lint types test
+check: lint types docs test
 
 # 200 SIGKILLs of live sweeps, each followed by a resume; goes on where it was interrupted, below 90 minutes on 2 cores.
 faults: $(READY)
@@ -44,6 +44,16 @@ mutants: $(READY)
 mutants-short: $(READY)
 	$(BIN)/python tests/mutants/run.py --sample 12
 
+# Python 3.11 to 3.14, and the oldest libraries that pyproject.toml allows. Several GB of downloads; not in CI.
+test-versions: $(READY)
+	$(BIN)/python tests/versions.py
+
+# constraints.txt with the SHA-256 of every file: again whenever constraints.txt or the extras change.
+requirements: $(READY)
+	$(BIN)/uv pip compile --quiet pyproject.toml --extra all -c constraints.txt --generate-hashes --no-header \
+	  --no-annotate --no-emit-index-url --python-version 3.11 --python-platform x86_64-manylinux_2_28 \
+	  -o requirements/all.txt
+
 # Hours: bench/*.py --help says how to measure less, and how to write the tables of docs/benchmarks.md.
 # Rebuild the figures, claims and tables of docs/replication.md from results/published.
 results: $(READY)
@@ -63,6 +73,10 @@ lint: $(READY)
 
 types: $(READY)
 	$(BIN)/mypy
+
+# The documentation as a site, in .site/: open .site/index.html. A link to nothing, or a page left out, is an error.
+docs: $(READY)
+	PATH="$(CURDIR)/$(BIN):$$PATH" NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # uv installs in a fraction of pip's time; where it cannot (an index that only pip is configured for), pip does the same.
 $(READY): pyproject.toml constraints.txt

@@ -20,6 +20,7 @@ from distsim.specs import COMPLETE, PAPER_METRICS, Extent, NetworkId, Sweep
 from distsim.store import Storage, SweepStore
 from distsim.store.activations import Writer
 from distsim.store.commits import Attempt, read_piece
+from distsim.sweep.chain_training import train_chains
 from distsim.sweep.order import identify, prepare
 from distsim.sweep.plan import Chain
 from distsim.sweep.training_worker import TrainingWorker
@@ -81,7 +82,7 @@ def networks(
         extract=tuple(i for i in every if NetworkId(0, i) not in contents.activations),
     )
     failed: list[str] = []
-    for _ in bench.chains([todo], failed.append):
+    for _ in train_chains(bench, [todo], failed.append):
         pass
     if failed:
         raise RuntimeError("; ".join(failed))

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+import measured
 import pandas as pd
 from report import Section, Table, replace
 from sensitivity_summary import as_table, summarise
@@ -18,13 +19,14 @@ from distsim.metrics.registry import METRICS
 from distsim.plotting import render
 from distsim.problems import PROBLEMS, departures
 from distsim.results import ladder
-from distsim.results.claims.papers import check
+from distsim.results.claims.judging import check
 from distsim.results.claims.study import NO_DATA, Verdict
 from distsim.results.merging import claims_table, merge, publish
-from distsim.results.published import Published, is_published, read
+from distsim.results.published import Published, read
 from distsim.results.reduce import joined
 from distsim.results.tables import chance_level
 from distsim.specs import Problem
+from distsim.store.existing import is_published
 
 ROOT = Path(__file__).resolve().parents[1]
 STUDIES = ROOT / "results/published"
@@ -89,6 +91,8 @@ def sections(studies: dict[str, Published]) -> Iterator[Section]:
         tables = [_accuracies(study), *(_by_layer(study, metric) for metric in ("svcca", "cka", "nbs")), _chance(study)]
         tables += [_spread(study)] if len(study.parts) > 1 else []
         yield Section(f"replication {name}", "", "", [table for table in tables if table.rows])
+        if beside := measured.tables(study):
+            yield Section(f"replication {name} measured", "", "", beside)
 
 
 def sensitivities(folder: Path) -> Iterator[Section]:

@@ -32,6 +32,15 @@ _PLACES = {
     "open": "distsim.api.opening",
     "run": "distsim.api.running",
 }
+_NEEDS = {  # extras; distsim.run looks for Ray once it is asked to use it
+    "Problem": ("train",),
+    "Pruning": ("train",),
+    "Recipe": ("train",),
+    "Study": ("train", "store", "report"),
+    "compare": ("train", "report"),
+    "open": ("train", "store", "report"),
+    "run": ("train", "store", "report"),
+}
 
 
 def __getattr__(name: str) -> Any:
@@ -39,6 +48,10 @@ def __getattr__(name: str) -> Any:
     if name == "metrics":
         return importlib.import_module("distsim.metrics")
     if name in _PLACES:
+        if name in _NEEDS:
+            from distsim import extras
+
+            extras.require(f"distsim.{name}", _NEEDS[name])
         return getattr(importlib.import_module(_PLACES[name]), name)
     raise AttributeError(f"module 'distsim' has no attribute {name!r}")
 

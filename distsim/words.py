@@ -1,4 +1,6 @@
-"""Amounts in words: durations and sizes."""
+"""Amounts and lists in words."""
+
+from collections.abc import Sequence
 
 
 def duration(seconds: float) -> str:
@@ -17,3 +19,8 @@ def readable(size: float) -> str:
             return f"{size:.3g} {unit}"
         size /= 1000
     return f"{size:.3g} TB"
+
+
+def enumerated(names: Sequence[str]) -> str:
+    """Return names as a list in a sentence, such as "a, b and c"."""
+    return f"{', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else "".join(names)

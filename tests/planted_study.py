@@ -17,7 +17,8 @@ from distsim.results.columns import (
     SIMILARITY_COLUMNS,
     SUMMARY_COLUMNS,
 )
-from distsim.results.published import PartRecord, Published
+from distsim.results.published import Published
+from distsim.results.study_record import PartRecord
 from distsim.results.tables import Tables, functional_table, summarise_accuracy, summarise_functional
 from distsim.specs import Identity
 

@@ -385,7 +385,7 @@ def test_a_run_has_its_data_at_hand(tmp_path: Path):
 
 def test_without_xarray_there_is_a_sentence(kept: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "xarray", None)
-    with pytest.raises(ImportError, match=r"^activations come as .*: pip install 'distsim\[xarray\]'$"):
+    with pytest.raises(ImportError, match=r"needs xarray, .*: pip install 'distsim-imp\[xarray\]'$"):
         distsim.open(kept).network().activations("out")
 
 

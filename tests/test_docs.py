@@ -33,10 +33,10 @@ from distsim.problems import PROBLEMS
 from distsim.results import figures
 
 ROOT = Path(__file__).parents[1]
-DOCS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 TINY = ("--local", "--runs", "1", "--iterations", "1", "--epochs", "2", "--probe", "100", "--train-limit", "200")
 FOLDERS = ("distsim", "docs", "sweeps", "tests", "bench", ".ci")  # of the repository, that a text may name things in
-ELSEWHERE = ("cd", "git", "pip", "ray", ".", "export")  # programs whose arguments are not ours
+ELSEWHERE = ("cd", "git", "pip", "uv", "docker", "ray", ".", "export")  # programs whose arguments are not ours
 
 
 # --- what a text contains --------------------------------------------------------------------------------------------
@@ -111,7 +111,7 @@ def complaints(text: str, folder: Path = ROOT) -> list[str]:
 
 
 def _names(text: str) -> Iterator[str]:
-    for name in sorted(set(re.findall(r"\bdistsim(?:\.\w+)+", text))):
+    for name in sorted(set(re.findall(r"(?<![\w/])distsim(?:\.\w+)+", text))):
         if not _exists(name):
             yield f"{name} is not there"
 
@@ -174,7 +174,7 @@ def _span(span: str) -> Iterator[str]:
 
 
 def _subcommands() -> dict[str, Any]:
-    (action,) = (a for a in cli._parser()._actions if a.choices)
+    (action,) = (a for a in cli.parser()._actions if a.choices)
     return dict(action.choices)
 
 
@@ -203,7 +203,7 @@ def _command(words: list[str], saved: dict[str, str]) -> Iterator[str]:
     if program == "python":
         yield from _python(arguments, saved)
     elif program == "distsim":
-        yield from _parsed(cli._parser(), arguments)
+        yield from _parsed(cli.parser(), arguments)
     elif program == "make":
         yield from _make(arguments)
     elif program == "ray":
@@ -212,7 +212,9 @@ def _command(words: list[str], saved: dict[str, str]) -> Iterator[str]:
             yield from _command(shlex.split(arguments[-1]), saved)
     elif program == "pip":
         extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-        asked = re.findall(r"\.\[([\w,-]+)\]", " ".join(arguments))
+        asked = re.findall(r"(?:\.|distsim-imp)\[([\w,-]+)\]", " ".join(arguments))
+        if arguments[0] == "install" and re.search(r"(?:^| )distsim(?:\[| |$)", " ".join(arguments)):
+            yield "distsim is another project on PyPI: this is distsim-imp"
         yield from (f"there is no extra {name}" for names in asked for name in names.split(",") if name not in extras)
     elif program not in ELSEWHERE:
         yield f"{program} is no command that this test knows"
@@ -360,7 +362,7 @@ GOOD = """# A title (of ours)
 
 See [the metrics](docs/metrics.md#references), [above](#a-title-of-ours), [Ray](https://docs.ray.io) and
 `distsim.specs.Recipe.epochs`; `sweeps/digits.py`, `Recipe.lars`, `Pruning(biases=True)`, `--runs`, `distsim run STORE
---only run=3,iteration=7`, `make test`.
+--network run=3,iteration=7`, `make test`.
 
     python sweeps/cifar2.py --download --runs 2    # a comment
     results/cifar2/                                no command
@@ -408,6 +410,7 @@ WRONG = {
     "```sh\nray up nothing.yaml\n```\n": "there is no nothing.yaml",
     "```sh\nray exec Makefile 'python sweeps/p3.py'\n```\n": "there is no script sweeps/p3.py",
     "```sh\npip install '.[gpus]'\n```\n": "there is no extra gpus",
+    "```sh\npip install 'distsim[all]'\n```\n": "distsim is another project",
     "```sh\nconda install distsim\n```\n": "conda is no command",
 }
 

@@ -16,7 +16,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # Every module, from the ground up. A module imports from those before it only, also inside its functions.
 ORDER = """
 _version
-trace stopping callbacks words plotting seeds
+trace stopping callbacks words extras plotting seeds
 metrics: reads rounding arrays linalg polar roots channels cosine kernels jackknife
 metrics: functional mean_cca pwcca svcca channels_only null cka distances dimension nbs
 metrics: rsa neighbours soft_matching predictivity repository . registry
@@ -29,21 +29,23 @@ training: . optimizers pruning streams compiling stepper checkpoint loop early_s
 training: fused fusible fused_stepper group connectivity alignment
 comparison: . devices recording sides pair spread beside similarities layer models
 store: aws local exclusive reasons remote storage commits lease fenced epochs arrays activations described paths records
-store: sweep_store logits descriptions
+store: contents sweep_store logits descriptions
 store: existing . checkpoints
 results: . claims nulls columns tables functional claims.study looks titles marks beside panels keys
 results: accuracy_figures layer_figures output_figures functional_figures iteration_maps figures text
-results: claims.parts pairs committed reduce claims.papers claims.images claims.multiverse published merging rows ladder
+results: claims.parts pairs committed reduce claims.papers claims.judging claims.images claims.multiverse
+results: study_record published merging rows ladder
 results: report claims.words report.words report.arrays report.sentences report.parts report.page report.writing
 sweep: . beside cost training_memory exact behaviour kept_behaviour extraction failures
 sweep: plan jobs cluster own_code stored_models events
-sweep: on_device comparison_worker order training_worker trials engine ray_cluster ray_engine forecast pairs run status
+sweep: on_device comparison_worker order training_worker chain_training trials engine ray_cluster ray_trials
+sweep: ray_engine forecast pairs run status
 sweep: kept board elsewhere live at_work
 sweep: proof retraining ladder
-verify: . report unfinished networks derived descriptions lineage walk store repair
+verify: . report unfinished listing networks derived descriptions lineage walk store repair
 api: . arguments problem data drawing network study published opening running
-cli: ending . arguments doctor doctor_gpu output progress run studies proving commands reporting claiming ladder sweeps
-cli: sweep_command main __main__
+cli: ending . arguments doctor doctor_gpu output progress run studies proving commands checking pairing
+cli: reporting claiming ladder doctoring sweeps sweep_command completion main __main__
 script stages __main__
 """
 
@@ -89,16 +91,19 @@ def within(file: Path, everywhere: bool = True) -> set[str]:
     return {name for name in imported(file, everywhere) if name in MODULES} - {"distsim"}
 
 
-def test_only_the_ray_engine_and_its_cluster_import_ray() -> None:
+RAY = ("distsim.sweep.ray_cluster", "distsim.sweep.ray_engine", "distsim.sweep.ray_trials")
+
+
+def test_only_the_ray_engine_its_cluster_and_its_trials_import_ray() -> None:
     users = [file.name for file in FILES if {name.split(".")[0] for name in imported(file)} & {"ray"}]
-    assert users == ["ray_cluster.py", "ray_engine.py"]
+    assert users == ["ray_cluster.py", "ray_engine.py", "ray_trials.py"]
 
 
 def test_the_ray_engine_is_imported_only_where_it_is_used() -> None:
     for file in FILES:
-        if file.name != "ray_engine.py":
+        if file.name not in ("ray_engine.py", "ray_trials.py"):
             on_import = imported(file, everywhere=False)
-            assert not on_import & {"distsim.sweep.ray_engine", "distsim.sweep.ray_cluster"}, file
+            assert not on_import & set(RAY), file
 
 
 def test_the_order_names_every_module_once() -> None:
@@ -247,7 +252,7 @@ for name in ("mean_cca", "mean_squared_cca", "svcca", "pwcca", "cka_channels", "
 try:
     metrics.intrinsic_dimension(X)
 except ValueError as error:
-    assert "pip install 'distsim[dimension]'" in str(error), error
+    assert "pip install 'distsim-imp[dimension]'" in str(error), error
 else:
     raise SystemExit("scikit-dimension is not blocked")
 from distsim.metrics.registry import METRICS

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from distsim import specs
+from distsim import extras, specs
 from distsim.activations.probe import held, layer_shapes, make_probe
 from distsim.api.data import placed
 from distsim.data import Dataset, load, suited
@@ -106,10 +106,9 @@ class StudyNetwork:
         data : as for `distsim.run`; by default the last known location
         ValueError: there is no such layer, or the data are not those of the study. ImportError: xarray is missing.
         """
-        try:
-            import xarray
-        except ImportError:
-            raise ImportError("activations come as an xarray.DataArray: pip install 'distsim[xarray]'") from None
+        extras.require("an array with named dimensions", ["xarray"])
+        import xarray
+
         if layer not in self.layers:
             raise ValueError(f"layer must be one of {', '.join(self.layers)}, got {specs.shown(layer)}")
         if self._reader is not None:

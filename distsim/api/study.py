@@ -128,7 +128,7 @@ class Study:
         """Return what the tables say of the papers' claims, C1 to C18: a row for each claim, problem and metric."""
         import pandas as pd
 
-        from distsim.results.claims.papers import check
+        from distsim.results.claims.judging import check
         from distsim.results.claims.study import Verdict
 
         verdicts = check(self._tables(), self._remarks())

@@ -4,32 +4,37 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from distsim.cli.arguments import store_flags
 from distsim.cli.output import print_line
 from distsim.cli.studies import published_studies
 from distsim.specs import shown
 
 
 def flags(parser: argparse.ArgumentParser) -> None:
-    """Add the command's own flags."""
+    """Add the command's flags."""
+    store_flags(parser)
     parser.add_argument(
         "--multiverse",
         action="store_true",
         help="judge each claim under every definition of its metric that the tables hold: means over all columns, over "
         "98 %% of the mass, other weights, the channel view, unbiased, calibrated against chance, beyond the control",
     )
-    parser.add_argument("--out", metavar="FILE.csv", help="write the table of verdicts, with the numbers behind them")
+    parser.add_argument("--all", action="store_true", help="show the claims, too, for which the study has no data")
+    parser.add_argument(
+        "--out", metavar="FILE.csv", help="write the verdicts, with the numbers behind them, as a table into this file"
+    )
 
 
 def do_claims(flags: argparse.Namespace) -> int:
     """Print the verdicts, and write them where --out says."""
-    from distsim.results.claims.papers import check
+    from distsim.results.claims.judging import check
     from distsim.results.tables import to_csv_bytes
 
     tables, images, seed = _tables(flags)
     if flags.multiverse:
         frame = _multiverse(flags, tables, images, seed)
     else:
-        frame = _verdicts(check(tables, images))
+        frame = _verdicts(check(tables, images), flags.all)
     if flags.out:
         out = Path(flags.out).expanduser()
         try:
@@ -56,17 +61,23 @@ def _tables(flags: argparse.Namespace) -> tuple[Any, dict[str, str], int]:
     return reduce.joined(parts), {store.problem: remark(store) for store in stores}, seeds[0]
 
 
-def _verdicts(verdicts: list[Any]) -> Any:
-    """Print each verdict with its conditions, and return the table."""
+def _verdicts(verdicts: list[Any], every: bool) -> Any:
+    """Print verdicts with their conditions, and return the table of all. every : those without data, too"""
     import pandas as pd
 
+    from distsim.results.claims.study import NO_DATA
+
     rows = []
-    for verdict in verdicts:
+    said = [verdict for verdict in verdicts if every or verdict.verdict != NO_DATA]
+    for verdict in said:
         images = f" ({verdict.data})" if verdict.data else ""
         print_line(f"{verdict.claim:4} {verdict.problem:20} {verdict.metric:9} {verdict.verdict}{images}")
         print_line(f"     {verdict.text} ({verdict.where})")
         if verdict.controlled:
             print_line(f"     where falls count beyond those of retraining without pruning: {verdict.controlled}")
+    if left := len(verdicts) - len(said):
+        print_line(f"{left} {'more ' if said else ''}claims are about other problems, or lack data: --all shows them")
+    for verdict in verdicts:
         fields = {name: getattr(verdict, name) for name in ("claim", "problem", "metric", "verdict", "text", "where")}
         rows.append({**fields, "data": verdict.data, "controlled": verdict.controlled, **verdict.numbers})
     return pd.DataFrame.from_records(rows)

@@ -2,18 +2,27 @@
 
 import argparse
 import dataclasses
-import hashlib
 from typing import Any
 
-from distsim.cli.arguments import measured, resolved_device
-from distsim.cli.output import one_line
-from distsim.cli.run import at_work, finish
-from distsim.cli.studies import import_named, published_studies
+from distsim.cli import progress
+from distsim.cli.arguments import (
+    control_flags,
+    former,
+    measure_flags,
+    measured,
+    own_code_flag,
+    resolved_device,
+    store_flags,
+    whole,
+    workplace_flags,
+)
+from distsim.cli.run import carry_out
+from distsim.cli.studies import import_named, require_problem
 from distsim.specs import CHOSEN, Extent, NetworkId, Request
 from distsim.specs.fields import frozen
 
 
-def _root(flags: argparse.Namespace) -> Any:
+def root_of(flags: argparse.Namespace) -> Any:
     from distsim.store import existing_root
 
     return existing_root(flags.store)
@@ -54,16 +63,44 @@ def _extent(request: Request, asked: dict[str, Any]) -> Extent:
     )
 
 
+def run_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of `distsim run`."""
+    as_last = "(default: as last asked for)"
+    store_flags(parser)
+    parser.add_argument("--runs", type=whole, metavar="N", help=f"number of independent runs {as_last}")
+    parser.add_argument("--iterations", type=whole, metavar="N", help=f"number of prunings in each run {as_last}")
+    parser.add_argument("--complete", type=whole, metavar="K", help=f"number of complete networks {as_last}")
+    control_flags(parser, as_last, as_last)
+    measure_flags(parser)
+    workplace_flags(parser)
+    parser.add_argument(
+        "--allow-slow",
+        action="store_true",
+        help="train in bfloat16 also on a processor without instructions for it, which takes 2 to 14 times as long as "
+        "in float32",
+    )
+    parser.add_argument(
+        "--network",
+        metavar="run=3,iteration=7",
+        help="train one network again in this process (run=complete: the complete one; "
+        "control=retrain,run=0,iteration=1: one of a control); commit it if it is missing, else say whether it equals "
+        "the committed one bit by bit",
+    )
+    former(parser, "--only", "--network")
+    own_code_flag(parser)
+    progress.flags(parser)
+
+
 def do_run(flags: argparse.Namespace) -> int:
     stores = stores_of(flags)
     import_named(flags)
-    if flags.only is not None:
-        return _only(flags)
+    if flags.network is not None:
+        return _redo(flags)
     asked = {name: getattr(flags, name) for name in ("runs", "iterations", "control", "control_runs", "complete")}
     asked |= measured(flags)
     for store in stores:
         _require_trainable(store, flags, asked)
-    finish([order_of(store, flags, **asked) for store in stores], stores[0].root, flags)
+    carry_out([order_of(store, flags, **asked) for store in stores], stores[0].root, flags)
     return 0
 
 
@@ -81,14 +118,17 @@ def _require_trainable(store: Any, flags: argparse.Namespace, asked: dict[str, A
     require_trainable(store.root, identity.problem, extent, arithmetic, device, allow_slow=flags.allow_slow)
 
 
-def _only(flags: argparse.Namespace) -> int:
+def _redo(flags: argparse.Namespace) -> int:
+    """Train one network again. ValueError: --dry-run is asked for, too."""
     from distsim.processor import require_speed
     from distsim.store.existing import existing_store
     from distsim.sweep.kept_behaviour import require_same_behaviour
     from distsim.sweep.plan import require_before
     from distsim.sweep.training_worker import TrainingWorker
 
-    store, network = existing_store(flags.store, flags.problem), NetworkId.parse(flags.only)
+    if flags.dry_run:
+        raise ValueError("--network trains one network, and is not to be combined with --dry-run")
+    store, network = existing_store(flags.store, flags.problem), NetworkId.parse(flags.network)
     require_before(store, network)
     if not flags.allow_slow:
         device = resolved_device(flags.device or store.request().device, None)
@@ -98,6 +138,14 @@ def _only(flags: argparse.Namespace) -> int:
     worker = TrainingWorker(store, order.sweep, order.dataset, flags.allow_drift, allow_slow=flags.allow_slow)
     print(worker.redo(network))
     return 0
+
+
+def status_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of `distsim status`."""
+    store_flags(parser)
+    parser.add_argument(
+        "--watch", action="store_true", help="show it again and again, until everything that was asked for is there"
+    )
 
 
 def do_status(flags: argparse.Namespace) -> int:
@@ -128,6 +176,15 @@ def _watch(stores: list[Any]) -> None:
     watched(elsewhere.look, lambda: elsewhere.done)
 
 
+def compare_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of `distsim compare`."""
+    store_flags(parser)
+    parser.add_argument("--metrics", nargs="+", metavar="NAME", help="metrics to compute (default: as last asked for)")
+    workplace_flags(parser)
+    own_code_flag(parser)
+    progress.flags(parser)
+
+
 def do_compare(flags: argparse.Namespace) -> int:
     """Compare the committed networks only; train none."""
     from distsim.sweep.order import compare_only
@@ -139,127 +196,15 @@ def do_compare(flags: argparse.Namespace) -> int:
     orders = [order for order in orders if order]
     if not orders:
         raise FileNotFoundError("no run of the store has a committed network yet")
-    finish(orders, stores[0].root, flags)
-    return 0
-
-
-def do_pairs(flags: argparse.Namespace) -> int:
-    from distsim.results.pairs import Asked, as_text, write_results
-    from distsim.store.descriptions import describe_metrics
-    from distsim.sweep import pairs
-    from distsim.sweep.engine import LocalEngine
-    from distsim.sweep.failures import SweepFailed
-    from distsim.sweep.kept_behaviour import require_same_behaviour
-    from distsim.sweep.order import check_workplace
-
-    stores = stores_of(flags)
-    import_named(flags)
-    metrics = tuple(dict.fromkeys(flags.metrics)) if flags.metrics else None
-    plans = [_planned(store, flags) for store in stores]
-    orders = [order_of(store, flags, metrics=metrics, runs=None, iterations=None) for store in stores]
-    root, failures = stores[0].root, []
-
-    def work(engine: Any) -> None:
-        for order, store, planned in zip(orders, stores, plans, strict=True):
-            metrics = order.sweep.extent.metrics
-            if not flags.forecast:
-                require_same_behaviour(store, order.sweep)
-                describe_metrics(store, metrics)
-            memory = flags.memory * 2**30 if flags.memory else None
-            of_pairs = order, store, engine, planned, metrics, flags.layers, memory, flags.forecast
-            failures.extend(pairs.compare(*of_pairs, measure=flags.measure))
-            if not flags.forecast:
-                asked = Asked(flags.plan, tuple(planned), metrics, tuple(flags.layers) if flags.layers else None)
-                table, masks, folder = write_results(store, order.layers, asked)
-                if table.empty:  # all failed
-                    continue
-                print(as_text(table))
-                print(f"masks: median Jaccard similarity {masks[masks['parameter'] == 'all']['jaccard'].median():.3f}")
-                print(f"tables and figures in {store.storage.url}/{folder}")
-
-    check_workplace(orders, here=flags.address is None)
-    if flags.forecast:
-        work(LocalEngine(root, flags.allow_drift))  # takes no lease: it only estimates
-    elif flags.local:
-        with at_work(root, one_writer=True):
-            work(LocalEngine(root, flags.allow_drift))
-    else:
-        from distsim.sweep.ray_engine import RayEngine
-
-        with at_work(root), RayEngine(root, flags.address, flags.allow_drift) as engine:
-            work(engine)
-    if failures:
-        raise SweepFailed(failures)
-    return 0
-
-
-def _planned(store: Any, flags: argparse.Namespace) -> list[Any]:
-    """Return the pairs that the flags ask for. FileNotFoundError, ValueError: there are none, or no such layer."""
-    from distsim.store.descriptions import layers_of
-    from distsim.sweep.pairs import planned
-
-    for name, least in (("runs", 0), ("iterations", 0)):
-        if wrong := [number for number in getattr(flags, name) or () if number < least]:
-            raise ValueError(f"--{name} takes whole numbers from {least} on, got {wrong[0]}")
-    known = [layer.name for layer in layers_of(store)]
-    if unknown := sorted(set(flags.layers or ()) - set(known)):
-        raise ValueError(f"{store.problem} has no layers {unknown}; it has {known}")
-    networks = [n for n in store.contents().networks if _chosen(n, flags.runs, flags.iterations)]
-    pairs = planned(flags.plan, networks)
-    if not pairs:
-        raise FileNotFoundError(f"{store.problem}: no two committed networks make a pair of this plan")
-    return pairs
-
-
-def _chosen(network: NetworkId, runs: list[int] | None, iterations: list[int] | None) -> bool:
-    """Say whether --runs and --iterations choose the network; the complete one is iteration 0 of every run."""
-    of_runs = network.run is None or runs is None or network.run in runs
-    return of_runs and (iterations is None or network.iteration in iterations)
-
-
-def do_layers(flags: argparse.Namespace) -> int:
-    from pathlib import Path
-
-    from distsim.plotting import render
-    from distsim.results.tables import to_csv_bytes
-    from distsim.store.existing import existing_store
-    from distsim.sweep.own_code import make_known
-    from distsim.sweep.stored_models import Stored, layer_by_layer
-
-    sides = []
-    import_named(flags)
-    for where, problem, text in zip(
-        (flags.store, flags.other or flags.store),
-        (flags.problem, flags.with_problem or flags.problem),
-        flags.networks,
-        strict=True,
-    ):
-        store = existing_store(where, problem)
-        make_known(store, flags.metrics)
-        sides.append(Stored(store, NetworkId.parse(text)))
-    device = resolved_device(flags.device, None)
-    beside = {"measure": flags.measure, "permutations": flags.permutations}
-    comparison = layer_by_layer(sides[0], sides[1], flags.metrics, flags.data, device, **beside)
-    folder = Path(flags.out)
-    folder.mkdir(parents=True, exist_ok=True)
-    name = f"layers_{sides[0].label}_{sides[1].label}"
-    (folder / f"{name}.csv").write_bytes(to_csv_bytes(comparison.table))
-    (folder / f"{name}.png").write_bytes(render(comparison.heatmap(), "png"))
-    for metric in comparison.metrics:
-        print(f"{metric}\n{comparison.matrix(metric).round(3).to_string()}\n")
-    if comparison.said_of_the_best:
-        print(comparison.said_of_the_best)
-    if comparison.doubts:
-        print(comparison.doubts)
-    print(f"{folder / name}.csv and .png")
+    carry_out(orders, stores[0].root, flags)
     return 0
 
 
 def do_list(flags: argparse.Namespace) -> int:
-    for study in published_studies(flags):
-        runs, last = (sum(p["runs"] for p in study.parts), max(p["iterations"] for p in study.parts))
-        complete = f", from {len(study.parts)} complete networks" if len(study.parts) > 1 else ""
-        _print_sweep(study.problem, study.identity, f"{runs} runs{complete}", last, ", published")
+    from distsim.store.existing import published_in
+
+    if (folder := published_in(flags.store)) is not None:
+        _list_published(folder, flags)
         return 0
     for store in stores_of(flags):
         contents = store.contents()
@@ -273,61 +218,16 @@ def do_list(flags: argparse.Namespace) -> int:
     return 0
 
 
+def _list_published(folder: Any, flags: argparse.Namespace) -> None:
+    from distsim.results.study_record import read_record
+
+    record, identity = read_record(folder)
+    require_problem(identity.problem.name, flags.store, flags.problem)
+    parts = record["parts"]
+    runs, last = (sum(part["runs"] for part in parts), max(part["iterations"] for part in parts))
+    complete = f", from {len(parts)} complete networks" if len(parts) > 1 else ""
+    _print_sweep(identity.problem.name, identity, f"{runs} runs{complete}", last, ", published")
+
+
 def _print_sweep(problem: str, identity: Any, runs: str, last: int, more: str = "") -> None:
     print(f"{problem:20} {runs}, up to iteration {last}, seed {identity.seed}, {identity.hash[:12]}{more}")
-
-
-def do_doctor(flags: argparse.Namespace) -> int:
-    from distsim.cli import doctor, doctor_gpu
-    from distsim.environment import require_device
-    from distsim.problems import PROBLEMS
-
-    if flags.problem not in PROBLEMS:
-        raise ValueError(f"unknown problem {flags.problem!r}; the problems are {', '.join(PROBLEMS)}")
-    device = resolved_device(flags.device, None)
-    require_device(device)
-    if device == "cuda":
-        doctor_gpu.examine(PROBLEMS[flags.problem], flags.storage, enough=flags.seconds)
-    else:
-        doctor.examine(PROBLEMS[flags.problem], flags.storage, device, enough=flags.seconds)
-    return 0
-
-
-def do_digest(flags: argparse.Namespace) -> int:
-    for store in stores_of(flags):
-        store.identity()  # raises if spec.json was changed
-        pieces = store.digests()
-        if flags.pieces:
-            for piece, digest in pieces.items():
-                print(f"{digest}  {store.problem}/{piece}")
-        whole = hashlib.sha256("".join(f"{p} {d}\n" for p, d in pieces.items()).encode()).hexdigest()
-        print(f"{whole}  {store.problem} ({len(pieces)} pieces)")
-    return 0
-
-
-def do_verify(flags: argparse.Namespace) -> int:
-    from distsim.verify.report import summary
-    from distsim.verify.store import verify_store
-
-    report = verify_store(_root(flags), [flags.problem] if flags.problem else None)
-    print("\n".join(map(one_line, summary(report))))
-    return 0 if report.whole else 1
-
-
-def do_repair(flags: argparse.Namespace) -> int:
-    import contextlib
-
-    from distsim.verify.repair import carry_out, planned, summary
-    from distsim.verify.store import verify_store
-
-    root = _root(flags)
-    at_rest = contextlib.nullcontext(lambda: None) if flags.dry_run else at_work(root, one_writer=True)
-    with at_rest as check:
-        report = verify_store(root, [flags.problem] if flags.problem else None)
-        actions = planned(root, report, flags.allow_drift)
-        print("\n".join(map(one_line, summary(report, actions))))
-        if flags.dry_run:
-            print("dry run: nothing was changed")
-        else:
-            carry_out(root, actions, check)
-    return 0 if not report.of("unread") else 1

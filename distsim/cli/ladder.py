@@ -4,9 +4,10 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from distsim.cli.arguments import positive, whole
+from distsim.cli.arguments import former, own_code_flag, store_flags, workplace_flags
 from distsim.cli.commands import order_of, stores_of
 from distsim.cli.output import print_line
+from distsim.cli.pairing import chosen_flags, memory_flag
 from distsim.cli.run import at_work
 from distsim.cli.studies import import_named
 from distsim.specs import shown
@@ -16,23 +17,19 @@ BARRIERS = "barriers.parquet"
 
 def flags(parser: argparse.ArgumentParser) -> None:
     """Add the command's own flags."""
-    parser.add_argument(
-        "--runs", nargs="+", type=whole, metavar="N", help="runs to take (default: the first five of the store)"
-    )
-    parser.add_argument(
-        "--iterations", nargs="+", type=whole, metavar="N", help="iterations to take (default: 1 5 10 15 20)"
-    )
+    store_flags(parser)
+    chosen_flags(parser, "the first five of the store", "1 5 10 15 20")
     parser.add_argument("--metrics", nargs="+", metavar="NAME", help="metrics to rank (default: as last asked for)")
-    parser.add_argument(
-        "--memory", type=positive, metavar="GIB", help="memory for the comparisons (default: half of what is free)"
-    )
+    memory_flag(parser)
     parser.add_argument(
         "--out",
         required=True,
         metavar="FOLDER",
-        help="folder for the table, the figure and the barriers; the same command again goes on there",
+        help="write the table, the figure and the barriers into this folder; the same command again goes on there",
     )
-    parser.add_argument("--forecast", action="store_true", help="only say what the comparisons would cost")
+    workplace_flags(parser)
+    former(parser, "--forecast", "--dry-run")
+    own_code_flag(parser)
 
 
 def do_ladder(flags: argparse.Namespace) -> int:
@@ -55,18 +52,18 @@ def do_ladder(flags: argparse.Namespace) -> int:
     metrics = tuple(dict.fromkeys(flags.metrics)) if flags.metrics else None
     order = order_of(store, flags, metrics=metrics, runs=None, iterations=None)
     every = store.contents().networks
-    networks = chosen(every, flags.runs, flags.iterations)
+    networks = chosen(every, flags.only_runs, flags.only_iterations)
     if any(network.control or network.complete for network in every):
         print_line("the ladder is of pruned networks: controls, and other complete networks, are left out")
     planned, metrics = pairs.planned("all", networks), order.sweep.extent.metrics
     memory = flags.memory * 2**30 if flags.memory else None
 
     def compare(engine: Any) -> None:
-        if failures := pairs.compare(order, store, engine, planned, metrics, None, memory, flags.forecast, print_line):
+        if failures := pairs.compare(order, store, engine, planned, metrics, None, memory, flags.dry_run, print_line):
             raise SweepFailed(failures)
 
     check_workplace([order], here=flags.address is None)
-    if flags.forecast:
+    if flags.dry_run:
         compare(LocalEngine(store.root, flags.allow_drift))
         return 0
     out = _made(flags.out)  # before hours are spent

@@ -7,7 +7,10 @@ import warnings
 from collections.abc import Iterator
 from typing import Any
 
-from distsim.cli.ending import NO_MEMORY, early_ends, lacks_memory, reason, say
+from distsim import extras
+from distsim.cli.ending import NO_MEMORY, early_ends, in_a_terminal, lacks_memory, reason, say
+
+UNUSABLE = 2  # exit status: the command line cannot be read, or a library is not installed
 
 
 def reported(work: Any, typed: bool = True) -> int:
@@ -44,6 +47,20 @@ def _failed(error: Exception) -> int:
     if lacks_memory(error):  # first: what is imported below may be what could not be imported
         say(NO_MEMORY)
         return 1
+    if missing := extras.missing_in(error):
+        say(missing)
+        return UNUSABLE
+    try:
+        return _understood(error)
+    except ModuleNotFoundError as lacking:  # without the extras there are fewer kinds of errors
+        if extras.missing_in(lacking) is None or not isinstance(error, (ValueError, OSError)):
+            raise error from None
+        say(one_line(error))
+        return 1
+
+
+def _understood(error: Exception) -> int:
+    """Print an error that a user can act on, and return the status. Another is raised again."""
     from distsim.store import NoSpace
     from distsim.sweep.cluster import ClusterLost
     from distsim.sweep.failures import EXPECTED, SweepFailed
@@ -96,6 +113,12 @@ def one_line(said: object) -> str:
     """Return the text on one line, without the control characters that library messages and file names may contain."""
     text = re.sub(r"\s*\n\s*", " ", str(said).strip())
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def say_loading() -> None:
+    """Say that PyTorch is being imported, which takes seconds, to somebody who waits for it at a terminal."""
+    if "torch" not in sys.modules and in_a_terminal():
+        say("loading PyTorch ...")
 
 
 def print_line(line: str) -> None:

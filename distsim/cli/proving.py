@@ -5,10 +5,50 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from distsim.cli.arguments import device_flag, own_code_flag, whole
 from distsim.cli.output import one_line, print_line
 from distsim.cli.studies import import_named, source
 
 UNDECIDED = 3  # exit status: nothing speaks against the rows, but here no digit of them is promised
+
+
+def flags(parser: argparse.ArgumentParser) -> None:
+    """Add the command's flags."""
+    parser.add_argument("study", metavar="STUDY", help="the folder of a published study, or a store")
+    parser.add_argument(
+        "rows",
+        nargs="*",
+        metavar="ROW",
+        help="a row, written as run=3,iteration=7,layer=conv1_2,metric=nbs; without layer and metric the network's "
+        "accuracy (of the complete one: run=complete); with complete=1 where the study has several complete networks",
+    )
+    parser.add_argument("--random", type=whole, metavar="N", help="take N rows more, drawn at random")
+    parser.add_argument(
+        "--seed", type=whole, default=0, metavar="N", help="seed of the draw of rows (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--store",
+        action="append",
+        metavar="STORE",
+        help="look for the networks in this store; the flag may be given several times",
+    )
+    parser.add_argument(
+        "--retrain",
+        action="store_true",
+        help="train the networks again, for studies of which only tables are left; its cost is said before it begins",
+    )
+    parser.add_argument("--problem", metavar="NAME", help="work on this problem of a store that holds several")
+    parser.add_argument(
+        "--data",
+        metavar="WHERE",
+        help="take the images from here, written as for `distsim sweep` (default: as the store last asked for)",
+    )
+    parser.add_argument(
+        "--skip-bad", type=whole, default=0, metavar="N", help="leave out bad images as `distsim sweep --skip-bad` does"
+    )
+    parser.add_argument("--bits", type=whole, metavar="B", help="read deep grey values as `distsim sweep --bits` does")
+    device_flag(parser, "a GPU if the row was computed on one and there is one here, else the CPU")
+    own_code_flag(parser)
 
 
 def do_prove(flags: argparse.Namespace) -> int:

@@ -5,6 +5,7 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
+from distsim.cli.arguments import store_flags
 from distsim.cli.commands import stores_of
 from distsim.cli.output import print_line
 from distsim.cli.run import at_work
@@ -14,7 +15,8 @@ LINES, WIDTH = 6, 118  # of the short table, and of sentences
 
 
 def flags(parser: argparse.ArgumentParser) -> None:
-    """Add the command's own flags."""
+    """Add the command's flags."""
+    store_flags(parser)
     parser.add_argument(
         "--out",
         metavar="FILE.html",
@@ -28,7 +30,7 @@ def flags(parser: argparse.ArgumentParser) -> None:
 
 def do_report(flags: argparse.Namespace) -> int:
     """Write the report, and print a short table and what came out."""
-    from distsim.results.claims.papers import check
+    from distsim.results.claims.judging import check
     from distsim.results.report.writing import NAME, write_file
 
     for study in published_studies(flags):
@@ -48,7 +50,7 @@ def do_report(flags: argparse.Namespace) -> int:
 def _of_store(flags: argparse.Namespace) -> int:
     from distsim.results import reduce
     from distsim.results.claims.images import remark
-    from distsim.results.claims.papers import check
+    from distsim.results.claims.judging import check
     from distsim.results.report.writing import studies_of, write_file
     from distsim.store import DamagedStore
     from distsim.store.descriptions import layers_of
@@ -112,7 +114,7 @@ def _print(flags: argparse.Namespace, tables: Any, shown: list[tuple[Any, Any]],
     if flags.full:
         _print_claims(verdicts)
     else:
-        print_line("distsim claims says more of each claim, and --full prints every iteration.")
+        print_line("distsim claims judges the claims of the papers one by one, and --full prints every iteration.")
 
 
 def _print_claims(verdicts: list[Any]) -> None:

@@ -1,4 +1,4 @@
-"""Runs prepared sweeps until nothing is missing, and prints the results."""
+"""Carries out prepared sweeps, or says what that would take, and prints the results."""
 
 import argparse
 from typing import Any
@@ -7,17 +7,30 @@ from distsim.cli.output import print_line
 from distsim.cli.progress import reporting, saying_what_is_kept
 
 
-def finish(orders: list[Any], root: Any, flags: argparse.Namespace) -> None:
-    """Do what the store lacks, on Ray or in this process (--local), and print the results."""
+def carry_out(orders: list[Any], root: Any, flags: argparse.Namespace) -> None:
+    """Do what the store lacks, on Ray or in this process (--local), and print the results.
+
+    With --dry-run write nothing: only say what the store lacks and what it would cost.
+    """
+    from distsim.sweep import at_work
+
+    asked = {name: getattr(flags, name) for name in ("local", "address", "allow_slow")}
+    if flags.dry_run:
+        missing = at_work.foresee(orders, root, **asked, say=print_line)
+    else:
+        with saying_what_is_kept(orders, root), reporting(root, flags) as report:
+            to = {"say": report.say, "watcher": report.watcher, "allow_drift": flags.allow_drift}
+            missing = at_work.carry_out(orders, root, **asked, **to)
+    if not missing:
+        print_line("nothing is missing: the store holds everything that was asked for")
+    if not flags.dry_run:
+        _print_results(orders, root)
+
+
+def _print_results(orders: list[Any], root: Any) -> None:
     from distsim.results import text
     from distsim.results.reduce import read_tables
-    from distsim.sweep.at_work import carry_out
 
-    asked = {name: getattr(flags, name) for name in ("local", "address", "allow_drift", "allow_slow")}
-    with saying_what_is_kept(orders, root), reporting(root, flags) as report:
-        worked = carry_out(orders, root, **asked, say=report.say, watcher=report.watcher)
-    if not worked:
-        print_line("nothing is missing: the store holds everything that was asked for")
     for order in orders:
         extent = order.sweep.extent
         print_line(f"\n{order.name}: {extent.runs} runs, {extent.iterations} iterations")
@@ -25,16 +38,6 @@ def finish(orders: list[Any], root: Any, flags: argparse.Namespace) -> None:
         print_line(text.as_text(tables, order.name, order.sweep.problem.probe_from))
     print_line(f"\ntables in {root.url}/<problem>/results, figures in {root.url}/figures")
     print_line(f"report: {root.url}/report.html")
-
-
-def foresee(orders: list[Any], root: Any, flags: argparse.Namespace) -> int:
-    """Print what the store lacks and what it would cost, write nothing, and return the exit status."""
-    from distsim.sweep.at_work import foresee
-
-    asked = {name: getattr(flags, name) for name in ("local", "address", "allow_slow")}
-    if not foresee(orders, root, **asked, say=print_line):
-        print_line("nothing is missing: the store holds everything that was asked for")
-    return 0
 
 
 def at_work(root: Any, one_writer: bool = False) -> Any:

@@ -7,6 +7,13 @@ from typing import Any
 from distsim.cli.output import print_line
 
 
+def merge_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of `distsim merge`."""
+    parser.add_argument("sources", nargs="+", metavar="SOURCE", help="a store, or the folder of a published study")
+    parser.add_argument("--into", required=True, metavar="FOLDER", help="write the published study into this folder")
+    parser.add_argument("--problem", metavar="NAME", help="take this problem of stores that hold several")
+
+
 def do_merge(flags: argparse.Namespace) -> int:
     """Join stores and published studies of one sweep, and publish the result."""
     from distsim.results.merging import merge, publish
@@ -43,9 +50,14 @@ def source(where: str, problem: str | None) -> Any:
 
 def of_problem(study: Any, where: str, problem: str | None) -> Any:
     """Return the study. FileNotFoundError: it is of another problem than the one asked for, if one is."""
-    if problem not in (None, study.problem):
-        raise FileNotFoundError(f"no sweep of {problem} in {where}, which holds a published study of {study.problem}")
+    require_problem(study.problem, where, problem)
     return study
+
+
+def require_problem(published: str, where: str, asked: str | None) -> None:
+    """Check that a published study is of the problem that is asked for. FileNotFoundError: it is of another."""
+    if asked not in (None, published):
+        raise FileNotFoundError(f"no sweep of {asked} in {where}, which holds a published study of {published}")
 
 
 def published_studies(flags: argparse.Namespace) -> list[Any]:

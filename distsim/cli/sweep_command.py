@@ -14,6 +14,7 @@ from distsim.specs import Problem, shown
 from distsim.specs.changes import Toml, changed, merged, parsed, written
 
 NAME = "distsim sweep"
+EXAMPLE = "cifar2 --data folder:PATH --runs 2 --set recipe.lr=0.0005 pruning.scope=local"
 DESCRIPTION = (
     "Run the sweep of one of the papers' problems, or of several in one store: train the complete network once, prune "
     "it iteratively in independent runs, compare every layer of every pruned network with the complete one, and draw "
@@ -52,7 +53,7 @@ def do_sweep(arguments: Sequence[str]) -> int:
     if own.print_config:
         print_line("\n".join(_config(problems)))
         return 0
-    parser = argparse.ArgumentParser(prog=NAME, description=DESCRIPTION)
+    parser = argparse.ArgumentParser(prog=NAME, description=DESCRIPTION, epilog=f"Example: {NAME} {EXAMPLE}")
     flags(parser, problems or tuple(PROBLEMS.values()))
     asked = parser.parse_args([*names, *_as_flags(config.get("sweep", {}), parser), *rest])
     if not problems:

@@ -6,10 +6,20 @@ from collections.abc import Callable, Iterable, Sequence
 from fnmatch import fnmatchcase
 from typing import Any, get_args
 
+from distsim import extras
 from distsim.cli import progress
-from distsim.cli.arguments import cluster, control_flags, measure_flags, measured, positive, resolved_device, whole
-from distsim.cli.output import reported
-from distsim.cli.run import finish, foresee
+from distsim.cli.arguments import (
+    cluster,
+    control_flags,
+    dry_run_flag,
+    measure_flags,
+    measured,
+    positive,
+    resolved_device,
+    whole,
+)
+from distsim.cli.output import reported, say_loading
+from distsim.cli.run import carry_out
 from distsim.metrics.registry import METRICS as KNOWN
 from distsim.specs import (
     CHOSEN,
@@ -46,9 +56,10 @@ def parser_for(problems: Sequence[Problem], defaults: dict[str, Any]) -> argpars
     """Return the parser of a sweep script for these problems, with these defaults in place of the usual ones."""
     names = ", ".join(problem.name for problem in problems)
     parser = argparse.ArgumentParser(
-        description=f"The {names} sweep: train the complete network once, prune it iteratively in independent runs, "
-        "compare every layer of every pruned network with the complete one, and draw the figures. The same command "
-        "again resumes an interrupted sweep; larger --runs or --iterations extend a finished one.",
+        epilog="Example: python sweeps/digits.py --runs 2 --iterations 3",
+        description=f"Run the {names} sweep: train the complete network once, prune it iteratively in independent "
+        "runs, compare every layer of every pruned network with the complete one, and draw the figures. The same "
+        "command again resumes an interrupted sweep; larger --runs or --iterations extend a finished one.",
     )
     if len(problems) > 1:
         parser.add_argument(
@@ -74,8 +85,10 @@ def add_flags(parser: argparse.ArgumentParser, problems: Sequence[Problem]) -> N
 
 def run_flags(problems: Sequence[Problem], flags: argparse.Namespace) -> int:
     """Do what the flags of `parser_for` ask for, and return the exit status."""
+    extras.require("a sweep", ["train", "store", "report"] if flags.local else ["train", "store", "report", "ray"])
     from distsim.store import new_root
 
+    say_loading()
     problems = _chosen(problems, flags.only)
     if flags.measure is not None and "none" in flags.measure and len(flags.measure) > 1:
         raise ValueError(f"--measure none stands alone, got {' '.join(flags.measure)}")
@@ -84,9 +97,7 @@ def run_flags(problems: Sequence[Problem], flags: argparse.Namespace) -> int:
             f"{flags.data} holds one data set, but these problems need several: pass the folder of all of them"
         )
     with new_root(flags.storage, only_look=flags.dry_run) as root:
-        if flags.dry_run:
-            return foresee(_orders(problems, flags, root), root, flags)
-        finish(_orders(problems, flags, root), root, flags)
+        carry_out(_orders(problems, flags, root), root, flags)
     return 0
 
 
@@ -143,17 +154,22 @@ def _defaults(problems: Sequence[Problem], of: Callable[[Problem], object]) -> s
 
 def _extent_flags(parser: argparse.ArgumentParser, problems: Sequence[Problem]) -> None:
     group = parser.add_argument_group("how much (may grow later)")
-    group.add_argument("--runs", type=whole, help=f"number of independent runs {_defaults(problems, lambda p: p.runs)}")
     group.add_argument(
-        "--iterations", type=whole, help=f"prunings in each run {_defaults(problems, lambda p: p.iterations)}"
+        "--runs", type=whole, metavar="N", help=f"number of independent runs {_defaults(problems, lambda p: p.runs)}"
+    )
+    group.add_argument(
+        "--iterations",
+        type=whole,
+        metavar="N",
+        help=f"number of prunings in each run {_defaults(problems, lambda p: p.iterations)}",
     )
     group.add_argument(
         "--complete",
         type=whole,
         default=1,
         metavar="K",
-        help="complete networks, each trained from another initialisation and with runs of its own; with one, bands "
-        "and intervals say nothing about others (default: %(default)s)",
+        help="number of complete networks, each trained from another initialisation and with runs of its own; with "
+        "one, bands and intervals say nothing about others (default: %(default)s)",
     )
     control_flags(
         group,
@@ -172,7 +188,7 @@ def _extent_flags(parser: argparse.ArgumentParser, problems: Sequence[Problem]) 
         "--retention",
         choices=get_args(Retention),
         default="reference",
-        help="activations that stay on disk after comparison: the complete network's, or all (default: %(default)s)",
+        help="which activations stay on disk after comparison: the complete network's, or all (default: %(default)s)",
     )
     group.add_argument(
         "--activations",
@@ -196,20 +212,26 @@ def _smaller_flags(parser: argparse.ArgumentParser, problems: Sequence[Problem])
     group.add_argument(
         "--epochs",
         type=whole,
-        help=f"epochs of each training; schedules scale with them {_defaults(problems, lambda p: p.recipe.epochs)}",
+        metavar="N",
+        help="number of epochs of each training; schedules scale with them "
+        f"{_defaults(problems, lambda p: p.recipe.epochs)}",
     )
     group.add_argument(
-        "--train-limit", type=whole, help="number of training images, equally many of each class (default: all)"
+        "--train-limit",
+        type=whole,
+        metavar="N",
+        help="number of training images, equally many of each class (default: all)",
     )
     group.add_argument(
         "--probe",
         type=whole,
+        metavar="N",
         help=f"number of images on which layers are compared {_defaults(problems, lambda p: p.probe)}",
     )
     group.add_argument(
         "--probe-from",
         choices=get_args(ProbeFrom),
-        help="images on which layers are compared: those that networks were trained on, as in the papers, or test "
+        help="which images layers are compared on: those that networks were trained on, as in the papers, or test "
         f"images, which they have not seen {_defaults(problems, lambda p: p.probe_from)}",
     )
 
@@ -220,9 +242,9 @@ def _data_flags(parser: argparse.ArgumentParser, problems: Sequence[Problem]) ->
         "--data",
         default="",
         metavar="WHERE",
-        help="folder:PATH for images in PATH/train/CLASS and PATH/test/CLASS; files:PATH for your own files in the "
-        "data set's format; a plain path for the folder in which torchvision keeps the data set (default: "
-        "$DISTSIM_DATA, else ~/.cache/distsim/data)",
+        help="take the images from here: folder:PATH for images in PATH/train/CLASS and PATH/test/CLASS; files:PATH "
+        "for your own files in the data set's format; a plain path for the folder in which torchvision keeps the "
+        "data set (default: $DISTSIM_DATA, else ~/.cache/distsim/data)",
     )
     group.add_argument("--download", action="store_true", help="fetch the published data set if it is not there")
     group.add_argument(
@@ -237,12 +259,13 @@ def _data_flags(parser: argparse.ArgumentParser, problems: Sequence[Problem]) ->
         "--bits",
         type=whole,
         metavar="B",
-        help="grey values of a folder that are stored in more than 8 bits range from 0 to 2^B - 1 (default: the bits "
-        "that the largest value in the data set has, if all images are of this kind, else 16)",
+        help="read grey values of a folder that are stored in more than 8 bits as numbers from 0 to 2^B - 1 (default: "
+        "the bits that the largest value in the data set has, if all images are of this kind, else 16)",
     )
     group.add_argument(
         "--classes",
         type=lambda text: tuple(name.strip() for name in text.split(",")),
+        metavar="A,B,...",
         help="names of the classes to use, with commas; your own images are then normalised by their own mean and sd "
         f"{_defaults(problems, lambda p: ','.join(p.classes) or 'all')}",
     )
@@ -253,33 +276,37 @@ def _place_flags(parser: argparse.ArgumentParser, storage: str) -> None:
     group.add_argument(
         "--storage",
         default=storage,
+        metavar="STORE",
         help="the store: a folder, or s3://bucket/prefix; several problems may share one (default: %(default)s)",
     )
     group.add_argument(
         "--address",
         type=cluster,
-        help="address of a Ray cluster: auto, HOST:PORT or ray://HOST:10001 (default: start Ray on this machine)",
+        metavar="HOST:PORT",
+        help="work on the Ray cluster at this address, which may also be auto or ray://HOST:10001 (default: start Ray "
+        "on this machine)",
     )
     group.add_argument("--local", action="store_true", help="do everything in this process, in order, without Ray")
-    group.add_argument(
-        "--dry-run",
-        action="store_true",
-        help="only say what the store lacks of this and what it would cost; write nothing",
-    )
+    dry_run_flag(group)
     group.add_argument(
         "--device",
         choices=get_args(DeviceChoice),
         default="auto",
-        help="auto (default): a GPU if there is one, else the CPU",
+        help="compute on the CPU, on a GPU (cuda), or on a GPU if there is one, else the CPU (auto) (default: "
+        "%(default)s)",
     )
-    group.add_argument("--cpus", type=positive, help="CPUs for each trial (default: --threads)")
+    group.add_argument("--cpus", type=positive, metavar="N", help="CPUs for each trial (default: --threads)")
     group.add_argument(
-        "--gpus", type=positive, help="GPUs for each trial; with a fraction, trials share a GPU (default: 1 on a GPU)"
+        "--gpus",
+        type=positive,
+        metavar="N",
+        help="GPUs for each trial; with a fraction, trials share a GPU (default: 1 on a GPU)",
     )
     group.add_argument(
         "--pack",
         type=whole,
         default=1,
+        metavar="N",
         help="number of runs that one trial trains in turns, step by step, so that small networks fill a GPU together; "
         "each run is committed by itself, with the same result as alone (default: %(default)s)",
     )
@@ -287,9 +314,15 @@ def _place_flags(parser: argparse.ArgumentParser, storage: str) -> None:
 
 def _numbers_flags(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("what else determines the results")
-    group.add_argument("--seed", type=whole, default=0, help="seed of every random stream (default: %(default)s)")
     group.add_argument(
-        "--threads", type=whole, default=1, help="CPU threads of each trial and comparison (default: %(default)s)"
+        "--seed", type=whole, default=0, metavar="N", help="seed of every random stream (default: %(default)s)"
+    )
+    group.add_argument(
+        "--threads",
+        type=whole,
+        default=1,
+        metavar="N",
+        help="CPU threads for each trial and comparison (default: %(default)s)",
     )
     group.add_argument(
         "--precision",
@@ -328,8 +361,8 @@ def _numbers_flags(parser: argparse.ArgumentParser) -> None:
         "--comparison",
         choices=get_args(Exactness),
         default="exact",
-        help="accuracy of NBS. exact: to 1e-6; fast: to 5e-4, in a fraction of the time for large layers on a CPU, and "
-        "exact on a GPU (default: %(default)s)",
+        help="how exactly NBS is computed. exact: to 1e-6; fast: to 5e-4, in a fraction of the time for large "
+        "layers on a CPU, and exact on a GPU (default: %(default)s)",
     )
     group.add_argument(
         "--allow-drift",

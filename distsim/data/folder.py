@@ -271,10 +271,9 @@ def _decode_part(listing: _Listing, size: int, channels: int, bits: int) -> _Dec
                     largest = largest_grey(image)
                     decoded[i] = fit(image, size, channels, bits)
                     greys.add(largest)
-            except (
-                Exception
-            ) as error:  # Pillow raises OSError, ValueError, SyntaxError, struct.error, EOFError and more
-                failures.append(_Failure(i, files[i], _text(" ".join(str(error).split()) or type(error).__name__)))
+            except Exception as error:  # Pillow raises OSError, ValueError, SyntaxError, struct.error and more
+                said = " ".join(str(error).split()).replace(f" {str(files[i])!r}", "")  # the file is named anyway
+                failures.append(_Failure(i, files[i], _text(said or type(error).__name__)))
         return greys, failures
 
     mean_bytes = sum(stat.st_size for images in listing.values() for _, stat in images) / len(files)
@@ -307,11 +306,12 @@ def _text(named: str) -> str:
 def _unreadable(failures: list[_Failure], allowed: int) -> str:
     """Say which images cannot be read, the first few by name."""
     said = [f"{failure.file}: {failure.reason}" for failure in failures[:NAMED]]
+    instead = "" if allowed else f". --skip-bad {len(failures)} leaves out what cannot be read"
     if len(failures) == 1:
-        return f"cannot read image {said[0]}"
+        return f"cannot read image {said[0]}{instead}"
     more = f"; and {len(failures) - NAMED} more" if len(failures) > NAMED else ""
     but = f", and skip_bad {allowed} leaves out at most {allowed}" if allowed else ""
-    return f"cannot read {len(failures)} images{but}: {'; '.join(said)}{more}"
+    return f"cannot read {len(failures)} images{but}: {'; '.join(said)}{more}{instead}"
 
 
 def _cache_key(

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from array_api_compat import array_namespace, device
 
+from distsim import extras
 from distsim.metrics.arrays import Array, Undefined, both_examples, or_nan
 from distsim.metrics.distances import ROUNDING
 from distsim.metrics.kernels import KernelPair, KernelSide, Unresolved, kernel_side
@@ -72,7 +73,7 @@ def _two_nn() -> Any:
     try:
         from skdim.id import TwoNN  # takes seconds
     except ImportError:
-        raise ValueError("intrinsic dimensions need scikit-dimension: pip install 'distsim[dimension]'") from None
+        raise ValueError(f"intrinsic dimensions need scikit-dimension: {extras.command(['dimension'])}") from None
     return TwoNN(dist=True)  # fits the distances to both neighbours
 
 

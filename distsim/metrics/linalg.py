@@ -1,5 +1,6 @@
 """Linear algebra that every library of arrays has under another name, or does faster through PyTorch."""
 
+import importlib.util
 from typing import Any
 
 import numpy as np
@@ -94,9 +95,9 @@ def solve_lower(C: Array, B: Array, transposed: bool = False) -> Array:
         return torch.linalg.solve_triangular(C.T if transposed else C, B, upper=transposed)
     if is_cupy_array(C):
         from cupyx.scipy.linalg import solve_triangular
-    elif isinstance(C, np.ndarray):
+    elif isinstance(C, np.ndarray) and importlib.util.find_spec("scipy"):
         from scipy.linalg import solve_triangular
-    else:  # the array API knows no triangular matrices
+    else:  # neither NumPy nor the array API knows triangular matrices
         return array_namespace(C).linalg.solve(C.T if transposed else C, B)
     return solve_triangular(C, B, trans=int(transposed), lower=True, check_finite=False)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
+from distsim import extras
 from distsim.metrics import jackknife
 from distsim.metrics.channels import saturation
 from distsim.metrics.channels_only import cka_from_pair as cka_channels
@@ -240,5 +241,5 @@ def require_libraries(metrics: Iterable[str]) -> None:
     for metric in known(metrics):
         if metric.needs and importlib.util.find_spec(metric.needs) is None:
             raise ValueError(
-                f"the metric {metric.name} needs a library that is not installed: pip install 'distsim[{metric.extra}]'"
+                f"the metric {metric.name} needs a library that is not installed: {extras.command([metric.extra])}"
             )

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from distsim.extras import require_modules
 from distsim.metrics.arrays import Array, Undefined, both_examples, or_nan
 from distsim.metrics.distances import ROUNDING, squared_distances
 from distsim.metrics.kernels import KernelPair, KernelSide, kernel_pair
@@ -29,6 +30,7 @@ def rsa(X: Array, Y: Array, *, channels_last: bool = False) -> float:
 
 def from_pair(pair: KernelPair) -> float:
     """Return `rsa` of a pair. Undefined: a side has no variance, all its distances are equal, or n is below 3."""
+    require_modules("rsa", "scipy")
     from scipy.stats import rankdata
 
     if pair.x.n < FEWEST:

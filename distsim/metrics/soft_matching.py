@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from distsim.extras import require_modules
 from distsim.metrics.arrays import Array, Undefined, both_rows, or_nan
 from distsim.metrics.channels import ChannelPair, ChannelSide, channel_pair
 from distsim.metrics.reads import read
@@ -23,6 +24,7 @@ def soft_matching(X: Array, Y: Array, *, channels_last: bool = False) -> float:
 
 def from_pair(pair: ChannelPair) -> float:
     """Return `soft_matching` of a pair. Undefined: a side has no variance."""
+    require_modules("soft_matching", "scipy")
     correlations = read(pair.cross) * _scales(pair.x)[:, None] * _scales(pair.y)
     if correlations.shape[0] == correlations.shape[1]:
         from scipy.optimize import linear_sum_assignment

@@ -11,15 +11,16 @@ from distsim.metrics.registry import BUILT_IN
 from distsim.problems import PROBLEMS
 from distsim.results import figures
 from distsim.results.claims.images import remark
-from distsim.results.claims.papers import check
+from distsim.results.claims.judging import check
 from distsim.results.claims.study import Verdict
 from distsim.results.columns import TABLES
-from distsim.results.published import ENVIRONMENT, KEYS, PartRecord, Published, encoded
+from distsim.results.published import ENVIRONMENT, KEYS, Published, encoded, read
 from distsim.results.reduce import collect, current
+from distsim.results.study_record import PartRecord
 from distsim.results.tables import Tables, sorted_by, to_csv_bytes
 from distsim.results.titles import titles_of
 from distsim.specs import COMPLETE, Identity, Request, canonical_json, differences
-from distsim.store import SweepStore
+from distsim.store import DamagedStore, SweepStore
 from distsim.store.descriptions import labels_of, layers_of
 from distsim.store.existing import is_published
 from distsim.store.records import weights_of
@@ -257,11 +258,11 @@ def _joined_part(
 def publish(study: Published, folder: Path) -> list[str]:
     """Write a study's tables, figures and claims into a folder, and return the names of the files.
 
-    A study that is there is replaced; other files in the folder are left alone. ValueError: the folder holds something
-    else than a published study.
+    A study of the same networks that is there is replaced; other files in the folder are left alone. ValueError: the
+    folder holds something else, or networks that this study lacks.
     """
-    if folder.is_dir() and any(folder.iterdir()) and not is_published(folder):
-        raise ValueError(f"{folder} is not empty and holds no published study: name another folder")
+    if folder.is_dir() and any(folder.iterdir()):
+        _require_no_loss(study, folder)
     files = {"claims.csv": to_csv_bytes(claims_table(study))}
     titles = titles_of([study.identity.problem])
     drawn = figures.draw_all(study.tables, study.labels, titles)
@@ -274,6 +275,25 @@ def publish(study: Published, folder: Path) -> list[str]:
     for name in set(map("{}.parquet".format, TABLES)) - set(files):
         (folder / name).unlink(missing_ok=True)
     return sorted(files)
+
+
+def _require_no_loss(study: Published, folder: Path) -> None:
+    """Check that what is published in a folder may be replaced by this study. ValueError: something would be lost."""
+    if not is_published(folder):
+        raise ValueError(f"{folder} is not empty and holds no published study: name another folder")
+    try:
+        there = read(folder)
+    except DamagedStore:  # to publish again is the way to mend it
+        return
+    if there.identity.hash != study.identity.hash:
+        fields = differences(study.identity.as_dict(), there.identity.as_dict())
+        here = "; ".join(fields).replace("asked for", "in yours").replace("in the store", "there")
+        raise ValueError(f"{folder} holds another study, of another sweep: {here}. Name another folder")
+    lost = set(there.tables.networks["weights"]) - set(study.tables.networks["weights"])
+    if lost:
+        raise ValueError(
+            f"{folder} holds {len(lost)} networks that would be lost: name it as a source as well, to join the two"
+        )
 
 
 def claims_table(study: Published) -> pd.DataFrame:

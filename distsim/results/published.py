@@ -14,24 +14,17 @@ import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict
 
 import pandas as pd
 
 from distsim.results.columns import OF_OLDER, TABLES, completed
 from distsim.results.nulls import with_nulls
+from distsim.results.study_record import VERSION, PartRecord, StudyRecord, read_record
 from distsim.results.tables import Tables, read_parquet_bytes, to_parquet_bytes
 from distsim.specs import Identity, canonical_json
-from distsim.specs.fields import Natural
-from distsim.specs.json_shape import require_json
 from distsim.store import DamagedStore
-from distsim.store.commits import Sha256
-from distsim.store.existing import STUDY, is_published
-from distsim.store.records import identity_in
-from distsim.store.storage import first_line
+from distsim.store.existing import STUDY
 
-VERSION = 1
-LARGEST = 2**20  # bytes of study.json
 LARGEST_TABLE = 2**28
 ENVIRONMENT = ("device", "instruction_set", "blas", "machine", "threads", "torch", "numpy", "python", "distsim", "code")
 KEYS = {  # of the tables with measured values
@@ -40,35 +33,6 @@ KEYS = {  # of the tables with measured values
     "chance": ["complete", "control", "run", "iteration", "layer", "metric", "permutation"],
     "functional": ["complete", "control", "run", "iteration", "class"],
 }
-
-
-class PartRecord(TypedDict):
-    """The runs of one complete network, as study.json describes them."""
-
-    complete: Natural
-    number: NotRequired[Natural]  # of the complete network in the sweep that made it, where it is not 0
-    weights: Sha256  # of the complete network
-    runs: Natural
-    iterations: Natural  # of the longest run
-    controls: NotRequired[Natural]  # number of networks of controls, where there are any
-    command: str  # that computes them
-    environments: list[Natural]
-    training_hours: float  # of processes, added up
-    comparison_hours: float
-    first: str  # when the first and the last piece were begun
-    last: str
-
-
-class StudyRecord(TypedDict):
-    """The content of study.json."""
-
-    version: Natural
-    identity: dict[str, Any]
-    hash: Sha256
-    parts: list[PartRecord]
-    images: NotRequired[str]  # what to say of the images beside claims
-    labels: NotRequired[dict[str, str]]  # of metrics that do not come with distsim
-    tables: NotRequired[dict[str, Sha256]]
 
 
 @dataclass(frozen=True)
@@ -111,10 +75,7 @@ def read(folder: Path) -> Published:
 
     FileNotFoundError: the folder holds none. DamagedStore: a file in it is not what it was; the text names it.
     """
-    if not is_published(folder):
-        raise FileNotFoundError(f"{folder} holds no published study: there is no {STUDY} in it")
-    record = _record(folder)
-    identity = identity_in(record, str(folder / STUDY))
+    record, identity = read_record(folder)
     files = {name: f"{name}.parquet" for name in ("environments", *TABLES)}
     later = {name for name in TABLES if name not in OF_OLDER}  # studies that earlier versions wrote lack some
     files = {name: file for name, file in files.items() if name not in later or file in record["tables"]}
@@ -128,20 +89,6 @@ def read(folder: Path) -> Published:
         empty = tables.functional.assign(environment=pd.Series(dtype="int64"))
         tables = dataclasses.replace(tables, functional=empty)
     return Published(identity, tables, environments, parts, images, labels)
-
-
-def _record(folder: Path) -> Any:
-    file = folder / STUDY
-    if file.stat().st_size > LARGEST:
-        raise DamagedStore(f"{file} is damaged: it has more than {LARGEST:,} bytes")
-    try:
-        record = json.loads(file.read_bytes())
-        require_json("", record, StudyRecord)
-    except (ValueError, RecursionError) as error:
-        raise DamagedStore(f"{file} is damaged: {first_line(error)}") from None
-    if record["version"] != VERSION:
-        raise DamagedStore(f"{file} was written by another distsim: its version is {record['version']}, not {VERSION}")
-    return {"tables": {}} | record
 
 
 def _table(file: Path, sha256: str | None) -> pd.DataFrame:

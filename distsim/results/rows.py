@@ -15,7 +15,8 @@ from typing import Any
 
 import pandas as pd
 
-from distsim.results.published import PartRecord, Published
+from distsim.results.published import Published
+from distsim.results.study_record import PartRecord
 from distsim.seeds import numpy_stream
 from distsim.specs import NetworkId, shown
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from distsim.specs.problem import OTHER_FOLDERS
 from distsim.store.paths import PAIRS, place_of
+from distsim.store.remote import require_a_place
 from distsim.store.storage import Storage
 from distsim.store.sweep_store import SweepStore
 
@@ -18,8 +19,10 @@ STUDY = "study.json"  # of a published study (distsim.results.published)
 def existing_root(where: str | Path) -> Storage:
     """Return the storage of a folder or a URL.
 
-    FileNotFoundError: the folder does not exist. StorageError: the object store does not answer, or refuses the key.
+    FileNotFoundError: the folder does not exist. ValueError: it is no URL of a store. StorageError: the object store
+    does not answer, or refuses the key.
     """
+    require_a_place(str(where))
     if "://" not in str(where) and not _is_folder(where):  # Storage would create the folder
         raise FileNotFoundError(f"there is no store in {where}")
     root = Storage(where)

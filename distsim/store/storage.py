@@ -60,6 +60,8 @@ class Storage:
                 self.url = str(Path(url).expanduser().resolve())
                 local.make_folder(Path(self.url))
                 self._store = LocalStore(self.url, mkdir=True, automatic_cleanup=True)
+        except (FileExistsError, NotADirectoryError):
+            raise StorageError(f"cannot use {self.url} as storage: it, or a part of the path, is a file") from None
         except (BaseError, OSError, ValueError, RuntimeError) as error:  # RuntimeError: ~nobody, or links in a loop
             raise storage_error(f"cannot use {self.url} as storage", error) from None
 

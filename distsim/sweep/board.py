@@ -58,18 +58,37 @@ class _Training:
         return epochs * self.images / self.rate
 
     def row(self, problem: str) -> tuple[str, ...]:
-        network, left = self.network, self.seconds_left
-        of_run = network.of_run
-        accuracy, remaining = self.before or (None, None)
-        return (
-            f"{problem} {network.label if of_run is None else of_run.label}",
-            "" if of_run is None else f"{network.iteration} of {self.iterations}",
-            f"{self.epoch} of {self.epochs}",
-            "" if accuracy is None else f"{accuracy:.4f}",
-            "" if remaining is None else f"{remaining:.1%}",
-            "" if self.rate is None else f"{self.rate:,.0f}",
-            "" if left is None else duration(left),
-        )
+        progress = self.network, self.iterations, self.epoch, self.epochs
+        return row(problem, *progress, self.before, self.rate, self.seconds_left)
+
+
+def row(
+    problem: str,
+    network: NetworkId,
+    iterations: int,
+    epoch: int,
+    epochs: int,
+    before: tuple[float, float] | None,
+    rate: float | None,
+    left: float | None,
+) -> tuple[str, ...]:
+    """Return the cells of a chain's row, "" where nothing is known. They are those of COLUMNS.
+
+    network : the one in training; iterations : of its chain; epoch, epochs : epochs done and in all
+    before : accuracy and share of parameters left of the network before it
+    rate : images a second; left : seconds until the chain's last network is trained
+    """
+    of_run = network.of_run
+    accuracy, remaining = before or (None, None)
+    return (
+        f"{problem} {network.label if of_run is None else of_run.label}",
+        "" if of_run is None else f"{network.iteration} of {iterations}",
+        f"{epoch} of {epochs}",
+        "" if accuracy is None else f"{accuracy:.4f}",
+        "" if remaining is None else f"{remaining:.1%}",
+        "" if rate is None else f"{rate:,.0f}",
+        "" if left is None else duration(left),
+    )
 
 
 @dataclass

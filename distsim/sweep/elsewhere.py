@@ -8,7 +8,7 @@ from distsim.specs import NetworkId, Sweep
 from distsim.store import DamagedStore, Mark, SweepStore
 from distsim.store.epochs import epochs_kept
 from distsim.store.lease import SILENCE, driver
-from distsim.sweep.board import View, disk_used
+from distsim.sweep.board import View, disk_used, row
 from distsim.sweep.events import training
 from distsim.sweep.status import Status, status
 from distsim.words import duration
@@ -69,17 +69,12 @@ class Elsewhere:
     def _row(self, store: SweepStore, sweep: Sweep, network: NetworkId, seen: _Seen) -> tuple[str, ...]:
         last, of_run = sweep.extent.iterations, network.of_run
         epochs = training(sweep, 0, network, last)["epochs"]
-        before = self._mark(store, network.before) if network.before is not None else None
+        mark = self._mark(store, network.before) if network.before is not None else None
+        before = None if mark is None else (mark.values["accuracy"], mark.values["remaining"])
         left = epochs - seen.epochs + (0 if of_run is None else max(0, last - network.iteration) * epochs)
-        return (
-            f"{store.problem} {network.label if of_run is None else of_run.label}",
-            "" if of_run is None else f"{network.iteration} of {last}",
-            f"{seen.epochs} of {epochs}",
-            "" if before is None else f"{before.values['accuracy']:.4f}",
-            "" if before is None else f"{before.values['remaining']:.1%}",
-            "",  # checkpoints do not say how many images an epoch has
-            duration(left / seen.rate) if seen.rate else "",
-        )
+        seconds = left / seen.rate if seen.rate else None
+        # checkpoints do not say how many images an epoch has
+        return row(store.problem, network, last, seen.epochs, epochs, before, None, seconds)
 
     def _lines(self, store: SweepStore, found: Status, at_work: int) -> list[tuple[str, str]]:
         extent = store.request().extent

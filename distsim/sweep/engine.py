@@ -11,6 +11,7 @@ from distsim.processor import cores
 from distsim.specs import NetworkId, Sweep
 from distsim.store import Storage, SweepStore
 from distsim.sweep import events
+from distsim.sweep.chain_training import train_chains
 from distsim.sweep.comparison_worker import ComparisonWorker
 from distsim.sweep.failures import attempt
 from distsim.sweep.jobs import Job, pieces
@@ -125,7 +126,7 @@ class LocalEngine:
         self.watcher.on_network(worker.complete(number))
 
     def _chains(self, worker: TrainingWorker, pack: Sequence[Chain], failed: Callable[[str], None]) -> None:
-        for event in worker.chains(pack, failed):
+        for event in train_chains(worker, pack, failed):
             self.watcher.on_network(event)
 
     def _ended(self, problem: str, pack: Sequence[Chain] | int) -> None:

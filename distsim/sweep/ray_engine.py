@@ -1,16 +1,14 @@
-"""The engine that works on Ray, and the only module that imports it: chains are Tune trials, comparisons are actors.
+"""The engine that works on Ray: chains are Tune trials, comparisons are actors.
 
 Tune schedules, retries and logs. What is done is asked of the store, never of Tune. Tune's files go to `tune/` in the
 store and are never read. A sweep is resumed by a fresh Tuner for what the store lacks.
 """
 
-import contextlib
-import os
 import time
 import uuid
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, unquote
@@ -19,23 +17,24 @@ import ray
 from ray import tune
 from ray.exceptions import RayActorError, RayError
 from ray.tune.execution import class_cache
-from ray.tune.search import Searcher
 
 from distsim.callbacks import Callback
 from distsim.data import Dataset
 from distsim.metrics.registry import BUILT_IN, METRICS, Metric
 from distsim.models import MODELS
-from distsim.specs import NetworkId, Sweep
+from distsim.specs import Sweep
 from distsim.store import Storage, StorageError, SweepStore
 from distsim.store.storage import first_line
 from distsim.sweep import own_code, ray_cluster
+from distsim.sweep.chain_training import train_chains
 from distsim.sweep.cluster import ClusterLost
 from distsim.sweep.comparison_worker import ComparisonWorker
 from distsim.sweep.failures import attempt, last_line
 from distsim.sweep.jobs import Job, pieces
 from distsim.sweep.order import Prepared
-from distsim.sweep.plan import Chain, runs_of, trials_of
+from distsim.sweep.plan import Chain, trials_of
 from distsim.sweep.ray_cluster import LOOKS, Watch, bundle_of, require_room, room_for, slot
+from distsim.sweep.ray_trials import Listener, Lost, Tasks, interrupts_end_tune, label
 from distsim.sweep.training_worker import TrainingWorker
 from distsim.sweep.trials import Task, Trials
 
@@ -98,12 +97,12 @@ class RayEngine:
         while tasks:
             self._start(orders)
             before = [self._committed(task) for task in tasks]
-            with _interrupts_end_tune(self._started):
+            with interrupts_end_tune(self._started):
                 died, failed = self._fit(orders, tasks)
             failures += failed
             # in a sweep of days a trial may die many times, as long as it gets further each time
             again = {task for task, count in zip(tasks, before, strict=True) if self._committed(task) > count}
-            failures += [f"{_label(task)}: {cause}" for task, cause in died if task not in again]
+            failures += [f"{label(task)}: {cause}" for task, cause in died if task not in again]
             tasks = [task for task, _ in died if task in again]
         return failures
 
@@ -116,7 +115,7 @@ class RayEngine:
 
     def _fit(self, orders: list[Prepared], tasks: list[Task]) -> tuple[list[tuple[Task, str]], list[str]]:
         """Run the tasks as Tune trials. Return (task, cause) where workers died too often, and EXPECTED failures."""
-        waiting = _Tasks(tasks)
+        waiting = Tasks(tasks)
         resources = {order.name: dict(order.sweep.resources) for order in orders}
         trainable = tune.with_resources(
             tune.with_parameters(
@@ -140,11 +139,11 @@ class RayEngine:
                         name=time.strftime("%Y%m%d-%H%M%S-") + uuid.uuid4().hex[:6],
                         storage_path=_tune_path(self.root),
                         verbose=0,
-                        callbacks=[_Listener(Trials(self.watcher, orders, tasks), self._check)],
+                        callbacks=[Listener(Trials(self.watcher, orders, tasks), self._check)],
                         failure_config=tune.FailureConfig(max_failures=RETRIES),
                     ),
                 ).fit()
-            except _Lost as error:
+            except Lost as error:
                 raise ClusterLost(str(error)) from None
             except (OSError, ValueError) as error:  # Tune cannot write its files, or does not find them at the end
                 if not waiting.begun:
@@ -248,113 +247,11 @@ def _trial(
     failed: list[str] = []
 
     def work() -> None:
-        for event in [worker.complete(pack)] if isinstance(pack, int) else worker.chains(pack, failed.append):
+        for event in [worker.complete(pack)] if isinstance(pack, int) else train_chains(worker, pack, failed.append):
             tune.report({name: value for name, value in event.items() if value is not None})
 
-    failed += attempt(_label((order.name, pack)), work)
+    failed += attempt(label((order.name, pack)), work)
     tune.report({"failed": failed, "problem": order.name})
-
-
-class _Tasks(Searcher):  # type: ignore[misc]  # ray has no types
-    """The order of tasks: a problem's chains are handed out once its complete network is committed.
-
-    Tune asks again while it is told to wait, so no worker idles while anything can run.
-    """
-
-    def __init__(self, tasks: list[Task]) -> None:
-        super().__init__()
-        self.todo = deque(enumerate(tasks))  # not handed out yet
-        self._pending = {task for task in tasks if isinstance(task[1], int)}
-        self.running: dict[str, Task] = {}
-        self.begun = False  # whether any task was handed out
-        self.died: list[tuple[Task, str]] = []
-        self.failures: list[str] = []
-
-    def suggest(self, trial_id: str) -> Any:
-        for _ in range(len(self.todo)):
-            number, (problem, pack) = self.todo.popleft()
-            if not isinstance(pack, int) and (problem, pack[0].complete) in self._pending:
-                self.todo.append((number, (problem, pack)))
-                continue
-            self.running[trial_id] = (problem, pack)
-            self.begun = True
-            piece = NetworkId(complete=pack).path if isinstance(pack, int) else runs_of(pack)
-            return {"problem": problem, "piece": piece, "task": number}
-        return None if self.todo else Searcher.FINISHED
-
-    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        problem, pack = self.running.pop(trial_id)
-        if error:
-            self.died.append(((problem, pack), "its worker died, or an error ended it"))
-        failed = (result or {}).get("failed") or []
-        self.failures += failed
-        if isinstance(pack, int):
-            self._pending.discard((problem, pack))
-            if error or failed:  # its chains cannot run
-                self.todo = deque(entry for entry in self.todo if not _starts_from(entry[1], problem, pack))
-
-    def save(self, checkpoint_path: str) -> None:
-        """Save nothing: the store says what is done."""
-
-    def restore(self, checkpoint_path: str) -> None:
-        """Restore nothing."""
-
-
-@contextlib.contextmanager
-def _interrupts_end_tune(ours: bool) -> Iterator[None]:
-    """Let Ctrl-C end Tune at once, if Ray is `ours`, so that what is left of the trials ends with it.
-
-    Tune's own handler asks each trial to stop and waits for it.
-    """
-    before = os.environ.get("TUNE_DISABLE_SIGINT_HANDLER")
-    if ours and before is None:
-        os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
-    try:
-        yield
-    finally:
-        if ours and before is None:
-            del os.environ["TUNE_DISABLE_SIGINT_HANDLER"]
-
-
-class _Lost(BaseException):
-    """Ray has died. Tune cleans up after an Exception, and would wait for a Ray that does not answer."""
-
-
-class _Listener(tune.Callback):  # type: ignore[misc]
-    """A callback that passes on what happens to trials, and calls `check` ten times a second."""
-
-    def __init__(self, heard: Trials, check: Callable[[], None]) -> None:
-        self._heard: Trials | None = heard
-        self._check: Callable[[], None] | None = check
-
-    def on_step_begin(self, iteration: int, trials: Any, **info: Any) -> None:
-        try:
-            if self._check:
-                self._check()
-        except ClusterLost as error:
-            raise _Lost(str(error)) from None
-
-    def on_trial_start(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-        if self._heard:
-            self._heard.began(trial.config["task"])
-
-    def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **info: Any) -> None:
-        if self._heard and "accuracy" in result:
-            self._heard.reported(trial.config["task"], {"run": None} | result)
-
-    def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-        if self._heard:
-            self._heard.ended(trial.config["task"], whole=not (trial.last_result or {}).get("failed"))
-
-    def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-        if self._heard:
-            self._heard.died(trial.config["task"], trial.config["piece"])
-
-    def on_trial_recover(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-        self.on_trial_error(iteration, trials, trial)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"_heard": None, "_check": None}  # Tune pickles its callbacks into its snapshots
 
 
 @ray.remote(max_restarts=0)
@@ -394,16 +291,6 @@ def _own(orders: list[Prepared]) -> _Own:
         if (own := own_code.module_of(code)) is not None:
             ray.cloudpickle.register_pickle_by_value(own)
     return _Own(models, metrics)
-
-
-def _label(task: Task) -> str:
-    problem, pack = task
-    return f"{problem}, {NetworkId(complete=pack).label if isinstance(pack, int) else runs_of(pack)}"
-
-
-def _starts_from(task: Task, problem: str, number: int) -> bool:
-    """Say whether a task's chains start from this complete network."""
-    return task[0] == problem and not isinstance(task[1], int) and task[1][0].complete == number
 
 
 def _tune_path(root: Storage) -> str:

@@ -7,6 +7,7 @@ from distsim.data import Dataset
 from distsim.models import build
 from distsim.specs import Device, Extent, Identity, NetworkId, RunId, Sweep
 from distsim.store import Storage, SweepStore
+from distsim.sweep.chain_training import train_chains
 from distsim.sweep.engine import LocalEngine
 from distsim.sweep.failures import SweepFailed
 from distsim.sweep.forecast import training_forecast
@@ -62,7 +63,7 @@ def retrain(
     for number in numbers:
         tell(worker.complete(number))
     for trial in trials_of(sweep, wanted):
-        for event in worker.chains(trial, failures.append):
+        for event in train_chains(worker, trial, failures.append):
             tell(event)
     if failures:
         raise SweepFailed(failures)

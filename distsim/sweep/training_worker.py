@@ -6,29 +6,25 @@ Each of its methods asks the store what is committed, and commits what it makes.
 import math
 import socket
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
 
 import torch
 
-from distsim import stopping, trace
+from distsim import trace
 from distsim.activations.probe import Probe, blocks, make_probe
 from distsim.callbacks import Callback, Event
 from distsim.data import Dataset
 from distsim.environment import check_environment, environment, provenance, require_device, threads
 from distsim.models import Network, build
 from distsim.processor import require_speed
-from distsim.specs import NetworkId, RunId, Sweep, canonical_json
+from distsim.specs import NetworkId, Sweep, canonical_json
 from distsim.store import SweepStore
-from distsim.store.checkpoints import StoredCheckpoints, StoredGroupCheckpoints
+from distsim.store.checkpoints import StoredCheckpoints
 from distsim.sweep import events
-from distsim.sweep.beside import Beside
 from distsim.sweep.extraction import evaluate, extract
-from distsim.sweep.failures import EXPECTED, sentence
 from distsim.sweep.plan import Chain, require_before
-from distsim.sweep.training_memory import require_training_memory
 from distsim.training.chain import TrainedNetwork, Trainer
 from distsim.training.group import GroupTrainer
 from distsim.training.loop import EpochStreams
@@ -94,26 +90,27 @@ class TrainingWorker:
         started, network = time.time(), NetworkId(complete=number)
         with threads(self.sweep.identity.threads):
             if self.store.mark(network) is None:
-                self._require_speed()
+                self.require_speed()
                 self._check_pruned_networks()
-                self._begins(network, 0)
+                self.begins(network, 0)
                 with trace.stage("complete", self.sweep.name, *([network.label] if number else [])):
-                    trained = self.trainer.complete(self._checkpoints(network), number)
-                self._commit(network, trained, started, {"probe.json": self._probe_file()})
-            complete = self._load_complete(number)
+                    trained = self.trainer.complete(self.checkpoints(network), number)
+                self.commit(network, trained, started, {"probe.json": self._probe_file()})
+            complete = self.load_complete(number)
             if "functional" in self.sweep.extent.measure:
                 self.keep_logits(network, complete)
             if self.sweep.extent.activations == "store":
                 self.extract(network, complete)
-            return self._event(network, started, complete)
+            return self.event(network, started, complete)
 
-    def _begins(self, network: NetworkId, last: int) -> None:
+    def begins(self, network: NetworkId, last: int) -> None:
+        """Tell the watcher that a training begins. last : the last iteration that its chain trains"""
         self.watcher.on_training(events.training(self.sweep, len(self.dataset.train_labels), network, last))
 
     def _heard(self, streams: EpochStreams, epochs: int, loss: float) -> None:
         self.watcher.on_epoch(events.whose(self.sweep.name, streams.network) | {"epoch": epochs, "loss": loss})
 
-    def _require_speed(self) -> None:
+    def require_speed(self) -> None:
         """Check this machine, which need not be the driver's, before it trains."""
         sweep = self.sweep
         require_arithmetic(Arithmetic.of(sweep.identity), sweep.device)
@@ -130,172 +127,12 @@ class TrainingWorker:
             if mark is not None:
                 check_environment(self.sweep, mark.environment)
 
-    def chains(self, chains: Sequence[Chain], failed: Callable[[str], None]) -> Iterator[Event]:
-        """Train the missing iterations of several runs and write their activations. Yield an event for each network.
-
-        Each network is committed before its run's next iteration begins. The runs take turns after each training step.
-        On a GPU each run has a stream of its own, so that small networks fill the device together. Every run comes out
-        as it would alone. Fused runs (`Identity.fuse`) are trained in one step; they must be of one group. All chains
-        start from one complete network.
-
-        failed : gets a sentence if a run fails; the other runs go on
-
-        TooSlow: this machine has no instructions for the sweep's precision. ValueError: a step of fused runs needs more
-        memory than there is.
-        """
-        if any(chain.train for chain in chains):
-            self._require_speed()
-            require_training_memory(self.sweep, len(self.dataset.train_labels))
-        with threads(self.sweep.identity.threads):
-            complete = self._load_complete(chains[0].complete if chains else 0)
-            if self.sweep.identity.fuse > 1 and not any(chain.control for chain in chains):
-                yield from self._group(chains, complete, failed)
-                return
-            lanes = [(chain, self._turns(chain, complete)) for chain in chains]
-            try:
-                while lanes:
-                    for lane in tuple(lanes):
-                        chain, turns = lane
-                        try:
-                            event = next(turns)
-                        except (StopIteration, stopping.Stopped):
-                            lanes.remove(lane)
-                        except EXPECTED as error:
-                            lanes.remove(lane)
-                            failed(sentence(f"{self.sweep.name}, {chain.of_run.label}", error))
-                        else:
-                            if event is not None:
-                                yield event
-                stopping.here()
-            finally:
-                for _, turns in lanes:
-                    turns.close()
-
-    def _turns(self, chain: Chain, complete: TrainedNetwork) -> Generator[Event | None, None, None]:
-        """Train a run. Yield None after each training step, and an event after each iteration."""
-        before: TrainedNetwork | None = complete
-        with Beside(self.beside) as beside:
-            for iteration in chain.iterations:
-                started, network = time.time(), chain.of_run.network(iteration)
-                trained = None
-                if iteration in chain.train and self.store.mark(network) is None:
-                    before = before or self.store.load_network(network.before or network.origin)
-                    training = self.trainer.iterating(
-                        chain.run,
-                        iteration,
-                        before,
-                        complete,
-                        self._checkpoints(network),
-                        chain.control,
-                        chain.complete,
-                    )
-                    self._begins(network, chain.iterations[-1])
-                    with trace.stage("training", self.sweep.name, network.label):
-                        trained = yield from training
-                    trained = self._commit(network, trained, started)
-                if self._lacks(network, chain):
-                    trained = trained or self.store.load_network(network)
-                    beside.do(self.derive, network, trained, chain)
-                if trained is not None:
-                    yield self._event(network, started, trained)
-                before = trained
-                stopping.here()
-
-    def _group(
-        self, chains: Sequence[Chain], complete: TrainedNetwork, failed: Callable[[str], None]
-    ) -> Iterator[Event]:
-        """Train the runs of a group together, iteration by iteration. Yield an event for each network."""
-        going, number = {chain.run: chain for chain in chains}, chains[0].complete if chains else 0
-        before = dict.fromkeys(going, complete)  # the networks of the iteration before that are in memory
-
-        def give_up(run: int, error: Exception) -> None:
-            going.pop(run, None)
-            failed(sentence(f"{self.sweep.name}, {RunId.of(run, number).label}", error))
-
-        def derive(network: NetworkId, trained: TrainedNetwork, chain: Chain) -> None:
-            try:
-                self.derive(network, trained, chain)
-            except EXPECTED as error:
-                give_up(network.run or 0, error)
-
-        last = max((len(chain.iterations) for chain in chains), default=0)
-        with Beside(self.beside, len(chains)) as beside:
-            for iteration in range(1, last + 1):
-                started = time.time()
-                for network, trained in self._iteration(iteration, going, before, complete, give_up):
-                    chain = going.get(network.run or 0)  # None: an earlier extraction has failed meanwhile
-                    if chain is not None and self._lacks(network, chain):
-                        beside.do(derive, network, trained, chain)
-                    yield self._event(network, started, trained)
-                stopping.here()
-
-    def _iteration(
-        self,
-        iteration: int,
-        going: dict[int, Chain],
-        before: dict[int, TrainedNetwork],
-        complete: TrainedNetwork,
-        give_up: Callable[[int, Exception], None],
-    ) -> Iterator[tuple[NetworkId, TrainedNetwork]]:
-        """Do an iteration of a group. Yield its networks that are new, once they are committed, or lack something."""
-        training: dict[int, TrainedNetwork] = {}
-        for run, chain in tuple(going.items()):
-            network, last = chain.of_run.network(iteration), before.pop(run, None)
-            try:
-                if iteration in chain.train and self.store.mark(network) is None:
-                    training[run] = last or self.store.load_network(network.before or network.origin)
-                elif self._lacks(network, chain):
-                    before[run] = self.store.load_network(network)
-                    yield network, before[run]
-            except EXPECTED as error:
-                give_up(run, error)
-        networks = {run: going[run].of_run.network(iteration) for run in training}
-        for run, network in networks.items():
-            self._begins(network, going[run].iterations[-1])
-        for run, committing in self._trained(networks, training, complete, give_up):
-            try:
-                before[run] = committing.result()
-            except EXPECTED as error:
-                give_up(run, error)
-            else:
-                yield networks[run], before[run]
-
-    def _trained(
-        self,
-        networks: dict[int, NetworkId],
-        before: dict[int, TrainedNetwork],
-        complete: TrainedNetwork,
-        give_up: Callable[[int, Exception], None],
-    ) -> Iterator[tuple[int, "Future[TrainedNetwork]"]]:
-        """Train an iteration of a group, and commit in threads. Yield each run with its commit, done or under way."""
-        if not before:
-            return
-        started, waiting = time.time(), dict[int, Future[TrainedNetwork]]()
-        iteration, number = next((of.iteration, of.complete) for of in networks.values())
-        checkpoints = StoredGroupCheckpoints({run: self._checkpoints(which) for run, which in networks.items()})
-        with (
-            trace.stage("training", self.sweep.name, f"runs {', '.join(map(str, before))}, iteration {iteration}"),
-            ThreadPoolExecutor(max(1, int(dict(self.sweep.resources).get("cpu", 1)))) as pool,
-        ):
-            for ended in self._groups.iterating(iteration, before, complete, checkpoints, number):
-                if ended is not None:
-                    try:
-                        trained = ended.network()
-                    except EXPECTED as error:
-                        give_up(ended.run, error)
-                    else:
-                        network, together = networks[ended.run], len(before)
-                        waiting[ended.run] = pool.submit(self._commit, network, trained, started, together=together)
-                for run in [run for run, committing in waiting.items() if committing.done()]:
-                    yield run, waiting.pop(run)
-        yield from waiting.items()
-
     @cached_property
-    def _groups(self) -> GroupTrainer:
+    def groups(self) -> GroupTrainer:
         """Return the trainer of fused runs, made on first use."""
         return GroupTrainer(self.trainer, self.sweep.identity.fuse, announce=_announce_epoch)
 
-    def _lacks(self, network: NetworkId, chain: Chain) -> bool:
+    def lacks(self, network: NetworkId, chain: Chain) -> bool:
         """Say whether a pruned network lacks activations or logits that its chain is to make."""
         return any(self.store.piece_mark(network, what) is None for what in chain.derived(network.iteration))
 
@@ -326,7 +163,8 @@ class TrainingWorker:
         with threads(self.sweep.identity.threads), torch.cuda.stream(self._extraction):
             yield
 
-    def _checkpoints(self, network: NetworkId) -> StoredCheckpoints:
+    def checkpoints(self, network: NetworkId) -> StoredCheckpoints:
+        """Return the place of a network's checkpoints in the store."""
         of = self.store.storage, network.path, self.sweep.identity.hash, environment(self.sweep)
         return StoredCheckpoints(*of, self._largest_checkpoint)
 
@@ -343,7 +181,7 @@ class TrainingWorker:
         ValueError: it differs from the committed one, or there is no such network in this sweep. FileNotFoundError: the
         network before it is missing. TooSlow: this machine has no instructions for the sweep's precision.
         """
-        self._require_speed()
+        self.require_speed()
         require_before(self.store, network)
         started, label = time.time(), f"{self.sweep.name}, {network.label}"
         with threads(self.sweep.identity.threads):
@@ -354,7 +192,7 @@ class TrainingWorker:
                 trained, files = self._redone(network, network.run), None
         accuracy = f"accuracy {trained.record['accuracy']:.4f}"
         if self.store.mark(network) is None:
-            self._commit(network, trained, started, files)
+            self.commit(network, trained, started, files)
             return f"{label}: trained and committed, {accuracy}"
         committed = self.store.load_network(network)
         changed = [name for name, tensor in trained.weights.items() if not torch.equal(tensor, committed.weights[name])]
@@ -366,14 +204,15 @@ class TrainingWorker:
 
     def _redone(self, network: NetworkId, run: int) -> TrainedNetwork:
         """Train a network of a run again."""
-        complete, number = self._load_complete(network.complete), network.complete
+        complete, number = self.load_complete(network.complete), network.complete
         before = self.store.load_network(network.before or network.origin)
         if self.sweep.identity.fuse > 1 and not network.control:
-            return self._groups.iterate(run, network.iteration, before, complete, number)
+            return self.groups.iterate(run, network.iteration, before, complete, number)
         of_run = network.control, number
         return self.trainer.iterate(run, network.iteration, before, complete, None, *of_run)
 
-    def _load_complete(self, number: int) -> TrainedNetwork:
+    def load_complete(self, number: int) -> TrainedNetwork:
+        """Return a committed complete network. FileNotFoundError: there is none. EnvironmentDrift: made elsewhere."""
         network = NetworkId(complete=number)
         mark = self.store.mark(network)
         if mark is None:
@@ -389,11 +228,14 @@ class TrainingWorker:
         label = f"{self.sweep.name}, {network.label}"
         module = build(self.sweep.problem, self.trainer.classes)
         module.load_state_dict(trained.weights)
-        for _ in blocks(module.to(self.device), self.probe, label=label):  # raises at the first such layer
-            pass
+        try:
+            for _ in blocks(module.to(self.device), self.probe, label=label):  # raises at the first such layer
+                pass
+        except FloatingPointError as error:
+            raise FloatingPointError(f"{error}: the training diverged. A smaller learning rate may help") from None
         raise FloatingPointError(f"{label}: the test loss is {trained.record['loss']}, which is not finite")
 
-    def _commit(
+    def commit(
         self,
         network: NetworkId,
         trained: TrainedNetwork,
@@ -418,7 +260,8 @@ class TrainingWorker:
     def _probe_file(self) -> bytes:
         return canonical_json({"indices": self.probe.indices.tolist()}).encode()
 
-    def _event(self, network: NetworkId, started: float, trained: TrainedNetwork) -> Event:
+    def event(self, network: NetworkId, started: float, trained: TrainedNetwork) -> Event:
+        """Return the event that says that a network is there. started : when its training began, in seconds"""
         return events.whose(self.sweep.name, network) | {
             "accuracy": trained.record["accuracy"],
             "remaining": trained.record["remaining"],

@@ -18,8 +18,8 @@ from distsim.store.commits import MARK, drop, read_piece, undamaged
 from distsim.store.paths import DERIVED, VALUES, Place, place_of
 from distsim.store.records import pairs_in, read_record
 from distsim.verify.derived import FIGURES, PAIR_TABLES, TABLES
+from distsim.verify.listing import ASIDE, of_network
 from distsim.verify.report import DAMAGED, LEFTOVER, UNREAD, Finding, Report
-from distsim.verify.walk import ASIDE, of_network
 
 
 @dataclass(frozen=True)

@@ -6,37 +6,32 @@ taken another's place. The tables can, because they name the pieces that they we
 
 import hashlib
 import os
-import re
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 from distsim.models import build
 from distsim.results.committed import Committed
 from distsim.results.tables import read_parquet_bytes
-from distsim.specs import COMPLETE, PATTERN, Identity, NetworkId, digest, shown
+from distsim.specs import COMPLETE, Identity, digest, shown
 from distsim.specs.fields import expect
 from distsim.store import DamagedStore, Mark, StorageError, SweepStore
 from distsim.store.arrays import ZARR, arrays_in
 from distsim.store.commits import MARK, WrittenByAnother, attempt_generation, dropped_path, read_mark
 from distsim.store.described import LAYERS
 from distsim.store.epochs import CHECKPOINT
-from distsim.store.paths import DERIVED, Place, place_of
+from distsim.store.paths import Place, place_of
 from distsim.store.records import LARGEST_SPEC, SpecRecord, decode_spec
 from distsim.store.storage import first_line
 from distsim.sweep import kept_behaviour
 from distsim.verify import descriptions, lineage, networks
 from distsim.verify.derived import PAIR_TABLES, SAME, TABLES, canonical, decoded, files_faults, mark_at, size_faults
+from distsim.verify.listing import ASIDE, CHECKED, VALUES, Piece, folder_of, listed
 from distsim.verify.networks import Model
 from distsim.verify.report import DAMAGED, FOREIGN, LEFTOVER, NOTE, UNREAD, Finding, Report
 from distsim.verify.unfinished import unlisted
 
-ASIDE = ".damaged"  # suffix of a spec or request that repair sets aside: somebody may want to read its flags
-CHECKED = {"network": "network", "activations": "network's activations", "logits": "network's test logits"}
-VALUES = {"comparison": "comparison", "chance": "chance level", "null": "null", "se": "standard error"}
-VALUES |= {"pairs": "tile of pairs", "pairs_se": "standard errors of a tile of pairs"}
 ABSENT = "is missing: run the sweep script, which writes it"
 
 
@@ -46,38 +41,6 @@ def verify(store: SweepStore, sizes: Mapping[str, int] | None = None) -> Report:
     walk.through_everything()
     from_root = {f"{store.problem}/{path}": size for path, size in walk.sizes.items()}
     return Report(tuple(dict.fromkeys(walk.findings)), walk.pieces, from_root)
-
-
-def of_network(path: str) -> tuple[NetworkId, str] | None:
-    """Return the network in whose folder a path lies, and the path within it; None if it lies elsewhere."""
-    match = _FOLDER.match(path)
-    return None if match is None else (NetworkId.of_match(match), path[match.end() :])
-
-
-_FOLDER = re.compile(f"{PATTERN}/")
-
-
-@dataclass
-class _Piece:
-    """A network, its activations or its logits."""
-
-    path: str
-    network: NetworkId
-    kind: str
-    marks: dict[int, str] = field(default_factory=dict)  # generation -> path
-    generation: int = 1  # the one that counts
-
-
-def _folder_of(path: str) -> tuple[str, str]:
-    """Return the piece of a network in whose folder a path lies, and the path within it; "" and the path elsewhere."""
-    split = of_network(path)
-    if split is None:
-        return "", path
-    network, inside = split
-    for derived in (f"{kind}/" for kind in DERIVED):
-        if inside.startswith(derived):
-            return f"{network.path}/{derived}".rstrip("/"), inside.removeprefix(derived)
-    return network.path, inside
 
 
 class _Walk:
@@ -91,12 +54,12 @@ class _Walk:
         self.hash: str | None = None  # identity that all marks must have
         self.model = Model()
         self.marks: dict[str, Mark] = {}  # piece -> its mark, if it is whole
-        self.networks: dict[str, _Piece] = {}  # path -> piece, run by run
+        self.networks: dict[str, Piece] = {}  # path -> piece, run by run
         self.values: list[Place] = []
         self.others: list[str] = []  # paths of objects that a mark must name, or that are unknown
 
     def through_everything(self) -> None:
-        self._listing()
+        self.networks, self.values, self.others = listed(self.sizes)
         self._within("spec.json", self._spec)
         self._within("request.json", self._request)
         behaviour = kept_behaviour.NETWORK
@@ -137,21 +100,7 @@ class _Walk:
 
     # --- the listing -------------------------------------------------------------------------------------------------
 
-    def _listing(self) -> None:
-        pieces: dict[str, _Piece] = {}
-        for path in sorted(self.sizes):
-            place = place_of(path)
-            if place is not None and place.kind in VALUES:
-                self.values.append(place)
-            elif place is not None and place.network is not None and not place.dropped:
-                piece = _Piece(place.piece, place.network, place.kind)
-                pieces.setdefault(place.piece, piece).marks[place.generation] = path
-            else:
-                self.others.append(path)
-        ordered = sorted(pieces.values(), key=lambda piece: (piece.network, list(CHECKED).index(piece.kind)))
-        self.networks = {piece.path: piece for piece in ordered}
-
-    def _mark(self, piece: _Piece) -> None:
+    def _mark(self, piece: Piece) -> None:
         piece.generation = self._generation(piece)
         for generation, path in piece.marks.items():
             if generation != piece.generation:
@@ -159,7 +108,7 @@ class _Walk:
             elif (mark := mark_at(self.storage, path, partial(self._found, piece.path))) is not None:
                 self.marks[piece.path] = mark
 
-    def _generation(self, piece: _Piece) -> int:
+    def _generation(self, piece: Piece) -> int:
         """Return the generation that counts. Report a missing DROPPED.json, without which its mark does not count."""
         present, last = 1, max(piece.marks, default=0)
         while dropped_path(piece.path, present) in self.sizes:
@@ -176,7 +125,7 @@ class _Walk:
         named = {f"{path}/attempt-{mark.attempt}/{name}" for path, mark in self.marks.items() for name in mark.objects}
         files = ("spec.json", "request.json", LAYERS, TABLES, PAIR_TABLES)
         for path in self.others:
-            where, inside = _folder_of(path)
+            where, inside = folder_of(path)
             folder, _, rest = inside.partition("/")
             place = place_of(path)
             if path in named or path.split("/")[0] in files or descriptions.PATH.fullmatch(path):
@@ -184,12 +133,12 @@ class _Walk:
             if place is not None and place.dropped:
                 continue
             if where and rest and attempt_generation(folder) is not None:
-                listed, mark = self.networks.get(where), self.marks.get(where)
+                of_where, mark = self.networks.get(where), self.marks.get(where)
                 if mark is not None and folder == f"attempt-{mark.attempt}":  # its writer has listed all of its own
                     self._found(path, "is not written by distsim", path, FOREIGN)
                     continue
                 # a damaged mark may name it or not
-                if where in self.marks or listed is None or listed.generation not in listed.marks:
+                if where in self.marks or of_where is None or of_where.generation not in of_where.marks:
                     self._found(where, "no mark names it", path, LEFTOVER)
             elif CHECKPOINT.fullmatch(path) is not None:
                 if where in self.marks:
@@ -266,7 +215,7 @@ class _Walk:
 
     # --- what the marks name -----------------------------------------------------------------------------------------
 
-    def _content(self, piece: _Piece) -> None:
+    def _content(self, piece: Piece) -> None:
         """Check everything that the piece's mark names."""
         mark, path, before = self.marks[piece.path], piece.marks[piece.generation], len(self.findings)
         self._require_own(piece.path, path, mark)
@@ -275,7 +224,7 @@ class _Walk:
         if len(self.findings) > before and read_mark(self.storage, path) != mark:
             del self.findings[before:]  # a driver dropped it while it was read
 
-    def _network(self, piece: _Piece, mark: Mark) -> None:
+    def _network(self, piece: Piece, mark: Mark) -> None:
         faults = list(networks.object_faults(self.model, piece.network, mark))
         for fault in faults:
             self._found(piece.path, fault)
@@ -287,7 +236,7 @@ class _Walk:
             for fault in networks.network_faults(self.model, whole):
                 self._found(piece.path, fault)
 
-    def _activations(self, piece: _Piece, mark: Mark) -> None:
+    def _activations(self, piece: Piece, mark: Mark) -> None:
         layers = arrays_in(mark.objects)
         if set(layers) != set(self.model.layers or layers) or ZARR not in mark.objects:
             self._found(piece.path, f"its mark names the layers {shown(', '.join(sorted(layers)))}")
@@ -307,14 +256,14 @@ class _Walk:
             self._within(piece.path, check, layer)
         self._read(piece, mark, ZARR, networks.ROOM)
 
-    def _logits(self, piece: _Piece, mark: Mark) -> None:
+    def _logits(self, piece: Piece, mark: Mark) -> None:
         complete = self.marks.get(f"{piece.network.origin.path}/logits")
         for fault in networks.logits_faults(
             self.model, piece.network, mark, complete, partial(self._read, piece, mark)
         ):
             self._found(piece.path, fault)
 
-    def _read(self, piece: _Piece, mark: Mark, name: str, most: int | None = None) -> bytes | None:
+    def _read(self, piece: Piece, mark: Mark, name: str, most: int | None = None) -> bytes | None:
         """Return an object that the mark names, or report that it is damaged and return None.
 
         most : bytes that it can have

@@ -68,7 +68,7 @@ COMMANDS: tuple[tuple[object, ...], ...] = (
     ("digest",),
     ("verify",),
     ("compare", "--local", "--metrics", "cka", "nbs"),
-    ("pairs", "--local", "--plan", "complete", "--metrics", "cka", "--forecast"),
+    ("pairs", "--local", "--plan", "complete", "--metrics", "cka", "--dry-run"),
     ("pairs", "--local", "--plan", "complete", "--metrics", "cka"),
     ("report",),
     ("run", "--local", "--runs", 2),

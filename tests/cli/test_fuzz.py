@@ -23,7 +23,7 @@ from distsim.cli import main as cli
 from distsim.cli import sweep_command, sweeps
 from distsim.problems import PROBLEMS
 from distsim.results import figures
-from distsim.results.claims import papers
+from distsim.results.claims import judging
 from distsim.sweep import forecast, pairs
 
 pytestmark = pytest.mark.long
@@ -65,7 +65,7 @@ def quick(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.setenv("DISTSIM_DATA", str(root / "published"))
         patch.setattr(figures, "draw_all", lambda *tables: {"fig1_accuracy_median": None})
         patch.setattr(plotting, "render", lambda figure, format: b"drawn")
-        patch.setattr(papers, "check", lambda *tables: [])
+        patch.setattr(judging, "check", lambda *tables: [])
         patch.setattr(pairs, "product_rate", lambda *_: 1e12)
         patch.setattr(forecast, "product_rate", lambda *_: 1e12)
         patch.setattr(os, "fsync", lambda descriptor: None)
@@ -208,7 +208,7 @@ SPECIAL = {  # flags whose values are a kind of their own
         "0",
         ",".join("9876543210"),
     ),
-    "--only": (
+    "--network": (
         *(
             "",
             "run",
@@ -258,7 +258,7 @@ def flag_cases(parser: argparse.ArgumentParser, label: str, count: int) -> dict[
     """Name -> (flag, words) for every flag that the parser knows."""
     found: dict[str, tuple[str, list[str]]] = {}
     for action in parser._actions:
-        if action.option_strings and not isinstance(action, argparse._HelpAction):
+        if action.option_strings and action.help != argparse.SUPPRESS and action.dest != "help":
             flag = action.option_strings[0]
             for words in wrong(action, random.Random(f"{label} {flag}"), count):
                 name = " ".join((label, words[0], *(ascii(word[:20]) for word in words[1:])))
@@ -271,8 +271,8 @@ SCRIPT = flag_cases(sweeps.parser_for([PROBLEMS["digits"]], {}), "digits", 6)
 
 def commands() -> dict[str, argparse.ArgumentParser]:
     """The commands on a store."""
-    (found,) = (a for a in cli._parser()._actions if isinstance(a, argparse._SubParsersAction))
-    return {name: parser for name, parser in found.choices.items() if name != "sweep"}
+    (found,) = (a for a in cli.parser()._actions if isinstance(a, argparse._SubParsersAction))
+    return {name: parser for name, parser in found.choices.items() if name not in ("sweep", "completion")}
 
 
 def sweep_flags() -> dict[str, tuple[str, list[str]]]:
@@ -290,8 +290,8 @@ COMMAND = {case: (name, *line) for name, found in COMMANDS.items() for case, lin
 USUAL: dict[str, tuple[str, ...]] = {  # flags without which a command would take long or do nothing
     "run": ("--local",),
     "compare": ("--local",),
-    "pairs": ("--local", "--plan", "complete", "--forecast"),
-    "ladder": ("--local", "--forecast", "--out", "ladder"),
+    "pairs": ("--local", "--plan", "complete", "--dry-run"),
+    "ladder": ("--local", "--dry-run", "--out", "ladder"),
     "layers": ("--metrics", "cka"),
     "merge": ("--into", "study"),
     "prove": ("run=complete",),
@@ -313,7 +313,7 @@ SUBJECT = {  # what a sentence about the flag may be about, where it does not re
     "--storage": "storage",
     "--store": "no store in",
     "--networks": "network|run ",
-    "--only": "network|iteration",
+    "--network": "network|iteration",
     "--set": "model|source|pruning|data",
     "--iterations": "networks",
 }

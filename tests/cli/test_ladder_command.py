@@ -33,7 +33,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_it_ranks_metrics_and_goes_on_where_it_was_interrupted(store: Path, tmp_path: Path) -> None:
-    out, asked = tmp_path / "out", ("--runs", 0, 1, "--iterations", 1, 3)
+    out, asked = tmp_path / "out", ("--only-runs", 0, 1, "--only-iterations", 1, 3)
     first = ladder(store, *HERE, *asked, "--out", out)
     assert first.status == 0, first.err
     barriers = pd.read_parquet(out / "barriers.parquet")
@@ -62,12 +62,14 @@ def test_forecast_writes_nothing(store: Path, tmp_path: Path) -> None:
 
 
 def test_mistakes_are_sentences(store: Path, tmp_path: Path) -> None:
-    few = ladder(store, *HERE, "--runs", 7, "--out", tmp_path / "out")
+    few = ladder(store, *HERE, "--only-runs", 7, "--out", tmp_path / "out")
     assert few.status == 1
     assert "a ladder needs two networks at least, and of the runs and iterations asked for the store has 0" in few.err
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / "barriers.parquet").write_bytes(b"no table")
-    bad = ladder(store, *HERE, "--runs", 0, 1, "--iterations", 1, "--metrics", "cka", "--out", tmp_path / "bad")
+    bad = ladder(
+        store, *HERE, "--only-runs", 0, 1, "--only-iterations", 1, "--metrics", "cka", "--out", tmp_path / "bad"
+    )
     assert bad.status == 1
     assert "barriers.parquet is not a table of barriers that this command wrote" in bad.err
     for said in (few, bad):

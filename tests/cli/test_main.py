@@ -1,5 +1,6 @@
 """The `distsim` command on a small real store; and what wrong input gets: one sentence, status 1, nothing harmed."""
 
+import argparse
 import dataclasses
 import hashlib
 import json
@@ -15,6 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 from sweep_scripts import SWEEPS, Outcome, outcome, run_script, write_images, write_mnist, write_svhn
+from terminal import Terminal
 from torch import nn
 from torchvision import datasets
 
@@ -207,7 +209,7 @@ def test_the_script_and_the_command_extend_alike(store: Path, tmp_path: Path) ->
 @pytest.mark.parametrize("network", ["run=1,iteration=2", "run=0,iteration=1", "run=complete"])
 def test_only_says_that_a_network_comes_out_as_committed(store: Path, network: str) -> None:
     before = files(store)
-    status, out, err = distsim("run", store, "--only", network)
+    status, out, err = distsim("run", store, "--network", network)
     assert (status, err) == (0, "")
     assert re.fullmatch(
         r"digits, .*: trained again, equal to the committed network bit by bit, accuracy 0\.\d{4}\n", out
@@ -218,7 +220,7 @@ def test_only_says_that_a_network_comes_out_as_committed(store: Path, network: s
 def test_only_computes_what_is_not_there(store: Path) -> None:
     before = pieces(store)
     (store / "digits/runs/0001/iter_02/COMMIT.json").unlink()
-    status, out, _ = distsim("run", store, "--only", "run=1,iteration=2")
+    status, out, _ = distsim("run", store, "--network", "run=1,iteration=2")
     assert status == 0
     assert out.startswith("digits, run 1, iteration 2: trained and committed")
     assert pieces(store) == before
@@ -232,7 +234,7 @@ def test_only_finds_a_network_that_comes_out_different(store: Path) -> None:
     weights[weights != 0] *= 1 + 2**-20
     (store / "digits/runs/0001/iter_02/COMMIT.json").unlink()
     digits.commit_network(network, step, identity=mark.identity, environment=mark.environment, provenance={})
-    said = sentence(distsim("run", store, "--only", "run=1,iteration=2"))
+    said = sentence(distsim("run", store, "--network", "run=1,iteration=2"))
     assert said.startswith("digits, run 1, iteration 2: comes out different")
     assert name in said
 
@@ -243,16 +245,16 @@ def test_only_finds_a_network_that_comes_out_different(store: Path) -> None:
 )
 def test_only_says_what_it_takes(store: Path, text: str) -> None:
     before = files(store)
-    assert "run=complete" in sentence(distsim("run", store, "--only", text))
+    assert "run=complete" in sentence(distsim("run", store, "--network", text))
     assert files(store) == before
 
 
 def test_only_trains_another_complete_network_before_its_runs(store: Path) -> None:
     before = files(store)
-    said = sentence(distsim("run", store, "--only", "run=0,iteration=1,complete=1"))
+    said = sentence(distsim("run", store, "--network", "run=0,iteration=1,complete=1"))
     assert "is pruned from the complete network 1, which is not in" in said
     assert files(store) == before
-    status, out, err = distsim("run", store, "--only", "run=complete,complete=1")
+    status, out, err = distsim("run", store, "--network", "run=complete,complete=1")
     assert (status, err) == (0, "")
     assert out.startswith("digits, complete network 1: trained and committed, accuracy ")
     after = files(store)
@@ -261,7 +263,7 @@ def test_only_trains_another_complete_network_before_its_runs(store: Path) -> No
 
 
 def test_only_needs_the_network_before(store: Path) -> None:
-    assert "run 7, iteration 1" in sentence(distsim("run", store, "--only", "run=7,iteration=2"))
+    assert "run 7, iteration 1" in sentence(distsim("run", store, "--network", "run=7,iteration=2"))
 
 
 def test_compare_adds_metrics_and_trains_nothing(store: Path) -> None:
@@ -304,7 +306,7 @@ def test_a_line_that_does_not_parse_is_answered_with_the_usage(arguments: tuple[
     assert err.startswith("usage: distsim ")
 
 
-def test_help_imports_neither_torch_nor_ray() -> None:
+def test_help_imports_nothing_that_takes_seconds() -> None:
     """Of the command, of its subcommands, and of every sweep script."""
     code = (
         "import contextlib, io, runpy, sys\n"
@@ -313,13 +315,110 @@ def test_help_imports_neither_torch_nor_ray() -> None:
         "    with contextlib.redirect_stdout(io.StringIO()) as text, contextlib.suppress(SystemExit):\n"
         "        (runpy.run_path if module.endswith('.py') else runpy.run_module)(module, run_name='__main__')\n"
         "    assert text.getvalue().startswith('usage: '), module\n"
-        "print(sorted({'torch', 'ray', 'zarr', 'pandas', 'matplotlib'} & sys.modules.keys()))\n"
+        f"print(sorted({set(SLOW)} & sys.modules.keys()))\n"
     )
-    commands = ("run", "status", "compare", "report", "list", "digest")
-    lines = [("distsim", "--help"), *(("distsim", command, "--help") for command in commands)]
+    lines = [("distsim", "--help"), *(("distsim", command.name, "--help") for command in cli.COMMANDS)]
     lines += [(str(file), "--help") for file in SWEEPS.glob("*.py")]
     done = subprocess.run([sys.executable, "-c", code, repr(lines)], capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stdout) == (0, "[]\n"), done.stderr
+
+
+SLOW = ("torch", "ray", "zarr", "pandas", "pyarrow", "matplotlib", "scipy", "sklearn")  # to import
+
+
+@pytest.fixture(scope="module")
+def published(kept: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("published")
+    assert distsim("merge", kept, "--into", folder).status == 0
+    return folder
+
+
+@pytest.mark.parametrize("line", [("list", "kept"), ("status", "kept"), ("list", "published"), ("completion", "bash")])
+def test_what_reads_json_imports_nothing_that_takes_seconds(
+    line: tuple[str, str], request: pytest.FixtureRequest
+) -> None:
+    command, argument = line
+    where = request.getfixturevalue(argument) if argument in ("kept", "published") else argument
+    code = (
+        "import sys\n"
+        "from distsim.cli.main import main\n"
+        "status = main(sys.argv[1:])\n"
+        f"raise SystemExit(status or ' '.join({set(SLOW)} & sys.modules.keys()) or 0)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, command, where], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == distsim(command, where).out
+
+
+def test_what_imports_torch_says_so_at_a_terminal(kept: Path) -> None:
+    """It says so first, and only there."""
+    line = [sys.executable, "-m", "distsim", "verify", kept]
+    terminal = Terminal(line)
+    assert terminal.status() == 0
+    assert terminal.seen.splitlines()[0] == "distsim: loading PyTorch ..."
+    quick = Terminal([*line[:3], "list", kept])
+    assert quick.status() == 0
+    assert "loading" not in quick.seen
+    assert subprocess.run(line, capture_output=True, text=True, timeout=120).stderr == ""
+
+
+@pytest.mark.parametrize("line", [("run", "--runs", 3), ("compare", "--metrics", "svcca")])
+def test_a_dry_run_writes_nothing(store: Path, line: tuple[object, ...]) -> None:
+    before, (command, *flags) = files(store), line
+    status, out, err = distsim(command, store, "--local", "--dry-run", *flags)
+    assert (status, err) == (0, "")
+    assert {"run": "2 of 7 networks to train", "compare": "similarities"}[str(command)] in out
+    assert files(store) == before
+
+
+def test_a_flag_under_its_former_name(store: Path) -> None:
+    new = distsim("pairs", store, "--local", "--plan", "complete", "--only-runs", 0, "--dry-run")
+    old = distsim("pairs", store, "--local", "--plan", "complete", "--runs", 0, "--forecast")
+    assert (old.status, old.out) == (new.status, new.out) == (0, old.out)
+    assert new.err == ""
+    assert [line.split(";")[0] for line in old.err.splitlines()] == [
+        "distsim: --runs is now --only-runs",
+        "distsim: --forecast is now --dry-run",
+    ]
+    assert "--forecast" not in distsim_help("pairs")
+
+
+def distsim_help(command: str) -> str:
+    status, out, _ = outcome(lambda: cli.main([command, "--help"]))
+    assert status == 0
+    return out
+
+
+OTHERWISE = {  # flags that are no more than alike, and why
+    ("--out", "metavar"): "a file or a folder, whichever the command writes",
+    ("--measure", "choices"): "what a command can measure",
+    ("--metrics", "choices"): "own metrics are known only once the store's script is imported",
+}
+
+
+def test_a_flag_means_the_same_in_every_command() -> None:
+    (found,) = (action for action in cli.parser()._actions if action.choices)
+    meanings: dict[tuple[str, str], dict[object, str]] = {}
+    for name, parser in dict(found.choices or {}).items():
+        for action in parser._actions:
+            if action.help == argparse.SUPPRESS:
+                continue
+            for flag in action.option_strings:
+                for what in ("nargs", "type", "choices", "metavar"):
+                    value = getattr(action, what)
+                    meanings.setdefault((flag, what), {}).setdefault(str(value), name)
+    different = {key: values for key, values in meanings.items() if len(values) > 1 and key not in OTHERWISE}
+    assert not different
+    assert all(len(meanings[key]) > 1 for key in OTHERWISE), "an exception that is none"
+
+
+def test_every_flag_is_explained_in_more_than_a_fragment() -> None:
+    (found,) = (action for action in cli.parser()._actions if action.choices)
+    for name, parser in dict(found.choices or {}).items():
+        for action in parser._actions:
+            text = (action.help or "").split("(default")[0].strip()
+            fragment = len(text.split()) < 3 or text.split()[0] in ("of", "to", "as", "for", "only")
+            assert action.help == argparse.SUPPRESS or text.startswith("only say") or not fragment, (name, action)
 
 
 def test_in_a_shell(kept: Path, tmp_path: Path) -> None:
@@ -576,7 +675,10 @@ def test_activations_that_are_not_finite(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setitem(MODELS, "overflowing", Overflowing)
     mine = dataclasses.replace(PROBLEMS["digits"], model="overflowing")
     said = sentence(run_problem(mine, *TINY, "--runs", 1, "--iterations", 1, "--storage", tmp_path))
-    assert said == "digits, complete network: layer second has activations that are not finite"
+    assert said == (
+        "digits, complete network: layer second has activations that are not finite: the training diverged. "
+        "A smaller learning rate may help"
+    )
     assert "complete network  done" in distsim("status", tmp_path).out, "the network itself is fine"
 
 
@@ -699,8 +801,8 @@ def test_a_warning_is_a_sentence_without_a_line_of_code(capsys: pytest.CaptureFi
 
 
 def test_every_command_has_an_example_that_it_understands() -> None:
-    (commands,) = (action for action in cli._parser()._actions if action.dest == "command" or action.choices)
+    (commands,) = (action for action in cli.parser()._actions if action.dest == "command" or action.choices)
     for name, parser in dict(commands.choices).items():
         example = parser.epilog.removeprefix("Example: distsim ")
         assert example.split()[0] == name
-        assert cli._parser().parse_args(example.split())
+        assert cli.parser().parse_args(example.split())

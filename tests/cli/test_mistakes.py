@@ -85,7 +85,7 @@ def test_what_does_not_compute_the_metric_works_without_it(store: Path) -> None:
         ("report",),
         ("repair", "--dry-run"),
         ("repair",),
-        ("run", "--only", "run=1,iteration=1", "--device", "cpu"),
+        ("run", "--network", "run=1,iteration=1", "--device", "cpu"),
         ("pairs", "--metrics", "cka", *HERE),
         ("pairs", "--metrics", "cka", "--forecast", "--device", "cpu"),
         ("compare", "--metrics", "cka", *HERE),
@@ -108,10 +108,10 @@ def test_what_computes_it_asks_for_it_by_name(store: Path) -> None:
 
 
 def test_a_network_whose_predecessor_is_missing_is_named_with_it(store: Path) -> None:
-    result = command("run", store, "--only", "run=1,iteration=4", "--device", "cpu")
+    result = command("run", store, "--network", "run=1,iteration=4", "--device", "cpu")
     refused(result, "run 1, iteration 4 of digits is pruned from run 1, iteration 3, which is not in ")
     shutil.rmtree(store / "digits" / "complete")
-    result = command("run", store, "--only", "run=1,iteration=1", "--device", "cpu")
+    result = command("run", store, "--network", "run=1,iteration=1", "--device", "cpu")
     refused(result, "run 1, iteration 1 of digits is pruned from the complete network, which is not in ")
 
 

@@ -18,6 +18,7 @@ from distsim.problems import PROBLEMS
 from distsim.specs import COMPLETE, NetworkId
 from distsim.store import Storage, SweepStore
 from distsim.sweep import at_work, forecast
+from distsim.sweep.chain_training import train_chains
 from distsim.sweep.engine import LocalEngine
 from distsim.sweep.failures import SweepFailed
 from distsim.sweep.order import Prepared, prepare, require_possible, take
@@ -128,7 +129,7 @@ def test_a_store_goes_on_only_if_it_is_allowed_to(store: Path) -> None:
 
 @pytest.mark.usefixtures("old")
 def test_a_network_is_trained_again_only_if_it_is_allowed_to(store: Path) -> None:
-    only = ("run", store, "--only", "run=0,iteration=1", "--device", "cpu")
+    only = ("run", store, "--network", "run=0,iteration=1", "--device", "cpu")
     assert command(*only).err.startswith(f"distsim: {SENTENCE}")
     assert "equal to the committed network bit by bit" in command(*only, "--allow-slow").out
 
@@ -183,11 +184,11 @@ def test_on_a_cluster_the_machine_that_trains_looks_at_itself(tmp_path: Path) ->
     allowed.complete()
     worker.complete()  # it is committed, and only its activations could be missing
     with pytest.raises(processor.TooSlow, match=sentence):
-        list(worker.chains([Chain(0, (1,), (1,))], pytest.fail))
+        list(train_chains(worker, [Chain(0, (1,), (1,))], pytest.fail))
     with pytest.raises(processor.TooSlow, match=sentence):
         worker.redo(COMPLETE)
-    list(allowed.chains([Chain(0, (1,), ())], pytest.fail))
-    list(worker.chains([Chain(0, (), (1,))], pytest.fail))
+    list(train_chains(allowed, [Chain(0, (1,), ())], pytest.fail))
+    list(train_chains(worker, [Chain(0, (), (1,))], pytest.fail))
     assert store.contents().activations == {COMPLETE, NetworkId(0, 1)}, "writing activations is not slow"
 
 

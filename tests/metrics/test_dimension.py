@@ -14,7 +14,7 @@ from distsim.metrics import UndefinedSimilarity, intrinsic_dimension
 from distsim.metrics.dimension import of_side
 from distsim.metrics.kernels import KernelSide, kernel_side
 from distsim.results import figures, text
-from distsim.results.claims import papers
+from distsim.results.claims import judging
 from distsim.results.columns import NETWORK_COLUMNS, SIMILARITY_COLUMNS
 from distsim.results.tables import Tables, long_table, network_table
 
@@ -118,7 +118,7 @@ def test_bad_arguments(rng):
 
 def test_without_the_library(rng, monkeypatch):
     monkeypatch.setitem(sys.modules, "skdim.id", None)
-    with pytest.raises(ValueError, match=r"scikit-dimension: pip install 'distsim\[dimension\]'$"):
+    with pytest.raises(ValueError, match=r"scikit-dimension: pip install 'distsim-imp\[dimension\]'$"):
         intrinsic_dimension(rng.standard_normal((20, 4)))
 
 
@@ -179,7 +179,7 @@ def tables(metrics):
 def test_dimensions_have_a_figure_and_columns_and_change_no_other():
     without, both = tables(("svcca", "cka")), tables(("svcca", "cka", *BOTH))
     assert both.summary.loc[both.summary["metric"] == "dimension", "median"].eq(300).all()
-    assert papers.check(both) == papers.check(without)
+    assert judging.check(both) == judging.check(without)
     header = text.as_text(both, "digits").splitlines()[0].split()
     assert header == [*text.as_text(without, "digits").splitlines()[0].split(), *BOTH]
     drawn = [figures.draw_all(one) for one in (without, both)]

@@ -52,7 +52,7 @@ MUTANTS = (
     Mutant(
         "dropped-ignored",
         "Activations that were dropped count as committed.",
-        "store/sweep_store.py",
+        "store/contents.py",
         "return mark not in dropped and all(",
         "return True or all(",
         (IDENTITY + "test_a_mark_counts_in_its_own_generation_only",),
@@ -60,7 +60,7 @@ MUTANTS = (
     Mutant(
         "generation-without-the-one-before",
         "A mark of the second generation counts while the first one's stands.",
-        "store/sweep_store.py",
+        "store/contents.py",
         "return mark not in dropped and all((*piece, number) in dropped for number in range(1, generation))",
         "return mark not in dropped",
         (IDENTITY + "test_a_mark_counts_in_its_own_generation_only",),
@@ -68,7 +68,7 @@ MUTANTS = (
     Mutant(
         "values-of-networks-that-are-gone",
         "Values of a network that was dropped count for the one that takes its place.",
-        "store/sweep_store.py",
+        "store/contents.py",
         "if key[0] in networks}",
         "if True}",
         (IDENTITY + "test_values_and_activations_count_while_their_network_is_committed",),
@@ -76,7 +76,7 @@ MUTANTS = (
     Mutant(
         "activations-of-networks-that-are-gone",
         "Activations of a network that was dropped count for the one that takes its place.",
-        "store/sweep_store.py",
+        "store/contents.py",
         "frozenset(activations & networks)",
         "frozenset(activations)",
         (IDENTITY + "test_values_and_activations_count_while_their_network_is_committed",),
@@ -182,8 +182,8 @@ MUTANTS = (
     Mutant(
         "resumed-from-the-complete-network",
         "A run that goes on prunes the complete network and not its own last one.",
-        "sweep/training_worker.py",
-        "before = before or self.store.load_network(network.before or network.origin)",
+        "sweep/chain_training.py",
+        "before = before or worker.store.load_network(network.before or network.origin)",
         "before = before or complete",
         (REDUCE + "test_extending_equals_asking_at_once",),
     ),

@@ -7,7 +7,8 @@ import numpy.typing as npt
 import pandas as pd
 import pytest
 
-from distsim.results.claims.papers import CLAIMS, check
+from distsim.results.claims.judging import check
+from distsim.results.claims.papers import CLAIMS
 from distsim.results.claims.parts import falls
 from distsim.results.claims.study import EASY, HARD, Verdict, block_of, spearman
 from distsim.results.tables import Tables, long_table, network_table

@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 from test_claims import LAYERS, kind_of, plain_accuracy, plain_summary
 
+from distsim.results.claims.judging import check, check_beyond_control
 from distsim.results.claims.multiverse import multiverse
-from distsim.results.claims.papers import check, check_beyond_control
 from distsim.results.claims.study import EASY, HARD, NO_DATA, T, Verdict
 from distsim.results.tables import Tables, long_table, network_table
 

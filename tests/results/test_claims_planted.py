@@ -23,7 +23,8 @@ from test_claims import (
     widened,
 )
 
-from distsim.results.claims.papers import CLAIMS, check
+from distsim.results.claims.judging import check
+from distsim.results.claims.papers import CLAIMS
 from distsim.results.claims.study import EASY, HARD, RESNET, SVHN, VGG16
 
 Change = Callable[[str, Matrix], Matrix]

@@ -6,8 +6,8 @@ import pandas as pd
 import pytest
 from test_claims import planted, tables
 
+from distsim.results.claims.judging import check
 from distsim.results.claims.multiverse import DEFINITIONS, OWN, Definition, as_text, lacking, multiverse, summary
-from distsim.results.claims.papers import check
 from distsim.results.tables import Tables
 
 

@@ -217,3 +217,31 @@ def test_the_command(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     assert main(["merge", str(tmp_path / "nowhere"), "--into", str(tmp_path / "new")]) == 1
     assert "no store in" in capsys.readouterr().err
     assert not (tmp_path / "new").exists()
+
+
+def test_claims_without_data_are_counted(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["claims", str(folder)]) == 0
+    few = capsys.readouterr().out
+    assert main(["claims", str(folder), "--all"]) == 0
+    every = capsys.readouterr().out
+    lacking = every.count("not enough data")
+    assert "not enough data" not in few
+    assert f"{lacking} more claims are about other problems" in few or f"{lacking} claims are about other" in few
+    assert "--all shows them" not in every
+    *judged, _ = few.splitlines()
+    assert set(judged) <= set(every.splitlines())
+
+
+def test_what_is_published_is_not_lost(study: Published, folder: Path, tmp_path: Path) -> None:
+    into = tmp_path / "study"
+    publish(merge([study, elsewhere(study)], ["here", "there"]), into)
+    before = {file.name: file.read_bytes() for file in into.iterdir()}
+    with pytest.raises(ValueError, match=r"holds \d+ networks that would be lost: name it as a source as well"):
+        publish(study, into)
+    other = dataclasses.replace(study, identity=dataclasses.replace(study.identity, seed=7))
+    with pytest.raises(ValueError, match="holds another study, of another sweep: seed: 7 in yours, 0 there"):
+        publish(other, into)
+    assert {file.name: file.read_bytes() for file in into.iterdir()} == before
+    (into / "results.parquet").write_bytes(b"damaged")
+    publish(study, into)  # what cannot be read is made again
+    assert len(read(into).parts) == 1

@@ -8,7 +8,8 @@ import pandas as pd
 import pytest
 from planted_study import study
 
-from distsim.results.claims.papers import CLAIMS, check
+from distsim.results.claims.judging import check
+from distsim.results.claims.papers import CLAIMS
 from distsim.results.claims.words import SAYS, SHORT
 from distsim.results.published import Published
 from distsim.results.report.sentences import Findings, findings, similarity_sentence

@@ -12,6 +12,7 @@ from distsim.specs import NetworkId
 from distsim.store import Storage, StorageError, SweepStore
 from distsim.store import checkpoints as kept
 from distsim.store.checkpoints import StoredCheckpoints, StoredGroupCheckpoints
+from distsim.sweep.chain_training import train_chains
 from distsim.sweep.order import prepare
 from distsim.sweep.plan import Chain
 from distsim.sweep.training_worker import TrainingWorker
@@ -166,7 +167,7 @@ def bench_of(tmp_path, name, problem, **more):
 def everything(bench):
     bench.complete()
     failed = []
-    list(bench.chains([Chain(0, (1, 2), (1, 2))], failed.append))
+    list(train_chains(bench, [Chain(0, (1, 2), (1, 2))], failed.append))
     assert not failed
 
 
@@ -213,10 +214,10 @@ def test_runs_in_one_pack_are_those_alone(tmp_path):
     packed.complete()
     failed = []
     for work in works:
-        list(alone.chains([work], failed.append))
-    list(packed.chains(works[:1], failed.append))  # its chain is done already
+        list(train_chains(alone, [work], failed.append))
+    list(train_chains(packed, works[:1], failed.append))  # its chain is done already
     works.append(Chain(3, (2,), ()))  # its first iteration is not there and not asked for
-    events = list(packed.chains(works, failed.append))
+    events = list(train_chains(packed, works, failed.append))
     assert failed == ["digits, run 3: run 3, iteration 1 of digits is not in " + store.root.url]
     assert {(event["run"], event["iteration"]) for event in events} == {(1, 1), (2, 1), (2, 2)}
     assert store.digests() == expected.digests()
@@ -245,6 +246,6 @@ def test_what_fails_beside_the_training_ends_the_run_by_name(tmp_path, last):
 
     bench.extract = fails
     failed = []
-    list(bench.chains([Chain(0, (1, 2), (last,))], failed.append))
+    list(train_chains(bench, [Chain(0, (1, 2), (last,))], failed.append))
     assert failed == ["digits, run 0: no room for the probe"]
     assert NetworkId(0, 1) in store.contents().networks

@@ -720,7 +720,7 @@ def test_a_sweep_goes_on_after_a_cosmetic_edit_and_not_after_a_real_one(tmp_path
     assert record.read_bytes() == first
     store = str(tmp_path / "store")
     for command in (
-        ["run", store, "--only", "run=0,iteration=1"],
+        ["run", store, "--network", "run=0,iteration=1"],
         ["run", store, "--local"],
         ["pairs", store, "--local", "--plan", "iterations"],
     ):

@@ -14,6 +14,7 @@ from distsim.specs import COMPLETE, Identity, NetworkId, RunId, Sweep
 from distsim.store import Storage, SweepStore
 from distsim.store import checkpoints as kept
 from distsim.sweep import cost, forecast, training_memory
+from distsim.sweep.chain_training import train_chains
 from distsim.sweep.engine import LocalEngine
 from distsim.sweep.order import check_workplace, checked, prepare, take
 from distsim.sweep.plan import Chain, Missing, trials_of
@@ -116,7 +117,7 @@ def dying(worker, monkeypatch, after):
         if len(epochs) > after >= 0:
             raise Died
 
-    monkeypatch.setattr(worker._groups, "announce", count)
+    monkeypatch.setattr(worker.groups, "announce", count)
     return epochs
 
 
@@ -129,7 +130,7 @@ def bench_of(folder, order):
 def everything(worker, runs=range(4), iterations=(1, 2)):
     failed = []
     worker.complete()
-    events = list(worker.chains([Chain(run, tuple(iterations), ()) for run in runs], failed.append))
+    events = list(train_chains(worker, [Chain(run, tuple(iterations), ()) for run in runs], failed.append))
     return events, failed
 
 
@@ -200,7 +201,7 @@ def test_a_run_whose_activations_are_not_finite_is_given_up_alone(tmp_path, besi
     harm(store, order, NetworkId(1, 1))
     worker.beside = beside
     failed = []
-    list(worker.chains([Chain(run, (2,), (1, 2)) for run in range(3)], failed.append))
+    list(train_chains(worker, [Chain(run, (2,), (1, 2)) for run in range(3)], failed.append))
     assert failed
     assert all(sentence.startswith("digits, run 1") for sentence in failed)
     assert any("not finite" in sentence for sentence in failed)
@@ -229,7 +230,7 @@ def test_networks_are_extracted_beside_the_training_too(tmp_path):
     worker.beside = True
     failed = []
     worker.complete()
-    events = list(worker.chains([Chain(run, (1, 2), (1, 2)) for run in range(3)], failed.append))
+    events = list(train_chains(worker, [Chain(run, (1, 2), (1, 2)) for run in range(3)], failed.append))
     assert not failed
     assert {(event["run"], event["iteration"]) for event in events} == {(r, i) for r in range(3) for i in (1, 2)}
     assert store.contents().activations == here.contents().activations
@@ -310,7 +311,7 @@ def test_a_step_that_does_not_fit_is_refused_before_anything_is_trained(tmp_path
         check_workplace([order], here=True)
     worker, _ = bench_of(tmp_path, order)
     with pytest.raises(ValueError, match="use a smaller --fuse"):
-        list(worker.chains([Chain(0, (1,), ())], [].append))
+        list(train_chains(worker, [Chain(0, (1,), ())], [].append))
     check_workplace([ordered(2, fuse=1)], here=True)  # alone it is not looked at
 
 

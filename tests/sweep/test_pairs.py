@@ -277,10 +277,10 @@ def test_the_command(
     where, folder = str(tmp_path / "s"), tmp_path / "s" / "digits" / "pair_results"
     shutil.rmtree(folder)
     shutil.rmtree(tmp_path / "s" / "digits" / "pairs")
-    assert cli.main(["pairs", where, "--forecast"]) == 0
+    assert cli.main(["pairs", where, "--dry-run"]) == 0
     assert "16 pairs of layers in 16 tiles" in capsys.readouterr().out
     assert not folder.exists(), "a forecast writes nothing"
-    assert cli.main(["pairs", where, "--local", "--plan", "iterations", "--runs", "1", "--metrics", "svcca"]) == 0
+    assert cli.main(["pairs", where, "--local", "--plan", "iterations", "--only-runs", "1", "--metrics", "svcca"]) == 0
     out = capsys.readouterr().out
     assert "24 pairs of layers in 8 tiles" in out
     assert "svcca" in out
@@ -295,7 +295,7 @@ def test_the_command(
     for flags, message in {
         ("--layers", "fc9"): "digits has no layers ['fc9']",
         ("--layers", "fc1", "--metrics", "cosine"): "digits: none of the metrics cosine applies to fc1",
-        ("--runs", "-1"): "--runs takes whole numbers from 0 on, got -1",
+        ("--only-runs", "-1"): "--only-runs takes whole numbers from 0 on, got -1",
         ("--metrics", "ccca"): "unknown metrics ['ccca']",
         ("--iterations", "7"): "no two committed networks make a pair of this plan",
     }.items():
@@ -313,7 +313,10 @@ def test_each_plan_has_tables_of_what_was_asked_for(kept: SweepStore, compared: 
     old = Mark("", {"pairs.csv": (26, hashlib.sha256(b"as before there were plans").hexdigest())}, {"inputs": {}})
     (folder / MARK).write_bytes(old.encode())
     assert verify_store(Storage(where)).whole
-    assert cli.main(["pairs", where, "--local", "--metrics", "svcca", "--runs", "0", "1", "--iterations", "2"]) == 0
+    assert (
+        cli.main(["pairs", where, "--local", "--metrics", "svcca", "--only-runs", "0", "1", "--only-iterations", "2"])
+        == 0
+    )
     runs = pd.read_csv(folder / "runs" / "pairs.csv")
     assert set(zip(runs["run_x"], runs["iteration_x"], runs["run_y"], strict=True)) == {(0, 2, 1)}
     assert set(runs["metric"]) == {"svcca"}

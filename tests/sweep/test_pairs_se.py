@@ -163,7 +163,7 @@ def test_fewer_images_than_blocks_have_none(tmp_path: Path) -> None:
 def test_the_command(store: SweepStore, capsys: pytest.CaptureFixture[str]) -> None:
     where = str(store.root.folder)
     flags = ["pairs", where, "--local", "--layers", "out", "--metrics", "cka", "--measure", "se"]
-    assert cli.main([*flags, "--forecast"]) == 0
+    assert cli.main([*flags, "--dry-run"]) == 0
     assert "standard errors of cka among it" in capsys.readouterr().out
     assert not store.pair_marks("pairs_se")
     assert cli.main(flags) == 0

@@ -30,7 +30,8 @@ from distsim.sweep.run import run
 ray = pytest.importorskip("ray", reason="Ray is not installed")
 
 from distsim.sweep import ray_cluster, ray_engine  # noqa: E402  they import Ray
-from distsim.sweep.ray_engine import RayEngine, Searcher, _Tasks  # noqa: E402
+from distsim.sweep.ray_engine import RayEngine  # noqa: E402
+from distsim.sweep.ray_trials import Searcher, Tasks  # noqa: E402
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 
@@ -465,7 +466,7 @@ def test_fused_runs_are_those_of_the_local_engine_whatever_dies(tmp_path: Path, 
 FIRST, SECOND = (Chain(0, (1,), ()),), (Chain(1, (1,), ()),)
 
 
-def suggested(tasks: _Tasks, trial: str) -> int | str | None:
+def suggested(tasks: Tasks, trial: str) -> int | str | None:
     """The number of the task handed out; None: wait; "finished"."""
     config = tasks.suggest(trial)
     if config == Searcher.FINISHED:
@@ -474,7 +475,7 @@ def suggested(tasks: _Tasks, trial: str) -> int | str | None:
 
 
 def test_chains_wait_for_their_own_complete_network() -> None:
-    tasks = _Tasks([("a", 0), ("b", 0), ("a", FIRST), ("b", FIRST), ("b", SECOND)])
+    tasks = Tasks([("a", 0), ("b", 0), ("a", FIRST), ("b", FIRST), ("b", SECOND)])
     assert [suggested(tasks, trial) for trial in "tuv"] == [0, 1, None]
     tasks.on_trial_complete("u", {"failed": []})
     assert [suggested(tasks, trial) for trial in "vwx"] == [3, 4, None], "the other's is not ready"
@@ -484,7 +485,7 @@ def test_chains_wait_for_their_own_complete_network() -> None:
 
 
 def test_chains_whose_complete_network_is_there_do_not_wait() -> None:
-    tasks = _Tasks([("a", 0), ("a", FIRST), ("b", FIRST)])
+    tasks = Tasks([("a", 0), ("a", FIRST), ("b", FIRST)])
     assert [suggested(tasks, trial) for trial in "tu"] == [0, 2]
 
 
@@ -498,7 +499,7 @@ def test_chains_whose_complete_network_is_there_do_not_wait() -> None:
     ids=["by its own doing", "its worker died", "without a result"],
 )
 def test_chains_of_a_failed_complete_network_are_dropped(outcome: dict[str, Any], sentences: list[str]) -> None:
-    tasks = _Tasks([("a", 0), ("b", 0), ("a", FIRST), ("a", SECOND), ("b", FIRST)])
+    tasks = Tasks([("a", 0), ("b", 0), ("a", FIRST), ("a", SECOND), ("b", FIRST)])
     assert [suggested(tasks, trial) for trial in "tu"] == [0, 1]
     tasks.on_trial_complete("t", **outcome)
     assert suggested(tasks, "v") is None
@@ -508,7 +509,7 @@ def test_chains_of_a_failed_complete_network_are_dropped(outcome: dict[str, Any]
 
 
 def test_a_failed_chain_drops_no_other() -> None:
-    tasks = _Tasks([("a", FIRST), ("a", SECOND)])
+    tasks = Tasks([("a", FIRST), ("a", SECOND)])
     assert suggested(tasks, "t") == 0
     tasks.on_trial_complete("t", {"failed": ["a, run 0: damaged"]})
     assert [suggested(tasks, trial) for trial in "uv"] == [1, "finished"]

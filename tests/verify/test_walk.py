@@ -15,8 +15,9 @@ from distsim.specs import COMPLETE, NetworkId, canonical_json
 from distsim.store import DamagedStore, Storage, SweepStore
 from distsim.store.commits import MARK, drop, read_mark
 from distsim.verify import walk
+from distsim.verify.listing import of_network
 from distsim.verify.report import DAMAGED, FOREIGN, LEFTOVER, NOTE, UNREAD, Finding
-from distsim.verify.walk import of_network, verify
+from distsim.verify.walk import verify
 
 # --- marks -----------------------------------------------------------------------------------------------------------
 

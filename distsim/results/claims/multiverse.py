@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from distsim.results.claims.papers import check, check_beyond_control
+from distsim.results.claims.judging import check, check_beyond_control
 from distsim.results.claims.study import NO_DATA, Verdict
 from distsim.results.tables import Tables
 
@@ -88,7 +88,7 @@ def multiverse(tables: Tables, data: Mapping[str, str] | None = None, seed: int 
     A definition that does not change a claim's metric has no row for it. Claims that lack data under the papers'
     formulas have none either.
 
-    data : as for `distsim.results.claims.papers.check`; seed : of the bootstrap
+    data : as for `distsim.results.claims.judging.check`; seed : of the bootstrap
     """
     rows: list[dict[str, Any]] = []
     judged: set[tuple[str, str, str]] = set()

@@ -12,7 +12,7 @@ from string import Template
 from typing import Any
 
 from distsim._version import __version__
-from distsim.results.claims.papers import check
+from distsim.results.claims.judging import check
 from distsim.results.claims.study import Verdict
 from distsim.results.published import Published
 from distsim.results.reduce import joined
