@@ -12,7 +12,7 @@ from distsim.plotting import drawn, fitted
 from distsim.results import beside, keys
 from distsim.results.looks import MAIN_COLOUR, over_runs, runs
 from distsim.results.marks import mark, marked, meanings
-from distsim.results.panels import grid, remaining_axis
+from distsim.results.panels import grid, label_rows, remaining_axis
 from distsim.results.titles import Titles, in_order, title
 
 Band = Callable[[pd.DataFrame], tuple[pd.Series, pd.Series]]
@@ -52,7 +52,7 @@ def _figure(
         panel.set_xlabel("remaining parameters")
         panel.yaxis.set_major_locator(MaxNLocator(6))
         remaining_axis(panel, rows["remaining"])
-    figure.supylabel(f"test accuracy ({over_runs(own, statistic)})")
+    label_rows(panels, "test accuracy", over_runs(own, statistic), 2.0)
     keys.key(figure, _entries(panels), [meanings(own)])
     return figure
 

@@ -18,7 +18,7 @@ ENTRY, LETTERS, ROW = 0.5, 7, 0.16  # inches of an entry beside its text; points
 
 def of_chance() -> Patch:
     """Return the entry of the band of values by chance."""
-    return Patch(facecolor=CHANCE_COLOUR, label=f"{BY_CHANCE}: examples permuted, lowest to highest")
+    return Patch(facecolor=CHANCE_COLOUR, label=f"{BY_CHANCE} (examples permuted)")
 
 
 def of_band(colour: Any = "0.4", name: str = "25–75 % of runs", alpha: float = 0.2) -> Patch:
@@ -42,9 +42,18 @@ def key(figure: Figure, entries: Sequence[Any], said: Sequence[str] = ()) -> Non
         if lines:
             figure.supxlabel("\n".join(lines), fontsize=SMALL, color="0.3")
         return
-    widest = max(len(str(entry.get_label())) for entry in entries)
-    columns = max(1, min(len(entries), int(width / (ENTRY + LETTER * LETTERS * widest))))
+    columns = _columns([str(entry.get_label()) for entry in entries], width)
     legend = figure.legend(handles=list(entries), loc="outside lower center", ncols=columns, title="\n".join(lines))
     legend.get_title().set(fontsize=SMALL, multialignment="center", color="0.3")
     rows = math.ceil(len(entries) / columns) + sum(line.count("\n") + 1 for line in lines)
     figure.set_figheight(figure.get_figheight() + ROW * rows)
+
+
+def _columns(names: Sequence[str], width: float) -> int:
+    """Return the largest number of columns that fit into the width. A legend fills one column after another."""
+    lengths = [ENTRY + LETTER * LETTERS * len(name) for name in names]
+    for columns in range(len(names), 1, -1):
+        rows = math.ceil(len(names) / columns)
+        if sum(max(lengths[at : at + rows]) for at in range(0, len(names), rows)) <= width:
+            return columns
+    return 1

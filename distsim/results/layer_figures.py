@@ -18,6 +18,7 @@ from distsim.results.panels import (
     grid,
     iteration_bar,
     kind_keys,
+    label_rows,
     layer_axis,
     layer_width,
     say_outside,
@@ -59,7 +60,7 @@ def similarity_by_layer(
     for panel, problem in zip(panels, problems, strict=True):
         panel.set_title(fitted(title(problem, titles), width, 9))
     _one_axis(panels, shown, metric)
-    figure.supylabel(f"{label(metric, labels)} ({over_runs(beside.pruned(of_metric), statistic)})")
+    label_rows(panels, label(metric, labels), over_runs(beside.pruned(of_metric), statistic), 2.2)
     _key(figure, of_metric, lines)
     iteration_bar(figure, panels, lines.last)
     return figure

@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 from matplotlib.transforms import ScaledTranslation
 
-from distsim.plotting import SHADES
+from distsim.plotting import SHADES, fitted
 from distsim.results.looks import KINDS
 
 FACTOR = 2  # how much longer an axis may get for what stands beside the pruned networks
@@ -41,6 +41,16 @@ def grid(
     return figure, list(axes[:count])
 
 
+def label_rows(panels: Sequence[Axes], name: str, statistic: str, inches: float) -> None:
+    """Label the vertical axis of the first panel of each row. inches : the height of a panel"""
+    text = f"{name} ({statistic})"
+    if "\n" in fitted(text, inches, 8):
+        text = f"{fitted(name, inches, 8)}\n({statistic})"
+    for panel in panels:
+        if panel.get_subplotspec().is_first_col():  # type: ignore[union-attr]  # all come from a grid
+            panel.set_ylabel(text)
+
+
 def layer_width(layers: int) -> float:
     """Return the width in inches of a panel whose ticks are layer names. Two panels of 19 layers are a page wide."""
     return max(2.3, 0.75 + 0.124 * layers)
@@ -53,7 +63,7 @@ def layer_axis(figure: Figure, panel: Axes, layers: pd.DataFrame) -> None:
     """
     places = np.arange(len(layers))
     panel.set_xticks(places, list(layers["layer"]), rotation=90)
-    panel.tick_params(axis="x", length=0, pad=9)
+    panel.tick_params(axis="x", length=0, pad=10.5)
     panel.grid(visible=False, axis="x")
     kinds = known_kinds(layers)
     below = panel.get_xaxis_transform() + ScaledTranslation(0, -6 / 72, figure.dpi_scale_trans)
@@ -142,7 +152,7 @@ def say_outside(panel: Axes, beside: Mapping[str, Range]) -> None:
         for end in _outside((least, most), axis):
             inside = most > low if end == "under" else least < high
             edge = least if end == "under" else most
-            where = f"to {edge:.2g}" if inside else f"{least:.2g}" if least == most else f"{least:.2g} to {most:.2g}"
+            where = f"to {edge:.2f}" if inside else f"{least:.2f}" if least == most else f"{least:.2f} to {most:.2f}"
             lines[end].append(f"{ARROWS[end]} {name}, {where}")
     for end, at, across in (("under", 0.02, "bottom"), ("over", 0.98, "top")):
         if lines[end]:
