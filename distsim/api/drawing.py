@@ -4,7 +4,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from distsim.api.arguments import listed, require_one_of
-from distsim.results.figures import NAMES, OF_ALL_PROBLEMS, OF_P2, Choice, planned
+from distsim.results.figure_names import NAMES, OF_ALL_PROBLEMS, OF_P2
+from distsim.results.figures import Choice, planned
 from distsim.results.tables import Tables
 from distsim.specs.fields import require
 

@@ -1,6 +1,6 @@
 """Which figures there are of a study: the papers' by their numbers, and beyond them every metric that was computed.
 
-"P1" is the ICPRAM 2020 paper, "P2" its 2021 extension. Nothing is computed here or in the modules that draw: they take
+Nothing is computed here or in the modules that draw: they take
 tables of `distsim.results.tables` and return Figures. Figures are built with matplotlib's object interface, without
 pyplot or a window, and look the same whatever the user's matplotlibrc says.
 """
@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 
 from distsim.metrics.registry import in_order
 from distsim.results import accuracy_figures, beside, functional_figures, layer_figures, output_figures
+from distsim.results.figure_names import NAMES, OF_P2, TAKE_LAYERS, TAKE_METRICS
 from distsim.results.looks import PANEL_METRICS, Labels
 from distsim.results.tables import Tables, chance_level, reference_level
 from distsim.results.titles import Titles
@@ -24,20 +25,6 @@ from distsim.results.titles import in_order as problems_in_order
 from distsim.specs import shown
 
 Draw = Callable[[], Figure]
-OF_P2 = {"fig5": "vgg16_cifar10", "fig6": "vgg_svhn", "fig7": "resnet_fast_cifar10"}
-NAMES = {
-    "fig1": "accuracy, medians",
-    "fig2": "one metric by layer",
-    "fig4": "accuracy, means",
-    **{name: f"several metrics by layer, of {problem} or another problem" for name, problem in OF_P2.items()},
-    "fig8": "the output layer",
-    "similarity": "several metrics by layer, of any problem",
-    "more": "by layer the metrics that the papers' figures do not show",
-    "functional": "predictions for the test images",
-}
-OF_ALL_PROBLEMS = ("fig1", "fig2", "fig4")  # the others are of one each
-TAKE_METRICS = ("fig2", *OF_P2, "fig8", "similarity")
-TAKE_LAYERS = ("fig2", *OF_P2, "similarity", "more")
 
 
 @dataclass(frozen=True)

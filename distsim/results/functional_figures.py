@@ -36,14 +36,14 @@ def functional_similarity(summary: pd.DataFrame, problem: str, titles: Titles | 
     for panel, (name, measures) in zip(panels, PANELS.items(), strict=False):
         for measure, look in measures.items():
             _line(panel, of_all[of_all["measure"] == measure], *look, band=several)
-        panel.set_ylabel(name)
+        panel.set_ylabel(fitted(name, 1.8, 8))
     _classes(panels[3], rows[rows["measure"] == "churn"])
     for panel in panels:
         panel.set_xlabel("remaining parameters")
         remaining_axis(panel, rows["remaining"])
     for panel in panels[1:]:
         panel.set_ylim(bottom=0)
-    said = f"predictions for the test images and the complete network's, {over_runs(of_all, 'median')}"
+    said = f"predictions beside the complete network's, {over_runs(of_all, 'median')}"
     figure.suptitle(fitted(f"{title(problem, titles)}: {said}", figure.get_figwidth(), 9))
     churn, names = panels[3].get_legend_handles_labels()
     figure.legend(churn, names, loc="outside right lower", title="churn by class")
@@ -73,4 +73,4 @@ def _classes(panel: Axes, churn: pd.DataFrame) -> None:
         )
     whole = churn[churn["class"] == ALL_CLASSES]
     panel.plot(whole["remaining"], whole["median"], color="0.3", linestyle="--", linewidth=1.4, label="all")
-    panel.set_ylabel("churn: predictions that differ")
+    panel.set_ylabel(fitted("churn: predictions that differ", 1.8, 8))

@@ -12,6 +12,7 @@ from distsim.plotting import LETTER, fitted
 from distsim.results.marks import SMALL
 
 BY_CHANCE = "by chance"
+CHANCE_IN_WORDS = "by chance: with the examples permuted"
 CHANCE_COLOUR = "0.75"
 ENTRY, LETTERS, ROW = 0.5, 7, 0.16  # inches of an entry beside its text; points of its letters; inches of a row
 
@@ -55,5 +56,5 @@ def _columns(names: Sequence[str], width: float) -> int:
     for columns in range(len(names), 1, -1):
         rows = math.ceil(len(names) / columns)
         if sum(max(lengths[at : at + rows]) for at in range(0, len(names), rows)) <= width:
-            return columns
+            return math.ceil(len(names) / rows)  # with fewer in the last column rather than more in the first
     return 1

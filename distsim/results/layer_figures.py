@@ -61,7 +61,7 @@ def similarity_by_layer(
         panel.set_title(fitted(title(problem, titles), width, 9))
     _one_axis(panels, shown, metric)
     label_rows(panels, label(metric, labels), over_runs(beside.pruned(of_metric), statistic), 2.2)
-    _key(figure, of_metric, lines)
+    _key(figure, panels, of_metric, lines)
     iteration_bar(figure, panels, lines.last)
     return figure
 
@@ -93,7 +93,7 @@ def similarity_panels(
     for panel, metric in zip(panels, metrics, strict=True):
         _one_axis([panel], [lines.draw(panel, of_metrics[of_metrics["metric"] == metric])], metric)
         panel.set_ylabel(fitted(label(metric, labels), 1.9, 8))
-    _key(figure, of_metrics, lines)
+    _key(figure, panels, of_metrics, lines)
     iteration_bar(figure, panels, lines.last)
     what = said or over_runs(beside.pruned(of_metrics), "mean")
     figure.suptitle(fitted(f"{title(problem, titles)}: {what}", figure.get_figwidth(), 9))
@@ -188,15 +188,26 @@ def _one_axis(
         say_outside(panel, ranges)
 
 
-def _key(figure: Figure, rows: pd.DataFrame, lines: _Lines) -> None:
+def _key(figure: Figure, panels: Sequence[Axes], rows: pd.DataFrame, lines: _Lines) -> None:
     """Name under the figure what its panels show besides the lines, whose shades the colour bar names."""
     own = beside.pruned(rows)
     entries: list[Any] = [*kind_keys(own), *beside.names(rows, lines.reference)]
-    if lines.chance_of(own) is not None:
+    chance = []
+    if any(_shows_chance(panel) for panel in panels):
         entries.append(keys.of_chance())
+    elif lines.chance_of(own) is not None:
+        chance.append(keys.CHANCE_IN_WORDS)
     if lines.bands and max(runs(own), default=0) > 1:
         entries.append(keys.of_band())
     if lines.errors and own["se"].notna().any():
         entries.append(keys.of_errors())
     controls = [beside.SAID] if (rows["control"] != "").any() else []
-    keys.key(figure, entries, [*controls, meanings(marked(own))])
+    keys.key(figure, entries, [*controls, *chance, meanings(marked(own))])
+
+
+def _shows_chance(panel: Axes) -> bool:
+    """Say whether a panel's band of values by chance lies on its axis, at least in part."""
+    low, high = panel.get_ylim()
+    bands = [band for band in panel.collections if band.get_gid() == "chance"]
+    heights = [path.vertices[:, 1] for band in bands for path in band.get_paths()]
+    return any(of.max() > low and of.min() < high for of in heights)

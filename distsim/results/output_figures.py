@@ -16,6 +16,7 @@ from distsim.results.panels import Range, grid, iteration_ticks, say_outside, si
 from distsim.results.titles import Titles, title
 
 WIDTH = 3.9  # inches
+WIDEST = 1.9  # points, of the first line
 
 
 @drawn
@@ -39,13 +40,13 @@ def output_layer(
     several = max(runs(own), default=0) > 1
     seen: list[pd.Series] = []
     ends: list[Range] = []
-    for metric, (colour, marker) in metric_looks(own["metric"]).items():
+    looks = {name: look for name, look in metric_looks(own["metric"]).items() if name in set(own["metric"])}
+    for place, (metric, look) in enumerate(looks.items()):
         rows = own[own["metric"] == metric].set_index("iteration")
-        if rows.empty:
-            continue
         rows = rows.reindex(range(rows.index.min(), rows.index.max() + 1))  # a missing iteration interrupts the line
-        seen += _line(panel, rows, colour, marker, label(metric, labels), bounds(metric), several)
-        beside.over_iterations(panel, of_output[of_output["metric"] == metric], reference, "mean", colour)
+        width = max(WIDEST - 0.2 * place, 1.1)  # a line that lies under another one can still be seen
+        seen += _line(panel, rows, look, label(metric, labels), bounds(metric), several, width)
+        beside.over_iterations(panel, of_output[of_output["metric"] == metric], reference, "mean", look[0])
         ends.append(bounds(metric))
     panel.set_title(fitted(f"{title(problem, titles)}: output layer", WIDTH, 9))
     panel.set(xlabel="IMP iteration", ylabel=f"similarity ({over_runs(own, 'mean ± sd')})")
@@ -66,17 +67,18 @@ def of_output_layer(of_problem: pd.DataFrame, metrics: Sequence[str] = ()) -> pd
 
 
 def _line(
-    panel: Axes, rows: pd.DataFrame, colour: str, marker: str, name: str, bounds: Range, band: bool
+    panel: Axes, rows: pd.DataFrame, look: tuple[str, str], name: str, bounds: Range, band: bool, width: float
 ) -> list[pd.Series]:
     """Draw a metric's line and, over several runs, its band. Return what an axis must cover."""
-    mean, (least, most) = rows["mean"], bounds
+    mean, (least, most), (colour, marker) = rows["mean"], bounds, look
     seen = [mean]
     if band:
         low, high = (mean - rows["sd"]).clip(least, most), (mean + rows["sd"]).clip(least, most)
         panel.fill_between(mean.index, low, high, color=colour, alpha=0.2, linewidth=0, gid="band")
         seen += [low, high]
-    panel.plot(mean.index, mean, color=colour, marker=marker, label=name)
-    mark(panel, mean.index, rows, "mean", colour, marker, size=3.5)
+    size = 1.1 + 2 * width
+    panel.plot(mean.index, mean, color=colour, marker=marker, label=name, linewidth=width, markersize=size)
+    mark(panel, mean.index, rows, "mean", colour, marker, size)
     return seen
 
 
