@@ -1,6 +1,10 @@
-"""The look of all figures, and how a figure becomes a file with the same bytes every time."""
+"""The look of all figures, and how a figure becomes a file with the same bytes every time.
+
+Sizes are those of print: a figure of several panels is as wide as a page, one of a single panel as wide as a column.
+"""
 
 import io
+import textwrap
 from collections.abc import Callable
 from functools import wraps
 from typing import ParamSpec
@@ -10,17 +14,19 @@ import numpy as np
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
-FORMATS = ("png", "pdf")
+FORMATS = ("png", "pdf", "svg")
+KEPT = ("png", "pdf")  # that a sweep writes into its store
 STYLE = {
     "font.family": "DejaVu Sans",  # comes with matplotlib, so every machine draws the same letters
     "text.parse_math": False,  # names of layers and problems are text, with a dollar sign too
-    "font.size": 9,
-    "axes.titlesize": 10,
-    "figure.labelsize": 9,
-    "axes.labelsize": 9,
-    "xtick.labelsize": 8,
-    "ytick.labelsize": 8,
-    "legend.fontsize": 8,
+    "font.size": 8,
+    "axes.titlesize": 9,
+    "figure.titlesize": 9,
+    "figure.labelsize": 8,
+    "axes.labelsize": 8,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "legend.fontsize": 7,
     "legend.frameon": False,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -28,15 +34,17 @@ STYLE = {
     "grid.color": "0.9",
     "grid.linewidth": 0.6,
     "axes.axisbelow": True,
-    "lines.linewidth": 1.4,
-    "lines.markersize": 4,
-    "savefig.dpi": 200,
+    "lines.linewidth": 1.2,
+    "lines.markersize": 3.5,
+    "savefig.dpi": 300,
     "pdf.fonttype": 42,  # TrueType: text in the PDF can be searched and copied
+    "svg.hashsalt": "distsim",  # else names of parts of an SVG file are drawn at random
 }
 
 
-# From light to dark. The lightest fifth of the map is left out: it would not be seen on white.
-SHADES = LinearSegmentedColormap.from_list("shades", matplotlib.colormaps["YlGnBu"](np.linspace(0.22, 1, 256)))
+# From light to dark, in colour and in grey. The lightest third of the map is left out: it would not be seen on white.
+SHADES = LinearSegmentedColormap.from_list("shades", matplotlib.colormaps["YlGnBu"](np.linspace(0.32, 1, 256)))
+LETTER = 0.0085  # inches: the mean width of a letter, for each point of its size
 P = ParamSpec("P")
 
 
@@ -54,14 +62,23 @@ def drawn(draw: Callable[P, Figure]) -> Callable[P, Figure]:
     return drawn
 
 
+def fitted(text: str, inches: float, points: float) -> str:
+    """Break a text into lines that fit into this width, in letters of this size."""
+    return "\n".join(textwrap.fill(line, max(8, int(inches / (LETTER * points)))) for line in text.split("\n"))
+
+
 def render(figure: Figure, format: str) -> bytes:
-    """Return the bytes of a PNG or PDF file of the figure.
+    """Return the bytes of a PNG, PDF or SVG file of the figure.
 
     Equal figures give equal bytes: the file names no date and no program. ValueError: another format.
     """
     if format not in FORMATS:
         raise ValueError(f"format must be one of {FORMATS}, got {format!r}")
-    metadata = {"png": {"Software": None}, "pdf": {"CreationDate": None, "Creator": None, "Producer": None}}[format]
+    metadata = {
+        "png": {"Software": None},
+        "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+        "svg": {"Date": None, "Creator": None},
+    }[format]
     buffer = io.BytesIO()
     with matplotlib.style.context(["default", STYLE]):
         figure.savefig(buffer, format=format, metadata=metadata)

@@ -31,7 +31,8 @@ comparison: . devices recording sides pair spread beside similarities layer mode
 store: aws local exclusive reasons remote storage commits lease fenced epochs arrays activations described paths records
 store: contents sweep_store logits descriptions
 store: existing . checkpoints
-results: . claims nulls columns tables functional claims.study marks beside panels figures functional_figures text
+results: . claims nulls columns tables functional claims.study figure_names looks titles marks beside panels keys
+results: accuracy_figures layer_figures output_figures functional_figures iteration_maps figures text
 results: claims.parts pairs committed reduce claims.papers claims.judging claims.images claims.multiverse
 results: study_record published merging rows ladder
 results: report claims.words report.words report.arrays report.sentences report.parts report.page report.writing
@@ -44,7 +45,7 @@ sweep: proof retraining ladder
 verify: . report unfinished listing networks derived descriptions lineage walk store repair
 api: . arguments problem data drawing network showing study published opening running
 cli: ending . arguments doctor doctor_gpu output progress run studies proving commands checking pairing
-cli: reporting claiming ladder doctoring sweeps sweep_command completion main __main__
+cli: drawing reporting claiming ladder doctoring sweeps sweep_command completion main __main__
 script stages __main__
 """
 

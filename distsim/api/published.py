@@ -65,6 +65,9 @@ class PublishedStudy(Study):
     def _tables(self) -> Tables:
         return self.published.tables
 
+    def _labels(self) -> dict[str, str]:
+        return self.published.labels
+
     def _specs(self) -> list[Problem]:
         return [self.published.identity.problem]
 

@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from distsim import specs
-from distsim.api.arguments import listed, names_checked, require_one_of, require_whole
-from distsim.specs.fields import require
+from distsim.api.arguments import names_checked, require_one_of, require_whole
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -154,28 +153,53 @@ class Study:
         *,
         problem: str | list[str] | None = None,
         metric: str | list[str] | None = None,
+        layers: str | list[str] | None = None,
         errors: bool = False,
     ) -> Figure:
         """Return one of the papers' figures of what is in the store, a matplotlib Figure.
 
-        name : fig1, fig4 accuracy; fig2 one metric by layer; fig5 several metrics by layer, and fig8 the output layer,
-            of one problem; functional predictions for the test images, of one problem
-        problem : one, or for fig1, fig2 and fig4 several; by default all
-        metric : of fig2, by default svcca; or several, of fig5
-        errors : draw bars of one standard error over examples, in fig2 and fig5
+        name : fig1, fig4 accuracy; fig2 one metric by layer; fig8 the output layer; similarity several metrics by
+            layer, which fig5, fig6 and fig7 are of P2's networks; more the metrics by layer that the papers' figures
+            do not show; functional predictions for the test images
+        problem : one, or for fig1, fig2 and fig4 several; by default all, for fig5 to fig7 the paper's
+        metric : of fig2 one, by default svcca; of similarity, fig5 to fig8 several
+        layers : patterns of names, such as "conv*", of figures by layer
+        errors : draw bars of one standard error over examples, in figures by layer
         """
-        from distsim.api.drawing import NAMES, OF_ONE_PROBLEM, figure
-        from distsim.results.figures import titles_of
+        from distsim.api import drawing
 
-        require_one_of("name", name, NAMES)
-        problems = self.problems if problem is None else list(listed("problem", problem))
-        for one in problems:
-            require_one_of("problem", one, self.problems)
-        if name in OF_ONE_PROBLEM and len(problems) > 1:
-            raise ValueError(f"problem: {name} is of one problem, choose from {', '.join(problems)}")
-        require("errors", errors, bool)
-        metrics = None if metric is None else listed("metric", metric)
-        return figure(self._tables(), name, problems, metrics, titles_of(self._specs()), errors)
+        choice = drawing.chosen(self.problems, problem, metric, layers, errors, **self._in_words())
+        return drawing.one(self._tables(), name, choice)()
+
+    @names_checked
+    def figures(
+        self,
+        names: str | list[str] | None = None,
+        *,
+        problem: str | list[str] | None = None,
+        metric: str | list[str] | None = None,
+        layers: str | list[str] | None = None,
+        errors: bool = False,
+    ) -> dict[str, Figure]:
+        """Return the figures of these names, by default all, as `distsim figures` writes them: file name -> Figure.
+
+        The arguments are those of `figure`. A figure of one problem comes once for each, and fig2 once for each metric.
+        """
+        from distsim.api import drawing
+
+        choice = drawing.chosen(self.problems, problem, metric, layers, errors, **self._in_words())
+        return {name: draw() for name, draw in drawing.several(self._tables(), names, choice).items()}
+
+    def _in_words(self) -> dict[str, dict[str, str]]:
+        """Return what figures call the study's metrics and problems."""
+        from distsim.results.titles import titles_of
+
+        return {"labels": self._labels(), "titles": titles_of(self._specs())}
+
+    def _labels(self) -> dict[str, str]:
+        from distsim.results.reduce import metric_labels
+
+        return metric_labels(next(iter(self._stores.values())).root, self._tables().summary["metric"])
 
     def _specs(self) -> list[specs.Problem]:
         return [store.identity().problem for store in self._stores.values()]

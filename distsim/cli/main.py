@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from distsim import extras
-from distsim.cli import checking, claiming, commands, doctoring, ladder, pairing, proving, reporting, studies
+from distsim.cli import checking, claiming, commands, doctoring, drawing, ladder, pairing, proving, reporting, studies
 from distsim.cli import completion as completing
 from distsim.cli import sweep_command as sweeping
 from distsim.cli.arguments import store_flags
@@ -96,6 +96,14 @@ COMMANDS = (
         "results/cifar2 --out cifar2.html",
         reporting.flags,
         reporting.do_report,
+        READS,
+    ),
+    Command(
+        "figures",
+        "draw the papers' figures of what a store or a published study holds",
+        "results/cifar2 --figure fig2 similarity --metric cka nbs --layers 'conv*' --format svg",
+        drawing.flags,
+        drawing.do_figures,
         READS,
     ),
     Command(

@@ -39,6 +39,7 @@ def compare(
     precision: str = "exact",
     measure: str | Sequence[str] = (),
     permutations: int = 0,
+    names: tuple[str, str] | None = None,
 ) -> "Similarities":
     """Return the similarity of every layer of `model_a` to every layer of `model_b`, on the same inputs.
 
@@ -62,6 +63,7 @@ def compare(
                 computed ten times for it, at ten times the cost
     permutations   number of permutations of model_b's inputs, each at the cost of the comparison: the columns `null`
                 and, from 20 on, `z` of every metric, and what the best of many layers has by chance
+    names       what heat maps call the two models. None: their classes, with an x and a y where these are equal
 
     Models run in eval mode without gradients and are left as they were. A layer's output is copied when the layer has
     run, so later in-place changes do not matter. If a layer runs several times in a forward pass, such as a ReLU that
@@ -80,6 +82,7 @@ def compare(
     TypeError: a layer's or metric's name, a batch or an output is not as described.
     """
     chosen, beside = _metrics(metrics), _beside(measure, permutations)
+    _require_names(names)
     if precision not in PRECISIONS:
         raise ValueError(f"precision must be one of {PRECISIONS}, got {precision!r}")
     require_device(device)
@@ -93,7 +96,8 @@ def compare(
     ours, theirs = (recording.outputs for recording in recordings)
     left_out = {recording.label: recording.left_out for recording in recordings if recording.left_out}
     similarities = _similarities(ours, theirs, chosen, device, precision == "fast", beside)
-    similarities = replace(similarities, left_out=left_out)
+    called = _names_of(model_a, model_b) if names is None else (names[0], names[1])
+    similarities = replace(similarities, left_out=left_out, names=called)
     for model, reasons in left_out.items():
         named = "; ".join(f"{name!r}: {reason}" for name, reason in reasons.items())
         warnings.warn(f"{model}: layers are left out ({named})", LeftOut, stacklevel=2)
@@ -110,6 +114,19 @@ def _metrics(names: str | Sequence[str]) -> tuple[Metric, ...]:
     if not chosen:
         raise ValueError(f"metrics is empty; there are {tuple(METRICS)}")
     return chosen
+
+
+def _require_names(names: object) -> None:
+    if names is not None and not (
+        isinstance(names, tuple | list) and len(names) == 2 and all(isinstance(name, str) and name for name in names)
+    ):
+        raise ValueError(f"names must be two names, of model_a and of model_b, got {names!r}")
+
+
+def _names_of(model_a: nn.Module, model_b: nn.Module) -> tuple[str, str]:
+    """Return what to call two models: by their classes, if these differ."""
+    x, y = type(model_a).__name__, type(model_b).__name__
+    return (x, y) if x != y or model_a is model_b else (f"{x} (x)", f"{y} (y)")
 
 
 def _beside(measure: str | Sequence[str], permutations: int) -> "Beside":

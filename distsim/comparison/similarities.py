@@ -40,6 +40,7 @@ class Similarities:
     rows: tuple[Row, ...] = field(repr=False)
     # model_a, model_b -> layer -> why the default left it out
     left_out: Mapping[str, Mapping[str, str]] = field(default_factory=dict, repr=False)
+    names: tuple[str, str] = ("model x", "model y")  # what heat maps call the two
 
     @property
     def layers_a(self) -> tuple[str, ...]:
@@ -153,7 +154,8 @@ class Similarities:
         same bytes every time.
         """
         names = [metric] if metric else self.metrics
-        return heatmap_figure({name: self.matrix(name) for name in names}, {name: self._warned(name) for name in names})
+        warned = {name: self._warned(name) for name in names}
+        return heatmap_figure({name: self.matrix(name) for name in names}, warned, self.names)
 
     def _warned(self, metric: str) -> Any:
         """Return which values of a metric carry a warning, as an array with the shape of the matrix."""
@@ -251,15 +253,18 @@ ANNOTATED = 12  # layers of a model up to which values are written into the cell
 STAR = "* to be read with care: column warning"
 
 
-def heatmap_figure(matrices: Mapping[str, Any], warned: Mapping[str, Any]) -> Any:
+def heatmap_figure(
+    matrices: Mapping[str, Any], warned: Mapping[str, Any], models: tuple[str, str] = ("model x", "model y")
+) -> Any:
     """Draw one panel for each metric's matrix, side by side. Cells without a value are grey and crossed.
 
     warned : for each metric an array of the same shape, True where a cell gets a star; a line below says what that is
+    models : the names of the two, along the rows and the columns
     """
     import matplotlib.style
     from matplotlib.figure import Figure
 
-    from distsim.plotting import STYLE
+    from distsim.plotting import STYLE, fitted
 
     first = next(iter(matrices.values()))
     few = max(first.shape) <= ANNOTATED
@@ -272,9 +277,11 @@ def heatmap_figure(matrices: Mapping[str, Any], warned: Mapping[str, Any]) -> An
         panels = figure.subplots(1, len(matrices), squeeze=False)[0]
         for panel, (metric, matrix) in zip(panels, matrices.items(), strict=True):
             _cells(figure, panel, metric, matrix, few, warned[metric])
+            panel.set_ylabel(fitted(models[0], height - labels[1] - 0.8, 8))
+            panel.set_xlabel(fitted(models[1], width - labels[0] - 1.3, 8))
         if any(of_metric.any() for of_metric in warned.values()):
             figure.supxlabel(STAR, fontsize=7, color="0.3")
-        figure.draw_without_rendering()  # laid out once, as in distsim.results.figures
+        figure.draw_without_rendering()  # laid out once, as in distsim.plotting.drawn
         figure.set_layout_engine("none")
     return figure
 
@@ -290,12 +297,11 @@ def _cells(figure: Any, panel: Any, metric: str, matrix: Any, few: bool, warned:
     panel.set_xticks(range(len(matrix.columns)), matrix.columns, rotation=90)
     panel.set_yticks(range(len(matrix.index)), matrix.index)
     panel.tick_params(length=0)
-    panel.set(xlabel="model y", ylabel="model x")
     for (i, j), value in np.ndenumerate(values):
         if not np.isfinite(value):
             panel.text(j, i, "×", ha="center", va="center", fontsize=7, color="0.4")
         elif few or warned[i, j]:
-            dark = (value - low) / (high - low) > 0.55
+            dark = (value - low) / (high - low) > 0.45
             text = f"{value:.2f}" * few + "*" * bool(warned[i, j])
             panel.text(j, i, text, ha="center", va="center", fontsize=7, color="white" if dark else "0.1")
     label = METRICS[metric].label if metric in METRICS else ""

@@ -1,15 +1,16 @@
 """What stands beside the pruned networks in figures: controls, and how similar two complete networks are."""
 
+from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patheffects import Normal, Stroke
 
 CONTROL_NAMES = {"retrain": "retrained without pruning", "random": "pruned at random"}
 REFERENCE = "two complete networks"
+SAID = "controls: the line is the last iteration, the shade is all iterations"
 # Colours that are in no iteration's shade, and other lines
 LOOKS: dict[str, tuple[str, Any]] = {"retrain": ("#D55E00", (0, (4, 1.5))), "random": ("#CC79A7", (0, (1, 1)))}
 REFERENCE_LOOK: tuple[str, Any] = ("#000000", (0, (6, 1.5, 1, 1.5)))
@@ -38,15 +39,18 @@ def over_layers(
         by_layer = of_control.pivot(index="iteration", columns="layer", values=statistic).reindex(columns=layers)
         if bands:
             panel.fill_between(places, by_layer.min(), by_layer.max(), color=colour, alpha=0.15, linewidth=0)
-        last = by_layer.iloc[-1]
-        panel.plot(places, last, color=colour, linestyle=dashes, linewidth=1.6, zorder=2.2, gid=control)
+        _line(panel, places, by_layer.iloc[-1], colour, dashes, control)
     at_layer = _levels_of(levels, rows)
     if at_layer is not None:
         at_layer, (colour, dashes) = at_layer.set_index("layer").reindex(layers), REFERENCE_LOOK
         panel.fill_between(places, at_layer["low"], at_layer["high"], color=colour, alpha=0.1, linewidth=0)
-        panel.plot(
-            places, at_layer["median"], color=colour, linestyle=dashes, linewidth=1.6, zorder=2.2, gid="reference"
-        )
+        _line(panel, places, at_layer["median"], colour, dashes, "reference")
+
+
+def _line(panel: Axes, places: Sequence[int], values: pd.Series, colour: str, dashes: Any, name: str) -> None:
+    """Draw a line that can be seen on the lines of twenty iterations, in print too: with a white edge."""
+    (line,) = panel.plot(places, values, color=colour, linestyle=dashes, linewidth=1.4, zorder=2.2, gid=name)
+    line.set_path_effects([Stroke(linewidth=2.8, foreground="white"), Normal()])
 
 
 def over_iterations(panel: Axes, rows: pd.DataFrame, levels: pd.DataFrame | None, statistic: str, colour: str) -> None:
@@ -88,23 +92,13 @@ def names(rows: pd.DataFrame, levels: pd.DataFrame | None, in_grey: bool = False
     return lines
 
 
-def legend(figure: Figure, rows: pd.DataFrame, levels: pd.DataFrame | None) -> None:
-    """Name the lines beside the pruned networks under the figure, if there are any."""
-    lines = names(rows, levels)
-    if lines:
-        controls = (rows["control"] != "").any()
-        said = ["controls: the line is the last iteration, the shade is all iterations"] if controls else []
-        columns = max(1, min(3, int(figure.get_size_inches()[0] // 2)))  # each name takes up to two inches
-        said += filter(None, [figure.get_supxlabel()])  # a label of the figure would stand in the legend's place
-        figure.supxlabel("")
-        legend = figure.legend(handles=lines, loc="outside lower center", ncols=columns, title="\n".join(said))
-        legend.get_title().set(fontsize=7, multialignment="center")
-
-
-def values(rows: pd.DataFrame, levels: pd.DataFrame | None) -> pd.Series:
-    """Return the values of the reference level that an axis must cover, none if there are none."""
-    at_layer = _levels_of(levels, rows)
-    return pd.Series(dtype=np.float64) if at_layer is None else at_layer["low"]
+def ranges(rows: pd.DataFrame, levels: pd.DataFrame | None, statistic: str) -> dict[str, tuple[float, float]]:
+    """Return the lowest and the highest value of each control and of the reference level, by their names in legends."""
+    values = {CONTROL_NAMES[name]: rows.loc[rows["control"] == name, statistic] for name in CONTROL_NAMES}
+    if (at_layer := _levels_of(levels, rows)) is not None:
+        of_rows = at_layer[at_layer["layer"].isin(rows["layer"])]
+        values[REFERENCE] = pd.concat([of_rows["low"], of_rows["high"]])
+    return {name: (float(of.min()), float(of.max())) for name, of in values.items() if of.notna().any()}
 
 
 def _levels_of(levels: pd.DataFrame | None, rows: pd.DataFrame) -> pd.DataFrame | None:

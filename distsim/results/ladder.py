@@ -239,17 +239,17 @@ def figure(table: pd.DataFrame) -> Any:
     colours = {layer: plotting.SHADES(at / max(len(layers) - 1, 1)) for at, layer in enumerate(layers)}
     with matplotlib.style.context(["default", plotting.STYLE]):
         height = max(0.32 * len(metrics) + 1.4, 0.17 * len(layers) + 0.6)
-        drawn = Figure(figsize=(2.6 * len(tests) + 1.4, height), layout="constrained")
+        drawn = Figure(figsize=(1.4 * len(tests) + 1.6, height), layout="constrained")
         panels = drawn.subplots(1, len(tests), sharey=True, squeeze=False)[0]
         for panel, test in zip(panels, tests, strict=True):
             _draw_test(panel, table[table["test"] == test], metrics, colours)
             panel.axvline(CHANCE.get(test, 0.0), color="0.4", linewidth=0.8, linestyle=":")
             panel.set_title(test.replace("_", ", "))
-            panel.set_xlabel(SCALES[test])
+            panel.set_xlabel(plotting.fitted(SCALES[test], 1.3, 8))
         panels[0].set_yticks(range(len(metrics)), [BUILT_IN[m].label if m in BUILT_IN else m for m in metrics])
         panels[0].invert_yaxis()
         dots = [Line2D([], [], marker="o", linestyle="", markersize=4, color=colours[layer]) for layer in layers]
-        drawn.legend(dots, layers, loc="outside right center", title="layer", frameon=False)
+        drawn.legend(dots, layers, loc="outside right center", title="layer")
         spread = "95 % interval" if table["runs"].min() >= ENOUGH else "range"
         drawn.supxlabel(f"dotted line: chance; grey lines: {spread} over runs", fontsize=7)
         drawn.draw_without_rendering()

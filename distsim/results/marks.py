@@ -1,6 +1,5 @@
 """Marks in figures: values to be read with care, and points that rest on fewer runs than the study has."""
 
-import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,10 +9,12 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from distsim.plotting import fitted
 from distsim.results.tables import few
 
 HOLLOW = "hollow: in some run a value to be read with care (column warning of results.csv)"
 CROSSED = "crossed: on fewer runs than the study has"
+SMALL = 6.5  # points, of what is said under a figure
 
 
 def marked(rows: pd.DataFrame) -> pd.DataFrame:
@@ -54,10 +55,14 @@ def mark_cells(panel: Axes, shown: Sequence[int], rows: pd.DataFrame) -> None:
         drawn.set(marker="o", markersize=3, markerfacecolor="none", markeredgewidth=0.7)
 
 
+def meanings(rows: pd.DataFrame) -> str:
+    """Return what the marks of these rows mean, "" if there are none."""
+    return "; ".join(text for text, name in ((HOLLOW, "care"), (CROSSED, "few")) if rows[name].any())
+
+
 def note(figure: Figure, rows: pd.DataFrame, above: str = "") -> None:
     """Say under the figure what the marks of its rows mean, if there are any. above : what stands there anyway."""
-    said = "; ".join(text for text, name in ((HOLLOW, "care"), (CROSSED, "few")) if rows[name].any())
-    width = int(16 * figure.get_size_inches()[0])  # letters that fit into a line
-    lines = [above, *textwrap.wrap(said, width)] if above else textwrap.wrap(said, width)
+    said = meanings(rows)
+    lines = [above] * bool(above) + [fitted(said, figure.get_size_inches()[0], SMALL)] * bool(said)
     if lines:
-        figure.supxlabel("\n".join(lines), fontsize=7 if said else None, color="0.3" if said else "black")
+        figure.supxlabel("\n".join(lines), fontsize=SMALL if said else None, color="0.3" if said else "black")

@@ -9,7 +9,7 @@ import pandas as pd
 from distsim import plotting
 from distsim.metrics.registry import BUILT_IN
 from distsim.problems import PROBLEMS
-from distsim.results import figures, functional_figures
+from distsim.results import figures
 from distsim.results.claims.images import remark
 from distsim.results.claims.judging import check
 from distsim.results.claims.study import Verdict
@@ -18,6 +18,7 @@ from distsim.results.published import ENVIRONMENT, KEYS, Published, encoded, rea
 from distsim.results.reduce import collect, current
 from distsim.results.study_record import PartRecord
 from distsim.results.tables import Tables, sorted_by, to_csv_bytes
+from distsim.results.titles import titles_of
 from distsim.specs import COMPLETE, Identity, Request, canonical_json, differences
 from distsim.store import DamagedStore, SweepStore
 from distsim.store.descriptions import labels_of, layers_of
@@ -263,8 +264,8 @@ def publish(study: Published, folder: Path) -> list[str]:
     if folder.is_dir() and any(folder.iterdir()):
         _require_no_loss(study, folder)
     files = {"claims.csv": to_csv_bytes(claims_table(study))}
-    titles = figures.titles_of([study.identity.problem])
-    drawn = figures.draw_all(study.tables, study.labels, titles) | functional_figures.draw_all(study.tables)
+    titles = titles_of([study.identity.problem])
+    drawn = figures.draw_all(study.tables, study.labels, titles)
     for name, figure in drawn.items():
         files[f"{name}.png"] = plotting.render(figure, "png")
     files |= encoded(study)  # study.json last: until it is written, its digests do not fit the tables

@@ -14,10 +14,13 @@ from distsim import plotting
 from distsim.comparison.pair import Result
 from distsim.metrics.jackknife import se_of
 from distsim.metrics.registry import in_order
-from distsim.results import figures
 from distsim.results.columns import ADDED, OF_OLD, SIMILARITY_COLUMNS
+from distsim.results.iteration_maps import iteration_maps
+from distsim.results.layer_figures import similarity_panels
+from distsim.results.looks import PANEL_METRICS
 from distsim.results.nulls import above_chance
 from distsim.results.tables import read_parquet_bytes, summarise, to_csv_bytes, to_parquet_bytes
+from distsim.results.titles import titles_of
 from distsim.specs import NetworkId
 from distsim.store import Mark, Pair, SweepStore, fenced
 from distsim.store.commits import MARK, undamaged
@@ -75,8 +78,9 @@ def write_results(
     for name, frame in (("pairs", table), ("masks", of_masks)):
         files |= {f"{name}.csv": to_csv_bytes(frame), f"{name}.parquet": to_parquet_bytes(frame)}
     labels = labels_of(store, table["metric"] if len(table) else ())
-    for name, figure in _figures(store.problem, table, labels).items():
-        files |= {f"{name}.{format}": plotting.render(figure, format) for format in plotting.FORMATS}
+    titles = titles_of([store.identity().problem])
+    for name, figure in _figures(store.problem, table, labels=labels, titles=titles).items():
+        files |= {f"{name}.{format}": plotting.render(figure, format) for format in plotting.KEPT}
     _replace(store, asked.plan, files, {path: mark.digest for path, mark in marks.items()})
     return table, of_masks, f"{FOLDER}/{asked.plan}"
 
@@ -139,8 +143,11 @@ def _kept(before: Mark, plan: str, tiles: dict[str, str]) -> dict[str, dict[str,
     return {name: made for name, made in plans.items() if name != plan and made.items() <= tiles.items()}
 
 
-def _figures(problem: str, pairs: pd.DataFrame, labels: dict[str, str]) -> dict[str, Any]:
-    """Draw runs at equal iteration as lines over the layers, and iterations against iterations as a map per metric."""
+def _figures(problem: str, pairs: pd.DataFrame, **named: Any) -> dict[str, Any]:
+    """Draw runs at equal iteration as lines over the layers, and iterations against iterations as a map per metric.
+
+    named : labels of metrics and titles of problems
+    """
     drawn: dict[str, Any] = {}
     if pairs.empty:
         return drawn
@@ -150,18 +157,18 @@ def _figures(problem: str, pairs: pd.DataFrame, labels: dict[str, str]) -> dict[
     if len(apart):
         rows = apart.assign(iteration=apart["iteration_x"].astype("int64"), remaining=np.nan)
         rows = rows.assign(complete=rows["complete_x"].astype("int64"), control="")
-        summary, title = summarise(rows), f"{problem}: pairs of runs, mean and 25–75 %"
+        summary, said = summarise(rows), "pairs of runs, mean"
         panels = {
-            "runs": [name for name in figures.PANEL_METRICS if name in set(rows["metric"])],
-            "runs_more": [name for name in in_order(rows["metric"]) if name not in figures.PANEL_METRICS],
+            "runs": [name for name in PANEL_METRICS if name in set(rows["metric"])],
+            "runs_more": [name for name in in_order(rows["metric"]) if name not in PANEL_METRICS],
         }
         for name, shown in panels.items():
             if shown:
-                drawn[name] = figures.similarity_panels(summary, problem, shown, bands=True, title=title, labels=labels)
+                drawn[name] = similarity_panels(summary, problem, shown, bands=True, said=said, **named)
     same = pairs[pairs["run_x"].isna() | (pairs["run_x"] == pairs["run_y"])]
     if len(set(zip(same["iteration_x"], same["iteration_y"], strict=True))) > 1 and same["iteration_x"].nunique() > 1:
         for metric in in_order(same["metric"]):
-            drawn[f"iterations_{metric}"] = figures.iteration_maps(same, problem, metric, labels)
+            drawn[f"iterations_{metric}"] = iteration_maps(same, problem, metric, **named)
     return drawn
 
 

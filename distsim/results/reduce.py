@@ -10,7 +10,7 @@ import pandas as pd
 from distsim import plotting, trace
 from distsim.metrics.jackknife import se_of
 from distsim.problems import departures
-from distsim.results import figures, functional, functional_figures
+from distsim.results import figures, functional
 from distsim.results.columns import OF_OLD, OF_OLDER, TABLES, completed
 from distsim.results.committed import Committed, of_complete, require_one_sweep
 from distsim.results.tables import (
@@ -24,6 +24,7 @@ from distsim.results.tables import (
     to_csv_bytes,
     to_parquet_bytes,
 )
+from distsim.results.titles import titles_of
 from distsim.specs import NetworkId, digest
 from distsim.store import DamagedStore, Mark, Storage, SweepStore, problems_in
 from distsim.store.commits import MARK, read_mark, undamaged
@@ -185,13 +186,24 @@ def draw(root: Storage, again: bool = False) -> list[str]:
     with trace.stage("figures"):
         files = {}
         tables = read_tables(root)
-        titles = figures.titles_of(SweepStore(root, name).identity().problem for name in problems_in(root))
+        titles = titles_of(SweepStore(root, name).identity().problem for name in problems_in(root))
         drawn = figures.draw_all(tables, metric_labels(root, tables.summary["metric"]), titles)
-        for name, figure in (drawn | functional_figures.draw_all(tables)).items():
-            for format in plotting.FORMATS:
+        for name, figure in drawn.items():
+            for format in plotting.KEPT:
                 files[f"{name}.{format}"] = plotting.render(figure, format)
         replace(root, "figures", files, values={"inputs": inputs})
     return [f"figures/{name}" for name in files]
+
+
+def add_figures(root: Storage, files: Mapping[str, bytes]) -> None:
+    """Put more figures beside those in the store, which are drawn first where they are out of date.
+
+    They stay until the tables change. files : name -> content
+    """
+    draw(root)
+    mark = read_mark(root, f"figures/{MARK}") or Mark("", {})
+    others = {name: root.get(f"figures/{name}", most=size) or b"" for name, (size, _) in mark.objects.items()}
+    replace(root, "figures", others | dict(files), values=mark.values)
 
 
 def metric_labels(root: Storage, names: Iterable[str]) -> dict[str, str]:

@@ -40,6 +40,17 @@ class Stored:
         number = f"-of-complete{network.complete}" if network.complete else ""
         return f"{self.store.problem}-{control}{which}{number}"
 
+    @property
+    def in_words(self) -> str:
+        """Return what figures call the network."""
+        network = self.network
+        complete = f"complete network {network.complete}" if network.complete else "complete network"
+        if network.is_complete:
+            return f"{self.store.problem}, {complete}"
+        origin = f" from {complete}" if network.complete else ""
+        control = f"{network.control} control, " if network.control else ""
+        return f"{self.store.problem}, {control}run {network.run}{origin}, iteration {network.iteration}"
+
 
 def layer_by_layer(
     a: Stored,
@@ -86,6 +97,7 @@ def layer_by_layer(
             device=device,
             measure=measure,
             permutations=permutations,
+            names=(a.in_words, b.in_words),
         )
     return _renamed(similarities, models[0].names, models[1].names)
 

@@ -15,7 +15,7 @@ import pandas as pd
 from distsim.metrics.registry import METRICS, in_order
 from distsim.problems import PROBLEMS
 from distsim.results.columns import ALL_CLASSES
-from distsim.results.figures import PANEL_METRICS, label
+from distsim.results.looks import PANEL_METRICS, label
 from distsim.results.published import Published
 from distsim.results.report.words import title
 from distsim.results.tables import chance_level

@@ -11,7 +11,7 @@ import pandas as pd
 
 from distsim.results.claims.study import NO_DATA, Verdict
 from distsim.results.claims.words import SAYS
-from distsim.results.figures import label
+from distsim.results.looks import label
 from distsim.results.published import Published
 from distsim.results.report.arrays import first_metric
 from distsim.results.report.sentences import FOR, Findings

@@ -13,7 +13,7 @@ from distsim.metrics.registry import in_order
 from distsim.problems import PROBLEMS
 from distsim.results.claims.study import NO_DATA, T, Verdict, spearman
 from distsim.results.claims.words import SHORT
-from distsim.results.figures import label
+from distsim.results.looks import label
 from distsim.results.published import Published
 from distsim.results.report.arrays import PREFERRED
 from distsim.results.report.words import listed, runs_text, share, shortened, times
