@@ -15,6 +15,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
 FORMATS = ("png", "pdf", "svg")
+SHOWN = 130  # dots per inch of what a notebook shows
 KEPT = ("png", "pdf")  # that a sweep writes into its store
 STYLE = {
     "font.family": "DejaVu Sans",  # comes with matplotlib, so every machine draws the same letters
@@ -62,13 +63,21 @@ def drawn(draw: Callable[P, Figure]) -> Callable[P, Figure]:
     return drawn
 
 
+class Picture(Figure):
+    """A figure that a notebook shows. matplotlib's own is shown only where pyplot has been set up for it."""
+
+    def _repr_png_(self) -> bytes:
+        """Return what a notebook shows."""
+        return render(self, "png", dpi=SHOWN)
+
+
 def fitted(text: str, inches: float, points: float) -> str:
     """Break a text into lines that fit into this width, in letters of this size."""
     return "\n".join(textwrap.fill(line, max(8, int(inches / (LETTER * points)))) for line in text.split("\n"))
 
 
-def render(figure: Figure, format: str) -> bytes:
-    """Return the bytes of a PNG, PDF or SVG file of the figure.
+def render(figure: Figure, format: str, dpi: int | None = None) -> bytes:
+    """Return the bytes of a PNG, PDF or SVG file of the figure. dpi : dots per inch of a PNG, by default those of print
 
     Equal figures give equal bytes: the file names no date and no program. ValueError: another format.
     """
@@ -81,5 +90,5 @@ def render(figure: Figure, format: str) -> bytes:
     }[format]
     buffer = io.BytesIO()
     with matplotlib.style.context(["default", STYLE]):
-        figure.savefig(buffer, format=format, metadata=metadata)
+        figure.savefig(buffer, format=format, metadata=metadata, dpi=dpi or STYLE["savefig.dpi"])
     return buffer.getvalue()

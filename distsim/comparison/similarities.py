@@ -262,9 +262,8 @@ def heatmap_figure(
     models : the names of the two, along the rows and the columns
     """
     import matplotlib.style
-    from matplotlib.figure import Figure
 
-    from distsim.plotting import STYLE, fitted
+    from distsim.plotting import STYLE, Picture, fitted
 
     first = next(iter(matrices.values()))
     few = max(first.shape) <= ANNOTATED
@@ -273,7 +272,7 @@ def heatmap_figure(
     width = max(2.0, cell * first.shape[1]) + labels[0] + 1.3
     height = max(2.0, cell * first.shape[0]) + labels[1] + 0.8
     with matplotlib.style.context(["default", STYLE, {"axes.grid": False}]):
-        figure = Figure(figsize=(width * len(matrices), height), layout="constrained")
+        figure = Picture(figsize=(width * len(matrices), height), layout="constrained")
         panels = figure.subplots(1, len(matrices), squeeze=False)[0]
         for panel, (metric, matrix) in zip(panels, matrices.items(), strict=True):
             _cells(figure, panel, metric, matrix, few, warned[metric])

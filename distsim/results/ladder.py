@@ -229,7 +229,6 @@ def as_text(table: pd.DataFrame) -> str:
 def figure(table: pd.DataFrame) -> Any:
     """Draw each metric's value in each test and layer, with its interval. Returns a matplotlib Figure."""
     import matplotlib.style
-    from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
     from distsim import plotting
@@ -239,7 +238,7 @@ def figure(table: pd.DataFrame) -> Any:
     colours = {layer: plotting.SHADES(at / max(len(layers) - 1, 1)) for at, layer in enumerate(layers)}
     with matplotlib.style.context(["default", plotting.STYLE]):
         height = max(0.32 * len(metrics) + 1.4, 0.17 * len(layers) + 0.6)
-        drawn = Figure(figsize=(1.4 * len(tests) + 1.6, height), layout="constrained")
+        drawn = plotting.Picture(figsize=(1.4 * len(tests) + 1.6, height), layout="constrained")
         panels = drawn.subplots(1, len(tests), sharey=True, squeeze=False)[0]
         for panel, test in zip(panels, tests, strict=True):
             _draw_test(panel, table[table["test"] == test], metrics, colours)

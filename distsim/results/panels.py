@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 from matplotlib.transforms import ScaledTranslation
 
-from distsim.plotting import SHADES, fitted
+from distsim.plotting import SHADES, Picture, fitted
 from distsim.results.looks import KINDS
 
 FACTOR = 2  # how much longer an axis may get for what stands beside the pruned networks
@@ -32,7 +32,7 @@ def grid(
     """Make a figure of `count` panels of `width` × `height` inches, ordered left to right, top to bottom."""
     columns = min(columns, count) if count != 4 else 2
     rows = math.ceil(count / columns)
-    figure = Figure(figsize=(columns * width + 0.6, rows * height + 0.3), layout="constrained")
+    figure = Picture(figsize=(columns * width + 0.6, rows * height + 0.3), layout="constrained")
     axes = figure.subplots(rows, columns, sharex=sharex, sharey=sharey, squeeze=False).ravel()
     for unused in axes[count:]:
         unused.remove()
