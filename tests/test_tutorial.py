@@ -26,8 +26,10 @@ def shown(source: str, names: dict[str, Any]) -> Any:
 def as_shown(value: Any) -> str:
     """In which form a notebook shows a value: as Jupyter chooses among what the value offers."""
     for form in ("html", "png"):
-        if (represent := getattr(value, f"_repr_{form}_", None)) is not None:
-            assert represent()
+        represent = getattr(value, f"_repr_{form}_", None)
+        if (
+            represent is not None and represent() is not None
+        ):  # matplotlib's figures have HTML in a browser's window only
             return form
     return "plain"
 

@@ -7,23 +7,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    import pandas as pd
+    from collections.abc import Sequence
 
-    from distsim.api.study import Study
+    import pandas as pd
 
 HEADER = ("problem", "complete networks", "runs", "iterations", "accuracy, complete", "accuracy, last", "left, last")
 
 
-def study_html(study: Study) -> str:
-    """Return a table of a study with a row for each problem, as HTML. Names are shown as text, whatever they hold."""
+def study_html(storage: str, problems: Sequence[str], networks: pd.DataFrame, accuracy: pd.DataFrame) -> str:
+    """Return a table of a study with a row for each problem, as HTML. Names are shown as text, whatever they hold.
+
+    networks, accuracy : the study's tables
+    """
     rows = ["".join(f"<th>{escape(name)}</th>" for name in HEADER)]
-    for problem in study.problems:
-        networks = study.networks[study.networks["problem"] == problem]
-        accuracy = study.accuracy[(study.accuracy["problem"] == problem) & (study.accuracy["control"] == "")]
-        cells = [problem, *_counts(networks), *_accuracies(accuracy)]
+    for problem in problems:
+        pruned = accuracy[(accuracy["problem"] == problem) & (accuracy["control"] == "")]
+        cells = [problem, *_counts(networks[networks["problem"] == problem]), *_accuracies(pruned)]
         rows.append("".join(f"<td>{escape(cell)}</td>" for cell in cells))
     table = "".join(f"<tr>{row}</tr>" for row in rows)
-    return f"<p>Study in <code>{escape(_where(study.storage))}</code></p><table>{table}</table>"
+    return f"<p>Study in <code>{escape(_where(storage))}</code></p><table>{table}</table>"
 
 
 def _where(storage: str) -> str:

@@ -41,7 +41,7 @@ class Study:
         """Return what a notebook shows: a row for each problem."""
         from distsim.api.showing import study_html
 
-        return study_html(self)
+        return study_html(self.storage, self.problems, self.networks, self.accuracy)
 
     @property
     def storage(self) -> str:
