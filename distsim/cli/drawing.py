@@ -103,7 +103,8 @@ def _into_store(flags: argparse.Namespace, files: Mapping[str, bytes]) -> str:
     try:
         with at_work(root, one_writer=True):
             for store in stores:
-                reduce.reduce(store, layers_of(store), store.identity().seed)
+                if reduce.current(store) is None:
+                    reduce.reduce(store, layers_of(store), store.identity().seed)
             reduce.add_figures(root, files)
     except (StoreInUse, NotWritable) as error:
         raise type(error)(f"{error}. --out FOLDER writes the figures elsewhere") from None

@@ -209,5 +209,5 @@ def _shows_chance(panel: Axes) -> bool:
     """Say whether a panel's band of values by chance lies on its axis, at least in part."""
     low, high = panel.get_ylim()
     bands = [band for band in panel.collections if band.get_gid() == "chance"]
-    heights = [path.vertices[:, 1] for band in bands for path in band.get_paths()]
+    heights = [np.asarray(path.vertices)[:, 1] for band in bands for path in band.get_paths()]
     return any(of.max() > low and of.min() < high for of in heights)

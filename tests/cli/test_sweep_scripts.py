@@ -29,7 +29,9 @@ from sweep_scripts import SWEEPS, Outcome, outcome, run_script, write_images, wr
 from distsim.cli import sweeps
 from distsim.problems import PROBLEMS
 from distsim.results import figures
+from distsim.results.figure_names import OF_P2
 from distsim.results.reduce import read_tables
+from distsim.results.titles import IN_WORDS
 from distsim.specs import Problem
 from distsim.store import Storage
 
@@ -397,11 +399,12 @@ def test_the_layers_are_as_many_as_the_papers_say() -> None:
 
 
 def test_seven_kinds_of_figure_are_written_and_open(finished: Finished) -> None:
+    numbers = {problem: f"{name}_" for name, problem in OF_P2.items()}
     names = {
         "fig1_accuracy_median",
         "fig2_svcca_by_layer",
         "fig4_accuracy_mean",
-        f"fig5_similarity_{finished.problem}",
+        f"{numbers.get(finished.problem, '')}similarity_{finished.problem}",
         f"fig8_output_{finished.problem}",
         f"functional_{finished.problem}",  # predictions for the test images
         f"more_similarities_{finished.problem}",  # mean CCA, which the four panels do not show
@@ -445,15 +448,15 @@ def test_every_panel_has_every_layer(finished: Finished) -> None:
     drawn = finished.figures
     for figure in ("fig1_accuracy_median", "fig4_accuracy_mean"):
         (panel,) = panels(drawn[figure])
-        assert panel.get_title() == finished.problem
+        assert panel.get_title().replace("\n", " ") == f"{IN_WORDS[finished.problem]}, reduced"
         assert len(np.asarray(panel.lines[0].get_xdata())) == 1 + finished.row.iterations
     (panel,) = panels(drawn["fig2_svcca_by_layer"])
     marks = {line.get_gid() for line in panel.lines}
     hidden = results[(results["metric"] == "svcca") & (results["layer"] != "out")]
     assert ("care" in marks) == (hidden["warning"] != "").any()
-    assert panel.get_title() == finished.problem
+    assert panel.get_title().replace("\n", " ") == f"{IN_WORDS[finished.problem]}, reduced"
     check_layer_panel(panel, names[:-1], results, "svcca")
-    four = panels(drawn[f"fig5_similarity_{finished.problem}"])
+    (four,) = (panels(figure) for name, figure in drawn.items() if name.endswith(f"similarity_{finished.problem}"))
     assert [panel.get_ylabel() for panel in four] == ["mean SVCCA", "PWCCA", "CKA", "NBS"]
     for panel, metric in zip(four, ("svcca", "pwcca", "cka", "nbs"), strict=True):
         check_layer_panel(panel, names, results, metric)

@@ -609,7 +609,17 @@ def test_the_heat_map_names_every_layer() -> None:
     assert panel.images[0].get_clim() == (0, 1)
     assert panel.get_ylim()[0] < panel.get_ylim()[1], "first layers below"
     assert plotting.render(found.heatmap("cka"), "png") == plotting.render(found.heatmap("cka"), "png")
-    assert (panel.get_xlabel(), panel.get_ylabel()) == ("model y", "model x")
+    assert (panel.get_xlabel(), panel.get_ylabel()) == ("Sequential (y)", "Sequential (x)")
+
+
+def test_the_heat_map_has_the_models_names() -> None:
+    x, y = mlp(6, 4), mlp(6, 4)
+    named = compare(x, y, torch.randn(9, 20), names=("dense", "pruned")).heatmap().axes[0]
+    assert (named.get_xlabel(), named.get_ylabel()) == ("pruned", "dense")
+    assert compare(x, x, torch.randn(9, 20)).names == ("Sequential", "Sequential")
+    for wrong in (("dense",), "dense", ("dense", 3), ("", "pruned")):
+        with pytest.raises(ValueError, match="names must be two names, of model_a and of model_b, got"):
+            compare(x, y, torch.randn(9, 20), names=wrong)  # type: ignore[arg-type]
 
 
 def heat_map(values: Any) -> Any:

@@ -171,7 +171,7 @@ MUTANTS = (
     Mutant(
         "band-of-one-sd",
         "P2's band is ± 1 sd.",
-        "results/figures.py",
+        "results/accuracy_figures.py",
         '(rows["mean"] - 2 * rows["sd"]).clip(0, 1), (rows["mean"] + 2 * rows["sd"])',
         '(rows["mean"] - rows["sd"]).clip(0, 1), (rows["mean"] + rows["sd"])',
         (FIGURES + "test_accuracy_mean_has_two_sd_and_a_dotted_line",),
@@ -179,9 +179,9 @@ MUTANTS = (
     Mutant(
         "figure-1-of-means",
         "P1's figure of medians shows means.",
-        "results/figures.py",
-        '_accuracy_figure(accuracy, "median", lambda',
-        '_accuracy_figure(accuracy, "mean", lambda',
+        "results/accuracy_figures.py",
+        '_figure(accuracy, titles, "median", lambda',
+        '_figure(accuracy, titles, "mean", lambda',
         (FIGURES + "test_figures_show_the_statistic_that_they_name",),
     ),
     # --- claims ---

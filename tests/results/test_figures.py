@@ -1,7 +1,6 @@
 """What figures show: panels, lines, ticks, gaps; and that equal tables give equal files."""
 
 from collections.abc import Callable
-from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -9,61 +8,21 @@ import pandas as pd
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from small_study import ITERATIONS, LAYERS, tables
 
 from distsim.plotting import render
-from distsim.results.figures import (
-    accuracy_mean,
-    accuracy_median,
-    draw_all,
-    iteration_maps,
-    output_layer,
-    similarity_by_layer,
-    similarity_panels,
-)
+from distsim.results.accuracy_figures import accuracy_mean, accuracy_median
+from distsim.results.figures import draw_all
+from distsim.results.iteration_maps import iteration_maps
+from distsim.results.layer_figures import similarity_by_layer, similarity_panels
+from distsim.results.output_figures import output_layer
 from distsim.results.tables import Tables, long_table, network_table
 
-LAYERS = (("conv1_1", "conv"), ("pool1", "pool"), ("conv2_1", "conv"), ("pool2", "pool"), ("fc1", "fc"), ("out", "out"))
-ITERATIONS = 4
 
-
-def tables(
-    *problems: str,
-    missing: tuple[str, int] = ("", 0),
-    level: float = 0.4,
-    rate: float = 0.2,
-    lacking: tuple[str, int] = ("", 0),
-    doubtful: tuple[str, int] = ("", 0),
-) -> Tables:
-    """A small study. `missing` names a (layer, iteration) without a value, `lacking` one that only run 0 has.
-
-    `doubtful` is one that carries a warning in run 1.
-    """
-    similarities, networks = [], []
-    counts: dict[str, Any] = dict.fromkeys(("columns_x", "columns_y", "rank_x", "rank_y", "dead_x", "dead_y", "n"), 8)
-    counts |= {"n_per_p": 1.0, "warning": ""}
-    for problem in problems:
-        rest = {"loss": 0.5, "epochs": 2, "reduced": False}
-        place: dict[str, Any] = {
-            "problem": problem,
-            "run": None,
-            "iteration": 0,
-            "remaining": 1.0,
-            "remaining_pool": 1.0,
-        }
-        networks.append(place | rest | {"accuracy": 0.9})
-        for run in range(3):
-            for iteration in range(1, ITERATIONS + 1):
-                left = (1 - rate) ** iteration
-                place |= {"run": run, "iteration": iteration, "remaining": left, "remaining_pool": left}
-                networks.append(place | rest | {"accuracy": 0.9 - 0.01 * iteration + 0.001 * run})
-                for position, (layer, kind) in enumerate(LAYERS):
-                    for metric in ("svcca", "pwcca", "cka", "nbs", "cosine")[: 5 if kind == "out" else 4]:
-                        value = level + 0.05 * position - 0.02 * iteration + 0.01 * run
-                        named = {"position": position, "layer": layer, "kind": kind, "metric": metric, "reason": ""}
-                        lacks = (layer, iteration) == missing or (run > 0 and (layer, iteration) == lacking)
-                        named["warning"] = "high by chance" * (run == 1 and (layer, iteration) == doubtful)
-                        similarities.append(place | counts | named | {"value": np.nan if lacks else value})
-    return Tables.of(long_table(similarities), network_table(networks))
+def lines(panel: Axes) -> list[Line2D]:
+    """The panel's lines, without marks, symbols of layers' kinds, and what stands beside."""
+    return [line for line in panel.lines if line.get_gid() is None]
 
 
 def panels(figure: Figure) -> list[Axes]:
@@ -98,7 +57,7 @@ def test_figures_show_the_statistic_that_they_name() -> None:
     cka = summary[(summary["metric"] == "cka") & (summary["iteration"] == 1) & (summary["kind"] != "out")]
     for statistic in ("median", "mean"):
         (panel,) = panels(similarity_by_layer(summary, "cka", statistic))
-        np.testing.assert_allclose(panel.lines[0].get_ydata(), cka[statistic])
+        np.testing.assert_allclose(lines(panel)[0].get_ydata(), cka[statistic])
 
 
 @pytest.mark.parametrize(
@@ -129,11 +88,11 @@ def test_similarity_by_layer_leaves_the_output_away() -> None:
     assert len(panels(figure)) == 2
     for panel in panels(figure):
         assert ticks(panel) == [layer for layer, _ in LAYERS[:-1]]
-        assert len(panel.lines) == ITERATIONS
+        assert len(lines(panel)) == ITERATIONS
         assert not panel.collections
-        brightness = [sum(line.get_color()[:3]) for line in panel.lines]
+        brightness = [sum(line.get_color()[:3]) for line in lines(panel)]
         assert brightness == sorted(brightness, reverse=True)  # light to dark
-    assert figure.get_supylabel() == "mean SVCCA (median of runs)"
+    assert panels(figure)[0].get_ylabel() == "mean SVCCA (median of 3 runs)"
     (bar,) = set(figure.axes) - set(panels(figure))
     assert bar.get_ylabel() == "IMP iteration"
     assert [label.get_text() for label in bar.get_yticklabels()] == ["1", "2", "3", "4"]
@@ -144,16 +103,10 @@ def test_similarity_by_layer_leaves_the_output_away() -> None:
 
 def test_missing_values_leave_gaps() -> None:
     (panel,) = panels(similarity_by_layer(tables("digits", missing=("conv2_1", 2)).summary))
-    gaps = [np.isnan(np.asarray(line.get_ydata(), dtype=float)).tolist() for line in panel.lines]
+    gaps = [np.isnan(np.asarray(line.get_ydata(), dtype=float)).tolist() for line in lines(panel)]
     assert gaps == [[False] * 5, [False, False, True, False, False], [False] * 5, [False] * 5]
     (panel,) = panels(output_layer(tables("digits", missing=("out", 2)).summary, "digits"))
     assert np.isnan(panel.lines[0].get_ydata()).tolist() == [False, True, False, False]
-
-
-def test_axis_zooms_only_when_all_values_are_high() -> None:
-    low, high = (panels(similarity_by_layer(tables("digits", level=level).summary))[0] for level in (0.4, 0.72))
-    assert low.get_ylim() == (-0.02, 1.02)
-    assert high.get_ylim() == pytest.approx((0.6, 1.008))
 
 
 def test_similarity_panels() -> None:
@@ -161,9 +114,8 @@ def test_similarity_panels() -> None:
     figure = similarity_panels(summary, "cifar4")
     assert [panel.get_ylabel() for panel in panels(figure)] == ["mean SVCCA", "PWCCA", "CKA", "NBS"]
     for panel in panels(figure):
-        assert len(panel.lines) == ITERATIONS
-        assert len(panel.lines[0].get_xdata()) == len(LAYERS)
-        assert panel.get_ylim() == (-0.02, 1.02)
+        assert len(lines(panel)) == ITERATIONS
+        assert len(lines(panel)[0].get_xdata()) == len(LAYERS)
     banded = similarity_panels(summary, "cifar4", ("cka",), bands=True)
     assert len(panels(banded)) == 1
     assert len(panels(banded)[0].collections) == ITERATIONS
@@ -193,19 +145,19 @@ def test_draw_all_names_and_skips() -> None:
         "fig1_accuracy_median",
         "fig2_svcca_by_layer",
         "fig4_accuracy_mean",
-        "fig5_similarity_cifar4",
-        "fig5_similarity_digits",
         "fig8_output_cifar4",
         "fig8_output_digits",
+        "similarity_cifar4",
+        "similarity_digits",
     ]
     only_cka = study.similarities[(study.similarities["metric"] == "cka") & (study.similarities["kind"] != "out")]
     figures = draw_all(Tables.of(only_cka, study.networks[:0]))
-    assert list(figures) == ["fig5_similarity_cifar4", "fig5_similarity_digits"]
-    assert len(panels(figures["fig5_similarity_digits"])) == 1
+    assert list(figures) == ["similarity_cifar4", "similarity_digits"]
+    assert len(panels(figures["similarity_digits"])) == 1
     assert draw_all(Tables.of(long_table([]), network_table([]))) == {}
 
 
-@pytest.mark.parametrize("format", ["png", "pdf"])
+@pytest.mark.parametrize("format", ["png", "pdf", "svg"])
 def test_equal_tables_give_equal_bytes(format: str) -> None:
     study = tables("digits", missing=("out", 2))
     figures = draw_all(study)
@@ -235,7 +187,9 @@ def marks(panel: Axes, name: str) -> list[tuple[float, float]]:
 
 
 def notes(figure: Figure) -> str:
-    return figure._supxlabel.get_text().replace("\n", " ") if figure._supxlabel is not None else ""
+    """What is said under the figure."""
+    said = [legend.get_title().get_text() for legend in figure.legends]
+    return " ".join([*said, figure.get_supxlabel()]).strip().replace("\n", " ")
 
 
 @pytest.mark.parametrize("draw", [similarity_by_layer, lambda summary: similarity_panels(summary, "digits")])

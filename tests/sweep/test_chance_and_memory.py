@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from invariants import store_faults
+from matplotlib.text import Text
 
 from distsim.comparison.layer import Reference
 from distsim.comparison.sides import InMemory
@@ -19,8 +20,8 @@ from distsim.environment import threads
 from distsim.metrics import cka
 from distsim.metrics.registry import METRICS, Metric
 from distsim.problems import PROBLEMS
-from distsim.results import figures
 from distsim.results import reduce as results
+from distsim.results.layer_figures import similarity_panels
 from distsim.results.reduce import read_tables
 from distsim.results.tables import Tables, chance_level
 from distsim.seeds import numpy_stream
@@ -215,12 +216,13 @@ def test_without_chance_there_is_none(tmp_path: Path) -> None:
 
 def test_the_band_is_drawn_from_its_lowest_to_its_highest(tables: Tables) -> None:
     levels = chance_level(tables.chance)
-    figure = figures.similarity_panels(tables.summary, "digits", ("cka",), chance=levels)
-    band = figure.axes[0].collections[0].get_paths()[0].vertices[:, 1]
+    figure = similarity_panels(tables.summary, "digits", ("cka",), chance=levels)
+    (drawn,) = (one for one in figure.axes[0].collections if one.get_gid() == "chance")
+    band = drawn.get_paths()[0].vertices[:, 1]
     of_metric = levels[levels["metric"] == "cka"]
     assert band.min() == pytest.approx(of_metric["low"].min())
     assert band.max() == pytest.approx(of_metric["high"].max())
-    assert "grey: by chance" in figure.get_suptitle()
+    assert "by chance" in "".join(text.get_text() for text in figure.findobj(Text))
 
 
 # --- one's own metric ------------------------------------------------------------------------------------------------
