@@ -8,11 +8,13 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import measured
 import pandas as pd
-from report import Section, Table, replace
+from report import Section, Table
+from report import replace as put
 from sensitivity_summary import as_table, summarise
 
 from distsim.metrics.registry import METRICS
@@ -59,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     before = flags.write.read_text()
     document = flags.write if not flags.check else _copy(before)
     for section in (*sections(studies), *sensitivities(flags.studies), *ladders(flags.studies)):
-        replace(document, section)
+        put(document, section)
     if flags.check:
         same = document.read_text() == before
         document.unlink()
@@ -88,8 +90,9 @@ def sections(studies: dict[str, Published]) -> Iterator[Section]:
     yield Section("replication problems", "", "", [_of_the_papers(studies)])
     yield Section("replication claims", "", "", [_claims(studies)])
     for name, study in studies.items():
-        tables = [_accuracies(study), *(_by_layer(study, metric) for metric in ("svcca", "cka", "nbs")), _chance(study)]
-        tables += [_spread(study)] if len(study.parts) > 1 else []
+        own = replace(study, tables=study.tables.pruned)
+        tables = [_accuracies(own), *(_by_layer(own, metric) for metric in ("svcca", "cka", "nbs")), _chance(own)]
+        tables += [_spread(own)] if len(study.parts) > 1 else []
         yield Section(f"replication {name}", "", "", [table for table in tables if table.rows])
         if beside := measured.tables(study):
             yield Section(f"replication {name} measured", "", "", beside)
