@@ -23,6 +23,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
             text = text.replace("](../../docs/", "](../")
         text = re.sub(r"\]\((?:docs/)?([\w./-]*)", lambda link: f"]({PAGES.get(link[1], link[1])}", text)
         text = text.replace("](LICENSE)", "](LICENSE.txt)").replace("](results/published/", "](published/")
+        text = text.replace('src="results/published/', 'src="published/')
         files.append(File.generated(config, page, content=text))
     files.append(File.generated(config, "LICENSE.txt", abs_src_path=str(ROOT / "LICENSE")))
     for picture in sorted((ROOT / "results/published").rglob("*.png")):
