@@ -162,7 +162,7 @@ def _span(span: str) -> Iterator[str]:
     for flag in re.findall(r"(?<![\w-])--[a-z][a-z-]*", span):
         if flag not in _flags():
             yield f"no command has {flag}"
-    if words[0] == "distsim" and len(words) > 1 and words[1] not in _subcommands():
+    if words[0] == "distsim" and len(words) > 1 and words[1] not in ("--help", *_subcommands()):
         yield f"distsim has no {words[1]}"
     if words[0] == "make" and len(words) > 1:
         yield from _make(words[1:])
