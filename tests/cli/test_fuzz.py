@@ -292,6 +292,7 @@ USUAL: dict[str, tuple[str, ...]] = {  # flags without which a command would tak
     "compare": ("--local",),
     "pairs": ("--local", "--plan", "complete", "--dry-run"),
     "ladder": ("--local", "--dry-run", "--out", "ladder"),
+    "figures": ("--figure", "fig1"),
     "layers": ("--metrics", "cka"),
     "merge": ("--into", "study"),
     "prove": ("run=complete",),

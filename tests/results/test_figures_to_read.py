@@ -71,6 +71,8 @@ def test_problems_beside_each_other_share_an_axis() -> None:
     summary["median"] -= 0.2 * (summary["problem"] == "digits")
     first, second = panels(similarity_by_layer(summary))
     assert first.get_ylim() == second.get_ylim()
+    drawn = [y for panel in (first, second) for line in panel.lines if line.get_gid() is None for y in line.get_ydata()]
+    assert first.get_ylim()[0] < min(drawn) < max(drawn) < first.get_ylim()[1]
 
 
 def test_small_differences_are_not_drawn_as_large_ones() -> None:
