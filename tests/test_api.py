@@ -282,6 +282,16 @@ def test_figures(kept: Path, name: str):
     assert "Tiny" in "".join(text.get_text() for text in figure.findobj(lambda one: hasattr(one, "get_text")))
 
 
+def test_all_figures_and_some_of_them(kept: Path):
+    study = distsim.open(kept)
+    assert list(study.figures(["fig2", "similarity"], metric=["cka", "nbs"], layers="conv*")) == [
+        "fig2_cka_by_layer_conv",
+        "fig2_nbs_by_layer_conv",
+        "similarity_Tiny_cka_nbs_conv",
+    ]
+    assert {"fig1_accuracy_median", "fig2_svcca_by_layer", "fig8_output_Tiny"} <= study.figures().keys()
+
+
 def test_the_metric_of_a_figure(kept: Path):
     study = distsim.open(kept)
     assert study.figure("fig2", metric="nbs").axes[0].get_ylabel().startswith("NBS (")
