@@ -30,6 +30,7 @@ def iteration_maps(
     if high > ONE:  # the metric is not a similarity, so 1 has no meaning
         low = medians.min()
     figure, panels = grid(len(layers), width=1.6, height=1.65, columns=4, sharex=True, sharey=True)
+    figure.set_layout_engine("constrained", hspace=0.08)  # titles stay clear of the ticks above
     for panel, layer in zip(panels, layers, strict=True):
         matrix = np.full((len(shown), len(shown)), np.nan)
         for (a, b), value in medians[layer].items():

@@ -74,6 +74,7 @@ def similarity_panels(
     bands: bool = False,
     chance: pd.DataFrame | None = None,
     said: str = "",
+    each: str = "runs",
     labels: Labels | None = None,
     titles: Titles | None = None,
     errors: bool = False,
@@ -83,7 +84,7 @@ def similarity_panels(
 
     The axis of each panel ends where its own values do. Controls are drawn beside them, where the summary has any.
 
-    said : what the lines are, in place of the mean of the runs
+    said : what the lines are, in place of the mean of the runs; each : what they and the bands are over
     chance, errors, reference : as in `similarity_by_layer`
     """
     of_metrics = summary[(summary["problem"] == problem) & summary["metric"].isin(metrics)]
@@ -93,7 +94,7 @@ def similarity_panels(
     for panel, metric in zip(panels, metrics, strict=True):
         _one_axis([panel], [lines.draw(panel, of_metrics[of_metrics["metric"] == metric])], metric)
         panel.set_ylabel(fitted(label(metric, labels), 1.9, 8))
-    _key(figure, panels, of_metrics, lines)
+    _key(figure, panels, of_metrics, lines, each)
     iteration_bar(figure, panels, lines.last)
     what = said or over_runs(beside.pruned(of_metrics), "mean")
     figure.suptitle(fitted(f"{title(problem, titles)}: {what}", figure.get_figwidth(), 9))
@@ -188,7 +189,7 @@ def _one_axis(
         say_outside(panel, ranges)
 
 
-def _key(figure: Figure, panels: Sequence[Axes], rows: pd.DataFrame, lines: _Lines) -> None:
+def _key(figure: Figure, panels: Sequence[Axes], rows: pd.DataFrame, lines: _Lines, each: str = "runs") -> None:
     """Name under the figure what its panels show besides the lines, whose shades the colour bar names."""
     own = beside.pruned(rows)
     entries: list[Any] = [*kind_keys(own), *beside.names(rows, lines.reference)]
@@ -198,7 +199,7 @@ def _key(figure: Figure, panels: Sequence[Axes], rows: pd.DataFrame, lines: _Lin
     elif lines.chance_of(own) is not None:
         chance.append(keys.CHANCE_IN_WORDS)
     if lines.bands and max(runs(own), default=0) > 1:
-        entries.append(keys.of_band())
+        entries.append(keys.of_band(name=f"25–75 % of {each}"))
     if lines.errors and own["se"].notna().any():
         entries.append(keys.of_errors())
     controls = [beside.SAID] if (rows["control"] != "").any() else []

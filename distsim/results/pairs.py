@@ -164,7 +164,7 @@ def _figures(problem: str, pairs: pd.DataFrame, **named: Any) -> dict[str, Any]:
         }
         for name, shown in panels.items():
             if shown:
-                drawn[name] = similarity_panels(summary, problem, shown, bands=True, said=said, **named)
+                drawn[name] = similarity_panels(summary, problem, shown, bands=True, said=said, each="pairs", **named)
     same = pairs[pairs["run_x"].isna() | (pairs["run_x"] == pairs["run_y"])]
     if len(set(zip(same["iteration_x"], same["iteration_y"], strict=True))) > 1 and same["iteration_x"].nunique() > 1:
         for metric in in_order(same["metric"]):
