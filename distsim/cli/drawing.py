@@ -31,13 +31,13 @@ def flags(parser: argparse.ArgumentParser) -> None:
         "--metrics",
         dest="metrics",
         nargs="+",
-        metavar="METRIC",
+        metavar="NAME",
         help="show these metrics, in the figures that have several or one by layer (default: those of each figure)",
     )
     parser.add_argument(
         "--layers",
         nargs="+",
-        metavar="PATTERN",
+        metavar="LAYER",
         help="show only the layers with such names, as in 'conv*' out, in figures by layer (default: all; fig2 leaves "
         "the output away, as the paper does)",
     )

@@ -117,7 +117,7 @@ def one_line(said: object) -> str:
 
 def say_loading() -> None:
     """Say that PyTorch is being imported, which takes seconds, to somebody who waits for it at a terminal."""
-    if "torch" not in sys.modules and in_a_terminal():
+    if "torch" not in sys.modules and in_a_terminal() and "--quiet" not in sys.argv:
         say("loading PyTorch ...")
 
 

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from distsim import extras
 from distsim.comparison.beside import Cells
 from distsim.metrics.null import PERMUTED, Null, largest
 from distsim.metrics.registry import DISTANCES, METRICS
@@ -133,6 +134,7 @@ class Similarities:
 
         The metric may be left out if there is only one. ValueError: it is not among `metrics`.
         """
+        extras.require_modules("the table", "pandas")
         import pandas as pd
 
         if metric is None and len(self.metrics) == 1:
@@ -261,6 +263,7 @@ def heatmap_figure(
     warned : for each metric an array of the same shape, True where a cell gets a star; a line below says what that is
     models : the names of the two, along the rows and the columns
     """
+    extras.require_modules("a heat map", "matplotlib")
     import matplotlib.style
 
     from distsim.plotting import STYLE, Picture, fitted

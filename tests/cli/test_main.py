@@ -675,10 +675,7 @@ def test_activations_that_are_not_finite(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setitem(MODELS, "overflowing", Overflowing)
     mine = dataclasses.replace(PROBLEMS["digits"], model="overflowing")
     said = sentence(run_problem(mine, *TINY, "--runs", 1, "--iterations", 1, "--storage", tmp_path))
-    assert said == (
-        "digits, complete network: layer second has activations that are not finite: the training diverged. "
-        "A smaller learning rate may help"
-    )
+    assert said == "digits, complete network: layer second has activations that are not finite"
     assert "complete network  done" in distsim("status", tmp_path).out, "the network itself is fine"
 
 

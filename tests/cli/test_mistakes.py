@@ -87,7 +87,7 @@ def test_what_does_not_compute_the_metric_works_without_it(store: Path) -> None:
         ("repair",),
         ("run", "--network", "run=1,iteration=1", "--device", "cpu"),
         ("pairs", "--metrics", "cka", *HERE),
-        ("pairs", "--metrics", "cka", "--forecast", "--device", "cpu"),
+        ("pairs", "--metrics", "cka", "--dry-run", "--device", "cpu"),
         ("compare", "--metrics", "cka", *HERE),
     ):
         status, _, err = command(name, store, *flags)
