@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from distsim.extras import EXTRA
+
 ROOT = Path(__file__).parents[1]
 GPU = ROOT / "bench/gpu"
 CARD = "NVIDIA H100 80GB HBM3"
@@ -83,6 +85,19 @@ def test_what_a_bare_machine_lacks_has_pinned_versions() -> None:
     names = line.removeprefix("NEEDED=").strip('"').split()
     pinned = {line.partition("==")[0].lower() for line in (ROOT / "constraints.txt").read_text().splitlines()}
     assert {"zarr", "obstore", "pillow"} <= set(names) <= pinned
+    there = {"torch", "torchvision", "threadpoolctl", "safetensors", "sklearn", "scipy", "pandas", "pyarrow", "matplotlib"}
+        "torch",
+        "torchvision",
+        "scipy",
+        "pandas",
+        "pyarrow",
+        "matplotlib",
+        "sklearn",
+        "safetensors",
+        "threadpoolctl",
+    }
+    needed = {module for module, extra in EXTRA.items() if extra in ("train", "store", "report")}
+    assert needed - there <= {"PIL", *names}, "a sweep would refuse to start there"
 
 
 def test_a_bundle_without_images_is_refused() -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from without_extras import BARE
 
 import distsim
 from distsim import extras
@@ -128,23 +129,6 @@ def write_image(file: Path, number: int) -> None:
     from PIL import Image
 
     Image.new("RGB", (32, 32), (number, 5 * number, 200)).save(file)
-
-
-BARE = """
-import sys
-class Only:
-    # every finder there was, blind to what an installation without extras lacks
-    def __init__(self, finders):
-        self.finders = finders
-    def find_spec(self, name, path=None, target=None):
-        first = name.split(".")[0]
-        if first in NEEDED or first in sys.stdlib_module_names or first.startswith("_sysconfigdata"):
-            for finder in self.finders:
-                if spec := finder.find_spec(name, path, target):
-                    return spec
-        return None
-sys.meta_path[:] = [Only([finder for finder in sys.meta_path if "editable" not in str(finder).lower()])]
-"""
 
 
 def bare(code: str, *line: str) -> subprocess.CompletedProcess[str]:

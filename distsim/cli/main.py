@@ -194,7 +194,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         by_ray = ("ray",) if getattr(flags, "local", None) is False else ()
         extras.require(f"distsim {command.name}", (*command.needs, *by_ray))
         if "train" in command.needs:
-            say_loading()
+            say_loading(getattr(flags, "quiet", False))
         return command.do(flags)
 
     return reported(carry_out, typed=arguments is None)

@@ -115,9 +115,9 @@ def one_line(said: object) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def say_loading() -> None:
+def say_loading(quiet: bool = False) -> None:
     """Say that PyTorch is being imported, which takes seconds, to somebody who waits for it at a terminal."""
-    if "torch" not in sys.modules and in_a_terminal() and "--quiet" not in sys.argv:
+    if not quiet and "torch" not in sys.modules and in_a_terminal():
         say("loading PyTorch ...")
 
 

@@ -88,7 +88,7 @@ def run_flags(problems: Sequence[Problem], flags: argparse.Namespace) -> int:
     extras.require("a sweep", ["train", "store", "report"] if flags.local else ["train", "store", "report", "ray"])
     from distsim.store import new_root
 
-    say_loading()
+    say_loading(flags.quiet)
     problems = _chosen(problems, flags.only)
     if flags.measure is not None and "none" in flags.measure and len(flags.measure) > 1:
         raise ValueError(f"--measure none stands alone, got {' '.join(flags.measure)}")

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
+from read_only import mounted
 from sweep_scripts import Outcome, outcome
 
 from distsim import plotting
@@ -122,15 +123,7 @@ def test_figures_of_p2_are_of_its_networks_or_of_the_only_problem(kept: Path, tm
 
 
 def test_a_store_on_a_read_only_file_system(kept: Path, tmp_path: Path) -> None:
-    (tmp_path / "mounted").mkdir()
-    mount = 'mount --bind "$1" "$2" && mount -o remount,bind,ro "$2" && shift 2 && exec "$@"'
-    line = ["unshare", "--mount", "sh", "-c", mount, "sh", str(kept), str(tmp_path / "mounted")]
-    try:
-        possible = subprocess.run([*line, "true"], capture_output=True, timeout=60).returncode == 0
-    except FileNotFoundError:
-        possible = False
-    if not possible:
-        pytest.skip("no mounts may be made here")
+    line = mounted(kept, tmp_path / "mounted")
     command = [*line, sys.executable, "-m", "distsim", "figures", str(tmp_path / "mounted"), "--figure", "fig1"]
     refused = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert refused.returncode == 1

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from read_only import mounted
 from sweep_scripts import SWEEPS, Outcome, outcome, run_script, write_images, write_mnist, write_svhn
 from terminal import Terminal
 from torch import nn
@@ -603,15 +604,7 @@ def test_a_place_where_no_folder_can_be(tmp_path: Path, place: str) -> None:
 
 def test_a_file_system_that_is_read_only(kept: Path, tmp_path: Path) -> None:
     """The whole store, seen through a read-only mount in a name space of the child's own."""
-    (tmp_path / "mounted").mkdir()
-    mount = 'mount --bind "$1" "$2" && mount -o remount,bind,ro "$2" && shift 2 && exec "$@"'
-    line = ["unshare", "--mount", "sh", "-c", mount, "sh", str(kept), str(tmp_path / "mounted")]
-    try:
-        possible = subprocess.run([*line, "true"], capture_output=True, timeout=60).returncode == 0
-    except FileNotFoundError:
-        possible = False
-    if not possible:
-        pytest.skip("no mounts may be made here")
+    line = mounted(kept, tmp_path / "mounted")
     script_line = [sys.executable, str(SWEEPS / "digits.py"), *map(str, SMALL), "--runs", "3", "--storage"]
     done = subprocess.run([*line, *script_line, tmp_path / "mounted"], capture_output=True, text=True, timeout=300)
     said = sentence(Outcome(done.returncode, done.stdout, done.stderr))
