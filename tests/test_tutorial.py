@@ -47,7 +47,7 @@ def test_the_cells_run_and_show_what_they_showed(tmp_path: Path, monkeypatch: py
             assert FORMS[as_shown(value)] == (rich or ["text/plain"])[0]
     study = names["study"]
     assert (tmp_path / "results/tutorial").is_dir()
-    assert "<td>1</td><td>2</td><td>4</td>" in study._repr_html_(), "runs of controls are not counted"
+    assert "<td>1</td><td>2</td><td>4</td>" in study._repr_html_()
     assert len(study.networks) == 1 + 4 * 2 + 4 * 2  # one complete network, two runs, two controls of one run each
     assert set(names["each"].index.get_level_values("control")) == {"", "retrain", "random"}
 
