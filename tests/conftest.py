@@ -42,6 +42,17 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip("Ray is not installed")
 
 
+@pytest.fixture(autouse=True)
+def no_metric_stays() -> Iterator[None]:
+    """What a test registers is gone after it: commands list all metrics, in this process and not in a fresh one."""
+    from distsim.metrics.registry import METRICS
+
+    before = dict(METRICS)
+    yield
+    METRICS.clear()
+    METRICS.update(before)
+
+
 @pytest.fixture(scope="session")
 def ray_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Ray with two CPUs, the same for all tests; the file to which its workers announce stages (distsim.trace)."""
