@@ -27,7 +27,8 @@ models: layers lenet5 resnet_fast vgg calls compared contract .
 activations: . layout probe
 training: . optimizers pruning streams compiling stepper checkpoint loop early_stopping chain
 training: fused fusible fused_stepper group connectivity alignment
-comparison: . devices recording sides pair spread beside similarities layer models
+comparison: . devices inputs choosing progress recording given sides pair spread beside
+comparison: heatmaps similarities several layer models
 store: aws local exclusive reasons remote storage commits lease fenced epochs arrays activations described paths records
 store: sweep_store logits descriptions
 store: existing . checkpoints
