@@ -22,7 +22,7 @@ metrics: functional mean_cca pwcca svcca channels_only null cka distances dimens
 metrics: rsa neighbours soft_matching predictivity repository . registry
 specs: canonical fields changes json_shape layer_names networks problem sweep .
 environment problems processor tf32
-data: augment dataset mat digits fit formats folder published load arrays .
+data: augment dataset mat digits fit formats folder loose published load arrays .
 models: layers lenet5 resnet_fast vgg calls compared contract .
 activations: . layout probe
 training: . optimizers pruning streams compiling stepper checkpoint loop early_stopping chain
@@ -43,7 +43,7 @@ sweep: proof retraining ladder
 verify: . report unfinished networks derived descriptions lineage walk store repair
 api: . arguments problem data drawing network study published opening running
 cli: ending . arguments doctor doctor_gpu output progress run studies proving commands reporting claiming ladder sweeps
-cli: sweep_command main __main__
+cli: named_models compare_models sweep_command main __main__
 script stages __main__
 """
 

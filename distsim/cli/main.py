@@ -9,6 +9,9 @@ from distsim.cli import commands as work
 from distsim.cli.arguments import cluster, control_flags, measure_flags, positive, se_flag, whole
 from distsim.cli.claiming import do_claims
 from distsim.cli.claiming import flags as claims_flags
+from distsim.cli.compare_models import DESCRIPTION as OF_MODELS
+from distsim.cli.compare_models import do_compare_models
+from distsim.cli.compare_models import flags as compare_models_flags
 from distsim.cli.ladder import do_ladder
 from distsim.cli.ladder import flags as ladder_flags
 from distsim.cli.output import reported
@@ -105,6 +108,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     _layers_flags(layers)
     _own_code(layers)
+    models = commands.add_parser(
+        "compare-models",
+        help="compare any PyTorch models, or files of activations, layer by layer",
+        description=OF_MODELS,
+        epilog="Example: distsim compare-models script.py:make_a script.py:make_b --data folder:PATH --size 224",
+    )
+    models.set_defaults(command=do_compare_models)
+    compare_models_flags(models)
     report = command(
         "report",
         do_report,

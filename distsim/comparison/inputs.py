@@ -36,10 +36,24 @@ def batches(data: Data, batch_size: int) -> Iterator[Any]:
         raise TypeError(
             f"data must be a tensor, an array, a dict of them, a Dataset or a DataLoader, got {type(data).__name__}"
         )
-    for given in data:
+    for given in _read(data):
         batch = as_tensors(given)
         if rows(batch) != 0:
             yield batch
+
+
+def _read(data: Iterable[Any]) -> Iterator[Any]:
+    """Yield what the data yield. What their own code raises has a note that says so."""
+    iterator = iter(data)
+    while True:
+        try:
+            given = next(iterator)
+        except StopIteration:
+            return
+        except Exception as error:
+            error.add_note("data fails when a batch is read")
+            raise
+        yield given
 
 
 def _is_whole(data: Data) -> bool:
@@ -172,7 +186,7 @@ class Feed:
     batch: Choice | None = None
     forward: Forward | None = None
 
-    def chosen(self, batch: Any, label: str) -> Any:
+    def chosen(self, batch: Any, model: nn.Module, label: str) -> Any:
         """Return what the model gets of a batch: a tensor, a dict of keywords, or a tuple of arguments.
 
         With `forward` and without `batch` it is the whole batch. label : the model's name in errors
@@ -188,23 +202,25 @@ class Feed:
             if self.batch is None:
                 raise TypeError(f"{A_BATCH}, got {_kind(batch)}")
             raise TypeError(f"{label}: batch must choose a tensor, a tuple or a dict of tensors, got {_kind(chosen)}")
-        return chosen
+        return _taken(model, chosen, label) if isinstance(chosen, Mapping) and self.forward is None else chosen
 
     def _of_place(self, batch: Any, label: str) -> Any:
         if self.batch is None:
             return batch[0] if isinstance(batch, tuple | list) and batch else batch
         try:
+            if isinstance(batch, torch.Tensor):  # of which a place would be an example
+                raise TypeError
             return batch[self.batch]
         except (KeyError, IndexError, TypeError):
-            there = f"the keys {', '.join(map(str, batch))}" if isinstance(batch, Mapping) else _kind(batch)
-            raise ValueError(f"{label}: batch={self.batch!r} is not in the batch, which has {there}") from None
+            there = f"a dict of {', '.join(map(str, batch))}" if isinstance(batch, Mapping) else _kind(batch)
+            raise ValueError(f"{label}: batch={self.batch!r} is not in the batch, which is {there}") from None
 
-    def run(self, model: nn.Module, chosen: Any, label: str) -> None:
-        """Run the model. ValueError: it takes none of a dict's keys."""
+    def run(self, model: nn.Module, chosen: Any) -> None:
+        """Run the model on what was chosen."""
         if self.forward is not None:
             self.forward(model, chosen)
         elif isinstance(chosen, Mapping):
-            model(**_taken(model, chosen, label))
+            model(**chosen)
         elif isinstance(chosen, tuple | list):
             model(*chosen)
         else:
@@ -213,14 +229,17 @@ class Feed:
 
 def _kind(batch: Any) -> str:
     if isinstance(batch, torch.Tensor):
-        return "a single number"
+        return f"a tensor of {tuple(batch.shape)}" if batch.ndim else "a single number"
     return f"{type(batch).__name__}" + (
         f" of {type(batch[0]).__name__}" if isinstance(batch, tuple | list) and batch else ""
     )
 
 
 def _taken(model: nn.Module, batch: Mapping[str, Any], label: str) -> dict[str, Any]:
-    """Return the entries of a dict that the model's `forward` takes; all, if it takes any keyword."""
+    """Return the entries of a dict that the model's `forward` takes; all, if it takes any keyword.
+
+    ValueError: it takes none of them.
+    """
     try:
         parameters = inspect.signature(model.forward).parameters
     except (TypeError, ValueError):  # written in C++

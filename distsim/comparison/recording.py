@@ -133,7 +133,7 @@ class Recording:
 
     def run(self, batch: Any) -> int:
         """Run the model on a batch and record what its layers return. Return the number of examples."""
-        inputs = self._feed.chosen(batch, self.label)
+        inputs = self._feed.chosen(batch, self.model, self.label)
         n = rows(inputs)
         assert n is not None
         first = not self._blocks
@@ -183,7 +183,7 @@ class Recording:
                 handles.append(module.register_forward_hook(lambda m, args, output, name=name: keep(name, output)))
             try:
                 with SWITCH.float32():
-                    self._feed.run(self.model, copied(inputs, self._device), self.label)
+                    self._feed.run(self.model, copied(inputs, self._device))
             except Exception as error:
                 if not raised:
                     error.add_note(f"{self.label} fails for a batch of {shown(inputs)}")
@@ -199,7 +199,7 @@ class Recording:
         channels = next((tensor.shape[1] for tensor in tensors(inputs) if tensor.ndim > 1), 0)
         own = copied(inputs, self._device)
         try:
-            ran, _ = calls.calls_of(self.model, lambda: self._feed.run(self.model, own, self.label), channels)
+            ran, _ = calls.calls_of(self.model, lambda: self._feed.run(self.model, own), channels)
         except Exception:  # it may not run on so few inputs; if it does not run at all, the next pass says so
             return {}
         return {call.path: call.axis for call in ran if call.output is not None and call.output.ndim == 3}

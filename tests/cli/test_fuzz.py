@@ -293,6 +293,7 @@ USUAL: dict[str, tuple[str, ...]] = {  # flags without which a command would tak
     "pairs": ("--local", "--plan", "complete", "--forecast"),
     "ladder": ("--local", "--forecast", "--out", "ladder"),
     "layers": ("--metrics", "cka"),
+    "compare-models": ("nothing.npy",),
     "merge": ("--into", "study"),
     "prove": ("run=complete",),
 }

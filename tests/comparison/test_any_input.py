@@ -119,13 +119,15 @@ def test_a_key_a_place_or_a_function_chooses_the_input() -> None:
     ):
         np.testing.assert_array_equal(compare(a, b, data, batch=batch).matrix(), expected)
     for batch, match in (
-        ("pixels", "model_a: batch='pixels' is not in the batch, which has the keys id, image, label"),
+        ("pixels", "model_a: batch='pixels' is not in the batch, which is a dict of id, image, label"),
         ("id", "model_a: batch must choose a tensor, a tuple or a dict of tensors, got str"),
         ({"model_c": "image"}, "batch names 'model_c', which is none of the models: model_a, model_b"),
         (1.5, "batch must be a key, a place or a function of a batch, got 1.5"),
     ):
         with pytest.raises((ValueError, TypeError), match=re.escape(match)):
             compare(a, b, batches, batch=batch)
+    with pytest.raises(ValueError, match=r"batch=1 is not in the batch, which is a tensor of \(40, 20\)"):
+        compare(a, b, x, batch=1)
 
 
 class TwoTowers(nn.Module):
