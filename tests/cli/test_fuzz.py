@@ -272,7 +272,8 @@ SCRIPT = flag_cases(sweeps.parser_for([PROBLEMS["digits"]], {}), "digits", 6)
 def commands() -> dict[str, argparse.ArgumentParser]:
     """The commands on a store."""
     (found,) = (a for a in cli._parser()._actions if isinstance(a, argparse._SubParsersAction))
-    return {name: parser for name, parser in found.choices.items() if name != "sweep"}
+    others = ("sweep", "compare-models")  # they take no store; test_compare_models_command.py is about the latter
+    return {name: parser for name, parser in found.choices.items() if name not in others}
 
 
 def sweep_flags() -> dict[str, tuple[str, list[str]]]:
@@ -293,7 +294,6 @@ USUAL: dict[str, tuple[str, ...]] = {  # flags without which a command would tak
     "pairs": ("--local", "--plan", "complete", "--forecast"),
     "ladder": ("--local", "--forecast", "--out", "ladder"),
     "layers": ("--metrics", "cka"),
-    "compare-models": ("nothing.npy",),
     "merge": ("--into", "study"),
     "prove": ("run=complete",),
 }
