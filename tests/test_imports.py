@@ -23,12 +23,13 @@ metrics: functional mean_cca pwcca svcca channels_only null cka distances dimens
 metrics: rsa neighbours soft_matching predictivity repository . registry
 specs: canonical fields changes json_shape layer_names networks problem sweep .
 environment problems processor tf32
-data: augment dataset mat digits fit formats folder published load arrays .
+data: augment dataset mat digits fit formats folder loose published load arrays .
 models: layers lenet5 resnet_fast vgg calls compared contract .
 activations: . layout probe
 training: . optimizers pruning streams compiling stepper checkpoint loop early_stopping chain
 training: fused fusible fused_stepper group connectivity alignment
-comparison: . devices recording sides pair spread beside similarities layer models
+comparison: . devices inputs choosing progress recording given sides pair spread beside
+comparison: heatmaps similarities several layer models
 store: aws local exclusive reasons remote storage commits lease fenced epochs arrays activations described paths records
 store: contents sweep_store logits descriptions
 store: existing . checkpoints
@@ -46,7 +47,8 @@ sweep: proof retraining ladder
 verify: . report unfinished listing networks derived descriptions lineage walk store repair
 api: . arguments problem data drawing network showing study published opening running
 cli: ending . arguments doctor doctor_gpu output progress run studies proving commands checking pairing
-cli: drawing reporting claiming ladder doctoring sweeps sweep_command completion main __main__
+cli: drawing reporting claiming ladder doctoring sweeps named_models compare_models
+cli: sweep_command completion main __main__
 script stages __main__
 """
 

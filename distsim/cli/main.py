@@ -7,7 +7,19 @@ from dataclasses import dataclass
 from typing import Any
 
 from distsim import extras
-from distsim.cli import checking, claiming, commands, doctoring, drawing, ladder, pairing, proving, reporting, studies
+from distsim.cli import (
+    checking,
+    claiming,
+    commands,
+    compare_models,
+    doctoring,
+    drawing,
+    ladder,
+    pairing,
+    proving,
+    reporting,
+    studies,
+)
 from distsim.cli import completion as completing
 from distsim.cli import sweep_command as sweeping
 from distsim.cli.arguments import store_flags
@@ -89,6 +101,15 @@ COMMANDS = (
         pairing.layers_flags,
         pairing.do_layers,
         TRAINS,
+    ),
+    Command(
+        "compare-models",
+        "compare any PyTorch models, or files of activations, layer by layer",
+        "script.py:make_a script.py:make_b --data folder:PATH --size 224",
+        compare_models.flags,
+        compare_models.do_compare_models,
+        ("train", "report"),
+        more=compare_models.DESCRIPTION,
     ),
     Command(
         "report",

@@ -1,20 +1,25 @@
-"""Comparison of any two networks: `compare` returns the similarity of each layer of one to each layer of the other.
+"""Comparison of any networks: `compare` returns the similarity of each layer of one to each layer of the other.
 
-Both networks run on the same inputs once. Their layers' outputs are kept in memory. What the metrics need of a layer is
-computed once, however many layers it is compared with.
+All networks run on the same inputs once. Their layers' outputs are kept in memory. What the metrics need of a layer is
+computed once for a pair of networks, however many layers it is compared with.
 """
 
 import itertools
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from torch import nn
 
 from distsim.comparison.beside import MOST, Beside, Cells
+from distsim.comparison.choosing import Selector, selections
+from distsim.comparison.given import Given, Model, models_of
+from distsim.comparison.inputs import Choice, Data, Feed, Forward, feeds
 from distsim.comparison.pair import Pair, PairSide
-from distsim.comparison.recording import PANEL_BYTES, Data, LayerOutput, Recording, record
+from distsim.comparison.progress import Bar, progress_bar
+from distsim.comparison.recording import PANEL_BYTES, LayerOutput, Recording, record
+from distsim.comparison.several import Comparisons
 from distsim.comparison.sides import PRECISIONS, Side, Wanted, collect
 from distsim.comparison.similarities import LeftOut, Row, Similarities
 from distsim.comparison.spread import BlockedChannels, CrossBlocks, Jackknife, OwnBlocks, PermutedCrosses
@@ -22,36 +27,50 @@ from distsim.environment import require_device
 from distsim.metrics.arrays import UnreliableSimilarity, Workspace
 from distsim.metrics.registry import METRICS, Metric, known
 
-__all__ = ["Similarities", "compare"]
+__all__ = ["Comparisons", "Similarities", "compare"]
 CROSS_BYTES = 2**29  # cross-products of channels that are in memory at a time
 
 
 def compare(
-    model_a: nn.Module,
-    model_b: nn.Module,
-    data: Data,
+    model_a: Model | Mapping[str, Model] | Sequence[Model],
+    model_b: Model | Data = None,
+    data: Data = None,
     *,
-    layers: Sequence[Any] | None = None,
+    layers: Any = None,
     metrics: str | Sequence[str] = ("cka",),
+    batch: Choice | Mapping[str, Choice] | None = None,
+    forward: Forward | Mapping[str, Forward] | None = None,
     channels: Mapping[str, int] | None = None,
     batch_size: int = 128,
     device: str = "cpu",
     precision: str = "exact",
     measure: str | Sequence[str] = (),
     permutations: int = 0,
-    names: tuple[str, str] | None = None,
-) -> "Similarities":
-    """Return the similarity of every layer of `model_a` to every layer of `model_b`, on the same inputs.
+    progress: bool | None = None,
+) -> Any:
+    """Return the similarity of every layer of one model to every layer of another, on the same inputs.
 
-    In the result, x is model_a and y is model_b.
+        compare(model_a, model_b, data)                    Similarities, where x is model_a and y is model_b
+        compare({"a": a, "b": b, "c": c}, data)            Comparisons: each two of them, under these names
 
-    data        a tensor of inputs (n, ...), which is cut into batches of `batch_size`; or an iterable of batches, as a
-                DataLoader gives them: each is a tensor, or a tuple or list that begins with one. It is read once
-    layers      names as in `named_modules()`, for both models; or a pair of such lists, one for each model. None means
-                the default: convolutions and linear layers whose output has a row for each input, in the order in
-                which they run. Other layers with weights are left out; a `LeftOut` warning and the result's `left_out`
-                name them
+    A model is an `nn.Module`. It may also be activations that exist already: an array (n, ...), or a dict of arrays by
+    layer. If all models are activations, there are no data. A dict of two models gives Similarities, too. A list of
+    models names them model_a, model_b, ...
+
+    data        a tensor or a NumPy array of inputs (n, ...), or a dict of these (Hugging Face's BatchEncoding), which
+                are cut into batches of `batch_size`; a Dataset; or an iterable of batches, as a DataLoader gives them.
+                It is read once
+    layers      what is compared: a name as in `named_modules()`, a pattern ("layer*.relu"; * stands for dots, too), a
+                type of modules (nn.Conv2d), or a list of these. One choice for all models, or a dict by their names, or
+                a list of lists, one for each model. None means the default: convolutions and linear layers whose output
+                has a row for each input, in the order in which they run. What a pattern, a type or the default finds
+                and cannot be compared is left out: a `LeftOut` warning and the result's `left_out` name it
     metrics     names in `distsim.metrics.registry.METRICS`, your own included
+    batch       what the model is given of a batch: a key of a dict, a place in a tuple, or a function of the batch that
+                returns a tensor, a dict of keywords, or a tuple of arguments. By default a tensor is given as it is, of
+                a tuple or list the first, and a dict by keywords, without those that the model's `forward` has not
+    forward     a function (model, batch) that runs the model, where `model(batch)` is not what is wanted. Both may be a
+                dict by the models' names
     channels    which dimension of a layer's output is its channels, by the layer's name. Needed where that is not
                 dimension 1 of (n, c, h, w) or the last of (n, p) and (n, t, d). Linear layers and layer norms (last),
                 Conv1d and BatchNorm1d (first) are known
@@ -61,52 +80,89 @@ def compare(
                 takes a tenth of the values' time where layers have more features than inputs, and up to four times as
                 long as they where they have fewer. se_nbs: the same of NBS and of other metrics of kernels that must be
                 computed ten times for it, at ten times the cost
-    permutations   number of permutations of model_b's inputs, each at the cost of the comparison: the columns `null`
-                and, from 20 on, `z` of every metric, and what the best of many layers has by chance
-    names       what heat maps call the two models. None: their classes, with an x and a y where these are equal
+    permutations   number of permutations of y's inputs, each at the cost of the comparison: the columns `null` and,
+                from 20 on, `z` of every metric, and what the best of many layers has by chance
+    progress    whether a bar on stderr says how far it is. By default after three seconds, on a terminal or in a
+                notebook
 
     Models run in eval mode without gradients and are left as they were. A layer's output is copied when the layer has
     run, so later in-place changes do not matter. If a layer runs several times in a forward pass, such as a ReLU that
-    is used twice, its last output counts. Of a tuple the first tensor counts.
+    is used twice, its last output counts. Of a tuple or a dict the first tensor counts.
 
     Metrics over channels need equal positions. Layers of unequal height, width or length are reduced to the smaller of
     each by adaptive average pooling. Layers of different kinds, (n, p), (n, t, d) and (n, c, h, w), are reduced to the
     mean over positions. Metrics over kernels compare any two layers as they are. Cosine compares only layers of equal
     shape; other pairs have no value.
 
-    The activations of all layers of both models are in memory, 4 bytes each. cka or nbs adds up to 8·n² bytes, or twice
-    that, for each layer of model_a, and as much again if nbs needs float64 products.
+    The activations of all layers of all models are in memory, 4 bytes each. cka or nbs adds up to 8·n² bytes, or twice
+    that, for each layer of x, and as much again if nbs needs float64 products.
 
     Values that say little, for example because there are too few inputs, give one `UnreliableSimilarity` warning.
     FloatingPointError: an activation is not finite. MemoryError: the activations will clearly not fit. ValueError,
-    TypeError: a layer's or metric's name, a batch or an output is not as described.
+    TypeError: a layer's or metric's name, a batch or an output is not as described. What a model's own code raises has
+    a note of what it was given.
     """
     chosen, beside = _metrics(metrics), _beside(measure, permutations)
-    _require_names(names)
     if precision not in PRECISIONS:
         raise ValueError(f"precision must be one of {PRECISIONS}, got {precision!r}")
     require_device(device)
-    names_a, names_b = _both(layers)
-    recordings = [Recording("model_a", model_a, names_a, channels or {})]
-    if model_b is model_a and names_b == names_a:
-        recordings *= 2
-    else:
-        recordings.append(Recording("model_b", model_b, names_b, channels or {}))
-    record(recordings, data, batch_size, kernels=any(metric.view == "kernel" for metric in chosen))
-    ours, theirs = (recording.outputs for recording in recordings)
-    left_out = {recording.label: recording.left_out for recording in recordings if recording.left_out}
-    similarities = _similarities(ours, theirs, chosen, device, precision == "fast", beside)
-    called = _names_of(model_a, model_b) if names is None else (names[0], names[1])
-    similarities = replace(similarities, left_out=left_out, names=called)
-    for model, reasons in left_out.items():
-        named = "; ".join(f"{name!r}: {reason}" for name, reason in reasons.items())
-        warnings.warn(f"{model}: layers are left out ({named})", LeftOut, stacklevel=2)
-    if similarities.doubts:
-        warnings.warn(similarities.doubts, UnreliableSimilarity, stacklevel=2)
-    return similarities
+    models, named, data = models_of(model_a, model_b, data)
+    names = list(models)
+    wanted = zip(names, selections(layers, names), feeds(batch, forward, names), strict=True)
+    with progress_bar(progress) as bar:
+        sides = _sides(models, wanted, channels or {})
+        kernels = any(metric.view == "kernel" for metric in chosen)
+        if recordings := [side for side in sides if isinstance(side, Recording)]:
+            record(recordings, data, batch_size, kernels, bar)
+        _require_equal_lengths(sides)
+        pairs = {}
+        for (x, ours), (y, theirs) in itertools.combinations(zip(names, sides, strict=True), 2):
+            similarities = _similarities(ours.outputs, theirs.outputs, chosen, device, precision == "fast", beside, bar)
+            left_out = {side.label: side.left_out for side in (ours, theirs) if side.left_out}
+            called = (x, y) if named or len(models) > 2 else _classes(models[x], models[y])
+            pairs[x, y] = replace(similarities, left_out=left_out, model_x=called[0], model_y=called[1])
+    found = next(iter(pairs.values())) if len(pairs) == 1 else Comparisons(pairs)
+    for model, reasons in found.left_out.items():
+        listed = "; ".join(f"{name!r}: {reason}" for name, reason in reasons.items())
+        warnings.warn(f"{model}: layers are left out ({listed})", LeftOut, stacklevel=2)
+    if found.doubts:
+        warnings.warn(found.doubts, UnreliableSimilarity, stacklevel=2)
+    return found
 
 
-# --- which layers, which metrics -------------------------------------------------------------------------------------
+# --- the models ------------------------------------------------------------------------------------------------------
+
+
+def _sides(
+    models: Mapping[str, Model],
+    wanted: Iterable[tuple[str, tuple[Selector, ...] | None, Feed]],
+    channels: Mapping[str, int],
+) -> list[Recording | Given]:
+    """Return each model's side. A model that is given twice, with the same layers and inputs, has one."""
+    made: dict[tuple[int, Any, Feed], Recording | Given] = {}
+    sides = []
+    for name, selectors, feed in wanted:
+        model = models[name]
+        key = id(model), selectors, feed
+        if key not in made:
+            is_network = isinstance(model, nn.Module)
+            made[key] = (
+                Recording(name, model, selectors, channels, feed)
+                if is_network
+                else Given(name, model, selectors, channels)
+            )
+        sides.append(made[key])
+    return sides
+
+
+def _require_equal_lengths(sides: Sequence[Recording | Given]) -> None:
+    lengths = {side.label: side.outputs[0].shape[0] for side in sides}
+    if len(set(lengths.values())) > 1:
+        listed = ", ".join(f"{name} has {n}" for name, n in lengths.items())
+        raise ValueError(f"models must have the same examples, in the same order: {listed}")
+
+
+# --- which metrics ---------------------------------------------------------------------------------------------------
 
 
 def _metrics(names: str | Sequence[str]) -> tuple[Metric, ...]:
@@ -116,17 +172,12 @@ def _metrics(names: str | Sequence[str]) -> tuple[Metric, ...]:
     return chosen
 
 
-def _require_names(names: object) -> None:
-    if names is not None and not (
-        isinstance(names, tuple | list) and len(names) == 2 and all(isinstance(name, str) and name for name in names)
-    ):
-        raise ValueError(f"names must be two names, of model_a and of model_b, got {names!r}")
-
-
-def _names_of(model_a: nn.Module, model_b: nn.Module) -> tuple[str, str]:
-    """Return what to call two models: by their classes, if these differ."""
-    x, y = type(model_a).__name__, type(model_b).__name__
-    return (x, y) if x != y or model_a is model_b else (f"{x} (x)", f"{y} (y)")
+def _classes(x: Model, y: Model) -> tuple[str, str]:
+    """Return what to call two models that nobody named: by their classes, if they are modules."""
+    if not (isinstance(x, nn.Module) and isinstance(y, nn.Module)):
+        return "model x", "model y"
+    of_x, of_y = type(x).__name__, type(y).__name__
+    return (of_x, of_y) if of_x != of_y or x is y else (f"{of_x} (x)", f"{of_y} (y)")
 
 
 def _beside(measure: str | Sequence[str], permutations: int) -> "Beside":
@@ -138,22 +189,6 @@ def _beside(measure: str | Sequence[str], permutations: int) -> "Beside":
     return Beside(names, permutations)
 
 
-def _both(layers: Sequence[Any] | None) -> tuple[list[str] | None, list[str] | None]:
-    """Return the layers' names for each model, None where it is to have the default."""
-    pair: list[Any] = [layers, layers]
-    if layers is not None and len(layers) == 2 and not any(isinstance(names, str) for names in layers):
-        pair = list(layers)
-    for names in pair:
-        if names is None:
-            continue
-        if isinstance(names, str) or not all(isinstance(name, str) for name in names):
-            raise TypeError(f"layers must be a list of names, or a pair of such lists, got {layers!r}")
-        if not names or len(set(names)) < len(names):
-            raise ValueError(f"layers must name at least one layer, and each once, got {list(names)}")
-    ours, theirs = (None if names is None else list(names) for names in pair)
-    return ours, theirs
-
-
 # --- pairs of layers -------------------------------------------------------------------------------------------------
 
 Results = Iterator[tuple[LayerOutput, LayerOutput, dict[str, Cells]]]
@@ -161,18 +196,20 @@ Outputs = Sequence[LayerOutput]
 
 
 def _similarities(
-    ours: Outputs, theirs: Outputs, metrics: Sequence[Metric], device: str, fast: bool, asked: Beside
+    ours: Outputs, theirs: Outputs, metrics: Sequence[Metric], device: str, fast: bool, asked: Beside, bar: Bar
 ) -> Similarities:
     """Compare all layers of one model with all of the other by all metrics."""
     beside = asked.of(ours[0].shape[0])
     over_channels = [metric for metric in metrics if metric.view == "channels"]
     over_examples = [metric for metric in metrics if metric.view != "channels"]
     measured: dict[tuple[str, str], dict[str, Cells]] = {}
+    bar.begin("comparing layers", len(ours) * len(theirs) * (bool(over_channels) + bool(over_examples)))
     for x, y, results in itertools.chain(
         _over_channels(ours, theirs, over_channels, device, beside) if over_channels else (),
         _over_examples(ours, theirs, over_examples, device, fast, beside) if over_examples else (),
     ):
         measured.setdefault((x.name, y.name), {}).update(results)
+        bar.step()
     names_x, names_y = (tuple(output.name for output in side) for side in (ours, theirs))
     names = tuple(metric.name for metric in metrics)
     rows = (

@@ -1,9 +1,8 @@
 """Recording of the layers' outputs of any PyTorch model, in one pass over some inputs."""
 
 import contextlib
-import difflib
 import itertools
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -14,13 +13,25 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional as F
 
+from distsim.comparison.choosing import Selector, choose, is_transposed_linear
+from distsim.comparison.inputs import (
+    Data,
+    Feed,
+    batches,
+    copied,
+    cut,
+    examples,
+    number_of_batches,
+    rows,
+    shown,
+    tensors,
+)
+from distsim.comparison.progress import Bar
 from distsim.environment import free_memory
 from distsim.metrics.rounding import is_constant, unit_of
 from distsim.models import calls
 from distsim.tf32 import SWITCH
 
-Data = torch.Tensor | Iterable[Any]
-DEFAULT = (nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.Linear)
 # Modules whose 3-D outputs are (n, c, t).
 POOLINGS_1D = tuple(kind for kind in calls.POOLINGS if kind.__name__.endswith("1d"))
 SEQUENCES = (*calls.ONE_DIMENSIONAL, *calls.CHANNELS_FIRST, *POOLINGS_1D)
@@ -84,23 +95,35 @@ class LayerOutput:
         return torch.cat(pooled).numpy()
 
 
+def layer_output(name: str, values: NDArray[np.float32], positions: int) -> LayerOutput:
+    """Return the output of a layer from an array (n, ..., channels) with this number of dimensions of positions."""
+    n, *sizes, c = values.shape
+    h, w = (*sizes, 1, 1)[:2]
+    return LayerOutput(name, values.reshape(n, h, w, c), positions, (h, w))
+
+
 class Recording:
     """A model, and the outputs of its layers so far."""
 
-    def __init__(self, label: str, model: nn.Module, names: list[str] | None, channels: Mapping[str, int]) -> None:
-        """Choose the layers: those of `names`, or the default ones if it is None.
+    def __init__(
+        self,
+        label: str,
+        model: nn.Module,
+        selectors: Sequence[Selector] | None,
+        channels: Mapping[str, int],
+        feed: Feed = Feed(),  # noqa: B008  # it is frozen
+    ) -> None:
+        """Choose the layers: those of `selectors`, or the default ones if it is None.
 
-        label : the model's name in errors; channels : as in `distsim.comparison.models.compare`
-        TypeError: `model` is not a module. ValueError: it has no layer of a name.
+        label : the model's name in errors; channels : as in `distsim.comparison.models.compare`; feed : how it is run
+        ValueError: a selector chooses no layer.
         """
-        if not isinstance(model, nn.Module):
-            raise TypeError(f"{label} must be a torch.nn.Module, got {type(model).__name__}")
         self.label, self.model = label, getattr(model, COMPILED, model)  # a compiled graph runs without hooks
-        if self.model is not model and names is not None:
-            names = [name.removeprefix(f"{COMPILED}.") for name in names]
-        self._named, self.channels = names is not None, channels
-        self._modules = _default(self.model) if names is None else _of_names(label, self.model, names)
-        self.left_out = {} if self._named else _not_compared(self.model)
+        if self.model is not model and selectors is not None:
+            prefix = f"{COMPILED}."
+            selectors = [one.removeprefix(prefix) if isinstance(one, str) else one for one in selectors]
+        self._chosen, self.channels, self._feed = choose(label, self.model, selectors), channels, feed
+        self._modules, self.left_out = self._chosen.modules, self._chosen.left_out
         self._axes: dict[str, int] = {}
         self._blocks: dict[str, list[torch.Tensor]] = {}
         self._positions: dict[str, int] = {}
@@ -108,15 +131,18 @@ class Recording:
         tensor = next(itertools.chain(model.parameters(), model.buffers()), None)
         self._device = None if tensor is None else tensor.device
 
-    def run(self, inputs: torch.Tensor) -> None:
-        """Run the model on a batch and record what its layers return."""
+    def run(self, batch: Any) -> int:
+        """Run the model on a batch and record what its layers return. Return the number of examples."""
+        inputs = self._feed.chosen(batch, self.model, self.label)
+        n = rows(inputs)
+        assert n is not None
         first = not self._blocks
         if first:
-            self._axes = self._axes_of(inputs[:ALONE])
-        outputs = self._outputs(inputs)
+            self._axes = self._axes_of(cut(inputs, n, 0, ALONE))
+        outputs = self._outputs(inputs, n)
         if first:
             self._settle(list(outputs))
-            self._require_the_same(inputs, outputs)
+            self._require_the_same(inputs, n, outputs)
         for name, blocks in self._blocks.items():
             if name not in outputs:
                 raise ValueError(f"{self.label}: layer {name!r} did not run for every batch")
@@ -124,52 +150,68 @@ class Recording:
                 raise FloatingPointError(f"{self.label}: layer {name} has activations that are not finite")
             if blocks and blocks[0].shape[1:] != outputs[name].shape[1:]:
                 shapes = tuple(blocks[0].shape[1:]), tuple(outputs[name].shape[1:])
-                raise ValueError(f"{self.label}: layer {name!r} returns {shapes[0]}, then {shapes[1]} (channels last)")
+                raise ValueError(
+                    f"{self.label}: layer {name!r} returns {shapes[0]}, then {shapes[1]} (channels last): all inputs "
+                    "must be of one size (pad texts to one length)"
+                )
             blocks.append(outputs[name])
+        return n
 
-    def _outputs(self, inputs: torch.Tensor, faults: dict[str, str] | None = None) -> dict[str, torch.Tensor]:
+    def _outputs(self, inputs: Any, n: int, faults: dict[str, str] | None = None) -> dict[str, torch.Tensor]:
         """Run the model on these inputs and return copies of the layers' outputs, in the order of their last calls.
 
         faults : gets what is wrong with an output, by layer; None: that is an error, or the layer is left out
         """
         outputs: dict[str, torch.Tensor] = {}
+        raised: list[Exception] = []
 
         def keep(name: str, output: Any) -> None:
             outputs.pop(name, None)
             try:
-                outputs[name] = self._copied(name, output, len(inputs))
+                outputs[name] = self._copied(name, output, n)
             except (TypeError, ValueError) as error:
                 if faults is not None:
                     faults[name] = str(error).removeprefix(f"{self.label}: layer {name!r} ")
                     return
-                if self._named or self._blocks or name in self.channels:
+                if self._is_wanted(name) or self._blocks:
+                    raised.append(error)
                     raise
                 self.left_out[name] = str(error).removeprefix(f"{self.label}: layer {name!r} ")
 
         with calls.hooks(self.model) as handles:  # for this pass only: the other model may have the same modules
             for name, module in self._modules.items():
                 handles.append(module.register_forward_hook(lambda m, args, output, name=name: keep(name, output)))
-            own = inputs.to(self._device or inputs.device, copy=True)  # the model may write into its inputs
-            with SWITCH.float32():
-                self.model(own)
+            try:
+                with SWITCH.float32():
+                    self._feed.run(self.model, copied(inputs, self._device))
+            except Exception as error:
+                if not raised:
+                    error.add_note(f"{self.label} fails for a batch of {shown(inputs)}")
+                raise
         return outputs
 
-    def _axes_of(self, inputs: torch.Tensor) -> dict[str, int]:
+    def _is_wanted(self, name: str) -> bool:
+        """Return whether the layer itself was asked for, so that it must not be left out."""
+        return name in self._chosen.by_name or name in self.channels
+
+    def _axes_of(self, inputs: Any) -> dict[str, int]:
         """Return which dimension of each module's 3-D output is its channels, by the modules that ran before it."""
+        channels = next((tensor.shape[1] for tensor in tensors(inputs) if tensor.ndim > 1), 0)
+        own = copied(inputs, self._device)
         try:
-            ran, _ = calls.calls(self.model, inputs.to(self._device or inputs.device, copy=True))
+            ran, _ = calls.calls_of(self.model, lambda: self._feed.run(self.model, own), channels)
         except Exception:  # it may not run on so few inputs; if it does not run at all, the next pass says so
             return {}
         return {call.path: call.axis for call in ran if call.output is not None and call.output.ndim == 3}
 
-    def _require_the_same(self, inputs: torch.Tensor, outputs: Mapping[str, torch.Tensor]) -> None:
+    def _require_the_same(self, inputs: Any, n: int, outputs: Mapping[str, torch.Tensor]) -> None:
         """Check that some inputs alone give what they gave in their batch. ValueError: a layer depends on the batch.
 
         A layer that has no row for each input there has none in the batch either. Its dimensions were equal by chance.
         """
-        few, faults = max(1, min(ALONE, len(inputs) - 1)), dict[str, str]()
+        few, faults = max(1, min(ALONE, n - 1)), dict[str, str]()
         try:
-            alone = self._outputs(inputs[:few], faults)
+            alone = self._outputs(cut(inputs, n, 0, few), few, faults)
         except Exception:  # a model may need a batch of a certain size
             return
         for name in list(self._modules):
@@ -184,14 +226,14 @@ class Recording:
             if far > SAME.get(self._dtypes[name], SAME_HALF) * largest:
                 raise ValueError(
                     f"{self.label}: layer {name!r} returns other values for the same inputs in a batch of {few} than "
-                    f"in one of {len(inputs)}. Either the model is random in eval mode (dropout needs "
+                    f"in one of {n}. Either the model is random in eval mode (dropout needs "
                     "training=self.training), or examples of a batch are mixed (batch norm without running statistics, "
                     "or a module that takes the first dimension for time)"
                 )
 
     def _leave_out(self, name: str, reason: str) -> None:
         """Leave out a layer after the first batch. ValueError: it was asked for by name."""
-        if self._named or name in self.channels:
+        if self._is_wanted(name):
             raise ValueError(f"{self.label}: layer {name!r} {reason}")
         self.left_out[name] = reason
         del self._modules[name], self._blocks[name]
@@ -200,11 +242,11 @@ class Recording:
     def _settle(self, ran: list[str]) -> None:
         """Decide after the first batch which layers are recorded."""
         if idle := [name for name in self._modules if name not in ran]:
-            if self._named:
-                raise ValueError(f"{self.label}: layer {idle[0]!r} does not run in the forward pass")
+            if named := [name for name in idle if name in self._chosen.by_name]:
+                raise ValueError(f"{self.label}: layer {named[0]!r} does not run in the forward pass")
             for name in idle:
                 self.left_out.setdefault(name, "it does not run as a module in the forward pass")
-        if not self._named:  # the default's order is that of the calls
+        if not self._chosen.in_order:
             self._modules = {name: self._modules[name] for name in ran}
         self._require_some()
         self._blocks = {name: [] for name in self._modules}
@@ -223,8 +265,8 @@ class Recording:
         TypeError: it is not a tensor of real numbers. ValueError: its shape does not fit.
         """
         where = f"{self.label}: layer {name!r} returns"
-        if isinstance(output, tuple | list) and output:
-            output = output[0]
+        while isinstance(output, tuple | list | Mapping) and output:  # Hugging Face's outputs are dicts
+            output = next(iter(output.values())) if isinstance(output, Mapping) else output[0]
         if not isinstance(output, torch.Tensor) or not output.is_floating_point():
             kind = output.dtype if isinstance(output, torch.Tensor) else type(output).__name__
             raise TypeError(f"{where} {kind}; expected a tensor of real numbers")
@@ -251,13 +293,11 @@ class Recording:
     def _joined(self, name: str) -> LayerOutput:
         whole = torch.cat(self._blocks[name]).contiguous()
         self._blocks[name] = []
-        n, *positions, c = whole.shape
-        h, w = (*positions, 1, 1)[:2]
-        return LayerOutput(name, whole.reshape(n, h, w, c).numpy(), self._positions[name], (h, w))
+        return layer_output(name, whole.numpy(), self._positions[name])
 
 
 @torch.no_grad()
-def record(recordings: Sequence[Recording], data: Data, batch_size: int, kernels: bool) -> None:
+def record(recordings: Sequence[Recording], data: Data, batch_size: int, kernels: bool, bar: Bar) -> None:
     """Run the models on the data, in one pass. The same recording may be given twice.
 
     kernels : metrics of the kernel view will follow, which need memory too
@@ -266,15 +306,16 @@ def record(recordings: Sequence[Recording], data: Data, batch_size: int, kernels
     recordings = list(dict.fromkeys(recordings))
     first = True
     with _evaluating([recording.model for recording in recordings]):
-        for inputs in _batches(data, batch_size):
-            for recording in recordings:
-                recording.run(inputs)
+        bar.begin("running the models", number_of_batches(data, batch_size))
+        for batch in batches(data, batch_size):
+            n = min([recording.run(batch) for recording in recordings])
             if first:
-                require_memory(recordings, _examples(data, len(inputs)), kernels)
+                require_memory(recordings, examples(data, n, batch_size), kernels)
                 names = {name for recording in recordings for name in recording.columns}
                 if unknown := set(recordings[0].channels) - names:
                     raise ValueError(f"channels names {sorted(unknown)}, which are not among the layers")
             first = False
+            bar.step()
     if first:
         raise ValueError("data is empty")
 
@@ -292,37 +333,6 @@ def _evaluating(models: Sequence[nn.Module]) -> Iterator[None]:
             module.training = training
 
 
-def _batches(data: Data, batch_size: int) -> Iterator[torch.Tensor]:
-    if isinstance(data, torch.Tensor):
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-        yield from (data[start : start + batch_size] for start in range(0, len(data), batch_size))
-        return
-    if isinstance(data, torch.utils.data.Dataset) and not isinstance(data, torch.utils.data.IterableDataset):
-        raise TypeError(
-            "data is a Dataset, which gives single examples; wrap it: torch.utils.data.DataLoader(data, 128)"
-        )
-    for batch in data:
-        inputs = batch[0] if isinstance(batch, tuple | list) and batch else batch
-        if not isinstance(inputs, torch.Tensor) or inputs.ndim == 0:
-            raise TypeError(
-                f"a batch must be a tensor, or a tuple or list that begins with one, got {type(batch).__name__}"
-            )
-        if len(inputs):
-            yield inputs
-
-
-def _examples(data: Data, first: int) -> int:
-    """Return a lower bound of the number of examples, given the number in the first batch."""
-    if isinstance(data, torch.Tensor):
-        return len(data)
-    try:
-        batches = len(data) if isinstance(data, Sized) else 1
-    except TypeError:  # a DataLoader over a stream
-        batches = 1
-    return max(1, batches - 1) * first
-
-
 def require_memory(recordings: Sequence[Recording], n: int, kernels: bool) -> None:
     """Check that the recordings of n examples fit into memory.
 
@@ -331,42 +341,13 @@ def require_memory(recordings: Sequence[Recording], n: int, kernels: bool) -> No
     """
     need = sum(4 * n * columns for recording in recordings for columns in recording.columns.values())
     if kernels:
-        need += sum(8 * n * min(n, columns) for columns in recordings[0].columns.values())
+        sides = [sum(8 * n * min(n, columns) for columns in one.columns.values()) for one in recordings]
+        need += max(sides[:-1] or sides)  # of one model at a time, which is not the last
     if (free := free_memory()) is not None and need > free:
         raise MemoryError(
             f"the layers' outputs for {n} examples need {need / 2**30:.1f} GiB, and {free / 2**30:.1f} GiB are free: "
             "name fewer layers, or pass fewer examples"
         )
-
-
-def _not_compared(model: nn.Module) -> dict[str, str]:
-    """Return the modules with weights that the default leaves out, and the model's own weights, with the reason."""
-    reasons: dict[str, str] = {}
-    first: dict[nn.Module, str] = {}
-    for name, module in model.named_modules(remove_duplicate=False):
-        own = {of: parameter for of, parameter in module._parameters.items() if parameter is not None}
-        if first.setdefault(module, name) != name:
-            if isinstance(module, DEFAULT):
-                reasons[name] = f"it is the same module as {first[module]!r}"
-        elif not isinstance(module, DEFAULT) and (weights := [of for of, value in own.items() if value.ndim > 1]):
-            if name:
-                reasons[name] = f"{type(module).__name__} is not compared unless it is named in layers=[...]"
-            else:
-                reasons |= dict.fromkeys(weights, "it is a parameter of the model itself, not a module's")
-    return reasons
-
-
-def _default(model: nn.Module) -> dict[str, nn.Module]:
-    return {name: module for name, module in model.named_modules() if name and isinstance(module, DEFAULT)}
-
-
-def _of_names(label: str, model: nn.Module, names: Collection[str]) -> dict[str, nn.Module]:
-    modules = {name: module for name, module in model.named_modules(remove_duplicate=False) if name}
-    for name in names:
-        if name not in modules:
-            near = difflib.get_close_matches(name, modules, n=3, cutoff=0.5) or list(modules)[:3]
-            raise ValueError(f"{label} has no layer {name!r}; near: {', '.join(map(repr, near))}")
-    return {name: modules[name] for name in names}
 
 
 def _channels(module: nn.Module, dimensions: int, of_three: int) -> int:
@@ -375,6 +356,7 @@ def _channels(module: nn.Module, dimensions: int, of_three: int) -> int:
     of_three : the answer for a 3-D output of a module that does not say it itself
     """
     last = isinstance(module, nn.Linear) or type(module) is nn.LayerNorm  # a subclass of LayerNorm may permute
+    last = last or is_transposed_linear(module)
     if dimensions == 2 or last:
         return -1
     if dimensions == 3:

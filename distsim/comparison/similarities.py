@@ -10,6 +10,7 @@ import numpy as np
 
 from distsim import extras
 from distsim.comparison.beside import Cells
+from distsim.comparison.heatmaps import Panel, as_html, heatmap_figure
 from distsim.metrics.null import PERMUTED, Null, largest
 from distsim.metrics.registry import DISTANCES, METRICS
 
@@ -41,7 +42,13 @@ class Similarities:
     rows: tuple[Row, ...] = field(repr=False)
     # model_a, model_b -> layer -> why the default left it out
     left_out: Mapping[str, Mapping[str, str]] = field(default_factory=dict, repr=False)
-    names: tuple[str, str] = ("model x", "model y")  # what heat maps call the two
+    model_x: str = "model x"  # the models' names, if they have any
+    model_y: str = "model y"
+
+    @property
+    def pairs(self) -> "dict[tuple[str, str], Similarities]":
+        """Return the one pair of models, as `Comparisons.pairs` returns several."""
+        return {(self.model_x, self.model_y): self}
 
     @property
     def layers_a(self) -> tuple[str, ...]:
@@ -127,7 +134,7 @@ class Similarities:
         rows = [{**row, **_above_chance(row), "se": row.get("se")} for row in self.rows]
         for row in rows:
             row.pop("permuted", None)
-        return _table(rows).astype(whole | dict.fromkeys(numbers, "float64"))
+        return as_table(rows).astype(whole | dict.fromkeys(numbers, "float64"))
 
     def matrix(self, metric: str | None = None) -> Any:
         """Return a metric's values as a DataFrame, with layers of x as rows and layers of y as columns.
@@ -148,21 +155,38 @@ class Similarities:
             pd.Index(self.layers_y, name="layer_y"),
         )
 
-    def heatmap(self, metric: str | None = None) -> Any:
+    def figure(self, metric: str | None = None) -> Any:
         """Draw the matrix of a metric, or of every metric if none is named; the first layers are at the lower left.
 
         Values with a warning have a star.
         Returns a matplotlib Figure. `figure.savefig(path)` writes it, or `distsim.plotting.render`, which writes the
         same bytes every time.
         """
+        return heatmap_figure(self.panels(metric))
+
+    heatmap = figure
+
+    def panels(self, metric: str | None = None) -> list[Panel]:
+        """Return what `figure` draws of a metric, or of every metric if none is named."""
         names = [metric] if metric else self.metrics
-        warned = {name: self._warned(name) for name in names}
-        return heatmap_figure({name: self.matrix(name) for name in names}, warned, self.names)
+        return [Panel(name, self.matrix(name), self._warned(name), self.model_x, self.model_y) for name in names]
+
+    def _repr_html_(self) -> str:
+        """Return the heat map and what is to be said of it, as a notebook shows it."""
+        title = (
+            f"{self.model_x} ({_number(self.layers_x)}) against {self.model_y} ({_number(self.layers_y)}): "
+            f"{', '.join(self.metrics)}. The table is in .table"
+        )
+        return as_html(title, self.figure(), (self.doubts, self.said_of_the_best))
 
     def _warned(self, metric: str) -> Any:
         """Return which values of a metric carry a warning, as an array with the shape of the matrix."""
         warned = np.array([bool(row.get("warning")) for row in self.rows if row["metric"] == metric])
         return warned.reshape(len(self.layers_x), len(self.layers_y))
+
+
+def _number(layers: Sequence[str]) -> str:
+    return f"{len(layers)} layer{'s' * (len(layers) != 1)}"
 
 
 NULL = ("null", "null_sd", "z", "calibrated")
@@ -208,7 +232,7 @@ def _best_permuted(rows: Sequence[Row]) -> float | None:
     return float(np.mean(best)) if best else None
 
 
-def _table(rows: Sequence[Mapping[str, Any]]) -> Any:
+def as_table(rows: Sequence[Mapping[str, Any]]) -> Any:
     """Return a DataFrame whose columns can be read by their old names too, `..._a` and `..._b`, for one release."""
     import pandas as pd
 
@@ -246,65 +270,3 @@ OLD_ENDS = {"_a": "_x", "_b": "_y"}
 def _renamed(old: str, new: str, value: T) -> T:
     warnings.warn(f"{old} is now called {new}", DeprecationWarning, stacklevel=3)
     return value
-
-
-# --- the figure ------------------------------------------------------------------------------------------------------
-
-CELL = 0.19  # inches: the space of a tick label
-ANNOTATED = 12  # layers of a model up to which values are written into the cells
-STAR = "* to be read with care: column warning"
-
-
-def heatmap_figure(
-    matrices: Mapping[str, Any], warned: Mapping[str, Any], models: tuple[str, str] = ("model x", "model y")
-) -> Any:
-    """Draw one panel for each metric's matrix, side by side. Cells without a value are grey and crossed.
-
-    warned : for each metric an array of the same shape, True where a cell gets a star; a line below says what that is
-    models : the names of the two, along the rows and the columns
-    """
-    extras.require_modules("a heat map", "matplotlib")
-    import matplotlib.style
-
-    from distsim.plotting import STYLE, Picture, fitted
-
-    first = next(iter(matrices.values()))
-    few = max(first.shape) <= ANNOTATED
-    cell = 2 * CELL if few else CELL
-    labels = [0.065 * max(map(len, names)) for names in (first.index, first.columns)]  # inches, at 8 points
-    width = max(2.0, cell * first.shape[1]) + labels[0] + 1.3
-    height = max(2.0, cell * first.shape[0]) + labels[1] + 0.8
-    with matplotlib.style.context(["default", STYLE, {"axes.grid": False}]):
-        figure = Picture(figsize=(width * len(matrices), height), layout="constrained")
-        panels = figure.subplots(1, len(matrices), squeeze=False)[0]
-        for panel, (metric, matrix) in zip(panels, matrices.items(), strict=True):
-            _cells(figure, panel, metric, matrix, few, warned[metric])
-            panel.set_ylabel(fitted(models[0], height - labels[1] - 0.8, 8))
-            panel.set_xlabel(fitted(models[1], width - labels[0] - 1.3, 8))
-        if any(of_metric.any() for of_metric in warned.values()):
-            figure.supxlabel(STAR, fontsize=7, color="0.3")
-        figure.draw_without_rendering()  # laid out once, as in distsim.plotting.drawn
-        figure.set_layout_engine("none")
-    return figure
-
-
-def _cells(figure: Any, panel: Any, metric: str, matrix: Any, few: bool, warned: Any) -> None:
-    from distsim.plotting import SHADES
-
-    values = matrix.to_numpy()
-    defined = values[np.isfinite(values)]
-    low, high = defined.min(initial=0.0), defined.max(initial=1.0)
-    panel.set_facecolor("0.88")
-    image = panel.imshow(values, cmap=SHADES, vmin=low, vmax=high, origin="lower", aspect="equal")
-    panel.set_xticks(range(len(matrix.columns)), matrix.columns, rotation=90)
-    panel.set_yticks(range(len(matrix.index)), matrix.index)
-    panel.tick_params(length=0)
-    for (i, j), value in np.ndenumerate(values):
-        if not np.isfinite(value):
-            panel.text(j, i, "×", ha="center", va="center", fontsize=7, color="0.4")
-        elif few or warned[i, j]:
-            dark = (value - low) / (high - low) > 0.45
-            text = f"{value:.2f}" * few + "*" * bool(warned[i, j])
-            panel.text(j, i, text, ha="center", va="center", fontsize=7, color="white" if dark else "0.1")
-    label = METRICS[metric].label if metric in METRICS else ""
-    figure.colorbar(image, ax=panel, label=label or metric, fraction=0.05, pad=0.02)

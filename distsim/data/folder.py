@@ -25,7 +25,7 @@ from distsim.specs import AS_IS, Reading
 EXTENSIONS = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"))
 
 # The formats of these extensions. Pillow would recognise many more by content, and run Ghostscript for PostScript.
-_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
 
 MOST_PIXELS = 300_000_000  # of one image: 0.9 GB while it is decoded
 NAMED = 5  # images that cannot be read, in one message
@@ -213,7 +213,7 @@ def _decode(
         for part, listing in listings.items()
     }
     bits = reading.bits or BITS
-    with _large_images():
+    with large_images():
         decoded = {part: _decode_part(listings[part], size, channels, bits) for part in PARTS}
         failures = [failure for part in PARTS for failure in decoded[part].failures]
         if len(failures) > reading.skip_bad:
@@ -267,7 +267,7 @@ def _decode_part(listing: _Listing, size: int, channels: int, bits: int) -> _Dec
             try:
                 if not os.path.exists(files[i]):
                     raise OSError("its link points to nothing")
-                with Image.open(files[i], formats=_FORMATS) as image:
+                with Image.open(files[i], formats=FORMATS) as image:
                     largest = largest_grey(image)
                     decoded[i] = fit(image, size, channels, bits)
                     greys.add(largest)
@@ -285,7 +285,7 @@ def _decode_part(listing: _Listing, size: int, channels: int, bits: int) -> _Dec
 
 
 @contextmanager
-def _large_images() -> Iterator[None]:
+def large_images() -> Iterator[None]:
     """Let Pillow open images of up to MOST_PIXELS, and keep its warnings about odd metadata to itself."""
     usual = Image.MAX_IMAGE_PIXELS
     try:

@@ -2,7 +2,7 @@
 
 import contextlib
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,9 +65,14 @@ class Call:
 
 def calls(network: nn.Module, images: torch.Tensor) -> tuple[list[Call], Any]:
     """Return the calls of one forward pass in the order in which they ended, and the network's output."""
+    return calls_of(network, lambda: network(images), images.shape[1])
+
+
+def calls_of(network: nn.Module, run: Callable[[], Any], channels: int) -> tuple[list[Call], Any]:
+    """Return the calls while `run` runs the network, and what it returns. channels : of the inputs"""
     ended: list[Call] = []
     times: Counter[str] = Counter()
-    after, channels, side = "", images.shape[1], "first"
+    after, side = "", "first"
 
     def keep(path: str, module: nn.Module, output: Any) -> None:
         nonlocal after, channels, side
@@ -84,7 +89,7 @@ def calls(network: nn.Module, images: torch.Tensor) -> tuple[list[Call], Any]:
     with hooks(network) as handles:
         for path, module in network.named_modules():
             handles.append(module.register_forward_hook(lambda m, args, out, path=path: keep(path, m, out)))
-        return ended, network(images)
+        return ended, run()
 
 
 @contextlib.contextmanager

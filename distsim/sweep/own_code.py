@@ -134,6 +134,14 @@ def import_file(file: str) -> None:
         raise ValueError(f"--import {file}: {failed}")
 
 
+def imported(file: str) -> ModuleType:
+    """Import a script that the user named, and return its module. ValueError: it cannot be read, or fails."""
+    path = expanded(file)
+    if failed := _import(path, None):
+        raise ValueError(failed)
+    return sys.modules[SCRIPT + Script.of(path).sha256[:16]]
+
+
 class StartedByImport(RuntimeError):
     """A script starts its sweep while it is being imported."""
 

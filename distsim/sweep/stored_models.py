@@ -97,9 +97,9 @@ def layer_by_layer(
             device=device,
             measure=measure,
             permutations=permutations,
-            names=(a.in_words, b.in_words),
         )
-    return _renamed(similarities, models[0].names, models[1].names)
+    called = dataclasses.replace(similarities, model_x=a.in_words, model_y=b.in_words)
+    return _renamed(called, models[0].names, models[1].names)
 
 
 class _BytesToLayers(nn.Module):

@@ -272,7 +272,8 @@ SCRIPT = flag_cases(sweeps.parser_for([PROBLEMS["digits"]], {}), "digits", 6)
 def commands() -> dict[str, argparse.ArgumentParser]:
     """The commands on a store."""
     (found,) = (a for a in cli.parser()._actions if isinstance(a, argparse._SubParsersAction))
-    return {name: parser for name, parser in found.choices.items() if name not in ("sweep", "completion")}
+    others = ("sweep", "completion", "compare-models")  # they take no store
+    return {name: parser for name, parser in found.choices.items() if name not in others}
 
 
 def sweep_flags() -> dict[str, tuple[str, list[str]]]:

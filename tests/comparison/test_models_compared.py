@@ -357,11 +357,12 @@ def test_any_form_of_the_data_and_a_short_last_batch(last: int) -> None:
 
 def test_batches_that_are_none() -> None:
     model, x = mlp(4), torch.randn(8, 20)
-    for wrong in ([{"x": x}], [x.numpy()], [[]], [torch.tensor(1.0)]):
-        with pytest.raises(TypeError, match="a batch must be a tensor, or a tuple or list that begins with one"):
+    for wrong in (["text"], [[]], [torch.tensor(1.0)], [("text", x)], [np.array(["text"])]):
+        with pytest.raises(TypeError, match="a batch must be a tensor or an array, a tuple or list that begins with"):
             compare(model, model, wrong)
-    with pytest.raises(TypeError, match="wrap it"):
-        compare(model, model, TensorDataset(x))
+    for wrong in (3, "digits"):
+        with pytest.raises(TypeError, match=rf"data must be a tensor.*got {type(wrong).__name__}"):
+            compare(model, model, wrong)
     for empty in ([], x[:0], [x[:0]]):
         with pytest.raises(ValueError, match="data is empty"):
             compare(model, model, empty)
@@ -463,7 +464,7 @@ def test_wrong_arguments() -> None:
 
     class Odd(nn.Module):
         def forward(self, x: torch.Tensor) -> Any:
-            return {"x": x}
+            return {"x": "y"}
 
     odd = nn.Sequential(nn.Linear(12, 4), Odd())
     five = nn.Sequential(nn.Unflatten(1, (3, 1)), nn.Flatten(0))
@@ -476,13 +477,14 @@ def test_wrong_arguments() -> None:
         ),
         (ValueError, "each once", lambda: compare(model, model, x, layers=["out", "out"])),
         (ValueError, "at least one", lambda: compare(model, model, x, layers=[])),
-        (TypeError, "a list of names, or a pair", lambda: compare(model, model, x, layers="out")),
-        (TypeError, "a list of names, or a pair", lambda: compare(model, model, x, layers=[model[0]])),
+        (TypeError, "layers must be names, patterns or module types", lambda: compare(model, model, x, layers=3)),
+        (TypeError, "layers must be names, patterns", lambda: compare(model, model, x, layers=[model[0]])),
+        (TypeError, "layers must be names, patterns", lambda: compare(model, model, x, layers=[torch.Tensor])),
         (ValueError, r"unknown metrics \['ccka'\]", lambda: compare(model, model, x, metrics="ccka")),
         (ValueError, "metrics is empty", lambda: compare(model, model, x, metrics=())),
         (ValueError, "precision must be one of", lambda: compare(model, model, x, precision="low")),
-        (TypeError, "model_b must be a torch.nn.Module, got function", lambda: compare(model, lambda x: x, x)),
-        (TypeError, "layer '1' returns dict", lambda: compare(odd, odd, x, layers=["1"])),
+        (TypeError, "model_b must be a torch.nn.Module, .* got function", lambda: compare(model, lambda x: x, x)),
+        (TypeError, "layer '1' returns str", lambda: compare(odd, odd, x, layers=["1"])),
         (
             TypeError,
             "returns torch.int64",
@@ -614,12 +616,12 @@ def test_the_heat_map_names_every_layer() -> None:
 
 def test_the_heat_map_has_the_models_names() -> None:
     x, y = mlp(6, 4), mlp(6, 4)
-    named = compare(x, y, torch.randn(9, 20), names=("dense", "pruned")).heatmap().axes[0]
+    named = compare({"dense": x, "pruned": y}, torch.randn(9, 20)).heatmap().axes[0]
     assert (named.get_xlabel(), named.get_ylabel()) == ("pruned", "dense")
-    assert compare(x, x, torch.randn(9, 20)).names == ("Sequential", "Sequential")
-    for wrong in (("dense",), "dense", ("dense", 3), ("", "pruned")):
-        with pytest.raises(ValueError, match="names must be two names, of model_a and of model_b, got"):
-            compare(x, y, torch.randn(9, 20), names=wrong)  # type: ignore[arg-type]
+    itself = compare(x, x, torch.randn(9, 20))
+    assert (itself.model_x, itself.model_y) == ("Sequential", "Sequential")
+    unlike = compare(x, torch.randn(9, 3), torch.randn(9, 20))
+    assert (unlike.model_x, unlike.model_y) == ("model x", "model y")
 
 
 def heat_map(values: Any) -> Any:
