@@ -26,7 +26,7 @@ environment problems processor tf32
 data: augment dataset mat digits fit formats folder loose published load arrays .
 models: layers lenet5 resnet_fast vgg calls compared contract .
 activations: . layout probe
-training: . optimizers pruning streams compiling stepper checkpoint loop early_stopping chain
+training: . optimizers pruning criteria streams compiling stepper checkpoint loop early_stopping chain
 training: fused fusible fused_stepper group connectivity alignment
 comparison: . devices inputs choosing progress recording given sides pair spread beside
 comparison: heatmaps similarities several layer models

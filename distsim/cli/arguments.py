@@ -195,6 +195,6 @@ def own_code_flag(parser: argparse.ArgumentParser) -> None:
         "--import",
         dest="imported",
         metavar="FILE",
-        help="import this script, which registers your own networks and metrics (default: the script that started the "
-        "sweep, if it was not changed, lies outside the store, and the store is a folder)",
+        help="import this script, which registers your own networks, metrics and criteria (default: the script that "
+        "started the sweep, if it was not changed, lies outside the store, and the store is a folder)",
     )

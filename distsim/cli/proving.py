@@ -140,7 +140,7 @@ def _make_known(study: Any, stores: list[Any], rows: list[Any], flags: argparse.
     metrics = _metrics(rows)
     if stores:
         make_known(stores[0], metrics)
-    require_known(study.identity.problem.model, metrics)
+    require_known(study.identity.problem, metrics)
 
 
 def _metrics(rows: list[Any]) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from distsim.cli.output import print_line
+from distsim.cli.studies import import_named
 from distsim.cli.sweeps import add_flags, run_flags
 from distsim.problems import PROBLEMS, departures
 from distsim.specs import Problem, shown
@@ -44,6 +45,9 @@ def do_sweep(arguments: Sequence[str]) -> int:
     _own_flags(first)
     own, _ = first.parse_known_args(rest)  # what decides the problems; all else has defaults that depend on them
     config = _read(own.config) if own.config else {}
+    if own.imported is None and isinstance(kept := config.get("sweep", {}).get("import"), str):
+        own.imported = kept
+    import_named(own)
     if own.config and not names:
         names = [_base(config, own.config)]
     changes: Toml = {}
@@ -77,6 +81,12 @@ def _own_flags(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--config", metavar="FILE", help="take the problem, and flags of this command, from a TOML file; flags win"
+    )
+    group.add_argument(
+        "--import",
+        dest="imported",
+        metavar="FILE",
+        help="import this script, which registers your network, metrics or pruning criterion",
     )
     group.add_argument(
         "--print-config",

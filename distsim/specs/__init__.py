@@ -4,6 +4,7 @@ from distsim.specs.canonical import canonical_json, differences, digest
 from distsim.specs.fields import MOST, UnknownField, added, default_of, names, shown
 from distsim.specs.networks import COMPLETE, CONTROLS, PATTERN, Control, NetworkId, OfControl, RunId
 from distsim.specs.problem import (
+    MAGNITUDE,
     Augmentation,
     ProbeFrom,
     Problem,
@@ -46,6 +47,7 @@ __all__ = [
     "DEFAULT_METRICS",
     "FORMAT",
     "KEPT",
+    "MAGNITUDE",
     "MEASURES",
     "MOST",
     "MOST_PERMUTATIONS",

@@ -30,6 +30,7 @@ Rewind = Literal["WR", "LRR", "FT"]
 ProbeRule = Literal["uniform", "first"]  # uniform without replacement
 ProbeFrom = Literal["train", "test"]
 
+MAGNITUDE = "magnitude"  # the criterion that comes with distsim; others are registered (distsim.training.criteria)
 MOST_SIZE = 4096
 MOST_MILESTONES, MOST_CLASSES, MOST_PATTERNS = 1000, 100_000, 10_000
 OTHER_FOLDERS = ("figures", "tune", "lease")  # folders of a store that are not problems
@@ -81,6 +82,10 @@ class Recipe:
         return dataclasses.replace(self, epochs=epochs, milestones=milestones, peak=self.peak * scale)
 
 
+def _is_name(text: str) -> bool:
+    return text.isidentifier() and len(text) <= 100
+
+
 @dataclass(frozen=True)
 class Pruning:
     """One IMP iteration: which parameters are compared, how many are pruned, and what the survivors return to.
@@ -91,6 +96,8 @@ class Pruning:
     rewind  WR: survivors, batch norm and its statistics return to the complete network's state after `rewind_epoch`
             epochs, and the epochs after it are trained. LRR: all values are kept and the whole schedule is repeated.
             FT: all values are kept and `finetune_epochs` epochs are trained at the schedule's last non-zero rate.
+    criterion   which weights of a pool go first: magnitude, those of the smallest magnitude; or the name of one's own
+            (distsim.training.criteria)
     """
 
     scope: Scope = "global"
@@ -101,6 +108,9 @@ class Pruning:
     rewind: Rewind = "LRR"
     rewind_epoch: Natural = 0
     finetune_epochs: Count = 10
+    criterion: Annotated[str, Bound("be an identifier of at most 100 letters", _is_name)] = added(
+        MAGNITUDE, absent=MAGNITUDE
+    )
 
     def __post_init__(self) -> None:
         check(self)

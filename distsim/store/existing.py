@@ -11,7 +11,7 @@ from distsim.store.remote import require_a_place
 from distsim.store.storage import Storage
 from distsim.store.sweep_store import SweepStore
 
-_RECORD = re.compile(r"behaviour/(?:network|metric-[^/]+)\.json|layers\.json")
+_RECORD = re.compile(r"behaviour/(?:network|metric-[^/]+|criterion-[^/]+)\.json|layers\.json")
 _DIGEST = re.compile("[0-9a-f]{16}")
 STUDY = "study.json"  # of a published study (distsim.results.published)
 

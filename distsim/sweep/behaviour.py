@@ -1,4 +1,4 @@
-"""Records of what a network or a metric computes from fixed numbers, to notice edits after a sweep was started.
+"""Records of what a network, a metric or a criterion computes from fixed numbers, to notice edits after a sweep began.
 
 A network is filled with exact numbers and gets a small batch of exact images. It runs once in evaluation mode and once
 forward and backward in training mode, in float64. Of everything that it puts out 16 projections are kept. A comment, a
@@ -22,8 +22,9 @@ from distsim.metrics.kernels import kernel_pair
 from distsim.metrics.registry import METRICS
 from distsim.models import Dropout, Network, build
 from distsim.seeds import torch_stream
-from distsim.specs import Problem
+from distsim.specs import Problem, shown
 from distsim.sweep.exact import ExactDraws, projections, uniform
+from distsim.training.criteria import criterion_of, score_of
 
 SCHEME = 1  # version of what is evaluated; records of other versions cannot be compared
 IMAGES = 4  # batch norm needs several; each costs VGG-16 0.15 s
@@ -124,6 +125,52 @@ def metric_differences(old: Record, new: Record) -> list[str]:
         for a, b in pairs
         if (a is None) != (b is None) or (a is not None and b is not None and not _near(a, b))
     ]
+
+
+def criterion_behaviour(name: str) -> Record:
+    """Return the order in which a registered criterion prunes fixed weights, as JSON values.
+
+    The weights are those of a convolution, its bias and a linear layer, in one pool. Only the order counts: a criterion
+    that returns squares in place of magnitudes is the same.
+    ValueError: the criterion fails, or scores the same weights differently the second time.
+    """
+    criterion, orders = criterion_of(name), []
+    for _ in range(2):
+        flat = []
+        for parameter, shape in (("conv.weight", (5, 4, 3, 3)), ("conv.bias", (5,)), ("fc.weight", (6, 7))):
+            weights, gradients = (_exact(f"criterion {parameter} {what}", shape) for what in ("weights", "gradients"))
+            of_inputs = (1,) if len(shape) == 1 else (1, shape[1], *(1,) * (len(shape) - 2))
+            measured = {"gradients": gradients, "activations": 1 + _exact(f"criterion {parameter} inputs", of_inputs)}
+            given = {need: measured[need] for need in criterion.needs}
+            flat.append(score_of(criterion, parameter, weights, given).flatten())
+        scores = torch.cat(flat)
+        if not torch.isfinite(scores).all():
+            raise ValueError(f"criterion {name}: the score of a weight is not finite")
+        orders.append(torch.argsort(scores, stable=True).tolist())
+    if orders[0] != orders[1]:
+        raise ValueError(
+            f"criterion {name}: the same weights got other scores the second time, so that an interrupted sweep could "
+            "not go on with the same results"
+        )
+    needs = sorted(criterion.needs)
+    examples = criterion.examples if needs else 0
+    return {"scheme": SCHEME, "criterion": name, "needs": needs, "examples": examples, "order": orders[0]}
+
+
+def criterion_differences(old: Record, new: Record) -> list[str]:
+    """Return how a criterion differs from the stored record; [] if it does not."""
+    found = [
+        f"it has {what} {shown(new[what])} here, {shown(old[what])} in the store"
+        for what in ("needs", "examples")
+        if new[what] != old[what]
+    ]
+    if new["order"] != old["order"]:
+        found.append("it prunes the same weights in another order")
+    return found
+
+
+def _exact(name: str, shape: tuple[int, ...]) -> Tensor:
+    return torch.from_numpy(2 * uniform(name, shape) - 1).float()
 
 
 # --- evaluating ------------------------------------------------------------------------------------------------------

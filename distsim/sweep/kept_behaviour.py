@@ -1,7 +1,8 @@
-"""Records of how a sweep's network and metrics behaved at its first start, in its store.
+"""Records of how a sweep's network, metrics and criterion behaved at its first start, in its store.
 
 <problem>/behaviour/network.json            what the network computed from fixed numbers (distsim.sweep.behaviour)
                     metric-<name>.json      the values of a metric that does not come with distsim
+                    criterion-<name>.json   the order in which a criterion of one's own prunes
 Each is written once, at the first start that lacks it, and compared at every later start.
 """
 
@@ -12,7 +13,7 @@ from functools import partial
 from typing import Annotated, Any, Literal, TypedDict
 
 from distsim.metrics.registry import BUILT_IN, METRICS
-from distsim.specs import Sweep, shown
+from distsim.specs import MAGNITUDE, Sweep, shown
 from distsim.specs.canonical import signed, unsigned
 from distsim.specs.fields import Bound, Natural, expect
 from distsim.specs.json_shape import require_json, require_record
@@ -24,6 +25,8 @@ from distsim.sweep.behaviour import (
     NAME,
     SCHEME,
     Record,
+    criterion_behaviour,
+    criterion_differences,
     differences,
     metric_behaviour,
     metric_differences,
@@ -33,16 +36,16 @@ from distsim.sweep.exact import PROJECTIONS
 
 FOLDER = "behaviour"
 NETWORK = f"{FOLDER}/network.json"
-PATH = re.compile(rf"{FOLDER}/(?:network|metric-(?P<metric>[^/]+))\.json")
+PATH = re.compile(rf"{FOLDER}/(?:network|metric-(?P<metric>[^/]+)|criterion-(?P<criterion>[^/]+))\.json")
 LARGEST = 64 * 2**20  # bytes; a network of 350 modules has 0.2 MB
 
 
 class BehaviourChanged(ValueError):
-    """A network or metric behaves differently from the one of the same name at the sweep's first start."""
+    """A network, metric or criterion behaves differently from the one of the same name at the sweep's first start."""
 
 
 def require_same_behaviour(store: SweepStore, sweep: Sweep, say: Callable[[str], None] = print) -> None:
-    """Compare the network, and the user's own metrics, with the records in the store. Write missing records.
+    """Compare the network, and one's own metrics and criterion, with the records in the store. Write missing ones.
 
     say : gets a sentence if a store that has networks lacked a record
 
@@ -67,7 +70,7 @@ def require_same_behaviour(store: SweepStore, sweep: Sweep, say: Callable[[str],
 
 
 def require_recorded_behaviour(store: SweepStore, sweep: Sweep) -> None:
-    """Compare the network, and the user's own metrics, with those records that the store has. Write nothing.
+    """Compare the network, and one's own metrics and criterion, with those records that are there. Write nothing.
 
     Errors are those of `require_same_behaviour`.
     """
@@ -91,7 +94,7 @@ class _Kept:
 
 
 def _kept(store: SweepStore, sweep: Sweep) -> Iterator[_Kept]:
-    """Yield the records of the network and of the user's own metrics."""
+    """Yield the records of the network and of the user's own criterion and metrics."""
     name, model, seed = sweep.name, sweep.problem.model, sweep.identity.seed
     yield _Kept(
         NETWORK,
@@ -102,6 +105,17 @@ def _kept(store: SweepStore, sweep: Sweep) -> Iterator[_Kept]:
         f"{name}: the network {model} behaves differently from the one this store was begun with: first at ",
         ". Undo the edit, or use another --storage",
     )
+    criterion = sweep.problem.pruning.criterion
+    if criterion != MAGNITUDE:
+        yield _Kept(
+            f"{FOLDER}/criterion-{criterion}.json",
+            partial(criterion_behaviour, criterion),
+            criterion_differences,
+            partial(_pruned, store),
+            f"how the criterion {criterion} prunes",
+            f"{name}: the criterion {criterion} is not the one this store was begun with: ",
+            ". Undo the edit, give it another name, or use another --storage",
+        )
     for metric in sweep.extent.metrics:
         if METRICS[metric] is not BUILT_IN.get(metric):
             yield _Kept(
@@ -126,6 +140,11 @@ def _edits(sweep: Sweep, theirs: Record, ours: Record) -> list[str]:
 def _begun(store: SweepStore) -> bool:
     """Return whether the store holds anything of a network, even of a half-trained one."""
     return any(path.startswith(("complete/", "runs/", "pairs/")) for path in store.storage.sizes())
+
+
+def _pruned(store: SweepStore) -> bool:
+    """Return whether the store holds anything of a pruned network, even of a half-trained one."""
+    return any(path.startswith(("runs/", "pairs/")) for path in store.storage.sizes())
 
 
 def _measured(store: SweepStore, metric: str) -> bool:
@@ -164,6 +183,14 @@ class _MetricRecord(TypedDict):
     values: tuple[float | None, float | None]
 
 
+class _CriterionRecord(TypedDict):
+    scheme: int
+    criterion: str
+    needs: list[str]
+    examples: Natural
+    order: list[Natural]
+
+
 def read_behaviour(storage: Storage, path: str, problem: str) -> Record | None:
     """Return the record at a path that matches PATH, or None if it does not exist. DamagedStore: it was changed."""
     return read_decoded(storage, path, LARGEST, partial(decode_behaviour, path=path, problem=problem), WRITTEN_AGAIN)
@@ -175,6 +202,9 @@ def decode_behaviour(content: bytes, path: str, problem: str) -> Record:
     if match is not None and match["metric"] is not None:
         require_record("", tree, _MetricRecord)
         expect(tree["metric"] == match["metric"], f"it is of another metric, {shown(tree['metric'])}")
+    elif match is not None and match["criterion"] is not None:
+        require_record("", tree, _CriterionRecord)
+        expect(tree["criterion"] == match["criterion"], f"it is of another criterion, {shown(tree['criterion'])}")
     else:
         _require_network(tree, problem)
     expect(tree["scheme"] == SCHEME, f"its scheme is {tree['scheme']}, expected {SCHEME}")

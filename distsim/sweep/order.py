@@ -23,6 +23,7 @@ from distsim.sweep.cost import comparison_memory, readable
 from distsim.sweep.kept_behaviour import require_same_behaviour
 from distsim.sweep.training_memory import require_training_memory
 from distsim.training.compiling import require_one_graph
+from distsim.training.criteria import criterion_of
 from distsim.training.fusible import require_fusible
 from distsim.training.stepper import Arithmetic, require_arithmetic, require_precision, require_streams
 from distsim.training.streams import require_few_runs
@@ -150,9 +151,11 @@ def checked(problem: Problem, *, data: str = "", network: bool = True, **asked: 
     asked : fields of Extent (runs, metrics, ...), of Identity (seed, ...) and of Sweep (reading, device, resources,
         pack); None stands for what a new study has, as in `Extent.of`
 
-    ValueError: a metric is unknown, a field has no possible value, or the network cannot be trained and compared.
+    ValueError: a metric or the criterion is unknown, a field has no possible value, or the network cannot be trained
+    and compared.
     """
     known(asked.get("metrics") or ())
+    criterion_of(problem.pruning.criterion)
     extent, identity = Extent.of(problem, **_of(Extent, asked)), Identity(problem, "", **_of(Identity, asked))
     places = {name: value for name, value in asked.items() if name not in (*names(Extent), *names(Identity))}
     sweep = Sweep(identity, extent, _absolute(data), **places)

@@ -1,4 +1,4 @@
-"""The user's own networks and metrics: which script registered them, and how to register them again.
+"""The user's own networks, metrics and pruning criteria: which script registered them, and how to register them again.
 
 A script is the user's program. A command that needs what it registers imports it only in two cases: the user says so
 (`--import FILE`); or a store in a local folder records it, it lies outside that store, and it has not changed since it
@@ -23,13 +23,15 @@ from distsim.models import BUILT_IN as MODELS_OF_DISTSIM
 from distsim.models import MODELS
 from distsim.specs import Problem, Request, shown
 from distsim.store import Storage, SweepStore
+from distsim.training.criteria import BUILT_IN as CRITERIA_OF_DISTSIM
+from distsim.training.criteria import CRITERIA
 
 SCRIPT = "distsim_script_"  # prefix of the names of modules that are imported here
 
 
 @dataclass(frozen=True)
 class Script:
-    """A file that registered networks or metrics."""
+    """A file that registered networks, metrics or criteria."""
 
     path: str
     sha256: str
@@ -40,16 +42,17 @@ class Script:
         return cls(str(path.resolve()), hashlib.sha256(path.read_bytes()).hexdigest())
 
 
-_registered_by: dict[str, Script] = {}  # model or metric -> the imported file that registered it
+_registered_by: dict[str, Script] = {}  # model, metric or criterion -> the imported file that registered it
 _importing: list[str] = []
 
 
 def recorded_in(request: Request, problem: Problem, store: SweepStore) -> Request:
-    """Return the request with the script that registered the sweep's own model or metrics, if it has any.
+    """Return the request with the script that registered the sweep's own model, criterion or metrics, if it has any.
 
     It is the file that was imported for them; else the running program; else the script in the last request.
     """
     own = [] if problem.model in MODELS_OF_DISTSIM else [problem.model]
+    own += [] if problem.pruning.criterion in CRITERIA_OF_DISTSIM else [problem.pruning.criterion]
     own += [name for name in request.extent.metrics if name not in METRICS_OF_DISTSIM]
     if not own:
         return request
@@ -79,12 +82,13 @@ def _recorded(store: SweepStore) -> Script | None:
 
 
 def make_known(store: SweepStore, metrics: Iterable[str]) -> None:
-    """Import the script that registers the store's model or these metrics, if one is unknown and it may be imported.
+    """Import the script that registers the store's model, its criterion or these metrics, if one is unknown.
 
-    ValueError names the model or metric, the script that is recorded, and why it was not imported.
+    It is imported only if it may be. ValueError names what is unknown, the script that is recorded, and why it was not
+    imported.
     """
-    model, asked = store.identity().problem.model, list(metrics)
-    if not _unknown(model, asked):
+    problem, asked = store.identity().problem, list(metrics)
+    if not _unknown(problem, asked):
         return
     recorded = _recorded(store)
     if recorded is None:
@@ -92,20 +96,22 @@ def make_known(store: SweepStore, metrics: Iterable[str]) -> None:
     else:
         failure = _refusal(recorded.path, store.root) or _import(Path(recorded.path), recorded.sha256)
         why = failure or f"{recorded.path} does not register it"
-    if unknown := _unknown(model, asked):
+    if unknown := _unknown(problem, asked):
         raise ValueError(f"{unknown}: {why}. Name the script that registers it with --import FILE")
 
 
-def require_known(model: str, metrics: Iterable[str]) -> None:
-    """Raise ValueError if this model or one of these metrics is not registered, and nothing says where it is."""
-    if unknown := _unknown(model, list(metrics)):
+def require_known(problem: Problem, metrics: Iterable[str]) -> None:
+    """Raise ValueError if the problem's model or criterion, or one of these metrics, is not registered."""
+    if unknown := _unknown(problem, list(metrics)):
         raise ValueError(f"{unknown}. Name the script that registers it with --import FILE")
 
 
-def _unknown(model: str, metrics: list[str]) -> str:
+def _unknown(problem: Problem, metrics: list[str]) -> str:
     """Return which of these names are not registered, for a sentence; "" if all are."""
-    if model not in MODELS:
-        return f"unknown model {shown(model)}"
+    if problem.model not in MODELS:
+        return f"unknown model {shown(problem.model)}"
+    if problem.pruning.criterion not in CRITERIA:
+        return f"unknown criterion {shown(problem.pruning.criterion)}"
     lacking = [name for name in metrics if name not in METRICS]
     return f"unknown metrics {shown(lacking)} (there are {', '.join(METRICS)})" if lacking else ""
 
@@ -172,7 +178,7 @@ def _import(path: Path, expected: str | None) -> str | None:
         return None
     module = ModuleType(name)
     module.__file__ = script.path
-    before, arguments = MODELS.keys() | METRICS.keys(), sys.argv
+    before, arguments = _known(), sys.argv
     sys.modules[name] = module
     sys.path.insert(0, os.path.dirname(script.path))  # for modules beside the script, as when it is run
     sys.argv = [script.path]
@@ -186,9 +192,14 @@ def _import(path: Path, expected: str | None) -> str | None:
         _importing.pop()
         sys.argv = arguments
         sys.path.append(sys.path.pop(0))  # for later imports; from here on the libraries come first again
-    for registered in (MODELS.keys() | METRICS.keys()) - before:
+    for registered in _known() - before:
         _registered_by[registered] = script
     return None
+
+
+def _known() -> set[str]:
+    """Return the names of all models, metrics and criteria that are registered."""
+    return MODELS.keys() | METRICS.keys() | CRITERIA.keys()
 
 
 def imported_modules() -> list[ModuleType]:

@@ -37,6 +37,8 @@ from distsim.sweep.ray_cluster import LOOKS, Watch, bundle_of, require_room, roo
 from distsim.sweep.ray_trials import Listener, Lost, Tasks, interrupts_end_tune, label
 from distsim.sweep.training_worker import TrainingWorker
 from distsim.sweep.trials import Task, Trials
+from distsim.training.criteria import BUILT_IN as CRITERIA_OF_DISTSIM
+from distsim.training.criteria import CRITERIA, Criterion
 
 # Tune passes the driver's AWS_SECRET_ACCESS_KEY to its actors in their runtime_env, which Ray writes into its logs.
 # Workers get it from the environment in which Ray was started. Done on import: Tune may run in another process.
@@ -271,15 +273,17 @@ class _ComparisonActor:
 
 @dataclass(frozen=True)
 class _Own:
-    """These sweeps' models and the user's own metrics. A Ray worker has not run the script that defines them."""
+    """These sweeps' models, the user's own criteria and metrics. A Ray worker has not run the script with them."""
 
     models: dict[str, Any]
     metrics: dict[str, Metric]
+    criteria: dict[str, Criterion]
 
     def make_known(self) -> None:
         """Register them in this process."""
         MODELS.update(self.models)
         METRICS.update(self.metrics)
+        CRITERIA.update(self.criteria)
 
 
 def _own(orders: list[Prepared]) -> _Own:
@@ -287,10 +291,12 @@ def _own(orders: list[Prepared]) -> _Own:
         ray.cloudpickle.register_pickle_by_value(module)
     models = {name: MODELS[name] for name in {order.sweep.problem.model for order in orders}}
     metrics = {name: metric for name, metric in METRICS.items() if name not in BUILT_IN}
-    for code in (*models.values(), *(metric.measure for metric in metrics.values())):
+    criteria = {name: criterion for name, criterion in CRITERIA.items() if name not in CRITERIA_OF_DISTSIM}
+    functions = [metric.measure for metric in metrics.values()] + [of.score for of in criteria.values()]
+    for code in (*models.values(), *functions):
         if (own := own_code.module_of(code)) is not None:
             ray.cloudpickle.register_pickle_by_value(own)
-    return _Own(models, metrics)
+    return _Own(models, metrics, criteria)
 
 
 def _tune_path(root: Storage) -> str:

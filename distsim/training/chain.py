@@ -10,9 +10,10 @@ import torch
 from distsim.data import Dataset
 from distsim.models import Network, build
 from distsim.seeds import torch_stream
-from distsim.specs import Identity, OfControl
+from distsim.specs import MAGNITUDE, Identity, OfControl
 from distsim.training import optimizers as optim
 from distsim.training.checkpoint import Checkpoint, Checkpointed, CheckpointStore
+from distsim.training.criteria import Calibration, criterion_of, scores
 from distsim.training.early_stopping import EarlyStopping
 from distsim.training.loop import (
     AfterEpoch,
@@ -140,7 +141,8 @@ class Trainer:
         network : of this problem, with any weights, which are lost; pruning is done on its device
         streams : of the retraining, which say whether it is a control's; None: it is not
 
-        ValueError: `complete` has no rewind state, or a surviving parameter is not finite.
+        ValueError: `complete` has no rewind state, a surviving parameter is not finite, or the problem's own criterion
+        fails.
         """
         pruning = self.problem.pruning
         if complete.rewind is None:
@@ -151,11 +153,22 @@ class Trainer:
             masks = dict(before.masks)
         else:
             at_random = streams.once("pruning") if streams is not None and control == "random" else None
-            masks = prune(network, before.masks, pruning, at_random)
+            scored = None if at_random is not None else self._scores(before)
+            masks = prune(network, before.masks, pruning, at_random, scored)
         if pruning.rewind == "WR":
             network.load_state_dict(complete.rewind)
         apply_masks(network, masks)
         return weights_of(network), masks
+
+    def _scores(self, before: TrainedNetwork) -> dict[str, torch.Tensor] | None:
+        """Return the scores of the weights by the criterion, on the CPU. None: magnitudes decide."""
+        pruning = self.problem.pruning
+        if pruning.criterion == MAGNITUDE:
+            return None
+        network = build(self.problem, self.classes)
+        network.load_state_dict(before.weights)
+        data = Calibration(self.data.images, self.data.labels, self.data.mean, self.data.sd)
+        return scores(network, list(before.masks), criterion_of(pruning.criterion), data)
 
     def epochs(self, iteration: int) -> tuple[range, optim.Schedule]:
         """Return the epochs of a training and their learning rates. iteration : 0 for the complete network"""

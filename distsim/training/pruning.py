@@ -1,4 +1,4 @@
-"""Magnitude pruning: which parameters compete, and exactly how many of them are removed.
+"""Pruning: which parameters compete, and exactly how many of them are removed.
 
 A mask is a boolean tensor of its parameter's shape, True where the parameter is alive. Masks exist for prunable
 parameters only.
@@ -16,7 +16,7 @@ Masks = dict[str, torch.Tensor]
 
 
 def pools(network: Network, pruning: Pruning) -> dict[str, tuple[float, list[str]]]:
-    """Map each pool's name to its rate and parameter names. The parameters of a pool compete by magnitude.
+    """Map each pool's name to its rate and parameter names. The parameters of a pool compete.
 
     A parameter of several modules (tied weights) is in one pool only, once, under its first name. If the output is not
     pruned, its parameters are in no pool, even where another module has them too.
@@ -55,29 +55,33 @@ def prune(
     masks: Mapping[str, torch.Tensor],
     pruning: Pruning,
     at_random: torch.Generator | None = None,
+    scores: Mapping[str, torch.Tensor] | None = None,
 ) -> Masks:
-    """Return the masks after one more pruning, which removes the floor(rate · survivors) smallest of each pool.
+    """Return the masks after one more pruning, which removes the floor(rate · survivors) lowest of each pool.
 
-    Magnitudes are those of the network's present parameters. Among equal ones, the first is removed first: in the order
-    of `named_modules`, then of the flattened parameter. The work is done on the network's device, the masks are on the
-    CPU.
+    The lowest are those of the smallest magnitude among the network's present parameters, or of the smallest score.
+    Among equal ones, the first is removed first: in the order of `named_modules`, then of the flattened parameter. The
+    work is done on the network's device, or that of the scores. The masks are on the CPU.
 
     at_random : remove as many of each pool, drawn from this generator (of the CPU), whatever their magnitudes are
-    ValueError: a surviving parameter is not finite.
+    scores : of each parameter (distsim.training.criteria); None: magnitudes
+    ValueError: a surviving parameter, or its score, is not finite.
     """
     parameters = {name: parameter.detach() for name, parameter in network.named_parameters()}
+    ranked = {name: parameter.abs() for name, parameter in parameters.items()} if scores is None else scores
     result: Masks = {}
     for rate, names in pools(network, pruning).values():
-        alive = torch.cat([masks[name].flatten().to(parameters[name].device) for name in names])
-        magnitude = torch.cat([parameters[name].flatten() for name in names]).abs()[alive]
-        if not torch.isfinite(magnitude).all():
-            raise ValueError("cannot prune: a surviving parameter is not finite")
-        keep = torch.ones(len(magnitude), dtype=torch.bool, device=magnitude.device)
-        count = pruned_count(rate, len(magnitude))
+        alive = torch.cat([masks[name].flatten().to(ranked[name].device) for name in names])
+        score = torch.cat([ranked[name].flatten() for name in names])[alive]
+        if not torch.isfinite(score).all():
+            what = "a surviving parameter" if scores is None else "the score of a surviving parameter"
+            raise ValueError(f"cannot prune: {what} is not finite")
+        keep = torch.ones(len(score), dtype=torch.bool, device=score.device)
+        count = pruned_count(rate, len(score))
         if at_random is None:
-            keep[smallest(magnitude, count)] = False
+            keep[smallest(score, count)] = False
         else:
-            keep[torch.randperm(len(magnitude), generator=at_random)[:count].to(keep.device)] = False
+            keep[torch.randperm(len(score), generator=at_random)[:count].to(keep.device)] = False
         alive[alive.clone()] = keep
         sizes = [parameters[name].numel() for name in names]
         for name, part in zip(names, alive.split(sizes), strict=True):
@@ -85,16 +89,16 @@ def prune(
     return result
 
 
-def smallest(magnitude: torch.Tensor, count: int) -> torch.Tensor:
+def smallest(values: torch.Tensor, count: int) -> torch.Tensor:
     """Return the indices of the `count` smallest entries of a vector; among equal entries the earlier come first."""
     if count == 0:
-        return torch.empty(0, dtype=torch.int64, device=magnitude.device)
-    if magnitude.is_cuda:  # where kthvalue is refused under --deterministic
-        threshold = magnitude.sort().values[count - 1]
+        return torch.empty(0, dtype=torch.int64, device=values.device)
+    if values.is_cuda:  # where kthvalue is refused under --deterministic
+        threshold = values.sort().values[count - 1]
     else:
-        threshold = magnitude.kthvalue(count).values
-    below = (magnitude < threshold).nonzero().flatten()
-    ties = (magnitude == threshold).nonzero().flatten()[: count - len(below)]
+        threshold = values.kthvalue(count).values
+    below = (values < threshold).nonzero().flatten()
+    ties = (values == threshold).nonzero().flatten()[: count - len(below)]
     return torch.cat([below, ties])
 
 

@@ -4,6 +4,7 @@ from mutants.mutant import Mutant
 
 CHAIN = "training/test_chain.py::"
 PRUNING = "training/test_pruning.py::"
+CRITERIA = "training/test_criteria.py::"
 
 MUTANTS = (
     Mutant(
@@ -18,18 +19,18 @@ MUTANTS = (
         "ranked-after-rewinding",
         "Weights are ranked as they were early in training, when magnitudes say little.",
         "training/chain.py",
-        "            masks = prune(network, before.masks, pruning, at_random)\n"
+        "            masks = prune(network, before.masks, pruning, at_random, scored)\n"
         '        if pruning.rewind == "WR":\n            network.load_state_dict(complete.rewind)\n',
         '            if pruning.rewind == "WR":\n                network.load_state_dict(complete.rewind)\n'
-        "            masks = prune(network, before.masks, pruning, at_random)\n",
+        "            masks = prune(network, before.masks, pruning, at_random, scored)\n",
         (CHAIN + "test_what_is_pruned_is_smallest_at_the_end_of_each_training",),
     ),
     Mutant(
         "masks-start-anew",
         "Each iteration prunes the complete network's masks: sparsity stays at one step.",
         "training/chain.py",
-        "prune(network, before.masks, pruning, at_random)",
-        "prune(network, complete.masks, pruning, at_random)",
+        "prune(network, before.masks, pruning, at_random, scored)",
+        "prune(network, complete.masks, pruning, at_random, scored)",
         (CHAIN + "test_remaining_is_exact",),
     ),
     Mutant(
@@ -44,17 +45,33 @@ MUTANTS = (
         "ranked-with-signs",
         "Large negative weights are the first to go.",
         "training/pruning.py",
-        ".abs()[alive]",
-        "[alive]",
+        "name: parameter.abs() for name",
+        "name: parameter for name",
         (PRUNING + "test_exactly_the_smallest_go",),
     ),
     Mutant(
         "rate-of-all-weights",
         "A fifth of the complete network goes each time, not of the survivors.",
         "training/pruning.py",
-        "pruned_count(rate, len(magnitude))",
-        "min(pruned_count(rate, len(alive)), len(magnitude) - 1)",
+        "pruned_count(rate, len(score))",
+        "min(pruned_count(rate, len(alive)), len(score) - 1)",
         (PRUNING + "test_twenty_iterations_of_a_million_weights_leave_the_iterated_floor",),
+    ),
+    Mutant(
+        "own-criterion-is-ignored",
+        "A criterion of one's own is recorded, and magnitudes decide.",
+        "training/chain.py",
+        "pruning, at_random, scored)",
+        "pruning, at_random)",
+        (CRITERIA + "test_a_sweep_prunes_by_its_own_criterion",),
+    ),
+    Mutant(
+        "activations-of-other-channels",
+        "A weight is scored by what another weight is multiplied by.",
+        "training/criteria.py",
+        "squares = given.detach()",
+        "squares = given.flip(1).detach()",
+        (CRITERIA + "test_activations_are_what_each_weight_is_multiplied_by",),
     ),
     Mutant(
         "counts-are-rounded",

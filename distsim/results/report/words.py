@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import Any
 
-from distsim.specs import Identity, Problem
+from distsim.specs import MAGNITUDE, Identity, Problem
 
 SOURCES = {
     "cifar10": "CIFAR-10",
@@ -44,10 +44,12 @@ def question(identity: Identity, metrics: Iterable[str], runs: int, iterations: 
     several = f"{complete} complete networks" if complete > 1 else "one complete network"
     starts = "starts" if runs == 1 else "start"
     named = listed(metrics)
+    criterion = problem.pruning.criterion
+    rule = "the magnitude of its weights" if criterion == MAGNITUDE else f"the criterion {criterion}"
     return (
         f"How far does pruning carry a network away from what it was? {runs_text(runs)} {starts} from {several}, "
         f"trained on {SOURCES.get(problem.source, problem.source)}. Each run prunes the network {times(iterations)} by "
-        f"the magnitude of its weights and trains it again after each pruning. After each, the outputs of every "
+        f"{rule} and trains it again after each pruning. After each, the outputs of every "
         f"compared layer on {problem.probe:,} training images are compared with the complete network’s, by {named}."
     )
 
@@ -120,7 +122,9 @@ def _pruning(problem: Problem) -> str:
     conv, fc = share(pruning.conv_rate), share(pruning.fc_rate)
     rates = conv if conv == fc else f"{conv} of convolutions and {fc} of linear layers"
     kept = "" if pruning.prune_output else "; the output layer is kept"
-    return f"the smallest {rates} of what is left, {SCOPES[pruning.scope]}{kept}"
+    own = pruning.criterion != MAGNITUDE
+    lowest = f"{rates} of what is left, those lowest by the criterion {pruning.criterion}" if own else ""
+    return f"{lowest or f'the smallest {rates} of what is left'}, {SCOPES[pruning.scope]}{kept}"
 
 
 def _rewinding(problem: Problem) -> str:
