@@ -38,6 +38,7 @@ results: accuracy_figures layer_figures output_figures functional_figures iterat
 results: claims.parts pairs committed reduce claims.papers claims.judging claims.images claims.multiverse
 results: study_record published merging rows ladder
 results: report claims.words report.words report.arrays report.sentences report.parts report.page report.writing
+results: archive
 sweep: . beside cost training_memory exact behaviour kept_behaviour extraction failures
 sweep: plan jobs cluster own_code stored_models events
 sweep: on_device comparison_worker order training_worker chain_training trials engine ray_cluster ray_trials
@@ -45,10 +46,10 @@ sweep: ray_engine forecast pairs run status
 sweep: kept board elsewhere live at_work
 sweep: proof retraining ladder
 verify: . report unfinished listing networks derived descriptions lineage walk store repair
-api: . arguments problem data drawing network showing study published opening running
+api: . arguments problem data drawing exporting network showing study published opening running
 cli: ending . arguments doctor doctor_gpu output progress run studies proving commands checking pairing
 cli: drawing reporting claiming ladder doctoring sweeps named_models compare_models
-cli: sweep_command completion main __main__
+cli: sweep_command exporting completion main __main__
 script stages __main__
 """
 

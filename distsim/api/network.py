@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from distsim import extras, specs
 from distsim.activations.probe import held, layer_shapes, make_probe
 from distsim.api.data import placed
+from distsim.api.exporting import Format, exported
 from distsim.data import Dataset, load, suited
 from distsim.data.arrays import as_images
 from distsim.data.augment import normalisation, normalise
@@ -50,8 +52,29 @@ class StudyNetwork:
     def model(self) -> nn.Module:
         """The network with its weights, on the CPU, in eval mode. It takes what `inputs` returns."""
         network = self._built
-        network.load_state_dict(self.store.load_network(self.which).weights)
+        network.load_state_dict(self.weights)
         return network.eval()
+
+    @cached_property
+    def weights(self) -> dict[str, Tensor]:
+        """Parameter or buffer -> its values, on the CPU. Pruned weights are zero."""
+        return dict(self.store.load_network(self.which).weights)
+
+    @property
+    def identity(self) -> str:
+        """The hash of what determines the study's numbers."""
+        return self._identity.hash
+
+    def export(self, path: Any, to: Format = "state_dict") -> Path:
+        """Write the weights to a file for other programs, and return its path. Errors are those of `exported`.
+
+        to : state_dict, torch_prune or safetensors, as `distsim.api.exporting.exported` describes them
+        """
+        file = Path(path).expanduser()
+        content = exported(self, to)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(content)
+        return file
 
     @cached_property
     def masks(self) -> dict[str, Tensor]:

@@ -44,21 +44,23 @@ def flags(parser: argparse.ArgumentParser) -> None:
         "--normalise",
         choices=("none", "imagenet", "data"),
         default="none",
-        help="of images: none leaves values from 0 to 1; imagenet subtracts ImageNet's mean and divides by its "
-        "standard deviation; data does so with those of the images themselves (default: none)",
+        help="how to normalise images: none leaves values from 0 to 1; imagenet subtracts ImageNet's mean and divides "
+        "by its standard deviation; data does so with those of the images themselves (default: none)",
     )
     parser.add_argument(
         "--layers",
         nargs="+",
-        metavar="PATTERN",
-        help="layers by their names or by patterns such as 'layer*.relu', or by the types of their modules, such as "
-        "Conv2d (default: convolutions and linear layers)",
+        metavar="LAYER",
+        help="compare these layers: names, patterns such as 'layer*.relu', or types of modules such as Conv2d "
+        "(default: convolutions and linear layers)",
     )
     parser.add_argument(
         "--metrics", "--metric", nargs="+", metavar="NAME", default=["cka"], help="metrics to compute (default: cka)"
     )
-    parser.add_argument("--batch", metavar="KEY", help="the entry of a dict, or the place in a tuple, that models take")
-    parser.add_argument("--batch-size", type=whole, default=64, metavar="N", help="(default: 64)")
+    parser.add_argument("--batch", metavar="KEY", help="take this entry of a dict, or this place in a tuple, as input")
+    parser.add_argument(
+        "--batch-size", type=whole, default=64, metavar="N", help="run models on so many inputs at once (default: 64)"
+    )
     parser.add_argument(
         "--device", choices=("auto", "cpu", "cuda"), default="auto", help="to run and compare on (default: auto)"
     )

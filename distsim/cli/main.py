@@ -14,6 +14,7 @@ from distsim.cli import (
     compare_models,
     doctoring,
     drawing,
+    exporting,
     ladder,
     pairing,
     proving,
@@ -170,6 +171,15 @@ COMMANDS = (
         more="Write the tables, figures and claims of a sweep into a folder that can be published, without weights and "
         "activations. Several sources are joined if they are of the same sweep. Runs that start from different "
         "complete networks, as other processors train them, are kept apart in the column `complete`.",
+    ),
+    Command(
+        "export",
+        "write a network for other programs, or a study as a folder to deposit",
+        "results/cifar2 --network run=3,iteration=7 --to safetensors",
+        exporting.flags,
+        exporting.do_export,
+        READS,
+        more=exporting.DESCRIPTION,
     ),
     Command(
         "prove",

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -159,6 +160,14 @@ def _as_flags(table: Mapping[str, Any], parser: argparse.ArgumentParser) -> list
         values = [] if value is True else value if isinstance(value, list) else [value]
         flags += [f"--{flag}={values[0]}"] if len(values) == 1 else [f"--{flag}", *map(str, values)]
     return flags
+
+
+def as_config(problem: Problem, sweep: Mapping[str, Any]) -> str:
+    """Return the text of a file for --config that runs this problem. sweep : more flags, without the dashes"""
+    lines = list(_config([problem]))
+    place = next(at for at, line in enumerate(lines) if line.startswith("storage = "))
+    flags = [f"{name} = {json.dumps(value)}" for name, value in sweep.items()]  # TOML of numbers, texts and lists
+    return "\n".join([*lines[:place], *flags, *lines[place:]]) + "\n"
 
 
 def _config(problems: Sequence[Problem]) -> Iterator[str]:

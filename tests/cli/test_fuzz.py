@@ -297,6 +297,7 @@ USUAL: dict[str, tuple[str, ...]] = {  # flags without which a command would tak
     "layers": ("--metrics", "cka"),
     "merge": ("--into", "study"),
     "prove": ("run=complete",),
+    "export": ("--publish", "deposit"),
 }
 
 

@@ -11,8 +11,8 @@ MUTANTS = (
         "ranked-by-the-complete-network",
         "Every iteration ranks by the complete network's weights: magnitude pruning in one shot, done in steps.",
         "training/chain.py",
-        "network.load_state_dict(before.weights)",
-        "network.load_state_dict(complete.weights)",
+        "network.load_state_dict(before.weights)\n        control",
+        "network.load_state_dict(complete.weights)\n        control",
         (CHAIN + "test_what_is_pruned_is_smallest_at_the_end_of_each_training",),
     ),
     Mutant(

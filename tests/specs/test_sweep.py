@@ -191,6 +191,7 @@ OTHER = {
         "rewind": "WR",
         "rewind_epoch": 1,
         "finetune_epochs": 3,
+        "criterion": "other",
     },
 }
 EXTENT_ONLY = {"runs", "iterations", "paper", "control_runs"}

@@ -27,18 +27,26 @@ FIGURES = (
 )
 
 
+def extent(study: Published) -> tuple[int, int]:
+    """Return the number of runs, of all complete networks together, and the last iteration."""
+    networks = study.tables.pruned.networks
+    return len(runs_there(networks)), int(networks["iteration"].max()) if len(networks) else 0
+
+
+def asked(study: Published) -> str:
+    """Return what a study asked, in a paragraph."""
+    metrics = [label(name, study.labels) for name in dict.fromkeys(study.tables.summary["metric"])]
+    return question(study.identity, metrics, *extent(study), len(study.parts))
+
+
 def front(study: Published, found: Findings) -> str:
     """Return what was asked and what came out."""
-    metrics = [label(name, study.labels) for name in dict.fromkeys(study.tables.summary["metric"])]
-    networks = study.tables.pruned.networks
-    runs = len(runs_there(networks))
-    last = int(networks["iteration"].max()) if len(networks) else 0
-    asked = question(study.identity, metrics, runs, last, len(study.parts))
     sentences = "".join(f"<li>{text(sentence)}</li>" for sentence in found.sentences)
+    paragraph = text(asked(study))
     return (
-        f'<h1>{text(title(study.identity.problem))}</h1><div class="front"><div><p class="question">{text(asked)}</p>'
+        f'<h1>{text(title(study.identity.problem))}</h1><div class="front"><div><p class="question">{paragraph}</p>'
         f'<h2 class="small">What came out</h2><ol class="findings">{sentences}</ol>'
-        f'<p class="note">{text(found.note)}</p></div>{_facts(study, runs, last)}</div>'
+        f'<p class="note">{text(found.note)}</p></div>{_facts(study, *extent(study))}</div>'
     )
 
 
