@@ -2,21 +2,41 @@
 
 import io
 import json
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
 
 from distsim import __version__
-
-if TYPE_CHECKING:
-    from distsim.api.network import StudyNetwork
+from distsim.specs import NetworkId, Problem
 
 Format = Literal["state_dict", "torch_prune", "safetensors"]
 ENDINGS: dict[Format, str] = {"state_dict": "pt", "torch_prune": "pt", "safetensors": "safetensors"}
 
 
-def exported(network: "StudyNetwork", to: Format = "state_dict") -> bytes:
+class Exportable(Protocol):
+    """What is asked of a network: it is a `distsim.api.network.StudyNetwork`."""
+
+    @property
+    def which(self) -> NetworkId: ...
+
+    @property
+    def record(self) -> dict[str, Any]: ...
+
+    @property
+    def problem(self) -> Problem: ...
+
+    @property
+    def identity(self) -> str: ...
+
+    @property
+    def weights(self) -> dict[str, Tensor]: ...
+
+    @property
+    def masks(self) -> dict[str, Tensor]: ...
+
+
+def exported(network: Exportable, to: Format = "state_dict") -> bytes:
     """Return a network's weights as the bytes of a file. The network's code is not needed.
 
     state_dict     what torch.save writes of a dict of tensors, under the names of the network's own parameters and
@@ -54,7 +74,7 @@ def _reparametrised(weights: dict[str, Tensor], masks: dict[str, Tensor]) -> dic
     return found
 
 
-def described(network: "StudyNetwork") -> dict[str, Any]:
+def described(network: Exportable) -> dict[str, Any]:
     """Return what someone needs to use the file: the network's place in its study, and what its input must be."""
     problem, record = network.problem, network.record
     means, sds = problem.recipe.normalise or ((), ())

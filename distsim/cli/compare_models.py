@@ -62,7 +62,10 @@ def flags(parser: argparse.ArgumentParser) -> None:
         "--batch-size", type=whole, default=64, metavar="N", help="run models on so many inputs at once (default: 64)"
     )
     parser.add_argument(
-        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="to run and compare on (default: auto)"
+        "--device",
+        choices=("auto", "cpu", "cuda"),
+        default="auto",
+        help="run models and compare on this (default: auto)",
     )
     parser.add_argument("--out", metavar="FOLDER", default=".", help="folder for table and figure (default: this one)")
     parser.add_argument(
