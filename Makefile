@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: demo test check lint types docs faults faults-more faults-short mutants mutants-short test-versions requirements results bench gpu-bundle clean
+.PHONY: demo test check lint types docs faults faults-more faults-short mutants mutants-short test-versions typed requirements results bench gpu-bundle clean
 
 demo: $(READY)
 	$(BIN)/python sweeps/digits.py
@@ -47,6 +47,10 @@ mutants-short: $(READY)
 # Python 3.11 to 3.14, and the oldest libraries that pyproject.toml allows. Several GB of downloads; not in CI.
 test-versions: $(READY)
 	$(BIN)/python tests/versions.py
+
+# What README.md and docs/start.md say, typed in an empty HOME: from a clone, and from the wheel. Several GB; not in CI.
+typed: $(READY)
+	$(BIN)/python tests/typed.py
 
 # constraints.txt with the SHA-256 of every file: again whenever constraints.txt or the extras change.
 requirements: $(READY)
