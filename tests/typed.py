@@ -3,7 +3,7 @@
     python tests/typed.py                  # both ways (`make typed`)
     python tests/typed.py --only wheel     # from the wheel, outside the repository
 
-Each way has an empty HOME, and of this shell's variables only those that say where packages come from and the like. What
+Each way has an empty HOME, and of this shell's variables those that say where packages come from and the like. What
 comes out is compared with what the pages show: of tables counts exactly, and measured values to 0.05. The first way
 makes a clone of HEAD and gives its commands; the second builds the wheel, installs `distsim-imp[all]` in another
 environment and gives the same Python.
