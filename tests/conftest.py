@@ -5,6 +5,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -43,14 +44,17 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 @pytest.fixture(autouse=True)
-def no_metric_stays() -> Iterator[None]:
+def nothing_registered_stays() -> Iterator[None]:
     """What a test registers is gone after it: commands list all metrics, in this process and not in a fresh one."""
     from distsim.metrics.registry import METRICS
+    from distsim.training.criteria import CRITERIA
 
-    before = dict(METRICS)
+    registries: tuple[dict[str, Any], ...] = METRICS, CRITERIA
+    before = [dict(registry) for registry in registries]
     yield
-    METRICS.clear()
-    METRICS.update(before)
+    for registry, kept in zip(registries, before, strict=True):
+        registry.clear()
+        registry.update(kept)
 
 
 @pytest.fixture(scope="session")

@@ -80,6 +80,7 @@ class Typist:
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background ignores it
         )
         if stop:
             time.sleep(SOON)

@@ -15,7 +15,6 @@ from distsim.results import reduce
 from distsim.specs.canonical import signed
 from distsim.store import Storage, SweepStore
 from distsim.sweep import own_code
-from distsim.training.criteria import CRITERIA
 
 SCRIPT = '''
 """Weights that change the loss least go first."""
@@ -62,7 +61,6 @@ def as_in_another_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(reduce, "draw", lambda root, again=False: [])
     path = list(sys.path)
     yield
-    CRITERIA.pop("taylor", None)
     own_code._registered_by.clear()
     for module in own_code.imported_modules():
         del sys.modules[module.__name__]

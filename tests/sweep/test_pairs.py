@@ -342,7 +342,7 @@ def test_layers_of_two_networks(kept: SweepStore, compared: pd.DataFrame) -> Non
     found = layer_by_layer(Stored(kept, COMPLETE), Stored(kept, NetworkId(0, 2)), ["cka", "svcca"])
     names = tuple(layer.name for layer in ordered().layers)
     assert found.layers_x == found.layers_y == names
-    assert found.names == ("digits, complete network", "digits, run 0, iteration 2")
+    assert (found.model_x, found.model_y) == ("digits, complete network", "digits, run 0, iteration 2")
     of_pair = compared[compared["run_x"].isna() & (compared["run_y"] == 0) & (compared["iteration_y"] == 2)]
     for metric in ("cka", "svcca"):
         alike = of_pair[of_pair["metric"] == metric].set_index("layer")["value"]
