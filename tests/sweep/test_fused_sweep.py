@@ -13,7 +13,7 @@ from distsim.results import reduce as results
 from distsim.specs import COMPLETE, Identity, NetworkId, RunId, Sweep
 from distsim.store import Storage, SweepStore
 from distsim.store import checkpoints as kept
-from distsim.sweep import cost, forecast, training_memory
+from distsim.sweep import cost, forecast, training_memory, training_worker
 from distsim.sweep.chain_training import train_chains
 from distsim.sweep.engine import LocalEngine
 from distsim.sweep.order import check_workplace, checked, prepare, take
