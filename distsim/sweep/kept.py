@@ -20,7 +20,9 @@ def kept_sentence(store: SweepStore, extent: Extent) -> str:
     unfinished = {
         network: epochs for network, epochs in epochs_kept(store.storage).items() if network not in contents.networks
     }
-    parts += [f"{epochs} epochs of {network.label}" for network, epochs in sorted(unfinished.items())[:3]]
+    parts += [
+        f"{epochs} epoch{'s' * (epochs != 1)} of {network.label}" for network, epochs in sorted(unfinished.items())[:3]
+    ]
     if len(unfinished) > 3:
         parts.append(f"epochs of {len(unfinished) - 3} more networks")
     return ", ".join(parts)
