@@ -196,10 +196,8 @@ def test_ctrl_c_stops_where_nothing_is_lost(tmp_path: Path) -> None:
     assert not store.contents().networks
     (epochs,) = epochs_kept(store.storage).values()
     said = " ".join(screen.seen[screen.seen.index("distsim: stopped") :].split())
-    assert (
-        f"/store keeps 0 of 3 networks of digits, {epochs} epoch{'s' * (epochs != 1)} of complete network. To go on: python"
-        in said
-    )
+    kept = f"{epochs} epoch{'s' * (epochs != 1)} of complete network"
+    assert f"/store keeps 0 of 3 networks of digits, {kept}. To go on: python" in said
     assert said.endswith("--epochs 3000"), "the whole command"
     (beat,) = (tmp_path / "store/lease").glob("*.beat")
     assert beat.read_text() == "over", "the lease is released"
