@@ -38,7 +38,7 @@ def library(name: str) -> Any:
         try:
             return importlib.import_module(name)
         except ImportError:
-            pytest.skip(f"{name} is not installed: pip install 'distsim[zoo]'")
+            pytest.skip(f"{name} is not installed: pip install 'distsim-imp[zoo]'")
 
 
 def images(size: int = 64) -> torch.Tensor:
