@@ -42,7 +42,7 @@ def environment(sweep: Sweep) -> dict[str, Any]:
         "numpy": np.__version__,
         "machine": platform.machine(),
         "instruction_set": torch.backends.cpu.get_cpu_capability(),
-        "blas": _blas_kernels(),
+        "blas": blas_kernels(),
         "threads": sweep.identity.threads,
         "device": torch.cuda.get_device_name() if sweep.device == "cuda" else "cpu",
     }
@@ -64,7 +64,7 @@ def _route(device: str) -> str:
     return "qdwh" if full_rate else "eigenvalues"
 
 
-def _blas_kernels() -> str:
+def blas_kernels() -> str:
     """Return the instruction set that NumPy's BLAS uses, which an environment variable may lower."""
     architectures = {str(pool.get("architecture")) for pool in threadpool_info() if pool["user_api"] == "blas"}
     return "+".join(sorted(architectures))

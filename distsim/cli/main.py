@@ -195,12 +195,13 @@ COMMANDS = (
     ),
     Command(
         "doctor",
-        "measure this machine and say which flags suit it",
+        "measure this machine and say which flags suit it; or ask the machines of a cluster",
         "cifar2",
         doctoring.flags,
         doctoring.do_doctor,
         TRAINS,
-        more="Measure this machine and say which flags suit it: trials at once, threads, precision.",
+        more="Measure this machine and say which flags suit it: trials at once, threads, precision. With --address, "
+        "ask each machine of a Ray cluster whether a sweep can work there.",
     ),
     Command(
         "completion",

@@ -84,6 +84,11 @@ class Lease:
                 self._root.put(_path(self.number, "beat"), b"over")
 
     @property
+    def sign(self) -> tuple[str, bytes]:
+        """Return the path and the content of an object that only this store has, while this process holds the lease."""
+        return _path(self.number), self._root.get(_path(self.number)) or b""
+
+    @property
     def lost(self) -> bool:
         """Return whether another driver took over after a long silence."""
         return self._last() != self.number

@@ -50,7 +50,7 @@ def carry_out(
             return run(orders, root, LocalEngine(root, allow_drift, watcher, allow_slow), say, check)
         from distsim.sweep.ray_engine import RayEngine
 
-        with RayEngine(root, address, allow_drift, watcher, allow_slow) as engine:
+        with RayEngine(root, address, allow_drift, watcher, allow_slow, say) as engine:
             return run(orders, root, engine, say, check)
 
 
@@ -76,7 +76,7 @@ def foresee(
         return foretell(orders, root, LocalEngine(root), say)
     from distsim.sweep.ray_engine import RayEngine
 
-    with RayEngine(root, address, allow_drift=False) as engine:
+    with RayEngine(root, address, allow_drift=False, say=say) as engine:
         return foretell(orders, root, engine, say)
 
 

@@ -10,6 +10,7 @@ PATIENCE = 10.0  # seconds within which a machine of the cluster must answer
 SOCKET_PATH = 107  # bytes of a Unix socket's path, at most
 RAYS_PART = len("/ray/session_2026-01-01_00-00-00_000000_0000000/sockets/plasma_store.1")
 ADDRESSES = 16 * 2**30  # bytes of addresses that a process of Ray takes, at most; 12 GB were seen to be too few
+TAKEN_FOR_DEAD = "it takes this machine for dead, as if it had not answered for a while"
 TOKENS = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 
 

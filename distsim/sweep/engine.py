@@ -2,7 +2,7 @@
 
 import itertools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 from distsim import stopping
@@ -18,6 +18,13 @@ from distsim.sweep.jobs import Job, pieces
 from distsim.sweep.order import Prepared
 from distsim.sweep.plan import Chain, runs_of, trials_of
 from distsim.sweep.training_worker import TrainingWorker
+
+JobsOf = Callable[[Mapping[str, set[NetworkId]], int], Sequence[Job]]
+
+
+def no_jobs(ready: Mapping[str, set[NetworkId]], slots: int) -> Sequence[Job]:
+    """Return that nothing is to be compared while networks are trained."""
+    return ()
 
 
 class Engine(Protocol):
@@ -39,11 +46,17 @@ class Engine(Protocol):
         ...
 
     def train(
-        self, orders: list[Prepared], chains: dict[str, list[Chain]], complete: set[tuple[str, int]]
+        self,
+        orders: list[Prepared],
+        chains: dict[str, list[Chain]],
+        complete: set[tuple[str, int]],
+        jobs_of: JobsOf = no_jobs,
     ) -> list[str]:
         """Train complete networks, extract their activations, then run the chains.
 
         complete : problem and number of each complete network to train
+        jobs_of : returns the comparisons of networks that are ready, by problem, for so many at once. An engine may do
+            them while it trains others; what it does not do is asked of `compare` afterwards
         """
         ...
 
@@ -94,7 +107,11 @@ class LocalEngine:
         return 1
 
     def train(
-        self, orders: list[Prepared], chains: dict[str, list[Chain]], complete: set[tuple[str, int]]
+        self,
+        orders: list[Prepared],
+        chains: dict[str, list[Chain]],
+        complete: set[tuple[str, int]],
+        jobs_of: JobsOf = no_jobs,
     ) -> list[str]:
         failures: list[str] = []
         for order in orders:

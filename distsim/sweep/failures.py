@@ -43,5 +43,9 @@ def sentence(label: str, error: BaseException) -> str:
 
 def last_line(error: BaseException) -> str:
     """Return the last line of an error's text, which in a traceback of another process is the error itself."""
-    lines = [line for line in str(error).strip().splitlines() if line.strip()]
-    return lines[-1].strip() if lines else type(error).__name__
+    return last_line_of(str(error)) or type(error).__name__
+
+
+def last_line_of(text: str) -> str:
+    """Return the last line of a text that is not empty, "" if there is none."""
+    return next((line.strip() for line in reversed(text.strip().splitlines()) if line.strip()), "")

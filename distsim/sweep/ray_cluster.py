@@ -1,4 +1,4 @@
-"""The Ray cluster: how this process gets one, what it has room for, and whether distsim is on its machines."""
+"""The Ray cluster: how this process gets one, and whether it still lives."""
 
 import contextlib
 import logging
@@ -14,32 +14,26 @@ import ray
 from ray._private import ray_constants
 from ray._private import utils as ray_utils
 from ray._private import worker as ray_worker
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from distsim._version import __version__
 from distsim.data import Dataset
 from distsim.store.lease import release_all
 from distsim.sweep import cluster
-from distsim.sweep.order import Prepared
 
 # Ray reads these when it starts. Tune's new output cannot be silenced, its old one can. Usage is not reported.
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 OBJECT_STORE = 200 * 2**20  # bytes besides the data sets; results do not pass through Ray
-ASKED = 60.0  # seconds that the machines of a cluster have to say whether distsim is there
 LOOKS = 1.0  # seconds between two looks at whether Ray lives
 SILENCE = 30.0  # seconds without an answer after which a cluster is given up; Ray ends this process after 60
 GRACE = 8.0  # seconds that this process has to end by itself when Ray has died; Ray ends it after 12 to 60
-TAKEN_FOR_DEAD = "it takes this machine for dead, as if it had not answered for a while"
 VITAL = {"raylet": "its raylet", "gcs_server": "its control service (gcs_server)"}
 
 
 def connect(address: str | None, datasets: Sequence[Dataset]) -> "Watch":
     """Connect to a cluster, or start Ray on this machine if the address is None. Return what watches it.
 
-    ConnectionError: nothing answers, the cluster does not let this process in, Ray does not start, or distsim cannot
-    be imported on a machine of the cluster.
+    ConnectionError: nothing answers, the cluster does not let this process in, or Ray does not start.
     """
     quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     if address is not None:
@@ -49,7 +43,6 @@ def connect(address: str | None, datasets: Sequence[Dataset]) -> "Watch":
                 ray.init(address=address, **quiet)
         except Exception as error:  # Ray raises no narrower one
             raise cluster.refused(address, error) from error
-        _require_distsim()
         watch = Watch(address)
         watch.begin()
     else:
@@ -60,50 +53,6 @@ def connect(address: str | None, datasets: Sequence[Dataset]) -> "Watch":
     for name in ("ray.tune", "ray.train._internal.storage"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     return watch
-
-
-# Run on each machine of a cluster. It must not need distsim there to be unpickled, so it is code of no module.
-ASK = """
-def ask():
-    try:
-        import distsim
-        return distsim.__version__, ""
-    except BaseException as error:
-        return "", f"{type(error).__name__}: {error}"
-"""
-
-
-def _require_distsim() -> None:
-    """Check that distsim of this version can be imported on each machine. ConnectionError names those where it cannot.
-
-    Ray would send work there, see it die and send it there again, since that machine is idle. A machine that does not
-    answer in time is left alone: it may be busy.
-    """
-    code: dict[str, Any] = {}
-    exec(ASK, code)
-    ask = ray.remote(num_cpus=0, max_retries=0)(code["ask"])
-    asked = {
-        ask.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(): node
-        for node in ray.nodes()
-        if node["Alive"]
-    }
-    answered, _ = ray.wait(list(asked), num_returns=len(asked), timeout=ASKED)
-    wrong = []
-    for answer in answered:
-        host = asked[answer]["NodeManagerHostname"]
-        try:
-            version, error = ray.get(answer)
-        except ray.exceptions.RayError:  # the machine has gone
-            continue
-        if error:
-            wrong.append(f"{host}: {error}")
-        elif version != __version__:
-            wrong.append(f"{host}: it has distsim {version}, this is {__version__}")
-    if wrong:
-        ray.shutdown()
-        raise ConnectionError(
-            f"distsim cannot be used on some machines of the Ray cluster ({'; '.join(wrong)}): install it there"
-        )
 
 
 def _start_here(options: dict[str, Any]) -> "Watch":
@@ -242,7 +191,7 @@ class Watch:
             self._answered = time.monotonic()
             with contextlib.suppress(Exception):  # a cluster that begins to fail: the next look says more
                 if any(node["NodeID"] == self._node and not node["Alive"] for node in ray.nodes()):
-                    return TAKEN_FOR_DEAD
+                    return cluster.TAKEN_FOR_DEAD
         elif time.monotonic() - self._answered > SILENCE:
             return f"its control service at {self._gcs} has not answered for {SILENCE:.0f} s"
         return ""
@@ -256,36 +205,3 @@ def _dead_process() -> str:
             status = process.returncode
             return f"{VITAL[kind]} " + (f"was killed by signal {-status}" if status < 0 else f"ended with {status}")
     return ""
-
-
-def require_room(orders: list[Prepared]) -> None:
-    """Check that each trial and comparison fits on this machine.
-
-    ValueError: one does not, and Ray would wait for ever. ClusterLost: Ray takes the machine for dead.
-    """
-    cpus, gpus = slot(orders)
-    wanted = [bundle_of(dict(order.sweep.resources)) for order in orders] + [{"CPU": cpus, "GPU": gpus}]
-    machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    if not machines:
-        raise cluster.ClusterLost(cluster.lost(TAKEN_FOR_DEAD, here=True))
-    for bundle in wanted:
-        if not any(all(machine.get(name, 0) >= amount for name, amount in bundle.items()) for machine in machines):
-            needed = ", ".join(f"{amount:g} {name}" for name, amount in bundle.items() if amount)
-            raise ValueError(f"no machine of the Ray cluster has {needed}: see --cpus, --gpus, --threads")
-
-
-def slot(orders: list[Prepared]) -> tuple[int, float]:
-    """Return the CPUs and GPUs that one comparison of any of these sweeps needs."""
-    cpus = max(order.sweep.identity.threads for order in orders)
-    gpus = (dict(order.sweep.resources).get("gpu", 1.0) for order in orders if order.sweep.device == "cuda")
-    return cpus, max(gpus, default=0.0)
-
-
-def room_for(bundle: dict[str, float]) -> int:
-    """Return how many bundles of resources the cluster holds, at least 1."""
-    resources = ray.cluster_resources()
-    return max(1, min(int(resources.get(name, 0) / amount) for name, amount in bundle.items() if amount))
-
-
-def bundle_of(resources: dict[str, float]) -> dict[str, float]:
-    return {name.upper(): amount for name, amount in resources.items() if amount} or {"CPU": 1}

@@ -4,53 +4,107 @@ import contextlib
 import os
 from collections import deque
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 from ray import tune
 from ray.tune.search import Searcher
 
+from distsim.callbacks import Event
 from distsim.specs import NetworkId
 from distsim.sweep.cluster import ClusterLost
 from distsim.sweep.plan import runs_of
+from distsim.sweep.ray_deaths import RETRIES, Deaths
+from distsim.sweep.ray_hosts import Hosts
 from distsim.sweep.trials import Task, Trials
 
 
 class Tasks(Searcher):  # type: ignore[misc]  # ray has no types
     """The order of tasks: a problem's chains are handed out once its complete network is committed.
 
-    Tune asks again while it is told to wait, so no worker idles while anything can run.
+    A task whose worker died is handed out again as a new trial, on another machine if its own turns out to be unfit.
+    It is given up after `retries` deaths without a new network in between; in a sweep of days a trial may die many
+    times, as long as it gets further. Tune asks again while it is told to wait, so no worker idles while anything can
+    run.
+
+    hosts : the machines; None: nobody asks them
+    tick : called whenever Tune asks for a task
     """
 
-    def __init__(self, tasks: list[Task]) -> None:
+    def __init__(
+        self,
+        tasks: list[Task],
+        hosts: Hosts | None = None,
+        retries: int = RETRIES,
+        tick: Callable[[], None] = lambda: None,
+    ) -> None:
         super().__init__()
         self.todo = deque(enumerate(tasks))  # not handed out yet
+        self._hosts, self._retries, self._tick = hosts, retries, tick
         self._pending = {task for task in tasks if isinstance(task[1], int)}
-        self.running: dict[str, Task] = {}
+        self._deaths: Deaths[tuple[int, Task]] = Deaths(hosts, retries)
+        self.running: dict[str, tuple[int, Task, frozenset[str]]] = {}  # trial -> number, task, machines kept from it
+        self.working: set[str] = set()  # trials that have begun, and wait for no machine
         self.begun = False  # whether any task was handed out
-        self.died: list[tuple[Task, str]] = []
         self.failures: list[str] = []
 
+    @property
+    def left(self) -> bool:
+        """Return whether a task is not done or given up."""
+        return bool(self.todo or self.running or self._deaths)
+
+    @property
+    def all_work(self) -> bool:
+        """Return whether no task waits for a machine."""
+        return not self.todo and self.running.keys() <= self.working
+
     def suggest(self, trial_id: str) -> Any:
+        self._tick()
+        self._decide()
+        avoid = self._hosts.avoid if self._hosts else frozenset[str]()
         for _ in range(len(self.todo)):
             number, (problem, pack) = self.todo.popleft()
             if not isinstance(pack, int) and (problem, pack[0].complete) in self._pending:
                 self.todo.append((number, (problem, pack)))
                 continue
-            self.running[trial_id] = (problem, pack)
+            self.running[trial_id] = number, (problem, pack), avoid
             self.begun = True
             piece = NetworkId(complete=pack).path if isinstance(pack, int) else runs_of(pack)
-            return {"problem": problem, "piece": piece, "task": number}
-        return None if self.todo else Searcher.FINISHED
+            return {"problem": problem, "piece": piece, "task": number, "avoid": sorted(avoid)}
+        return None if self.left else Searcher.FINISHED
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        if "accuracy" in result and trial_id in self.running:
+            self._deaths.forgive(self.running[trial_id][0])  # it has come further
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        problem, pack = self.running.pop(trial_id)
         if error:
-            self.died.append(((problem, pack), "its worker died, or an error ended it"))
+            return  # `died` says more
+        self.working.discard(trial_id)
+        number, task, _ = self.running.pop(trial_id)
         failed = (result or {}).get("failed") or []
+        self._deaths.forgive(number)
+        self._ended(task, failed)
+
+    def died(self, trial_id: str, cause: str) -> None:
+        """Hear that a trial's worker died, or never began. cause : the error's text, "" if there is none"""
+        self.working.discard(trial_id)
+        number, task, avoid = self.running.pop(trial_id)
+        self._deaths.note((number, task), number, avoid, cause)
+
+    def _decide(self) -> None:
+        """Hand out again, or give up, the tasks whose workers died."""
+        again, given_up = self._deaths.decided()
+        self.todo.extendleft(again)
+        for (_, task), why in given_up:
+            self._ended(task, [f"{label(task)}: {why}"])
+
+    def _ended(self, task: Task, failed: list[str]) -> None:
         self.failures += failed
+        problem, pack = task
         if isinstance(pack, int):
-            self._pending.discard((problem, pack))
-            if error or failed:  # its chains cannot run
+            self._pending.discard(task)
+            if failed:  # its chains cannot run
                 self.todo = deque(entry for entry in self.todo if not _starts_from(entry[1], problem, pack))
 
     def save(self, checkpoint_path: str) -> None:
@@ -59,46 +113,78 @@ class Tasks(Searcher):  # type: ignore[misc]  # ray has no types
     def restore(self, checkpoint_path: str) -> None:
         """Restore nothing."""
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # Tune pickles it into its own files, which are never read
+
 
 class Lost(BaseException):
     """Ray has died. Tune cleans up after an Exception, and would wait for a Ray that does not answer."""
 
 
-class Listener(tune.Callback):  # type: ignore[misc]
-    """A callback that passes on what happens to trials, and calls `check` ten times a second."""
+def lost_ends_tune(check: Callable[[], None]) -> Callable[[], None]:
+    """Return a function that calls check, and raises Lost where that raises ClusterLost."""
 
-    def __init__(self, heard: Trials, check: Callable[[], None]) -> None:
-        self._heard: Trials | None = heard
-        self._check: Callable[[], None] | None = check
-
-    def on_step_begin(self, iteration: int, trials: Any, **info: Any) -> None:
+    def checked() -> None:
         try:
-            if self._check:
-                self._check()
+            check()
         except ClusterLost as error:
             raise Lost(str(error)) from None
 
+    return checked
+
+
+class Listener(tune.Callback):  # type: ignore[misc]
+    """A callback that passes on what happens to trials, and calls `check` ten times a second.
+
+    on_network : gets the event of each network that is committed
+    """
+
+    def __init__(
+        self,
+        heard: Trials,
+        tasks: Tasks,
+        check: Callable[[], None],
+        on_network: Callable[[Event], None] = lambda event: None,
+    ) -> None:
+        self._heard: Trials | None = heard
+        self._tasks: Tasks | None = tasks
+        self._check: Callable[[], None] | None = check
+        self._on_network: Callable[[Event], None] | None = on_network
+
+    def on_step_begin(self, iteration: int, trials: Any, **info: Any) -> None:
+        if self._check:
+            self._check()
+
     def on_trial_start(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-        if self._heard:
+        if self._heard and self._tasks:
+            self._tasks.working.add(trial.trial_id)
             self._heard.began(trial.config["task"])
 
     def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **info: Any) -> None:
-        if self._heard and "accuracy" in result:
-            self._heard.reported(trial.config["task"], {"run": None} | result)
+        if self._heard and self._on_network and "accuracy" in result:
+            event = {"run": None} | result
+            self._heard.reported(trial.config["task"], event)
+            self._on_network(event)
 
     def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
         if self._heard:
             self._heard.ended(trial.config["task"], whole=not (trial.last_result or {}).get("failed"))
 
     def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-        if self._heard:
+        if self._heard and self._tasks:
+            self._tasks.died(trial.trial_id, _cause(trial))
             self._heard.died(trial.config["task"], trial.config["piece"])
 
-    def on_trial_recover(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-        self.on_trial_error(iteration, trials, trial)
-
     def __getstate__(self) -> dict[str, Any]:
-        return {"_heard": None, "_check": None}  # Tune pickles its callbacks into its snapshots
+        return dict.fromkeys(vars(self))  # Tune pickles its callbacks into its snapshots
+
+
+def _cause(trial: Any) -> str:
+    """Return the text of the error that ended a trial, "" if Tune kept none."""
+    try:
+        return Path(trial.error_file).read_text() if trial.error_file else ""
+    except OSError:
+        return ""
 
 
 @contextlib.contextmanager

@@ -1,6 +1,6 @@
 """Run a sweep from start to end: do what the store lacks until nothing is missing."""
 
-from collections.abc import Callable, Iterable, Set
+from collections.abc import Callable, Iterable, Mapping, Set
 from functools import partial
 
 from distsim.processor import Load
@@ -60,7 +60,7 @@ def _run(orders: list[Prepared], root: Storage, engine: Engine, say: Say, check:
         check()
         chains = _chains(busy, stores, lacking)
         complete = {(name, network.complete) for name, lack in lacking.items() for network in lack.references}
-        failures += _heard(engine, engine.train(busy, chains, complete))
+        failures += _heard(engine, engine.train(busy, chains, complete, partial(_early, busy, lacking)))
         failures += _heard(engine, _compare(busy, stores, given_up, engine, say))
         _drop_activations(busy, stores, check)
         for order in busy:
@@ -105,6 +105,18 @@ def _jobs(order: Prepared, lacking: Missing, slots: int) -> list[Comparison | Ne
     jobs: list[Comparison | NetworkComparison] = []
     jobs += comparisons(lacking.comparisons, order.sweep, slots, beside=lacking.beside)
     jobs += comparisons(lacking.chance, order.sweep, slots, chance=True)
+    return jobs
+
+
+def _early(
+    busy: list[Prepared], lacking: Mapping[str, Missing], ready: Mapping[str, Set[NetworkId]], slots: int
+) -> list[Comparison | NetworkComparison]:
+    """Return the jobs of a wave that compare these networks. ready : by problem; slots : comparisons at once"""
+    jobs: list[Comparison | NetworkComparison] = []
+    for order in busy:
+        if some := ready.get(order.name, set()):
+            lack = lacking[order.name]
+            jobs += _jobs(order, lack.without(lack.to_compare - some), slots)
     return jobs
 
 

@@ -352,7 +352,7 @@ def test_workers_get_what_was_imported_by_its_text(folder: Path) -> None:
 
     own_code.import_file(str(folder / "wide.py"))
     one: Any = SimpleNamespace(sweep=SimpleNamespace(problem=dataclasses.make_dataclass("P", ["model"])("wide")))
-    pickled = ray_engine.ray.cloudpickle.dumps(ray_engine._own([one]))
+    pickled = ray_engine.ray.cloudpickle.dumps(ray_engine.own([one]))
     code = (
         "import sys, pickle\n"
         "pickle.loads(sys.stdin.buffer.read()).make_known()\n"

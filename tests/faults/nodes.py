@@ -3,13 +3,15 @@
     python tests/faults/nodes.py
 
 Three nodes of one CPU each, as raylets of their own on this machine, and a head without a CPU. While sweeps/digits.py
-runs there, a node is lost whole (raylet, workers and all) in a training, another node's raylet alone in a training, and
-a third node in a comparison; each time a fresh one joins. The command must not have to be given again. Then the store
-is compared, piece by piece, with that of a sweep without Ray. Exit status 0: it is equal.
+runs there, a node joins on which distsim cannot be imported, a node is lost whole (raylet, workers and all) in a
+training, another node's raylet alone in a training, and a third node in a comparison; each time a fresh one joins.
+One of these loses its code as soon as it works. The command must not have to be given again, and both sick nodes must
+be named. Then the store is compared, piece by piece, with that of a sweep without Ray. Exit status 0: it is equal.
 """
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -43,8 +45,29 @@ def cluster(nodes: int) -> Iterator[Any]:
         made.shutdown()
 
 
-def join(made: Any) -> None:
-    made.add_node(num_cpus=1, object_store_memory=100 * 2**20)
+def join(made: Any, lost: Path | None = None) -> Any:
+    """Let a node join. lost : distsim cannot be imported there once this file exists"""
+    env = {} if lost is None else {"PYTHONPATH": str(sick_path(lost))}
+    return made.add_node(num_cpus=1, object_store_memory=100 * 2**20, env_vars=env)
+
+
+def sick_path(lost: Path) -> Path:
+    """A folder that, on Python's path, keeps distsim from being imported once the file exists."""
+    folder = lost.parent / f"without-{lost.name}"
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(SICK.format(lost=str(lost)))
+    return folder
+
+
+SICK = """
+import os, sys
+class Lost:
+    def find_spec(self, name, path=None, target=None):
+        if name == "distsim" and os.path.exists({lost!r}):
+            raise ModuleNotFoundError("No module named 'distsim'", name=name)
+sys.meta_path.insert(0, Lost())
+"""
+SAID = "gets no work: ModuleNotFoundError: No module named 'distsim'"
 
 
 def node_of(made: Any, pid: int) -> Any:
@@ -74,21 +97,48 @@ def experiment(folder: Path) -> list[str]:
     watch = Watch(folder / "stages")
     with cluster(3) as made:
         line = [sys.executable, script, *FLAGS, "--address", made.address, "--device", "cpu"]
-        sweep = subprocess.Popen([*line, "--storage", folder / "lost"])
+        with open(folder / "said", "w") as said:
+            sweep = subprocess.Popen([*line, "--storage", folder / "lost"], stdout=said, stderr=subprocess.STDOUT)
         try:
-            for stage, what in LOSSES:
+            for number, (stage, what) in enumerate(LOSSES):
                 pid = next_in(watch, stage, sweep)
+                if not number:
+                    (folder / "never").touch()
+                    join(made, lost=folder / "never")
+                    print("a node without distsim joins", flush=True)
                 lose(made, what, pid)
                 print(f"lost a {what} in {stage}", flush=True)
+                if not number:
+                    forgetful = join(made, lost=folder / "soon")
+                    continue
                 join(made)
+                if what == "raylet":
+                    (folder / "soon").touch()
+                    end_workers(forgetful)
+                    print("a node loses its code, and its workers", flush=True)
             status = sweep.wait(PATIENCE)
         finally:
             if sweep.poll() is None:
                 sweep.kill()
                 sweep.wait()
+            print((folder / "said").read_text(), flush=True)
     if status:
         return [f"the sweep ended with status {status}"]
-    return [f"{piece} differs" for piece in differing(digests(folder / "local"), digests(folder / "lost"))]
+    wrong = [f"{piece} differs" for piece in differing(digests(folder / "local"), digests(folder / "lost"))]
+    named = (folder / "said").read_text().count(SAID)
+    return wrong if named >= 4 else [*wrong, f"two sick nodes were named {named} times, not twice each"]
+
+
+def end_workers(node: Any) -> None:
+    """SIGKILL all workers of a node."""
+    raylets = {info.process.pid for info in node.all_processes["raylet"]}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it ends meanwhile
+            if (
+                int(stat.read_text().rpartition(")")[2].split()[1]) in raylets
+                and b"ray::" in (stat.parent / "cmdline").read_bytes()
+            ):
+                os.kill(int(stat.parent.name), signal.SIGKILL)
 
 
 def next_in(watch: Watch, stage: str, sweep: "subprocess.Popen[bytes]") -> int:

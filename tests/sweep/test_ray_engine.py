@@ -29,7 +29,7 @@ from distsim.sweep.run import run
 
 ray = pytest.importorskip("ray", reason="Ray is not installed")
 
-from distsim.sweep import ray_cluster, ray_engine  # noqa: E402  they import Ray
+from distsim.sweep import ray_engine  # noqa: E402  it imports Ray
 from distsim.sweep.ray_engine import RayEngine  # noqa: E402
 from distsim.sweep.ray_trials import Searcher, Tasks  # noqa: E402
 
@@ -341,25 +341,6 @@ def test_a_machine_that_is_taken_for_dead_ends_the_sweep(tmp_path: Path, monkeyp
     monkeypatch.setattr(ray, "nodes", nodes)
 
 
-@pytest.mark.parametrize(
-    ("imported", "said"),
-    [
-        ("distsim_gone as distsim", "ModuleNotFoundError: No module named 'distsim_gone'"),
-        ("argparse as distsim", "it has distsim 1.1"),
-    ],
-)
-def test_a_machine_without_this_distsim_is_named(imported: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    left: list[bool] = []
-    monkeypatch.setattr(ray, "shutdown", lambda: left.append(True))  # this Ray serves other tests
-    ray_cluster._require_distsim()
-    assert not left
-    monkeypatch.setattr(ray_cluster, "ASK", ray_cluster.ASK.replace("import distsim", f"import {imported}"))
-    host = ray.nodes()[0]["NodeManagerHostname"]
-    with pytest.raises(ConnectionError, match=rf"on some machines of the Ray cluster \({host}: {said}.*install it"):
-        ray_cluster._require_distsim()
-    assert left
-
-
 def test_tune_does_not_write_through_a_link(tmp_path: Path) -> None:
     (tmp_path / "outside").mkdir()
     (tmp_path / "store").mkdir()
@@ -376,7 +357,10 @@ def test_slots_are_what_fits(tmp_path: Path) -> None:
     engine = RayEngine(Storage(tmp_path), None, False)
     one, two, three = (ordered(1, 1, threads=threads) for threads in (1, 2, 3))
     assert [engine.slots([each]) for each in (one, two)] == [2, 1]
-    with pytest.raises(ValueError, match="no machine of the Ray cluster has 3 CPU: see --cpus"):
+    with pytest.raises(
+        ValueError,
+        match=r"no machine of the Ray cluster has 3 CPU, .* of memory \(it has .*: 2 CPU, 0 GPU\): see --cpus",
+    ):
         engine.slots([three])
     assert engine.slots([one, two]) == 1, "a slot is large enough for either"
 
@@ -480,7 +464,10 @@ def test_chains_wait_for_their_own_complete_network() -> None:
     tasks.on_trial_complete("u", {"failed": []})
     assert [suggested(tasks, trial) for trial in "vwx"] == [3, 4, None], "the other's is not ready"
     tasks.on_trial_complete("t", {"failed": []})
-    assert [suggested(tasks, trial) for trial in "xy"] == [2, "finished"]
+    assert [suggested(tasks, trial) for trial in "xy"] == [2, None], "a trial may die and be needed again"
+    for trial in "vwx":
+        tasks.on_trial_complete(trial, {"failed": []})
+    assert suggested(tasks, "z") == "finished"
     assert tasks.failures == []
 
 
@@ -492,25 +479,49 @@ def test_chains_whose_complete_network_is_there_do_not_wait() -> None:
 @pytest.mark.parametrize(
     ("outcome", "sentences"),
     [
-        ({"result": {"failed": ["a: diverged"]}}, ["a: diverged"]),
-        ({"error": True}, []),
-        ({"result": None, "error": True}, []),
+        ({"failed": ["a: diverged"]}, ["a: diverged"]),
+        (None, ["a, complete network: given up after 0 retries: its worker died, or an error ended it"]),
     ],
-    ids=["by its own doing", "its worker died", "without a result"],
+    ids=["by its own doing", "its worker died"],
 )
-def test_chains_of_a_failed_complete_network_are_dropped(outcome: dict[str, Any], sentences: list[str]) -> None:
-    tasks = Tasks([("a", 0), ("b", 0), ("a", FIRST), ("a", SECOND), ("b", FIRST)])
+def test_chains_of_a_failed_complete_network_are_dropped(outcome: dict[str, Any] | None, sentences: list[str]) -> None:
+    tasks = Tasks([("a", 0), ("b", 0), ("a", FIRST), ("a", SECOND), ("b", FIRST)], retries=0)
     assert [suggested(tasks, trial) for trial in "tu"] == [0, 1]
-    tasks.on_trial_complete("t", **outcome)
+    if outcome is None:
+        die(tasks, "t")
+    else:
+        tasks.on_trial_complete("t", outcome)
     assert suggested(tasks, "v") is None
     tasks.on_trial_complete("u", {"failed": []})
-    assert [suggested(tasks, trial) for trial in "vw"] == [4, "finished"]
+    assert suggested(tasks, "v") == 4
+    tasks.on_trial_complete("v", {"failed": []})
+    assert suggested(tasks, "w") == "finished"
     assert tasks.failures == sentences
+
+
+def die(tasks: Tasks, trial: str, cause: str = "") -> None:
+    """As Tune tells of a trial whose worker died."""
+    tasks.on_trial_complete(trial, error=True)
+    tasks.died(trial, cause)
+
+
+def test_a_dead_trial_is_tried_again_until_it_gets_no_further() -> None:
+    tasks = Tasks([("a", FIRST)], retries=1)
+    for trial in "tuvw":  # each reports a network, and dies
+        assert suggested(tasks, trial) == 0
+        tasks.on_trial_result(trial, {"accuracy": 0.5})
+        die(tasks, trial)
+    assert suggested(tasks, "x") == 0, "the one retry"
+    die(tasks, "x", "ray::x\nOSError: gone")
+    assert suggested(tasks, "y") == "finished"
+    assert tasks.failures == ["a, run 0: given up after 1 retries: OSError: gone"]
 
 
 def test_a_failed_chain_drops_no_other() -> None:
     tasks = Tasks([("a", FIRST), ("a", SECOND)])
     assert suggested(tasks, "t") == 0
     tasks.on_trial_complete("t", {"failed": ["a, run 0: damaged"]})
-    assert [suggested(tasks, trial) for trial in "uv"] == [1, "finished"]
+    assert suggested(tasks, "u") == 1
+    tasks.on_trial_complete("u", {"failed": []})
+    assert suggested(tasks, "v") == "finished"
     assert tasks.failures == ["a, run 0: damaged"]

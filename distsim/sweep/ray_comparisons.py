@@ -1,0 +1,153 @@
+"""Comparisons on Ray: actors that do jobs, as many at once as the cluster has room for."""
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.exceptions import RayActorError, RayError
+
+from distsim.store import Storage, SweepStore
+from distsim.sweep.comparison_worker import ComparisonWorker
+from distsim.sweep.failures import last_line
+from distsim.sweep.jobs import Job, pieces
+from distsim.sweep.ray_deaths import Deaths
+from distsim.sweep.ray_hosts import Hosts, selector
+from distsim.sweep.ray_parcels import Own, Parcel
+
+PAUSE = 0.2  # seconds between two looks where only answers of machines are waited for
+
+
+@ray.remote(max_restarts=0)
+class ComparisonActor:
+    """An actor that compares. Jobs can be repeated safely, so another actor can do the job of a dead one."""
+
+    def __init__(self, root: Storage, own: Own, drift: bool, parcels: list[Parcel]) -> None:
+        own.make_known()
+        self._workers = {
+            parcel.sweep.name: ComparisonWorker(
+                SweepStore(root, parcel.sweep.name),
+                parcel.sweep,
+                parcel.dataset() if parcel.sweep.extent.activations == "memory" else None,
+                drift,
+            )
+            for parcel in parcels
+        }
+
+    def compare(self, job: Job) -> list[str]:
+        """Do a job. Return one sentence for each lasting failure."""
+        return self._workers[job.problem].compare(job)
+
+
+@dataclass
+class _Actor:
+    handle: Any
+    avoided: frozenset[str]  # Ray's ids of the machines that were kept from it
+
+
+class Comparisons:
+    """Jobs that wait, jobs that are being done, and the actors that do them.
+
+    make : makes an actor on a machine that this label selector allows
+    slots : actors at once
+    hosts : the machines
+    heard : called with each job that is done
+    """
+
+    def __init__(
+        self,
+        make: Callable[[dict[str, str]], Any],
+        slots: int,
+        hosts: Hosts | None,
+        retries: int,
+        heard: Callable[[Job], object] = lambda job: None,
+    ) -> None:
+        self.slots = slots  # may change at any time; no job is taken from an actor
+        self._make, self._hosts, self._heard = make, hosts, heard
+        self._waiting: deque[Job] = deque()
+        self._running: dict[Any, tuple[Job, _Actor]] = {}
+        self._idle: list[_Actor] = []
+        self._deaths: Deaths[Job] = Deaths(hosts, retries)
+        self.failures: list[str] = []
+
+    def __bool__(self) -> bool:
+        return bool(self._waiting or self._running or self._deaths)
+
+    @property
+    def at_work(self) -> int:
+        """Return the number of jobs that are being done."""
+        return len(self._running)
+
+    @property
+    def waiting(self) -> int:
+        """Return the number of jobs that no actor has yet."""
+        return len(self._waiting)
+
+    def add(self, jobs: Iterable[Job]) -> None:
+        """Let these jobs be done too."""
+        self._waiting.extend(jobs)
+
+    def step(self, patience: float) -> None:
+        """Give out jobs, and take what has been done. patience : seconds to wait for the next job's end, at most"""
+        self._decide()
+        while self._waiting and len(self._running) < self.slots:
+            self._give_out(self._waiting.popleft())
+        while self._idle and not (self._waiting and self.slots):  # frees their room: others may wait for it
+            self._end(self._idle.pop())
+        if not self._running:
+            if self._deaths and patience:
+                time.sleep(min(patience, PAUSE))
+            return
+        finished, _ = ray.wait(list(self._running), num_returns=1, timeout=patience)
+        for done in finished:
+            self._take(done)
+
+    def drop_waiting(self) -> None:
+        """Forget the jobs that no actor has yet, and those whose actors died."""
+        self._waiting.clear()
+        self._deaths = Deaths(self._hosts, 0)
+
+    def close(self) -> None:
+        """End all actors."""
+        for actor in [*self._idle, *(actor for _, actor in self._running.values())]:
+            self._end(actor)
+        self._idle, self._running = [], {}
+
+    def _give_out(self, job: Job) -> None:
+        avoid = self._hosts.avoid if self._hosts else frozenset[str]()
+        while self._idle:
+            actor = self._idle.pop()
+            if actor.avoided >= avoid:
+                break
+            self._end(actor)  # it may be on a machine that gets no more work
+        else:
+            actor = _Actor(self._make(selector(avoid)), avoid)
+        self._running[actor.handle.compare.remote(job)] = job, actor
+
+    def _take(self, done: Any) -> None:
+        job, actor = self._running.pop(done)
+        try:
+            self.failures += ray.get(done)
+            self._idle.append(actor)
+            self._heard(job)
+        except RayActorError as error:  # the worker or its machine died; its commits stay
+            self._end(actor)  # it may only be unreachable, and would keep its slot if it came back
+            self._deaths.note(job, job, actor.avoided, str(error))
+        except RayError as error:
+            self.failures.append(f"{job.problem}, {job.label}: {last_line(error)}")
+            self._idle.append(actor)
+
+    def _decide(self) -> None:
+        again, given_up = self._deaths.decided()
+        self._waiting.extend(again)
+        self.failures += [f"{job.problem}, {job.label}: {why}" for job, why in given_up]
+
+    def _end(self, actor: _Actor) -> None:
+        ray.kill(actor.handle)
+
+
+def count(jobs: Iterable[Job]) -> int:
+    """Return how many layers of networks, or pairs of them, these jobs compare."""
+    return sum(map(pieces, jobs))
