@@ -53,7 +53,6 @@ class Comparisons:
     make : makes an actor on a machine that this label selector allows
     slots : actors at once
     hosts : the machines
-    heard : called with each job that is done
     """
 
     def __init__(
@@ -62,13 +61,15 @@ class Comparisons:
         slots: int,
         hosts: Hosts | None,
         retries: int,
-        heard: Callable[[Job], object] = lambda job: None,
     ) -> None:
         self.slots = slots  # may change at any time; no job is taken from an actor
-        self._make, self._hosts, self._heard = make, hosts, heard
+        self.keeps = False  # whether actors stay that have nothing to do
+        self.heard: Callable[[Job], object] = lambda job: None  # called with each job that is done
+        self._make, self._hosts = make, hosts
         self._waiting: deque[Job] = deque()
         self._running: dict[Any, tuple[Job, _Actor]] = {}
         self._idle: list[_Actor] = []
+        self._retries = retries
         self._deaths: Deaths[Job] = Deaths(hosts, retries)
         self.failures: list[str] = []
 
@@ -79,6 +80,11 @@ class Comparisons:
     def at_work(self) -> int:
         """Return the number of jobs that are being done."""
         return len(self._running)
+
+    @property
+    def idle(self) -> int:
+        """Return the number of actors that have nothing to do."""
+        return len(self._idle)
 
     @property
     def waiting(self) -> int:
@@ -94,7 +100,7 @@ class Comparisons:
         self._decide()
         while self._waiting and len(self._running) < self.slots:
             self._give_out(self._waiting.popleft())
-        while self._idle and not (self._waiting and self.slots):  # frees their room: others may wait for it
+        while self._idle and not self.keeps:  # frees their room: others may wait for it
             self._end(self._idle.pop())
         if not self._running:
             if self._deaths and patience:
@@ -105,9 +111,9 @@ class Comparisons:
             self._take(done)
 
     def drop_waiting(self) -> None:
-        """Forget the jobs that no actor has yet, and those whose actors died."""
+        """Forget the jobs that no actor has yet, those whose actors died, and failures."""
         self._waiting.clear()
-        self._deaths = Deaths(self._hosts, 0)
+        self._deaths, self.failures = Deaths(self._hosts, self._retries), []
 
     def close(self) -> None:
         """End all actors."""
@@ -131,7 +137,7 @@ class Comparisons:
         try:
             self.failures += ray.get(done)
             self._idle.append(actor)
-            self._heard(job)
+            self.heard(job)
         except RayActorError as error:  # the worker or its machine died; its commits stay
             self._end(actor)  # it may only be unreachable, and would keep its slot if it came back
             self._deaths.note(job, job, actor.avoided, str(error))

@@ -63,21 +63,22 @@ class Early:
         if now - self._looked < LOOKS:
             return
         self._looked = now
-        room = self._room() if no_trial_waits and (self._pool.waiting or self._committed) else 0
+        wanted = no_trial_waits and (self._pool.waiting or self._committed)
+        room = self._room() + self._pool.idle if wanted else 0
         if room and not self._pool.waiting:
             with contextlib.suppress(StorageError):  # what is not compared now is compared after the wave
                 if ready := self._ready(now):
                     self._pool.add(self._jobs_of(ready, room))
         self._pool.slots = self._pool.at_work + room
+        self._pool.keeps = no_trial_waits
         self._pool.step(0)
 
     def end(self) -> None:
-        """Wait for the comparisons that have begun, and begin no more."""
+        """Wait for the comparisons that have begun, and begin no more. Their actors stay."""
         self._pool.drop_waiting()
+        self._pool.slots, self._pool.keeps = 0, True
         while self._pool:
-            self._pool.slots = 0
             self._pool.step(LOOKS)
-        self._pool.close()
 
     def _ready(self, now: float) -> dict[str, set[NetworkId]]:
         """Return the committed networks that can be compared, each only once."""

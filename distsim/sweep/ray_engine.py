@@ -64,6 +64,8 @@ class RayEngine:
         self._watch: Watch | None = None
         self._hosts: Hosts | None = None  # None: Ray runs on this machine only
         self._parcels = Parcels()
+        self._pool: Comparisons | None = None
+        self._pool_of: set[str] = set()  # the problems that its actors know
         self._said: set[str] = set()
 
     def __enter__(self) -> "RayEngine":
@@ -76,6 +78,8 @@ class RayEngine:
             self._watch.stop()
             if self._watch.lost:  # leaving a Ray that has died can end this process, with the store's lease unreleased
                 return
+        if self._pool is not None and ray.is_initialized():
+            self._pool.close()
         if self._started:
             ray.shutdown()
 
@@ -107,14 +111,11 @@ class RayEngine:
         if not tasks:
             return []
         self._start(orders)
-        pool = self._comparisons(orders, 0)
+        pool = self._new_pool(orders)
         early = Early(self.root, orders, chains, jobs_of, pool, lambda: free_for(slot(orders), self._avoid))
-        try:
-            with interrupts_end_tune(self._started):
-                failures = self._fit(orders, tasks, early)
-            early.end()
-        finally:
-            pool.close()
+        with interrupts_end_tune(self._started):
+            failures = self._fit(orders, tasks, early)
+        early.end()
         return failures
 
     def _fit(self, orders: list[Prepared], tasks: list[Task], early: Early) -> list[str]:
@@ -169,7 +170,7 @@ class RayEngine:
         return waiting.failures
 
     def compare(self, orders: list[Prepared], jobs: Sequence[Job]) -> list[str]:
-        """Do the jobs by actors. A job whose actor died goes to another one."""
+        """Do the jobs by actors, also by those that compared while networks were trained."""
         self._start(orders)
         compared, whole = 0, count(jobs)
 
@@ -178,20 +179,22 @@ class RayEngine:
             compared += pieces(job)
             self.watcher.on_comparison({"done": compared, "of": whole})
 
-        pool = self._comparisons(orders, self.slots(orders), heard)
+        known = self._pool is not None and {order.name for order in orders} <= self._pool_of
+        pool = self._pool if known and self._pool is not None else self._new_pool(orders)
+        pool.drop_waiting()
+        pool.slots, pool.keeps, pool.heard = self.slots(orders), False, heard
         pool.add(jobs)
-        try:
-            while pool:
-                pool.step(LOOKS)
-                self._look()
-        finally:
-            pool.close()
+        while pool:
+            pool.step(LOOKS)
+            self._look()
+        pool.close()
+        self._pool = None
         return pool.failures
 
-    def _comparisons(
-        self, orders: list[Prepared], slots: int, heard: Callable[[Job], object] = lambda job: None
-    ) -> Comparisons:
-        """Make a pool of comparison actors with the resources of one comparison each."""
+    def _new_pool(self, orders: list[Prepared]) -> Comparisons:
+        """Make a pool of comparison actors with the resources of one comparison each. The one before is closed."""
+        if self._pool is not None:
+            self._pool.close()
         room, code = slot(orders), own(orders)
         parcels = [self._parcels.of(order) for order in orders]
         actor: Any = ComparisonActor  # ray.remote has no types
@@ -201,7 +204,8 @@ class RayEngine:
             options |= {"num_cpus": room["CPU"], "num_gpus": room["GPU"], "memory": int(room["memory"])}
             return actor.options(**options).remote(self.root, code, self.allow_drift, parcels)
 
-        return Comparisons(make, slots, self._hosts, RETRIES, heard)
+        self._pool, self._pool_of = Comparisons(make, 0, self._hosts, RETRIES), {order.name for order in orders}
+        return self._pool
 
     @property
     def _avoid(self) -> frozenset[str]:

@@ -9,6 +9,7 @@ from typing import Any
 import ray
 from ray._private import state as ray_state
 from ray.experimental import internal_kv
+from ray.util.client import ray as client
 
 from distsim.activations.layout import chunk_shape
 from distsim.activations.probe import layer_shapes
@@ -68,7 +69,9 @@ def room_for(bundle: Bundle, avoid: Collection[str] = ()) -> int:
 
 
 def free_for(bundle: Bundle, avoid: Collection[str] = ()) -> int:
-    """Return how many bundles of resources the cluster has room for now."""
+    """Return how many bundles of resources the cluster has room for now; 0 where that cannot be asked (ray://)."""
+    if client.is_connected():
+        return 0
     free = ray_state.available_resources_per_node()
     return sum(fits(node | {"Resources": free.get(node["NodeID"], {})}, bundle, avoid) for node in ray.nodes())
 
