@@ -8,7 +8,6 @@ are nodes, so that the last run trains alone. Busy is a slot that trains, extrac
 """
 
 import argparse
-import json
 import os
 import statistics
 import subprocess
