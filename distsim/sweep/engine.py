@@ -72,7 +72,7 @@ def writers(sweep: Sweep) -> int | None:
 class LocalEngine:
     """The engine that works in this process. On a CPU it works in order, and breakpoints work.
 
-    The bytes are those that Ray writes. Where the user asks it to stop (`distsim.stopping`), it raises Stopped.
+    The bytes are those that Ray writes. Where somebody asks it to stop (`distsim.stopping`), it raises Stopped.
     """
 
     here = True

@@ -18,6 +18,7 @@ from ray import tune
 from ray.exceptions import RayActorError, RayError
 from ray.tune.execution import class_cache
 
+from distsim import stopping
 from distsim.callbacks import Callback
 from distsim.data import Dataset
 from distsim.metrics.registry import BUILT_IN, METRICS, Metric
@@ -128,6 +129,7 @@ class RayEngine:
                 root=self.root,
                 drift=self.allow_drift,
                 slow=self.allow_slow,
+                heeded=stopping.heeded(),
             ),
             lambda config: tune.PlacementGroupFactory([bundle_of(resources[config["problem"]])]),
         )
@@ -153,6 +155,8 @@ class RayEngine:
                 if waiting.todo or waiting.running:
                     raise KeyboardInterrupt from None
                 return waiting.died, waiting.failures  # the trials' commits are in the store
+        if waiting.stopped:
+            raise stopping.Stopped
         if waiting.todo or any(not r.error and "failed" not in (r.metrics or {}) for r in grid):
             raise KeyboardInterrupt  # Tune catches the signal, stops its trials and returns normally
         errors = [result for result in grid if result.error]
@@ -172,7 +176,12 @@ class RayEngine:
             ray.put((order.sweep, order.dataset if order.sweep.extent.activations == "memory" else None))
             for order in orders
         ]
+        stopped = False
         while waiting or running:
+            if stopped := stopped or stopping.wanted():
+                waiting.clear()
+                if not running:
+                    break
             while waiting and (idle or started < slots):
                 job, tries = waiting.popleft()
                 if idle:
@@ -190,7 +199,9 @@ class RayEngine:
             (done,) = finished
             job, tries, actor = running.pop(done)
             try:
-                failures += ray.get(done)
+                found = ray.get(done)
+                failures += found or []
+                stopped = stopped or found is None
                 idle.append(actor)
                 compared += pieces(job)
                 self.watcher.on_comparison({"done": compared, "of": whole})
@@ -206,13 +217,16 @@ class RayEngine:
                 idle.append(actor)
         for actor in idle:
             ray.kill(actor)
+        if stopped:
+            raise stopping.Stopped
         return failures
 
     def _actor(self, orders: list[Prepared], shared: list[Any]) -> Any:
         """Make a comparison actor with the resources of one comparison."""
         cpus, gpus = slot(orders)
         actor: Any = _ComparisonActor  # ray.remote has no types
-        return actor.options(num_cpus=cpus, num_gpus=gpus).remote(self.root, _own(orders), self.allow_drift, *shared)
+        of_all = self.root, _own(orders), self.allow_drift, stopping.heeded()
+        return actor.options(num_cpus=cpus, num_gpus=gpus).remote(*of_all, *shared)
 
     def _check(self) -> None:
         if self._watch is not None:
@@ -238,6 +252,7 @@ def _trial(
     root: Storage,
     drift: bool,
     slow: bool,
+    heeded: stopping.Heeded | None,
 ) -> None:
     """Run a Tune trial: train a problem's complete network, or some chains. Report after each network."""
     own.make_known()
@@ -247,28 +262,47 @@ def _trial(
         SweepStore(root, order.name), order.sweep, order.dataset, drift, beside=True, allow_slow=slow
     )
     failed: list[str] = []
+    stopped = False
 
     def work() -> None:
+        stopping.here()  # it may have waited for room
         for event in [worker.complete(pack)] if isinstance(pack, int) else train_chains(worker, pack, failed.append):
             tune.report({name: value for name, value in event.items() if value is not None})
 
-    failed += attempt(label((order.name, pack)), work)
-    tune.report({"failed": failed, "problem": order.name})
+    try:
+        with stopping.heeding(heeded):
+            failed += attempt(label((order.name, pack)), work)
+    except stopping.Stopped:
+        stopped = True
+    tune.report({"failed": failed, "problem": order.name, "stopped": stopped})
 
 
 @ray.remote(max_restarts=0)
 class _ComparisonActor:
     """An actor that compares. Jobs can be repeated safely, so another actor can do the job of a dead one."""
 
-    def __init__(self, root: Storage, own: "_Own", drift: bool, *sweeps: tuple[Sweep, Dataset | None]) -> None:
+    def __init__(
+        self,
+        root: Storage,
+        own: "_Own",
+        drift: bool,
+        heeded: stopping.Heeded | None,
+        *sweeps: tuple[Sweep, Dataset | None],
+    ) -> None:
         own.make_known()
+        self._heeded = heeded
         self._workers = {
             sweep.name: ComparisonWorker(SweepStore(root, sweep.name), sweep, dataset, drift)
             for sweep, dataset in sweeps
         }
 
-    def compare(self, job: Job) -> list[str]:
-        return self._workers[job.problem].compare(job)
+    def compare(self, job: Job) -> list[str] | None:
+        """Do a job. Return its failures, or None if somebody asked to stop before it was done."""
+        try:
+            with stopping.heeding(self._heeded):
+                return self._workers[job.problem].compare(job, stopping.here)
+        except stopping.Stopped:
+            return None
 
 
 @dataclass(frozen=True)

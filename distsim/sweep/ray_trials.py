@@ -9,6 +9,7 @@ from typing import Any
 from ray import tune
 from ray.tune.search import Searcher
 
+from distsim import stopping
 from distsim.specs import NetworkId
 from distsim.sweep.cluster import ClusterLost
 from distsim.sweep.plan import runs_of
@@ -18,7 +19,8 @@ from distsim.sweep.trials import Task, Trials
 class Tasks(Searcher):  # type: ignore[misc]  # ray has no types
     """The order of tasks: a problem's chains are handed out once its complete network is committed.
 
-    Tune asks again while it is told to wait, so no worker idles while anything can run.
+    Tune asks again while it is told to wait, so no worker idles while anything can run. No more are handed out once
+    somebody has asked to stop.
     """
 
     def __init__(self, tasks: list[Task]) -> None:
@@ -27,10 +29,14 @@ class Tasks(Searcher):  # type: ignore[misc]  # ray has no types
         self._pending = {task for task in tasks if isinstance(task[1], int)}
         self.running: dict[str, Task] = {}
         self.begun = False  # whether any task was handed out
+        self.stopped = False  # whether somebody asked to stop, here or in a trial
         self.died: list[tuple[Task, str]] = []
         self.failures: list[str] = []
 
     def suggest(self, trial_id: str) -> Any:
+        self.stopped = self.stopped or stopping.wanted()
+        if self.stopped:
+            return Searcher.FINISHED
         for _ in range(len(self.todo)):
             number, (problem, pack) = self.todo.popleft()
             if not isinstance(pack, int) and (problem, pack[0].complete) in self._pending:
@@ -48,6 +54,7 @@ class Tasks(Searcher):  # type: ignore[misc]  # ray has no types
             self.died.append(((problem, pack), "its worker died, or an error ended it"))
         failed = (result or {}).get("failed") or []
         self.failures += failed
+        self.stopped = self.stopped or bool((result or {}).get("stopped"))
         if isinstance(pack, int):
             self._pending.discard((problem, pack))
             if error or failed:  # its chains cannot run
@@ -88,7 +95,8 @@ class Listener(tune.Callback):  # type: ignore[misc]
 
     def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
         if self._heard:
-            self._heard.ended(trial.config["task"], whole=not (trial.last_result or {}).get("failed"))
+            result = trial.last_result or {}
+            self._heard.ended(trial.config["task"], whole=not (result.get("failed") or result.get("stopped")))
 
     def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
         if self._heard:
