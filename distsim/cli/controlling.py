@@ -37,8 +37,8 @@ def do_ctl(flags: argparse.Namespace) -> int:
     from distsim.store import existing_stores
 
     root = existing_stores(flags.store)[0].root
-    lines = _shown(root) if flags.verb is None else _given(root, flags.verb)
-    print("\n".join(map(one_line, lines)))
+    first, *more = map(one_line, _shown(root) if flags.verb is None else _given(root, flags.verb))
+    print("\n  ".join([first, *more]))
     return 0
 
 
@@ -49,9 +49,9 @@ def _shown(root: Any) -> list[str]:
 
     lines = [f"{root.url}: {control.paused(root) or 'not paused'}"]
     found = driver(root)
-    lines.append(f"  at work: {found[0] if found is not None else 'no driver'}")
+    lines.append(f"at work: {found[0] if found is not None else 'no driver'}")
     for given in control.log(root, LAST):
-        lines.append(f"  {given}" if isinstance(given, str) else f"  {given.number:06d} {given.verb}, by {given.who}")
+        lines.append(given if isinstance(given, str) else f"{given.number:06d} {given.verb}, by {given.who}")
     return lines
 
 
@@ -64,9 +64,9 @@ def _given(root: Any, verb: Any) -> list[str]:
     lines = [f"{root.url}: instruction {given.number}, {given.verb}, by {given.who}"]
     found = driver(root)
     if found is not None:
-        lines.append(f"  {found[0]}: {SAYS[verb]}")
+        lines.append(f"{found[0]}: {SAYS[verb]}")
     elif verb == control.PAUSE:
-        lines.append(f"  no driver is at work here: the next one waits until distsim ctl {root.url} resume")
+        lines.append(f"no driver is at work here: the next one waits until distsim ctl {root.url} resume")
     else:
-        lines.append("  no driver is at work here, so this changes nothing")
+        lines.append("no driver is at work here, so this changes nothing")
     return lines

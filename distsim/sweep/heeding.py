@@ -62,7 +62,7 @@ class Heeded:
         with contextlib.ExitStack() as shown:
             while (found := self._found(last, check)) is not None:
                 if found.verb == control.STOP:
-                    raise Stopped(f"stopped, as {found.who} asked")
+                    raise Stopped(f"stopped by {found.who}")
                 if found != last:
                     sentence, last = control.paused_by(self.root, found), found
                     say(sentence)

@@ -4,6 +4,7 @@ Tune schedules, retries and logs. What is done is asked of the store, never of T
 store and are never read. A sweep is resumed by a fresh Tuner for what the store lacks.
 """
 
+import itertools
 import time
 import uuid
 import warnings
@@ -98,6 +99,7 @@ class RayEngine:
         tasks += [(order.name, pack) for order in orders for pack in trials_of(order.sweep, chains[order.name])]
         failures: list[str] = []
         while tasks:
+            stopping.here()
             self._start(orders)
             before = [self._committed(task) for task in tasks]
             with interrupts_end_tune(self._started):
@@ -178,7 +180,8 @@ class RayEngine:
         ]
         stopped = False
         while waiting or running:
-            if stopped := stopped or stopping.wanted():
+            if waiting and (stopped or stopping.wanted()):
+                stopped = True
                 waiting.clear()
                 if not running:
                     break
@@ -298,9 +301,15 @@ class _ComparisonActor:
 
     def compare(self, job: Job) -> list[str] | None:
         """Do a job. Return its failures, or None if somebody asked to stop before it was done."""
+        left = itertools.count(1 - pieces(job))
+
+        def heard() -> None:
+            if next(left) < 0:
+                stopping.here()
+
         try:
             with stopping.heeding(self._heeded):
-                return self._workers[job.problem].compare(job, stopping.here)
+                return self._workers[job.problem].compare(job, heard)
         except stopping.Stopped:
             return None
 
