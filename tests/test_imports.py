@@ -30,8 +30,8 @@ training: . optimizers pruning criteria streams compiling stepper checkpoint loo
 training: fused fusible fused_stepper group connectivity alignment
 comparison: . devices inputs choosing progress recording given sides pair spread beside
 comparison: heatmaps similarities several layer models
-store: aws local exclusive reasons remote storage commits lease fenced epochs arrays activations described paths records
-store: contents sweep_store logits descriptions
+store: aws local exclusive reasons remote storage commits control lease fenced epochs arrays activations described
+store: paths records contents sweep_store logits descriptions
 store: existing . checkpoints
 results: . claims nulls columns tables functional claims.study figure_names looks titles marks beside panels keys
 results: accuracy_figures layer_figures output_figures functional_figures iteration_maps figures text
@@ -39,7 +39,7 @@ results: claims.parts pairs committed reduce claims.papers claims.judging claims
 results: study_record published merging rows ladder
 results: report claims.words report.words report.arrays report.sentences report.parts report.page report.writing
 results: archive
-sweep: . beside cost training_memory exact behaviour kept_behaviour extraction failures
+sweep: . heeding beside cost training_memory exact behaviour kept_behaviour extraction failures
 sweep: plan jobs cluster own_code stored_models events
 sweep: on_device comparison_worker order training_worker chain_training trials engine preflight ray_hosts ray_room
 sweep: ray_cluster ray_deaths ray_parcels ray_trials ray_comparisons ray_early ray_engine forecast pairs run status
@@ -47,7 +47,8 @@ sweep: kept board elsewhere live at_work
 sweep: proof retraining ladder
 verify: . report unfinished listing networks derived descriptions lineage walk store repair
 api: . arguments problem data drawing exporting network showing study published opening running
-cli: ending . arguments doctor doctor_gpu doctor_cluster output progress run studies proving commands checking pairing
+cli: ending . arguments doctor doctor_gpu doctor_cluster output controlling progress run studies proving commands
+cli: checking pairing
 cli: drawing reporting claiming ladder doctoring sweeps named_models compare_models
 cli: sweep_command exporting completion main __main__
 script stages __main__

@@ -153,6 +153,7 @@ def do_status(flags: argparse.Namespace) -> int:
 
     This imports neither PyTorch nor the user's own code: the store itself names its layers and metrics.
     """
+    from distsim.store import control
     from distsim.sweep.status import status
 
     stores = stores_of(flags)
@@ -160,6 +161,8 @@ def do_status(flags: argparse.Namespace) -> int:
         _watch(stores)
     for store in stores:
         print(status(store))
+    if said := control.paused(stores[0].root):
+        print(said)
     return 0
 
 

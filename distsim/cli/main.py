@@ -12,6 +12,7 @@ from distsim.cli import (
     claiming,
     commands,
     compare_models,
+    controlling,
     doctoring,
     drawing,
     exporting,
@@ -70,6 +71,15 @@ COMMANDS = (
         commands.status_flags,
         commands.do_status,
         ("store",),
+    ),
+    Command(
+        "ctl",
+        "pause a running sweep, let it go on, or stop it after this network, from anywhere",
+        "results/cifar2 pause",
+        controlling.flags,
+        controlling.do_ctl,
+        ("store",),
+        more=controlling.DESCRIPTION,
     ),
     Command(
         "compare",

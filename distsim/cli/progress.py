@@ -18,7 +18,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from distsim import trace
+from distsim import stopping, trace
 from distsim.cli import ending
 from distsim.cli.output import is_own, print_line
 
@@ -100,18 +100,22 @@ def again() -> str:
 
 @contextlib.contextmanager
 def saying_what_is_kept(orders: list[Any], root: Any) -> Iterator[None]:
-    """Let Ctrl-C in a terminal end the block with what the store keeps, and with the command that goes on."""
+    """Let Ctrl-C in a terminal end the block with what the store keeps, and with the command that goes on.
+
+    So does somebody's instruction to stop (`distsim.sweep.heeding`), whatever reads the output.
+    """
     try:
         yield
     except KeyboardInterrupt as error:
         ended = ending.reason(error)
-        if ended is None or ended.status != 128 + signal.SIGINT or not ending.in_a_terminal():
+        why = str(error) if isinstance(error, stopping.Stopped) else ""
+        if ended is None or ended.status != 128 + signal.SIGINT or not (why or ending.in_a_terminal()):
             raise
-        ended.said = _kept(orders, root)
+        ended.said = _kept(orders, root, why or "stopped")
         raise ended from None
 
 
-def _kept(orders: list[Any], root: Any) -> str:
+def _kept(orders: list[Any], root: Any, why: str) -> str:
     from distsim.store import StorageError, SweepStore
     from distsim.sweep.kept import kept_sentence
 
@@ -119,7 +123,7 @@ def _kept(orders: list[Any], root: Any) -> str:
     with contextlib.suppress(StorageError):
         kept = "; ".join(kept_sentence(SweepStore(root, order.name), order.sweep.extent) for order in orders)
     command = again()
-    return f"stopped. {root.url} keeps {kept}. " + (
+    return f"{why}. {root.url} keeps {kept}. " + (
         f"To go on: {command}" if command else "Run the same command again to go on from here"
     )
 

@@ -33,7 +33,7 @@ ProbeFrom = Literal["train", "test"]
 MAGNITUDE = "magnitude"  # the criterion that comes with distsim; others are registered (distsim.training.criteria)
 MOST_SIZE = 4096
 MOST_MILESTONES, MOST_CLASSES, MOST_PATTERNS = 1000, 100_000, 10_000
-OTHER_FOLDERS = ("figures", "tune", "lease")  # folders of a store that are not problems
+OTHER_FOLDERS = ("figures", "tune", "lease", "control")  # folders of a store that are not problems
 
 
 @dataclass(frozen=True)

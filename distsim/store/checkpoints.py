@@ -48,12 +48,14 @@ class StoredCheckpoints:
     def offer(self, make: Callable[[], Checkpoint]) -> None:
         """Make and write a checkpoint, unless it is too early for one. A failed write is ignored.
 
-        Stopped: the user has asked for it. Then a checkpoint is never too early.
+        Stopped: somebody has asked for it. Then a checkpoint is never too early.
         """
-        if self._pace.due() or stopping.asked():
+        stop = stopping.wanted("epoch")
+        if stop or self._pace.due():
             with _kept(self.folder, self._pace):
                 self.delete(self.write(make()))
-        stopping.here()
+        if stop:
+            raise stopping.Stopped
 
     def write(self, checkpoint: Checkpoint) -> list[str]:
         """Write a checkpoint, and return the paths of older ones. StorageError: it cannot be written."""
@@ -105,14 +107,16 @@ class StoredGroupCheckpoints:
     def offer(self, make: Callable[[], Iterable[tuple[int, Checkpoint]]]) -> None:
         """Make and write each run's checkpoint of one epoch, unless it is too early. A failed write is ignored.
 
-        Stopped: the user has asked for it. Then a checkpoint is never too early.
+        Stopped: somebody has asked for it. Then a checkpoint is never too early.
         """
-        if self._pace.due() or stopping.asked():
+        stop = stopping.wanted("epoch")
+        if stop or self._pace.due():
             with _kept(", ".join(part.folder for part in self._parts.values()), self._pace):
                 written = [(self._parts[run], self._parts[run].write(checkpoint)) for run, checkpoint in make()]
                 for part, older in written:
                     part.delete(older)
-        stopping.here()
+        if stop:
+            raise stopping.Stopped
 
 
 class _Pace:

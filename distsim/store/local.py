@@ -12,7 +12,7 @@ from pathlib import Path
 _UNFINISHED = re.compile(r".*#\d+")  # as obstore and `exclusive` name a file that is being written
 # Names of files and folders that distsim gives. In their place a link out of the store is refused.
 _OWN = re.compile(
-    r"runs|complete(-\d+)?|activations|logits|comparison|chance|null|se|results|pairs|pair_results|figures|lease|tune"
+    r"runs|complete(-\d+)?|activations|logits|comparison|chance|null|se|results|pairs|pair_results|figures|lease|tune|control"
     r"|behaviour|metrics"
     r"|epoch|\d{4,9}|iter_\d+|attempt-[0-9a-f-]+|(spec|request|layers)\.json|report\.html|(COMMIT|DROPPED)(-\d+)?\.json"
 )

@@ -21,6 +21,7 @@
                  results/                               tables
 <root>/figures/                                         drawn from all problems of the store
 <root>/lease/                                           which driver is at work here (distsim.store.lease)
+<root>/control/000003.json                              what its drivers are to do (distsim.store.control)
 <root>/tune/                                            Ray Tune's own files, never read
 """
 

@@ -8,6 +8,7 @@ from distsim.callbacks import Callback
 from distsim.store import Lease, Storage, StorageError, problems_in
 from distsim.store.fenced import finish
 from distsim.sweep.cluster import require_answer
+from distsim.sweep.heeding import heeding
 
 if TYPE_CHECKING:  # PyTorch takes seconds to import; writing tables needs the lease only
     from distsim.sweep.order import Prepared
@@ -26,7 +27,7 @@ def carry_out(
     say: Say = print,
     watcher: Callback | None = None,
 ) -> bool:
-    """Do what the store lacks of these sweeps. Return False if nothing was missing.
+    """Do what the store lacks of these sweeps, and heed instructions meanwhile. Return False if nothing was missing.
 
     local : work in this process; otherwise on Ray, on the cluster at `address` or on this machine if it is None
     say : gets sentences about what comes next
@@ -34,8 +35,8 @@ def carry_out(
     allow_slow : train also where this takes many times as long as it need
 
     TooSlow: the machine that trains has no instructions for the precision, which this one can say of itself only.
-    StoreInUse: another driver is at work. ConnectionError: no cluster answers at `address`. Other errors: see
-    `distsim.sweep.order.take` and `distsim.sweep.run.run`.
+    Stopped: somebody has asked it to stop. StoreInUse: another driver is at work. ConnectionError: no cluster answers
+    at `address`. Other errors: see `distsim.sweep.order.take` and `distsim.sweep.run.run`.
     """
     from distsim.sweep.engine import LocalEngine
     from distsim.sweep.order import require_possible, take
@@ -44,7 +45,7 @@ def carry_out(
     require_possible(orders, root, here=address is None, allow_slow=allow_slow)
     if not local and address is not None and not {order.name for order in orders} <= set(problems_in(root)):
         require_answer(address)  # before a store is made; one that holds all of this needs no cluster
-    with at_work(root, one_writer=local, say=say) as check:
+    with at_work(root, one_writer=local, say=say) as check, heeding(root):
         take(orders, root, here=address is None, say=say)
         if local:
             return run(orders, root, LocalEngine(root, allow_drift, watcher, allow_slow), say, check)

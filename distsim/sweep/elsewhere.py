@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from distsim.specs import NetworkId, Sweep
-from distsim.store import DamagedStore, Mark, SweepStore
+from distsim.store import DamagedStore, Mark, SweepStore, control
 from distsim.store.epochs import epochs_kept
 from distsim.store.lease import SILENCE, driver
 from distsim.sweep.board import View, disk_used, row
@@ -48,6 +48,8 @@ class Elsewhere:
             lines += self._lines(store, of_store, len(at_work))
         root = self.stores[0].root
         lines += [("store", disk_used(root, root.sizes())), ("driver", self._driver())]
+        if paused := control.paused(root):
+            lines.append(("", paused))
         self.done = all(of_store.done for of_store in found)
         return View(tuple(rows), tuple(lines))
 

@@ -85,7 +85,7 @@ def writers(sweep: Sweep) -> int | None:
 class LocalEngine:
     """The engine that works in this process. On a CPU it works in order, and breakpoints work.
 
-    The bytes are those that Ray writes. Where the user asks it to stop (`distsim.stopping`), it raises Stopped.
+    The bytes are those that Ray writes. Where somebody asks it to stop (`distsim.stopping`), it raises Stopped.
     """
 
     here = True
@@ -164,14 +164,21 @@ class LocalEngine:
             compared = itertools.count(done + 1)
 
             def heard(compared: Iterator[int] = compared) -> None:
-                self.watcher.on_comparison({"done": next(compared), "of": whole})
-                stopping.here()
+                self._compared(next(compared), whole)
 
             failures += workers[job.problem].compare(job, heard)
             done += pieces(job)
-            self.watcher.on_comparison({"done": done, "of": whole})
-            stopping.here()
+            self._compared(done, whole)
         return failures
+
+    def _compared(self, done: int, whole: int) -> None:
+        """Tell how far comparisons are, and stop here if that is asked for, unless they are all done.
+
+        Then what they needed is dropped first: no later command would see that it has served.
+        """
+        self.watcher.on_comparison({"done": done, "of": whole})
+        if done < whole:
+            stopping.here()
 
 
 class Lines(Callback):

@@ -35,7 +35,7 @@ def shows(*streams: TextIO) -> bool:
 def rendered(view: View, height: int) -> RenderableType:
     """Return what a terminal of this height shows. Rows that do not fit are counted."""
     last = view.failures[-FAILURES:]
-    others = 2 + len(view.lines) + len(last) + stopping.asked()
+    others = 2 + len(view.lines) + len(last) + bool(stopping.said())
     room = max(1, height - others - 1)
     shown = view.rows if len(view.rows) <= room else view.rows[: max(1, room - 1)]
     parts: list[RenderableType] = []
@@ -53,8 +53,8 @@ def rendered(view: View, height: int) -> RenderableType:
         lines.add_row(Text(name, style="bold"), Text(said))
     parts.append(lines)
     parts += [Text(failure, style="red", no_wrap=True, overflow="ellipsis") for failure in last]
-    if stopping.asked():
-        parts.append(Text(stopping.SAID, style="bold"))
+    if said := stopping.said():
+        parts.append(Text(said, style="bold"))
     return Group(*parts)
 
 

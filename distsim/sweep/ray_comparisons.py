@@ -1,5 +1,6 @@
 """Comparisons on Ray: actors that do jobs, as many at once as the cluster has room for."""
 
+import itertools
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -9,6 +10,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayActorError, RayError
 
+from distsim import stopping
 from distsim.store import Storage, SweepStore
 from distsim.sweep.comparison_worker import ComparisonWorker
 from distsim.sweep.failures import last_line
@@ -24,8 +26,11 @@ PAUSE = 0.2  # seconds between two looks where only answers of machines are wait
 class ComparisonActor:
     """An actor that compares. Jobs can be repeated safely, so another actor can do the job of a dead one."""
 
-    def __init__(self, root: Storage, own: Own, drift: bool, parcels: list[Parcel]) -> None:
+    def __init__(
+        self, root: Storage, own: Own, drift: bool, heeded: stopping.Heeded | None, parcels: list[Parcel]
+    ) -> None:
         own.make_known()
+        self._heeded = heeded
         self._workers = {
             parcel.sweep.name: ComparisonWorker(
                 SweepStore(root, parcel.sweep.name),
@@ -36,9 +41,19 @@ class ComparisonActor:
             for parcel in parcels
         }
 
-    def compare(self, job: Job) -> list[str]:
-        """Do a job. Return one sentence for each lasting failure."""
-        return self._workers[job.problem].compare(job)
+    def compare(self, job: Job) -> list[str] | None:
+        """Do a job. Return one sentence for each lasting failure; None: somebody asked to stop before it was done."""
+        left = itertools.count(1 - pieces(job))
+
+        def heard() -> None:
+            if next(left) < 0:
+                stopping.here()
+
+        try:
+            with stopping.heeding(self._heeded):
+                return self._workers[job.problem].compare(job, heard)
+        except stopping.Stopped:
+            return None
 
 
 @dataclass
@@ -72,6 +87,7 @@ class Comparisons:
         self._retries = retries
         self._deaths: Deaths[Job] = Deaths(hosts, retries)
         self.failures: list[str] = []
+        self.stopped = False  # whether somebody asked to stop, here or in an actor
 
     def __bool__(self) -> bool:
         return bool(self._waiting or self._running or self._deaths)
@@ -115,6 +131,11 @@ class Comparisons:
         self._waiting.clear()
         self._deaths, self.failures = Deaths(self._hosts, self._retries), []
 
+    def stop(self) -> None:
+        """Give out no more jobs, since somebody asked to stop. What is being done is done."""
+        self.stopped = True
+        self._waiting.clear()
+
     def close(self) -> None:
         """End all actors."""
         for actor in [*self._idle, *(actor for _, actor in self._running.values())]:
@@ -135,7 +156,9 @@ class Comparisons:
     def _take(self, done: Any) -> None:
         job, actor = self._running.pop(done)
         try:
-            self.failures += ray.get(done)
+            failures = ray.get(done)
+            self.failures += failures or []
+            self.stopped |= failures is None
             self._idle.append(actor)
             self.heard(job)
         except RayActorError as error:  # the worker or its machine died; its commits stay
@@ -147,7 +170,7 @@ class Comparisons:
 
     def _decide(self) -> None:
         again, given_up = self._deaths.decided()
-        self._waiting.extend(again)
+        self._waiting.extend(again if not self.stopped else ())
         self.failures += [f"{job.problem}, {job.label}: {why}" for job, why in given_up]
 
     def _end(self, actor: _Actor) -> None:

@@ -4,6 +4,7 @@ import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 
+from distsim import stopping
 from distsim.callbacks import Event
 from distsim.specs import NetworkId
 from distsim.store import Storage, StorageError, SweepStore
@@ -63,6 +64,7 @@ class Early:
         if now - self._looked < LOOKS:
             return
         self._looked = now
+        no_trial_waits = no_trial_waits and not stopping.wanted()
         wanted = no_trial_waits and (self._pool.waiting or self._committed)
         room = self._room() + self._pool.idle if wanted else 0
         if room and not self._pool.waiting:

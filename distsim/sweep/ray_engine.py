@@ -15,6 +15,7 @@ import ray
 from ray import tune
 from ray.tune.execution import class_cache
 
+from distsim import stopping
 from distsim.callbacks import Callback
 from distsim.store import Storage, StorageError, SweepStore
 from distsim.store.storage import first_line
@@ -113,9 +114,14 @@ class RayEngine:
         self._start(orders)
         pool = self._new_pool(orders)
         early = Early(self.root, orders, chains, jobs_of, pool, lambda: free_for(slot(orders), self._avoid))
-        with interrupts_end_tune(self._started):
-            failures = self._fit(orders, tasks, early)
-        early.end()
+        try:
+            stopping.here()
+            with interrupts_end_tune(self._started):
+                failures = self._fit(orders, tasks, early)
+            early.end()
+        except BaseException:
+            pool.close()
+            raise
         return failures
 
     def _fit(self, orders: list[Prepared], tasks: list[Task], early: Early) -> list[str]:
@@ -136,6 +142,7 @@ class RayEngine:
                 root=self.root,
                 drift=self.allow_drift,
                 slow=self.allow_slow,
+                heeded=stopping.heeded(),
             ),
             lambda config: tune.PlacementGroupFactory(
                 [bundle_of(resources[config["problem"]])],
@@ -165,6 +172,8 @@ class RayEngine:
                 if waiting.left:
                     raise KeyboardInterrupt from None
                 return waiting.failures  # the trials' commits are in the store
+        if waiting.stopped:
+            raise stopping.Stopped
         if waiting.left or any(not r.error and "failed" not in (r.metrics or {}) for r in grid):
             raise KeyboardInterrupt  # Tune catches the signal, stops its trials and returns normally
         return waiting.failures
@@ -185,24 +194,28 @@ class RayEngine:
         pool.slots, pool.keeps, pool.heard = self.slots(orders), False, heard
         pool.add(jobs)
         while pool:
+            if pool.waiting and (pool.stopped or stopping.wanted()):
+                pool.stop()
             pool.step(LOOKS)
             self._look()
         pool.close()
         self._pool = None
+        if pool.stopped:
+            raise stopping.Stopped
         return pool.failures
 
     def _new_pool(self, orders: list[Prepared]) -> Comparisons:
         """Make a pool of comparison actors with the resources of one comparison each. The one before is closed."""
         if self._pool is not None:
             self._pool.close()
-        room, code = slot(orders), own(orders)
+        room, code, heeded = slot(orders), own(orders), stopping.heeded()
         parcels = [self._parcels.of(order) for order in orders]
         actor: Any = ComparisonActor  # ray.remote has no types
 
         def make(labels: dict[str, str]) -> Any:
             options: dict[str, Any] = {"label_selector": labels} if labels else {}
             options |= {"num_cpus": room["CPU"], "num_gpus": room["GPU"], "memory": int(room["memory"])}
-            return actor.options(**options).remote(self.root, code, self.allow_drift, parcels)
+            return actor.options(**options).remote(self.root, code, self.allow_drift, heeded, parcels)
 
         self._pool, self._pool_of = Comparisons(make, 0, self._hosts, RETRIES), {order.name for order in orders}
         return self._pool
@@ -253,6 +266,7 @@ def _trial(
     root: Storage,
     drift: bool,
     slow: bool,
+    heeded: stopping.Heeded | None,
 ) -> None:
     """Run a Tune trial: train a problem's complete network, or some chains. Report after each network."""
     own.make_known()
@@ -260,13 +274,19 @@ def _trial(
     sweep, dataset = parcels[problem].sweep, parcels[problem].dataset()
     worker = TrainingWorker(SweepStore(root, problem), sweep, dataset, drift, beside=True, allow_slow=slow)
     failed: list[str] = []
+    stopped = False
 
     def work() -> None:
+        stopping.here()  # it may have waited for room
         for event in [worker.complete(pack)] if isinstance(pack, int) else train_chains(worker, pack, failed.append):
             tune.report({name: value for name, value in event.items() if value is not None})
 
-    failed += attempt(label((problem, pack)), work)
-    tune.report({"failed": failed, "problem": problem})
+    try:
+        with stopping.heeding(heeded):
+            failed += attempt(label((problem, pack)), work)
+    except stopping.Stopped:
+        stopped = True
+    tune.report({"failed": failed, "problem": problem, "stopped": stopped})
 
 
 def _tune_path(root: Storage) -> str:

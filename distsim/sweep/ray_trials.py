@@ -10,6 +10,7 @@ from typing import Any
 from ray import tune
 from ray.tune.search import Searcher
 
+from distsim import stopping
 from distsim.callbacks import Event
 from distsim.specs import NetworkId
 from distsim.sweep.cluster import ClusterLost
@@ -25,7 +26,7 @@ class Tasks(Searcher):  # type: ignore[misc]  # ray has no types
     A task whose worker died is handed out again as a new trial, on another machine if its own turns out to be unfit.
     It is given up after `retries` deaths without a new network in between; in a sweep of days a trial may die many
     times, as long as it gets further. Tune asks again while it is told to wait, so no worker idles while anything can
-    run.
+    run. No more are handed out once somebody has asked to stop.
 
     hosts : the machines; None: nobody asks them
     tick : called whenever Tune asks for a task
@@ -46,6 +47,7 @@ class Tasks(Searcher):  # type: ignore[misc]  # ray has no types
         self.running: dict[str, tuple[int, Task, frozenset[str]]] = {}  # trial -> number, task, machines kept from it
         self.working: set[str] = set()  # trials that have begun, and wait for no machine
         self.begun = False  # whether any task was handed out
+        self.stopped = False  # whether somebody asked to stop, here or in a trial
         self.failures: list[str] = []
 
     @property
@@ -60,6 +62,9 @@ class Tasks(Searcher):  # type: ignore[misc]  # ray has no types
 
     def suggest(self, trial_id: str) -> Any:
         self._tick()
+        self.stopped = self.stopped or stopping.wanted()
+        if self.stopped:
+            return Searcher.FINISHED
         self._decide()
         avoid = self._hosts.avoid if self._hosts else frozenset[str]()
         for _ in range(len(self.todo)):
@@ -83,6 +88,7 @@ class Tasks(Searcher):  # type: ignore[misc]  # ray has no types
         self.working.discard(trial_id)
         number, task, _ = self.running.pop(trial_id)
         failed = (result or {}).get("failed") or []
+        self.stopped = self.stopped or bool((result or {}).get("stopped"))
         self._deaths.forgive(number)
         self._ended(task, failed)
 
@@ -168,7 +174,8 @@ class Listener(tune.Callback):  # type: ignore[misc]
 
     def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
         if self._heard:
-            self._heard.ended(trial.config["task"], whole=not (trial.last_result or {}).get("failed"))
+            result = trial.last_result or {}
+            self._heard.ended(trial.config["task"], whole=not (result.get("failed") or result.get("stopped")))
 
     def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
         if self._heard and self._tasks:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping, Set
 from functools import partial
 
+from distsim import stopping
 from distsim.processor import Load
 from distsim.results import reduce
 from distsim.results.report import writing as report
@@ -11,6 +12,7 @@ from distsim.store import Storage, SweepStore
 from distsim.sweep.engine import Engine
 from distsim.sweep.failures import SweepFailed, attempt, unless_full
 from distsim.sweep.forecast import comparison_forecast, to_do, training_forecast, training_warnings, work_sentence
+from distsim.sweep.heeding import wait_after, wait_if_paused
 from distsim.sweep.jobs import Comparison, NetworkComparison, comparisons
 from distsim.sweep.order import Prepared
 from distsim.sweep.pairs import references
@@ -35,25 +37,36 @@ def run(
     check : raises if another driver has taken over (`distsim.store.Lease.check`); it is called before each wave and
         before anything is dropped or replaced
 
-    SweepFailed lists lasting failures, after everything else is finished. NoSpace: the disk is full; what is committed
-    stays.
+    Where somebody pauses the sweep (`distsim.sweep.heeding`), it waits, and then goes on by what the store says. What
+    failed before is tried again.
+
+    Stopped: somebody has asked it to stop. SweepFailed lists lasting failures, after everything else is finished.
+    NoSpace: the disk is full; what is committed stays.
     """
+    orders, worked = list(orders), False
     try:
-        return _run(list(orders), root, engine, say, check)
+        while True:
+            try:
+                return _run(orders, root, engine, say, check, worked)
+            except stopping.Stopped as stopped:
+                wait_after(stopped, say, check)
+                worked = True
     finally:
         engine.watcher.on_end()
 
 
-def _run(orders: list[Prepared], root: Storage, engine: Engine, say: Say, check: Callable[[], None]) -> bool:
+def _run(
+    orders: list[Prepared], root: Storage, engine: Engine, say: Say, check: Callable[[], None], worked: bool
+) -> bool:
     stores = {order.name: SweepStore(root, order.name) for order in orders}
     failures: list[str] = []
     given_up: dict[str, set[NetworkId]] = {order.name: set() for order in orders}
-    worked = False
     while lacking := {
         order.name: lack for order in orders if (lack := _left(order, stores[order.name], given_up[order.name]))
     }:
         busy = [order for order in orders if order.name in lacking]
         if not worked:
+            wait_if_paused(say, check)
             engine.watcher.on_begin({order.name: to_do(order, lacking[order.name]) for order in busy})
             _announce(busy, lacking, engine, say)
         worked = True

@@ -8,7 +8,7 @@ from distsim.results.reduce import drawn_from
 from distsim.results.report.page import intact, ours
 from distsim.results.report.writing import NAME as REPORT
 from distsim.specs.problem import OTHER_FOLDERS
-from distsim.store import DamagedStore, Storage, SweepStore
+from distsim.store import DamagedStore, Storage, SweepStore, control
 from distsim.store.existing import holds_sweep, problems_in
 from distsim.store.storage import first_line
 from distsim.verify.derived import FIGURES, files_faults
@@ -51,10 +51,22 @@ def _beside_sweeps(root: Storage, problems: list[str], sizes: Mapping[str, int])
             findings.append(
                 Finding("", path, path, "was written to see whether the store has conditional puts", LEFTOVER)
             )
+        elif control.is_path(path):
+            findings += _instruction(root, path)
         elif folder == path or folder not in {*problems, *OTHER_FOLDERS}:
             findings.append(Finding("", path, path, "is not written by distsim", FOREIGN))
     others = {path: size for path, size in sizes.items() if path.split("/")[0] not in problems}
     return Report(tuple(findings), Counter({"set of figures": int(bool(figures))}), others)
+
+
+def _instruction(storage: Storage, path: str) -> list[Finding]:
+    """Check an instruction. One that cannot be read is passed over, so nothing depends on it."""
+    try:
+        control.read(storage, path)
+    except DamagedStore as error:
+        why = str(error).partition(" is damaged: ")[2]
+        return [Finding("", path, path, f"is no instruction of distsim ctl, and is passed over: {why}", NOTE)]
+    return []
 
 
 def _report(storage: Storage) -> list[Finding]:

@@ -12,7 +12,7 @@ _STAGED = re.compile(r"(?P<object>.+)#[1-9]\d*")  # an unfinished file, which do
 _NUMBERED = r"(?:COMMIT|DROPPED)(?:-[1-9]\d{0,8})?\.json"
 # What distsim writes, by its path within the store's folder and within a problem's.
 _WRITTEN_BESIDE = re.compile(
-    r"lease/\d+\.(?:json|beat)|report\.html|figures/[^/]+\.(?:json|png|pdf|svg)|probe-[0-9a-f]{32}"
+    r"lease/\d+\.(?:json|beat)|control/\d+\.json|report\.html|figures/[^/]+\.(?:json|png|pdf|svg)|probe-[0-9a-f]{32}"
 )
 _WRITTEN = re.compile(
     r"(?:spec|request|layers)\.json|(?:behaviour|metrics)/[^/]+\.json|pairs/[^/]+/(?:se/)?[^/]+\.json"

@@ -34,6 +34,7 @@ FILES = (
     *("cifar2/notes.txt", "svhn/results/mine.csv", "cifar4/runs/1/model.pt", "other/spec.json", "runs/events.out"),
     *("complete/x", "figures/mine.png", "figures/fig1_accuracy_median (1).png", "figures/draft#3", "figures/.DS_Store"),
     *("lease/notes.json", "lease/2024.json", "lease/20240101.json", "lease/20240101.beat", "lease/Homework #2"),
+    *("control/notes.json", "control/20240101.json", "control/000007.json", "control/Homework #2"),
     *("lease/000000-1.digits.results.zip", "lease/mine.zip", "tune/mine.txt", "tune/Homework #2"),
     *("digits/notes.txt", "digits/.DS_Store", "digits/Homework #2", "digits/Icon\r", "digits/r\udce9sum\udce9"),
     *("digits/results/mine.csv", "digits/results/results (1).csv", "digits/results/.~lock.results.csv#"),
@@ -64,6 +65,7 @@ LINKS = {
 }
 COMMANDS: tuple[tuple[object, ...], ...] = (
     ("status",),
+    ("ctl",),
     ("list",),
     ("digest",),
     ("verify",),

@@ -642,6 +642,8 @@ STRAYS: dict[str, Callable[[Path], object]] = {
     "no results": lambda store: shutil.rmtree(store / "digits/results"),
     "no lease": lambda store: shutil.rmtree(store / "lease"),
     "lease of the far future": written("lease/999999.beat", b"over"),
+    "an instruction that is none": written("control/000001.json", b"[" * 100_000),
+    "control is a file": written("control"),
     "lease of letters": written("lease/zzz.json", b"{}"),
     "lease with a long number": written(f"lease/{'9' * 30}.beat", b"over"),
 }

@@ -64,7 +64,7 @@ PROBLEM = Problem("toy", "digits", "vgg_digits", 8, 1, RECIPE, PRUNING)
         (PROBLEM, {"name": "x" * 101}, "a problem's name must be the name of a folder"),
         (PROBLEM, {"train_limit": 0}, "train_limit must be at least 1, got 0"),
         (PROBLEM, {"recipe": None}, "recipe must be a Recipe, got None"),
-        (PROBLEM, {"name": "lease"}, "a problem's name must be .* and not figures, tune, lease; got 'lease'"),
+        (PROBLEM, {"name": "lease"}, "a problem's name must be .* and not figures, tune, lease, control; got 'lease'"),
     ],
 )
 def test_a_value_out_of_range_is_refused_by_name(spec, change, message):
