@@ -1,7 +1,7 @@
 """clusters/slurm.sbatch runs: a sweep on two machines that a stand-in for SLURM lends.
 
-The stand-ins are two scripts on PATH. `scontrol show hostnames` names the machines, and `srun` runs its command here, in
-a folder of the machine's own. All else is what runs under SLURM: bash, Ray, two nodes of it, and the sweep.
+The stand-ins are two scripts on PATH. `scontrol show hostnames` names the machines, and `srun` runs its command here,
+in a folder of the machine's own. All else is what runs under SLURM: bash, Ray, two nodes of it, and the sweep.
 """
 
 import os
@@ -111,7 +111,7 @@ def test_without_a_sweep_it_says_how_to_name_one() -> None:
 def test_a_sweep_on_two_machines(lent: Path, tmp_path: Path) -> None:
     job = submitted(lent, "python", "sweeps/digits.py", *FLAGS, "--storage", str(tmp_path / "store"))
     with own_ray.ended(job):
-        said, _ = job.communicate(timeout=400)
+        said, _ = job.communicate(timeout=900)
         assert job.returncode == 0, said
         assert own_ray.group(job.pid) == [], "nothing is left running"
     assert (tmp_path / "store" / "report.html").is_file()
