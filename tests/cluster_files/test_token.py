@@ -69,6 +69,7 @@ print("let in")
 """
 
 
+@pytest.mark.long
 def test_a_sweep_is_let_in_with_it(address: str, tmp_path: Path) -> None:
     admitted = peer(tmp_path, TOKEN, "token", sys.executable, "-c", CONNECT, address)
     assert (admitted.returncode, admitted.stdout.strip()) == (0, "let in"), admitted.stderr
