@@ -52,11 +52,14 @@ test-versions: $(READY)
 typed: $(READY)
 	$(BIN)/python tests/typed.py
 
-# constraints.txt with the SHA-256 of every file: again whenever constraints.txt or the extras change.
+# The pinned versions with the SHA-256 of every file: again whenever constraints.txt or the extras change. all.txt is the
+# extra `all`; cluster.txt what the machines of a cluster have; uv.txt what installs it there.
+LOCK = $(BIN)/uv pip compile --quiet -c constraints.txt --generate-hashes --no-header --no-annotate \
+  --no-emit-index-url --python-version 3.11 --python-platform x86_64-manylinux_2_28
 requirements: $(READY)
-	$(BIN)/uv pip compile --quiet pyproject.toml --extra all -c constraints.txt --generate-hashes --no-header \
-	  --no-annotate --no-emit-index-url --python-version 3.11 --python-platform x86_64-manylinux_2_28 \
-	  -o requirements/all.txt
+	$(LOCK) pyproject.toml --extra all -o requirements/all.txt
+	$(LOCK) pyproject.toml requirements/cluster.in --extra all --extra gpu -o requirements/cluster.txt
+	echo uv | $(LOCK) - -o requirements/uv.txt
 
 # Hours: bench/*.py --help says how to measure less, and how to write the tables of docs/benchmarks.md.
 # Rebuild the figures, claims and tables of docs/replication.md from results/published.

@@ -35,8 +35,17 @@ from distsim.results import figures
 ROOT = Path(__file__).parents[1]
 DOCS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 TINY = ("--local", "--runs", "1", "--iterations", "1", "--epochs", "2", "--probe", "100", "--train-limit", "200")
-FOLDERS = ("distsim", "docs", "sweeps", "tests", "bench", ".ci")  # of the repository, that a text may name things in
-ELSEWHERE = ("cd", "git", "pip", "uv", "docker", "ray", ".", "export")  # programs whose arguments are not ours
+FOLDERS = (
+    "distsim",
+    "docs",
+    "sweeps",
+    "tests",
+    "bench",
+    "clusters",
+    "requirements",
+    ".ci",
+)  # of the repository, that a text may name things in
+ELSEWHERE = ("cd", "git", "pip", "uv", "docker", "ray", ".", "export", "aws")  # programs whose arguments are not ours
 
 
 # --- what a text contains --------------------------------------------------------------------------------------------
