@@ -93,12 +93,11 @@ def measured(nodes: int, chains: int, iterations: int, sleep: float, profile: bo
 def _measured(
     address: str, folder: str, nodes: int, chains: int, iterations: int, sleep: float, profile: bool
 ) -> dict[str, Any]:
-    from distsim.sweep import ray_engine  # before Ray is imported: it sets what Ray reads then
-
     import ray
     from growth_problem import DEFAULTS, NAME, PROBLEM
 
     from distsim.store import Storage, SweepStore
+    from distsim.sweep import ray_engine
     from distsim.sweep.order import prepare, take, trial_resources
     from distsim.sweep.plan import missing, wave
 
@@ -168,7 +167,8 @@ def section(rows: list[dict[str, Any]]) -> Section:
             memory,
         )
     table.notes += [
-        f"Targets: < {100 * SHARE:.0f} % of {AN_ITERATION:.0f} s; at most {A_RUN:.0f} KB of memory a chain, none with iterations."
+        f"Targets: < {100 * SHARE:.0f} % of {AN_ITERATION:.0f} s; at most {A_RUN:.0f} KB of memory a chain, and "
+        "no more with iterations. The wall clock begins with Tune, so starts of workers are in it."
     ]
     table.notes += _slopes(rows)
     loads = [f"{row['chains']:,} x {row['iterations']}: {row['load']}" for row in rows]

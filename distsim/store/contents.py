@@ -68,18 +68,23 @@ def current_marks(paths: Iterable[str], *kinds: Kind) -> dict[tuple[NetworkId, s
 
 
 def _current(places: Iterable[Place]) -> dict[tuple[NetworkId, str], Place]:
-    """Return (network, kind) -> the mark that counts: earlier generations were dropped, and its own was not."""
-    marks, dropped = list[tuple[NetworkId, Place]](), set[tuple[NetworkId, str, int]]()
+    """Return (network, kind) -> the mark that counts."""
+    marks, dropped = list[tuple[_Generation, Place]](), set[_Generation]()
     for place in places:
         if place.network is None:
             continue
+        of = place.network, place.kind, place.generation
         if place.dropped:
-            dropped.add((place.network, place.kind, place.generation))
+            dropped.add(of)
         else:
-            marks.append((place.network, place))
-    return {
-        (network, place.kind): place
-        for network, place in marks
-        if (network, place.kind, place.generation) not in dropped
-        and all((network, place.kind, number) in dropped for number in range(1, place.generation))
-    }
+            marks.append((of, place))
+    return {(of[0], of[1]): place for of, place in marks if _counts(of, dropped)}
+
+
+_Generation = tuple[NetworkId, str, int]
+
+
+def _counts(mark: _Generation, dropped: set[_Generation]) -> bool:
+    """Return whether the mark counts: all earlier generations of its piece were dropped, and its own was not."""
+    *piece, generation = mark
+    return mark not in dropped and all((*piece, number) in dropped for number in range(1, generation))

@@ -22,9 +22,11 @@ from distsim.store.lease import release_all
 from distsim.sweep import cluster
 from distsim.sweep.order import Prepared
 
-# Ray reads these when it starts. Tune's new output cannot be silenced, its old one can. Usage is not reported.
+# Ray reads these when it starts. Tune's new output cannot be silenced, its old one can. Usage is not reported. Nobody
+# reads the CSV, JSON and TensorBoard files that Tune would write of each report, with an fsync of the driver's.
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
 
 OBJECT_STORE = 200 * 2**20  # bytes besides the data sets; results do not pass through Ray
 ASKED = 60.0  # seconds that the machines of a cluster have to say whether distsim is there
