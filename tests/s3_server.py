@@ -9,10 +9,13 @@ time, which is what this server does. It checks no signatures: a wrong key is as
 import base64
 import contextlib
 import io
+import json
 import os
 import subprocess
 import sys
 import threading
+import urllib.request
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +25,7 @@ from urllib.parse import quote
 ACCESS_KEY = "DISTSIMFAKEACCESSKEY"
 SECRET_KEY = "distsim/fake+secret/that+must/appear+nowhere"  # what a URL or a form would have to escape is in it
 BUCKET = "bucket"
+_COUNTED = "/requests-so-far"  # no name of a bucket's: this path is the server's own
 
 
 @contextlib.contextmanager
@@ -79,13 +83,25 @@ def serving() -> Iterator[str]:
         server.communicate()  # closes its standard input
 
 
+def requests_of(url: str) -> dict[str, int]:
+    """How many requests the server has had, by method; LIST is a GET that lists."""
+    with urllib.request.urlopen(f"{url}{_COUNTED}") as answer:
+        counted: dict[str, int] = json.load(answer)
+    return counted
+
+
 class _OneAtATime:
-    """A WSGI application whose requests are read whole, then taken one by one."""
+    """A WSGI application whose requests are read whole, counted, then taken one by one."""
 
     def __init__(self, app: Callable[..., Any]) -> None:
         self._app, self._lock = app, threading.Lock()
+        self._counted: Counter[str] = Counter()
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
+        if environ["PATH_INFO"] == _COUNTED:
+            start_response("200 OK", [("Content-Type", "application/json")])
+            return [json.dumps(self._counted).encode()]
+        self._counted["LIST" if "list-type" in environ["QUERY_STRING"] else environ["REQUEST_METHOD"]] += 1
         if length := environ.get("CONTENT_LENGTH"):
             environ["wsgi.input"] = io.BytesIO(environ["wsgi.input"].read(int(length)))
         with self._lock:

@@ -92,7 +92,7 @@ def _written(stores: list[Any]) -> list[str]:
                 reduce.reduce(store, layers[store.problem], store.identity().seed, again=True)
             lines = [f"{len(reduce.draw(root, again=True))} figures in {root.url}/figures"]
             try:
-                place = write(root)
+                place = write(root, again=True)
             except (DamagedStore, FileNotFoundError, ValueError) as error:
                 return [*lines, f"no report was written: {error}"]
             return [*lines, f"report: {place}"] if place else lines

@@ -1,13 +1,15 @@
 """What is committed for a problem: the marks that tables are made of."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from distsim.comparison.pair import Result
 from distsim.specs import NetworkId, digest
 from distsim.store import DamagedStore, Mark, SweepStore
-from distsim.store.paths import VALUES
+from distsim.store.paths import VALUES, place_of
 from distsim.store.records import WEIGHTS_X, WEIGHTS_Y, pairs_in, weights_of
+
+READ = ("network", "logits", *VALUES, "pairs")  # kinds of objects that tables are made of (distsim.store.paths)
 
 
 @dataclass(frozen=True)
@@ -23,15 +25,16 @@ class Committed:
     references: dict[str, Mark] = field(default_factory=dict)  # path -> tile that has pairs of complete networks
 
     @classmethod
-    def of(cls, store: SweepStore) -> "Committed":
-        contents = store.contents()
-        networks = {network: store.mark(network) for network in contents.networks}
-        marks = {network: mark for network, mark in networks.items() if mark is not None}
+    def of(cls, store: SweepStore, paths: Iterable[str] | None = None) -> "Committed":
+        """Read the marks, one request each. paths : a listing of the sweep's folder, if there is one"""
+        paths = list(store.storage.sizes() if paths is None else paths)
+        pieces = store.listed_marks(paths, "logits")
+        marks = {network: mark for (network, kind), mark in pieces.items() if kind == "network"}
         comparison, chance, null, se = (
-            {key: of_layer for key, of_layer in store.comparisons(kind).items() if key[0] in marks} for kind in VALUES
+            {key: of_layer for key, of_layer in store.comparisons(kind, paths=paths).items() if key[0] in marks}
+            for kind in VALUES
         )
-        found = {network: store.piece_mark(network, "logits") for network in contents.logits & marks.keys()}
-        logits = {network: mark for network, mark in found.items() if mark is not None}
+        logits = {network: mark for (network, kind), mark in pieces.items() if kind == "logits" and network in marks}
         several = sum(network.is_complete for network in marks) > 1
         tiles = {path: mark for path, mark in store.pair_marks().items() if any(of_complete(mark))} if several else {}
         return cls(marks, comparison, chance, null, se, logits, tiles)
@@ -48,6 +51,15 @@ class Committed:
             ]
         entries += [(path, mark.digest) for path, mark in self.references.items()]
         return digest(sorted(entries))
+
+
+def listing(listed: Mapping[str, tuple[int, str]]) -> str:
+    """Return a digest of what a listing says of the objects that tables are made of, without reading one.
+
+    Equal digests stand for equal marks: none of them was added, dropped or replaced. listed : see `Storage.listed`
+    """
+    places = ((path, place_of(path)) for path in listed)
+    return digest(sorted((path, *listed[path]) for path, place in places if place is not None and place.kind in READ))
 
 
 def of_complete(tile: Mark) -> Iterator[tuple[NetworkId, NetworkId, dict[str, Result]]]:

@@ -15,7 +15,7 @@ from distsim.results.claims.judging import check
 from distsim.results.claims.study import Verdict
 from distsim.results.columns import TABLES
 from distsim.results.published import ENVIRONMENT, KEYS, Published, encoded, read
-from distsim.results.reduce import collect, current
+from distsim.results.reduce import collect, current, made_from
 from distsim.results.study_record import PartRecord
 from distsim.results.tables import Tables, sorted_by, to_csv_bytes
 from distsim.results.titles import titles_of
@@ -36,9 +36,10 @@ def of_store(store: SweepStore) -> Published:
     if store.mark(COMPLETE) is None:
         raise FileNotFoundError(f"{store.storage.url} has no complete network yet: there is nothing to publish")
     identity = store.identity()
-    tables, provenance = current(store) or collect(store, layers_of(store), identity.seed)
+    made, written = made_from(store), current(store)
+    tables, provenance = written or collect(store, layers_of(store), identity.seed)
     environments, numbers = _environments(provenance)
-    weights = {network: weights_of(mark) for network in store.contents().networks if (mark := store.mark(network))}
+    weights = {network: weights_of(mark) for (network, _), mark in store.listed_marks(store.storage.sizes()).items()}
     named = {
         (n.complete, n.control, -1 if n.run is None else n.run, n.iteration): sha256 for n, sha256 in weights.items()
     }
@@ -60,7 +61,8 @@ def of_store(store: SweepStore) -> Published:
         for number in sorted(networks["complete"].unique())
     )
     own = [name for name in dict.fromkeys(tables.similarities["metric"]) if name not in BUILT_IN]
-    return Published(identity, measured, environments, parts, remark(store), labels_of(store, own))
+    described = remark(store), labels_of(store, own)
+    return Published(identity, measured, environments, parts, *described, made if written is not None else "")
 
 
 def _part(

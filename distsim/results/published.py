@@ -45,6 +45,7 @@ class Published:
     parts: tuple[PartRecord, ...]  # by their numbers in the columns `complete`
     images: str = ""
     labels: dict[str, str] = field(default_factory=dict)
+    made_from: str = ""  # of a store: what its tables were made from (`distsim.results.reduce.made_from`)
 
     @property
     def problem(self) -> str:

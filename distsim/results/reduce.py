@@ -8,11 +8,12 @@ from typing import Any
 import pandas as pd
 
 from distsim import plotting, trace
+from distsim._version import __version__
 from distsim.metrics.jackknife import se_of
 from distsim.problems import departures
 from distsim.results import figures, functional
 from distsim.results.columns import OF_OLD, OF_OLDER, TABLES, completed
-from distsim.results.committed import Committed, of_complete, require_one_sweep
+from distsim.results.committed import Committed, listing, of_complete, require_one_sweep
 from distsim.results.tables import (
     Tables,
     chance_table,
@@ -32,7 +33,9 @@ from distsim.store.described import ComparedLayer
 from distsim.store.descriptions import labels_of
 from distsim.store.fenced import replace
 from distsim.store.paths import place_of, values_path
+from distsim.store.records import LARGEST_SPEC
 
+LISTING = "listing"  # in the provenance of the mark of tables: what a listing said of what they were made of
 VERSION = 5  # raise it when tables of the same values would come out differently: then written ones are made again
 
 
@@ -41,13 +44,19 @@ def reduce(store: SweepStore, layers: Sequence[ComparedLayer], seed: int, again:
 
     All but provenance hold values only (distsim.results.tables) and are equal byte for byte for equal sweeps.
     provenance says where, when and by which code each piece was computed. Each table is written to `results/` as
-    Parquet and as CSV. again : write them even if they are up to date.
+    Parquet and as CSV. The mark beside them keeps what a listing said of the store. While it says the same, they are up
+    to date, and no other mark is read. again : write them even if they are up to date.
     """
-    committed = Committed.of(store)
+    listed = store.storage.listed()
+    seen = {LISTING: listing(listed)}
     mark = None if again else undamaged(store.results_mark)
+    there = None if mark is None or mark.values.get("version") != VERSION else _files(store.storage, mark, "results")
+    if mark is not None and there is not None and mark.provenance.get(LISTING) == seen[LISTING]:
+        return False
+    committed = Committed.of(store, listed)
     inputs = committed.digest
-    current = mark is not None and (mark.values.get("inputs"), mark.values.get("version")) == (inputs, VERSION)
-    if mark is not None and current and _all_there(store.storage, mark, "results"):
+    if mark is not None and there is not None and mark.values.get("inputs") == inputs:
+        store.replace_results(there, values=mark.values, provenance=seen)  # the next start needs to read no marks
         return False
     with trace.stage("reduction", store.problem):
         tables, provenance = collect(store, layers, seed, committed)
@@ -55,7 +64,7 @@ def reduce(store: SweepStore, layers: Sequence[ComparedLayer], seed: int, again:
         for name, frame in (tables.by_name | {"provenance": provenance}).items():
             files[f"{name}.csv"] = to_csv_bytes(frame)
             files[f"{name}.parquet"] = to_parquet_bytes(frame)
-        store.replace_results(files, values={"inputs": inputs, "version": VERSION})
+        store.replace_results(files, values={"inputs": inputs, "version": VERSION}, provenance=seen)
     return True
 
 
@@ -181,7 +190,7 @@ def draw(root: Storage, again: bool = False) -> list[str]:
     """
     inputs = drawn_from(root)
     mark = None if again else undamaged(lambda: read_mark(root, f"figures/{MARK}"))
-    if mark is not None and mark.values.get("inputs") == inputs and _all_there(root, mark, "figures"):
+    if mark is not None and mark.values.get("inputs") == inputs and _files(root, mark, "figures") is not None:
         return []
     with trace.stage("figures"):
         files = {}
@@ -220,6 +229,14 @@ def drawn_from(root: Storage) -> str:
     """Return a digest of the tables: equal digests stand for equal figures. DamagedStore: a table's mark is damaged."""
     marks = {problem: SweepStore(root, problem).results_mark() for problem in problems_in(root)}
     return digest(sorted((problem, _tables_of(mark)) for problem, mark in marks.items() if mark is not None))
+
+
+def made_from(store: SweepStore) -> str:
+    """Return a digest of what a report is made from: tables, identity, request. "": there are no tables yet."""
+    mark, request = store.results_mark(), store.storage.get("request.json", most=LARGEST_SPEC)
+    if mark is None or request is None:
+        return ""
+    return digest([_tables_of(mark), store.identity().hash, hashlib.sha256(request).hexdigest(), __version__])
 
 
 def _tables_of(mark: Mark) -> str:
@@ -337,10 +354,12 @@ def _provenance_row(
     return keys | mark.environment | mark.provenance | committed
 
 
-def _all_there(storage: Storage, mark: Mark, folder: str) -> bool:
-    """Say whether the folder holds what its mark names."""
+def _files(storage: Storage, mark: Mark, folder: str) -> dict[str, bytes] | None:
+    """Return what the mark names of a folder, or None if the folder does not hold it."""
+    files = {}
     for name, (size, sha256) in mark.objects.items():
         content = storage.get(f"{folder}/{name}", most=size)
         if content is None or hashlib.sha256(content).hexdigest() != sha256:
-            return False
-    return True
+            return None
+        files[name] = content
+    return files

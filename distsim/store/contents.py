@@ -4,7 +4,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from distsim.specs import NetworkId
-from distsim.store.paths import place_of
+from distsim.store.commits import mark_path
+from distsim.store.paths import Kind, Place, place_of
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Contents:
 
 def contents_of(paths: Iterable[str]) -> Contents:
     """Return what is committed according to a listing of a sweep's objects. paths : from the sweep's folder"""
-    marks: dict[str, set[tuple[NetworkId, str, int]]] = {"COMMIT": set(), "DROPPED": set()}
+    pieces = list[Place]()
     compared: dict[str, dict[tuple[NetworkId, str], set[str]]] = {"comparison": {}, "chance": {}, "se": {}}
     nulls: dict[tuple[NetworkId, str], dict[str, frozenset[int]]] = {}
     for place in filter(None, map(place_of, paths)):
@@ -41,9 +42,8 @@ def contents_of(paths: Iterable[str]) -> Contents:
             numbers = nulls.setdefault((place.network, place.layer), {})
             numbers |= {name: numbers.get(name, frozenset()) | {*place.permutations} for name in place.metrics}
         else:
-            word = "DROPPED" if place.dropped else "COMMIT"
-            marks[word].add((place.network, place.kind, place.generation))
-    committed = {mark[:2] for mark in marks["COMMIT"] if _current(mark, marks["DROPPED"])}
+            pieces.append(place)
+    committed = _current(pieces)
     networks, activations, logits = (
         {network for network, kind in committed if kind == wanted} for wanted in ("network", "activations", "logits")
     )
@@ -57,7 +57,34 @@ def contents_of(paths: Iterable[str]) -> Contents:
     return Contents(frozenset(networks), *made, se, null)
 
 
-def _current(mark: tuple[NetworkId, str, int], dropped: set[tuple[NetworkId, str, int]]) -> bool:
+def current_marks(paths: Iterable[str], *kinds: Kind) -> dict[tuple[NetworkId, str], str]:
+    """Return (network, kind) -> the path of the mark that counts, of the pieces of these kinds that are committed.
+
+    paths : a listing, from the sweep's folder
+    kinds : among network, activations and logits
+    """
+    pieces = [place for place in map(place_of, paths) if place is not None and place.kind in kinds]
+    return {key: mark_path(place.piece, place.generation) for key, place in _current(pieces).items()}
+
+
+def _current(places: Iterable[Place]) -> dict[tuple[NetworkId, str], Place]:
+    """Return (network, kind) -> the mark that counts."""
+    marks, dropped = list[tuple[_Generation, Place]](), set[_Generation]()
+    for place in places:
+        if place.network is None:
+            continue
+        of = place.network, place.kind, place.generation
+        if place.dropped:
+            dropped.add(of)
+        else:
+            marks.append((of, place))
+    return {(of[0], of[1]): place for of, place in marks if _counts(of, dropped)}
+
+
+_Generation = tuple[NetworkId, str, int]
+
+
+def _counts(mark: _Generation, dropped: set[_Generation]) -> bool:
     """Return whether the mark counts: all earlier generations of its piece were dropped, and its own was not."""
     *piece, generation = mark
     return mark not in dropped and all((*piece, number) in dropped for number in range(1, generation))

@@ -82,10 +82,10 @@ def describe_layers(store: SweepStore, layers: tuple[StoredLayer, ...], identity
     """Write layers.json unless it exists. IdentityMismatch: the committed networks have other layers."""
     encoded = encode_layers(layers, identity.hash)
     decode_layers(encoded)  # never write what could not be read
-    if store.storage.create(LAYERS, encoded):
+    if store.storage.create(LAYERS, encoded) or (stored := store.storage.get(LAYERS)) == encoded:
         return
     try:
-        theirs, _ = decode_layers(store.storage.get(LAYERS) or b"")
+        theirs, _ = decode_layers(stored or b"")
     except ValueError:
         theirs = layers  # damaged: write it again
     if theirs != layers and any(store.contents().__dict__.values()):

@@ -22,9 +22,12 @@ class LeadsOut(OSError):
     """A link of a name of distsim's leads out of the store. The text is its path."""
 
 
-def files(root: Path, prefix: str) -> dict[str, int]:
-    """Return path -> size of every object under a prefix of whole path segments. LeadsOut: a link leads outside."""
-    found: dict[str, int] = {}
+def files(root: Path, prefix: str) -> dict[str, tuple[int, str]]:
+    """Return path -> size and time of change of every object under a prefix of whole path segments.
+
+    LeadsOut: a link leads outside.
+    """
+    found: dict[str, tuple[int, str]] = {}
     start = os.path.join(root, prefix) if prefix else str(root)
     for folder, folders, names in os.walk(start, onerror=_raised):
         inner = os.path.relpath(folder, root)
@@ -44,7 +47,7 @@ def files(root: Path, prefix: str) -> dict[str, int]:
             except FileNotFoundError:  # removed meanwhile, or a link to nothing
                 continue
             if stat.S_ISREG(status.st_mode) and (not linked or _inside(root, path)):
-                found[path] = status.st_size
+                found[path] = status.st_size, str(status.st_mtime_ns)
     return found
 
 

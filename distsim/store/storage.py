@@ -232,6 +232,14 @@ class Storage:
 
     def sizes(self, prefix: str = "") -> dict[str, int]:
         """Return path -> size in bytes of every object under a prefix, which must be whole path segments."""
+        return {path: size for path, (size, _) in self.listed(prefix).items()}
+
+    def listed(self, prefix: str = "") -> dict[str, tuple[int, str]]:
+        """Return path -> size in bytes, and a text that is another one once the object was replaced.
+
+        That is the ETag in an object store, and the time of the last change in a folder. One request lists a thousand
+        objects. prefix : must be whole path segments
+        """
         self._require_inside(prefix)
         with explaining(f"cannot list {prefix or '/'} in {self.url}"):
             if self.folder is not None:
@@ -240,7 +248,7 @@ class Storage:
                 except local.LeadsOut as error:
                     raise StorageError(f"{error} leads out of the store {self.url}") from None
             pages = remote.again(lambda: list(obstore.list(self._store, prefix=prefix or None)))
-            return {entry["path"]: entry["size"] for page in pages for entry in page}
+            return {entry["path"]: (entry["size"], _version(entry)) for page in pages for entry in page}
 
     def folders(self, prefix: str = "") -> list[str]:
         """Return the names of the folders directly under a prefix, sorted."""
@@ -274,6 +282,11 @@ class Storage:
         """
         if self.folder is not None and path and not os.path.realpath(f"{self.url}/{path}").startswith(f"{self.url}/"):
             raise StorageError(f"{path} leads out of the store {self.url}")
+
+
+def _version(entry: Any) -> str:
+    """Return what a listing says of an object's content: its ETag, or when it was put where a store has none."""
+    return str(entry["e_tag"] or entry["last_modified"])
 
 
 @contextlib.contextmanager

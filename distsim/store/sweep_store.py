@@ -28,7 +28,7 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import distsim
@@ -47,10 +47,10 @@ from distsim.store.commits import (
     read_decoded,
     read_object,
 )
-from distsim.store.contents import Contents, contents_of
+from distsim.store.contents import Contents, contents_of, current_marks
 from distsim.store.epochs import delete_checkpoints
 from distsim.store.fenced import replace, replace_one
-from distsim.store.paths import PAIRS, VALUES, OfPairs, Pair, pairs_path, place_of, values_path
+from distsim.store.paths import PAIRS, VALUES, Kind, OfPairs, Pair, pairs_path, place_of, values_path
 from distsim.store.records import LARGEST_SPEC, WEIGHTS, decode_spec, identity_in, read_record, weights_of
 from distsim.store.storage import Storage
 
@@ -243,13 +243,32 @@ class SweepStore:
         """
         mark = self._piece(self.piece_path(network, what))
         if mark is not None and WEIGHTS in mark.provenance:  # older marks do not name the weights
-            of_network = self.mark(network)
-            if of_network is not None and mark.provenance[WEIGHTS] != weights_of(of_network):
-                raise DamagedStore(
-                    f"the {what} of {network.label} in {self.storage.url} come from other weights than the "
-                    "network's: distsim repair drops them"
-                )
+            self._require_own_weights(network, what, mark, self.mark(network))
         return mark
+
+    def _require_own_weights(self, network: NetworkId, what: str, mark: Mark, of_network: Mark | None) -> None:
+        weights = None if of_network is None else weights_of(of_network)
+        if weights is not None and mark.provenance.get(WEIGHTS, weights) != weights:
+            raise DamagedStore(
+                f"the {what} of {network.label} in {self.storage.url} come from other weights than the "
+                "network's: distsim repair drops them"
+            )
+
+    def listed_marks(self, paths: Iterable[str], *derived: Kind) -> dict[tuple[NetworkId, str], Mark]:
+        """Return (network, kind) -> mark of the networks in a listing, and of what is derived from them.
+
+        Each is one request. paths : from the sweep's folder. derived : activations or logits
+
+        DamagedStore: a mark is damaged, or something derived is of other weights.
+        """
+        places = current_marks(paths, "network", *derived)
+        of_networks = {network for network, kind in places if kind == "network"}
+        read = {key: read_record(self.storage, path) for key, path in places.items() if key[0] in of_networks}
+        marks = {key: mark for key, mark in read.items() if mark is not None}
+        for (network, kind), mark in marks.items():
+            if kind != "network":
+                self._require_own_weights(network, kind, mark, marks.get((network, "network")))
+        return marks
 
     def drop_activations(self, network: NetworkId) -> None:
         """Remove a network's activations. They stop counting before the first object is deleted."""
@@ -274,23 +293,27 @@ class SweepStore:
         self._create(values_path(network, what, layer, values, permutations), values, dict(fields))
 
     def comparisons(
-        self, what: str = "comparison", of: NetworkId | None = None
+        self, what: str = "comparison", of: NetworkId | None = None, paths: Iterable[str] | None = None
     ) -> dict[tuple[NetworkId, str], list[Mark]]:
         """Return (network, layer) -> the marks that hold its values, in a fixed order. DamagedStore: one is damaged.
 
         of : only this network's; None: all
+        paths : a listing of the sweep's folder, if there is one
         """
         marks: dict[tuple[NetworkId, str], list[Mark]] = {}
-        for path, mark in self.value_marks(what, of).items():
+        for path, mark in self.value_marks(what, of, paths).items():
             place = place_of(path)
             if place is not None and place.network is not None:
                 marks.setdefault((place.network, place.layer), []).append(mark)
         return marks
 
-    def value_marks(self, what: str, of: NetworkId | None = None) -> dict[str, Mark]:
+    def value_marks(
+        self, what: str, of: NetworkId | None = None, paths: Iterable[str] | None = None
+    ) -> dict[str, Mark]:
         """Return path -> mark that holds values, sorted by path. Arguments and errors: see `comparisons`."""
-        paths = sorted(self.storage.sizes() if of is None else self.storage.sizes(f"{of.path}/{what}"))
-        places = {path: place_of(path) for path in paths}
+        if paths is None:
+            paths = self.storage.sizes() if of is None else self.storage.sizes(f"{of.path}/{what}")
+        places = {path: place_of(path) for path in sorted(paths)}
         wanted = [path for path, place in places.items() if place is not None and place.kind == what]
         return {path: mark for path in wanted if (mark := read_record(self.storage, path)) is not None}
 

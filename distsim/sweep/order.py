@@ -268,9 +268,10 @@ def require_possible(orders: Iterable[Prepared], root: Storage, here: bool = Tru
     for order in orders:
         if order.name not in there:
             continue
-        store = SweepStore(root, order.name)
-        if any(store.contents().__dict__.values()):  # then `claim` compares and does not write
-            store.claim(order.sweep.identity)
+        store, identity = SweepStore(root, order.name), order.sweep.identity
+        # a store of another sweep that holds something: then `claim` compares and does not write
+        if store.identity().hash != identity.hash and any(store.contents().__dict__.values()):
+            store.claim(identity)
 
 
 def _require_memory(order: Prepared) -> None:

@@ -222,12 +222,15 @@ def _components(pairs: Sequence[Pair]) -> list[list[Pair]]:
     return list(parts.values())
 
 
-def references(order: Prepared, store: SweepStore, engine: Engine, say: Callable[[str], None]) -> list[str] | None:
-    """Compare the sweep's complete networks with each other, as far as they are committed and not compared yet.
+def references(
+    order: Prepared, store: SweepStore, networks: Collection[NetworkId], engine: Engine, say: Callable[[str], None]
+) -> list[str] | None:
+    """Compare complete networks with each other, as far as they are not compared yet.
+
+    networks : those of the sweep that are committed
 
     Return a sentence for each failure; None if nothing is missing.
     """
-    networks = store.contents().networks.intersection(order.sweep.extent.complete_networks)
     pairs, metrics, found = planned("references", networks), order.sweep.extent.metrics, found_in(store)
     lacking = [
         pair

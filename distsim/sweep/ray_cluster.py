@@ -19,9 +19,11 @@ from distsim.data import Dataset
 from distsim.store.lease import release_all
 from distsim.sweep import cluster
 
-# Ray reads these when it starts. Tune's new output cannot be silenced, its old one can. Usage is not reported.
+# Ray reads these when it starts. Tune's new output cannot be silenced, its old one can. Usage is not reported. Nobody
+# reads the CSV, JSON and TensorBoard files that Tune would write of each report, with an fsync of the driver's.
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
 
 OBJECT_STORE = 200 * 2**20  # bytes besides the data sets; results do not pass through Ray
 LOOKS = 1.0  # seconds between two looks at whether Ray lives

@@ -8,7 +8,7 @@ from distsim.processor import Load
 from distsim.results import reduce
 from distsim.results.report import writing as report
 from distsim.specs import NetworkId
-from distsim.store import Storage, SweepStore
+from distsim.store import Contents, Storage, SweepStore
 from distsim.sweep.engine import Engine
 from distsim.sweep.failures import SweepFailed, attempt, unless_full
 from distsim.sweep.forecast import comparison_forecast, to_do, training_forecast, training_warnings, work_sentence
@@ -61,9 +61,7 @@ def _run(
     stores = {order.name: SweepStore(root, order.name) for order in orders}
     failures: list[str] = []
     given_up: dict[str, set[NetworkId]] = {order.name: set() for order in orders}
-    while lacking := {
-        order.name: lack for order in orders if (lack := _left(order, stores[order.name], given_up[order.name]))
-    }:
+    while lacking := _lacking(orders, contents := _contents(stores), given_up):
         busy = [order for order in orders if order.name in lacking]
         if not worked:
             wait_if_paused(say, check)
@@ -80,7 +78,8 @@ def _run(
             given_up[order.name] |= _failed(order, stores[order.name], chains[order.name])
     for order in orders:
         check()
-        failed = references(order, stores[order.name], engine, say) if order.sweep.extent.complete > 1 else None
+        networks = contents[order.name].networks.intersection(order.sweep.extent.complete_networks)
+        failed = references(order, stores[order.name], networks, engine, say) if len(networks) > 1 else None
         worked |= failed is not None
         failures += _heard(engine, failed or [])
     check()
@@ -100,7 +99,7 @@ def _heard(engine: Engine, failures: list[str]) -> list[str]:
 def foretell(orders: list[Prepared], root: Storage, engine: Engine, say: Say = print) -> bool:
     """Say what the store lacks of what is asked for, and what it costs. Return False if nothing is missing."""
     stores = {order.name: SweepStore(root, order.name) for order in orders}
-    lacking = {order.name: lack for order in orders if (lack := _left(order, stores[order.name], set()))}
+    lacking = _lacking(orders, _contents(stores), {order.name: set() for order in orders})
     busy = [order for order in orders if order.name in lacking]
     if not busy:
         return False
@@ -157,7 +156,7 @@ def _compare(
     for order in busy:
         contents = stores[order.name].contents()
         ready = contents.networks if order.sweep.extent.activations == "memory" else contents.activations
-        left = _left(order, stores[order.name], given_up[order.name])
+        left = _left(order, contents, given_up[order.name])
         comparable = {network for network in left.to_compare if {network, network.origin} <= ready}
         jobs += _jobs(order, left.without(left.to_compare - comparable), engine.slots(busy))
     if not jobs:
@@ -185,8 +184,20 @@ def _results(orders: list[Prepared], stores: dict[str, SweepStore], root: Storag
     return any(written), failures
 
 
-def _left(order: Prepared, store: SweepStore, given_up: Set[NetworkId]) -> Missing:
-    return missing(order.sweep, store.contents(), order.layers).without(given_up)
+def _contents(stores: dict[str, SweepStore]) -> dict[str, Contents]:
+    return {name: store.contents() for name, store in stores.items()}
+
+
+def _lacking(
+    orders: list[Prepared], contents: dict[str, Contents], given_up: dict[str, set[NetworkId]]
+) -> dict[str, Missing]:
+    """Return what is left to do, of the problems of which anything is."""
+    left = {order.name: _left(order, contents[order.name], given_up[order.name]) for order in orders}
+    return {name: lack for name, lack in left.items() if lack}
+
+
+def _left(order: Prepared, contents: Contents, given_up: Set[NetworkId]) -> Missing:
+    return missing(order.sweep, contents, order.layers).without(given_up)
 
 
 def _chains(busy: list[Prepared], stores: dict[str, SweepStore], lacking: dict[str, Missing]) -> dict[str, list[Chain]]:

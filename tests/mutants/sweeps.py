@@ -199,8 +199,8 @@ MUTANTS = (
         "tables-never-renewed",
         "Tables stay as they are when networks are added.",
         "results/reduce.py",
-        'if mark is not None and current and _all_there(store.storage, mark, "results")',
-        'if mark is not None and _all_there(store.storage, mark, "results")',
+        "if mark is not None and there is not None and mark.provenance.get(LISTING) == seen[LISTING]:",
+        "if mark is not None and there is not None:",
         (REDUCE + "test_extending_equals_asking_at_once",),
     ),
     Mutant(

@@ -4,7 +4,7 @@ import hashlib
 import json
 import re
 from base64 import b64encode
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape as text
 from importlib.resources import files
@@ -19,6 +19,7 @@ from distsim.results.reduce import joined
 from distsim.results.report import parts
 from distsim.results.report.arrays import payload
 from distsim.results.report.sentences import findings
+from distsim.specs import digest
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,7 @@ def html(studies: Sequence[Published], verdicts: Sequence[Verdict]) -> bytes:
         "missing": _each(studies, parts.missing),
         "how": _each(studies, parts.how),
         "version": text(__version__),
+        "made_from": _made_from({study.problem: study.made_from for study in studies}),
         "libraries": text(", ".join(f"{one.name} {one.version}" for one in LIBRARIES)),
         "licences": text(_asset("vendor/LICENSES.txt")),
         "data": _data({"problems": [payload(study) for study in studies]}),
@@ -86,9 +88,21 @@ def intact(content: bytes) -> bool:
     return seal is not None and hashlib.sha256(content[: seal.start()]).hexdigest() == seal[1].decode()
 
 
+def is_of(content: bytes, made_from: Mapping[str, str]) -> bool:
+    """Return whether a report is what was written, and of these stores. made_from : problem -> as of its `Published`"""
+    said = _made_from(made_from).encode()
+    return bool(said) and said in content and intact(content)
+
+
 def ours(content: bytes) -> bool:
     """Return whether distsim has written a report, which may be damaged since."""
     return b'name="generator" content="distsim ' in content or _SEAL.search(content) is not None
+
+
+def _made_from(stores: Mapping[str, str]) -> str:
+    """Return the element that says what a report is made from; nothing of what is not a store with its tables."""
+    known = stores and all(stores.values())
+    return f'\n<meta name="made-from" content="{digest(dict(stores))}">' if known else ""
 
 
 def _asset(name: str) -> str:

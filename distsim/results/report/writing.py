@@ -5,7 +5,8 @@ from pathlib import Path
 
 from distsim.results.merging import of_store
 from distsim.results.published import Published
-from distsim.results.report.page import html, ours, verdicts_of
+from distsim.results.reduce import made_from
+from distsim.results.report.page import html, is_of, ours, verdicts_of
 from distsim.specs import shown
 from distsim.store import Storage, SweepStore
 from distsim.store.existing import problems_in
@@ -22,16 +23,24 @@ def studies_of(stores: Sequence[SweepStore]) -> list[Published]:
     return [of_store(store) for store in stores if any(network.is_complete for network in store.contents().networks)]
 
 
-def write(root: Storage) -> str | None:
+def write(root: Storage, again: bool = False) -> str | None:
     """Write the report of everything in a store to `report.html`. Return its place, or None if there is no network yet.
 
-    Nothing is written where an equal report is there. ValueError: a file of that name is there which is not distsim's.
+    Nothing is written where a report of the same tables is there, or an equal one. again : make it all the same
+
+    ValueError: a file of that name is there which is not distsim's.
     """
-    studies = studies_of([SweepStore(root, problem) for problem in problems_in(root)])
+    stores, place, there = (
+        [SweepStore(root, problem) for problem in problems_in(root)],
+        f"{root.url}/{NAME}",
+        root.get(NAME),
+    )
+    if there is not None and not again and is_of(there, {store.problem: made_from(store) for store in stores}):
+        return place
+    studies = studies_of(stores)
     if not studies:
         return None
-    content, place = html(studies, verdicts_of(studies)), f"{root.url}/{NAME}"
-    there = root.get(NAME)
+    content = html(studies, verdicts_of(studies))
     if there is not None and not ours(there):
         raise ValueError(f"{place} was not written by distsim: move it, or name another file with distsim report --out")
     if there != content:
