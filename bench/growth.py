@@ -28,6 +28,7 @@ import machine
 import s3_server
 from growth_problem import NAME
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
 from multiplied import multiply
 from report import Section, Table, replace, seconds
 
@@ -192,9 +193,13 @@ def curve(rows: list[dict[str, Any]]) -> Figure:
                     axis.plot(x, y, style, color=f"C{number}", label=f"{way.strip('`')}, {where}")
         axis.set_xscale("log")
         axis.set_yscale("log")
+        sizes = sorted({row["networks"] for row in rows})
+        axis.set_xticks(sizes, [f"{size:,}" for size in sizes])
+        axis.yaxis.set_major_formatter(FuncFormatter(lambda value, place: f"{value:g}"))
+        axis.minorticks_off()
         axis.set_xlabel("networks in the store")
         axis.set_ylabel(what)
-        axis.legend()
+    figure.legend(*axes[1].get_legend_handles_labels(), loc="outside right center")
     return figure
 
 
