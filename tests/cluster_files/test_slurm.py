@@ -133,9 +133,12 @@ def test_the_end_of_its_time_queues_it_again(lent: Path, tmp_path: Path, number:
     job = submitted(lent, "python", "sweeps/digits.py", *longer, "--storage", str(tmp_path / "store"))
     with own_ray.ended(job):
         assert job.stdout is not None
+        before = []
         for line in job.stdout:
+            before.append(line)
             if "training on" in line:
                 break
+        assert "training on" in before[-1], "".join(before)
         job.send_signal(number)
         said = job.stdout.read()
         assert job.wait(60) == 143, said
