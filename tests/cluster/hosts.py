@@ -108,14 +108,14 @@ class Hosts:
         name = _name(host)
         shutil.rmtree(STATE / name / "tmp", ignore_errors=True)
         (STATE / name).mkdir(exist_ok=True)
-        spaces = ("unshare", "--mount", "--uts", "--pid", "--ipc", "--fork", "--mount-proc", "--kill-child")
+        spaces = ["setpriv", "--pdeathsig", "KILL", "ip", "netns", "exec", name, "unshare", "--mount", "--uts", "--pid"]
+        spaces += ["--ipc", "--fork", "--mount-proc", "--kill-child"]
         init = str(Path(__file__).with_name("host_init.sh"))
         shared = "yes" if self.shared else "no"
         with open(STATE / name / "log", "ab") as log:
             # the host goes off when this process dies, however it dies
             process = subprocess.Popen(
-                ["setpriv", "--pdeathsig", "KILL", "ip", "netns", "exec", name, *spaces]
-                + ["bash", init, name, self.address(host), str(STATE), shared, str(ROOT), sys.prefix],
+                [*spaces, "bash", init, name, self.address(host), str(STATE), shared, str(ROOT), sys.prefix],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -166,9 +166,9 @@ class Hosts:
         space = self._made.spaces.get(_name(host))
         return {pid: _line(pid) for pid in _pids() if space is not None and _space(pid) == space}
 
-    def process(self, host: int, number: int) -> int | None:
+    def process(self, host: int, number: str) -> int | None:
         """The number that this machine gives to what the host counts as `number`; None: it has ended."""
-        return next((pid for pid in self.processes(host) if _numbers(pid)[-1:] == [str(number)]), None)
+        return next((pid for pid in self.processes(host) if _numbers(pid)[-1:] == [number]), None)
 
     def left_over(self) -> list[str]:
         """What is still there of the hosts that this object made, and of what the suite started."""

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-
-from cluster.hosts import ROOT, STATE, Hosts, HostsFailed, until
+from cluster.hosts import ROOT, STATE, Hosts, until
 
 PUBLISHED = ROOT / "clusters" / "on-prem.yaml"
 SCRIPT = ROOT / "sweeps" / "digits.py"
@@ -73,10 +72,10 @@ class Cluster:
 
     def wait_for(self, nodes: int) -> None:
         """Until so many nodes are there. HostsFailed: they do not come."""
-        until(lambda: len(self.look()["nodes"]) == nodes, f"Ray has not {nodes} nodes", JOINED, 1.0)
+        until(lambda: len(self.look()["nodes"]) == nodes, f"Ray has not {nodes} nodes", JOINED, 2.0)
 
     def held(self) -> list[str]:
-        """What the cluster still holds, a minute after a sweep: actors, placement groups, resources used or asked for."""
+        """What the cluster still holds, a minute after a sweep, of actors, placement groups and resources."""
         deadline = time.monotonic() + IDLE
         while left := held(self.look()):
             if time.monotonic() > deadline:

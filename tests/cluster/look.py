@@ -13,7 +13,7 @@ NOTHING = ("(none)", "(no ")
 
 
 def look() -> dict[str, Any]:
-    """Addresses of living and dead nodes; actors and placement groups that are not dead; resources that are used or asked for."""
+    """Addresses of living and of dead nodes, living actors and placement groups, resources in use and asked for."""
     nodes = ray.nodes()
     whole, free = ray.cluster_resources(), ray.available_resources()
     return {
@@ -37,7 +37,7 @@ def asked(status: str) -> list[str]:
             lines = sections.setdefault(line.removesuffix(":"), [])
         elif line.strip() and not line.startswith(("-", "=")):
             lines.append(line.strip())
-    if not ASKED <= sections.keys():
+    if ASKED - sections.keys():
         raise ValueError(f"`ray status` has no part {ASKED - sections.keys()}:\n{status}")
     return [line for name in sorted(ASKED) for line in sections[name] if not line.startswith(NOTHING)]
 

@@ -19,7 +19,8 @@ import sys
 import time
 from pathlib import Path
 
-sys.path[0] = str(Path(__file__).resolve().parents[1])  # where pytest, too, imports `cluster` and `faults` from
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # where pytest, too, imports `cluster` and `faults` from
+
 
 from cluster import hosts
 from cluster.launch import local
