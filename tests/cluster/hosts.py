@@ -30,6 +30,7 @@ ROOT = Path(__file__).resolve().parents[2]
 FOLDER = Path("/var/tmp/dst")  # not in /tmp, because hosts have a /tmp of their own
 STATE = FOLDER / "hosts"  # what is there of the hosts that are up, or were up last
 PYCACHE = FOLDER / "pycache"  # compiled modules: to compile 3,000 of them on each host takes longer than a sweep
+EXTRA = Path(sys.prefix) / "cluster"  # ray[default], in a folder of its own: other tests see Ray without it
 PREFIX = "dst"  # of namespaces, cables and the bridge; a cable's name may have 15 characters
 BRIDGE = "dstbr"
 NETWORK = "10.78.0"
@@ -49,6 +50,8 @@ def lacking() -> str:
         return "it needs Linux and root"
     if absent := [tool for tool in TOOLS if shutil.which(tool) is None]:
         return f"{', '.join(Path(tool).name for tool in absent)} not found: install openssh-server, rsync and iproute2"
+    if not (EXTRA / "bin" / "ray").exists():
+        return f"there is no Ray in {EXTRA} that knows `ray up`: `make test-cluster` installs it"
     for command in (
         ("unshare", "--net", "--mount", "--uts", "--pid", "--ipc", "--fork", "--mount-proc", "true"),
         ("unshare", "--net", "ip", "link", "add", BRIDGE, "type", "bridge"),
@@ -183,9 +186,8 @@ class Hosts:
         numbers = range(1, self.count + 1)
         names = "".join(f"{self.address(host)} {_name(host)}\n" for host in numbers)
         (STATE / "hosts").write_text(f"127.0.0.1 localhost\n{names}")
-        extra = Path(sys.prefix) / "cluster"
-        found = [str(extra / "bin"), str(Path(sys.executable).parent), "/usr/sbin", "/usr/bin", "/sbin", "/bin"]
-        self.export({"PATH": ":".join(found), "PYTHONPATH": f"{ROOT}:{extra}", MARK: str(os.getpid())})
+        found = [str(EXTRA / "bin"), str(Path(sys.executable).parent), "/usr/sbin", "/usr/bin", "/sbin", "/bin"]
+        self.export({"PATH": ":".join(found), "PYTHONPATH": f"{ROOT}:{EXTRA}", MARK: str(os.getpid())})
         self.export({"PYTHONPYCACHEPREFIX": str(PYCACHE), "RAY_USAGE_STATS_ENABLED": "0"})
         _ip("link", "add", BRIDGE, "type", "bridge")
         _ip("addr", "add", f"{GATEWAY}/24", "dev", BRIDGE)

@@ -16,6 +16,8 @@ SCRIPT = ROOT / "sweeps" / "digits.py"
 INSTALLS = ("distsim-uv", "distsim-env --")  # in a setup command that installs: hosts have this machine's Python
 LIMITS = "--num-cpus=1 --memory=2000000000"  # each host takes this machine's memory to be its own
 JOINED = 180.0  # seconds until all workers have joined; seen: 20 to 40 on two busy cores
+ASKED = {"From request_resources", "Pending Demands"}  # the parts of `ray status` that say what is asked for
+NOTHING = ("(none)", "(no ")
 IDLE = 60.0  # seconds until Ray has given back what a sweep used
 
 
@@ -87,7 +89,22 @@ class Cluster:
 def held(seen: dict[str, Any]) -> list[str]:
     """What is not idle in what look.py saw."""
     kinds = ("actors", "groups", "used", "asked")
+    seen = seen | {"asked": asked(seen["status"])}
     return [f"Ray still has {kind}: {seen[kind]}" for kind in kinds if seen[kind]]
+
+
+def asked(status: str) -> list[str]:
+    """The resources that `ray status` says somebody waits for or has requested. ValueError: it says nothing of them."""
+    sections: dict[str, list[str]] = {}
+    lines: list[str] = []
+    for line in status.splitlines():
+        if line.endswith(":"):
+            lines = sections.setdefault(line.removesuffix(":"), [])
+        elif line.strip() and not line.startswith(("-", "=")):
+            lines.append(line.strip())
+    if ASKED - sections.keys():
+        raise ValueError(f"`ray status` has no part {ASKED - sections.keys()}:\n{status}")
+    return [line for name in sorted(ASKED) for line in sections[name] if not line.startswith(NOTHING)]
 
 
 def sweep(storage: str, flags: Sequence[str], address: str = "auto") -> str:

@@ -13,7 +13,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from cluster.hosts import FOLDER, ROOT, Hosts, HostsFailed, until
+import s3_server
+from cluster.hosts import FOLDER, GATEWAY, ROOT, Hosts, HostsFailed, until
 from cluster.launch import SCRIPT, Cluster, held, sweep
 from faults import processes
 from faults.kills import differing
@@ -159,7 +160,7 @@ class Study:
     def by_job(self) -> Running:
         """Start it by `ray job submit`, through the tunnel of `ray dashboard`."""
         tunnel = f"(ray dashboard {self.cluster.file} < /dev/null > /tmp/dashboard.log 2>&1 &)"
-        ready = "for _ in $(seq 60); do curl -s -o /dev/null http://localhost:8265 && break; sleep 1; done"
+        ready = "for _ in $(seq 60); do (exec 3<> /dev/tcp/127.0.0.1/8265) 2> /dev/null && break; sleep 1; done"
         submit = f"ray job submit --address http://localhost:8265 -- {sweep(self.storage, FLAGS)}"
         return self._by(f"{tunnel}; {ready}; {submit}")
 
@@ -340,9 +341,24 @@ def joins(expected: dict[str, str]) -> Wrong:
     return with_cluster(play, expected, WORKERS[:1])
 
 
-SCENARIOS = {
-    play.__name__: play
-    for play in (quiet, off_in_training, off_in_comparison, long_cut, short_cut, driver_killed, head_lost, joins)
-}
+def object_store(expected: dict[str, str]) -> Wrong:
+    """`ray job submit` into a bucket, from hosts that share no folder; one is powered off while it trains."""
+    with (
+        Hosts(DESK, shared=False) as hosts,
+        s3_server.serving(GATEWAY) as url,
+        s3_server.exported(url),
+    ):
+        hosts.export({name: value for name, value in os.environ.items() if name.startswith("AWS_")})
+        cluster = Cluster(hosts, DESK, HEAD, WORKERS)
+        cluster.up()
+        study = Study(hosts, cluster, f"s3://{s3_server.BUCKET}/of/a-sweep", expected)
+        running = study.by_job()
+        hosts.power_off(study.stages.catch(running, "training", WORKERS).host)
+        wrong = study.end(running)
+    return wrong + [f"left over: {what}" for what in hosts.left_over()]
+
+
+PLAYS = (quiet, off_in_training, off_in_comparison, long_cut, short_cut, driver_killed, head_lost, joins, object_store)
+SCENARIOS = {play.__name__: play for play in PLAYS}
 SHORT = ("head_lost",)  # a host is powered off in training there, too
 LOCAL = FOLDER / "local"
