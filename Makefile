@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
+CLUSTER := $(VENV)/cluster/.ready
 
-.PHONY: demo test check lint types docs faults faults-more faults-short mutants mutants-short test-versions typed requirements results bench gpu-bundle clean
+.PHONY: demo test check lint types docs faults faults-more faults-short test-cluster test-cluster-short mutants mutants-short test-versions typed requirements results bench gpu-bundle clean
 
 demo: $(READY)
 	$(BIN)/python sweeps/digits.py
@@ -35,6 +36,14 @@ faults-short: $(READY)
 	$(BIN)/python tests/faults/full_disk.py --stages commit comparison
 	$(BIN)/python tests/faults/nodes.py
 	$(BIN)/python tests/faults/flips.py --flips 100 --losses 20 --repairs 2
+
+# Three hosts as namespaces, a cluster of them by `ray up`, and sweeps while hosts and cables go. It takes root,
+# openssh-server, rsync and iproute2. The short form says what is missing, and runs tests/faults/nodes.py instead.
+test-cluster: $(READY) $(CLUSTER)
+	$(BIN)/python tests/cluster/suite.py
+
+test-cluster-short: $(READY) $(CLUSTER)
+	OMP_NUM_THREADS=1 $(BIN)/python tests/cluster/suite.py --short
 
 # Mistakes made on purpose, one at a time: for each a test must fail. Ten to twenty minutes on 2 cores.
 mutants: $(READY)
@@ -93,6 +102,11 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/uv pip install --quiet --python $(BIN)/python -e '.[dev]' -c constraints.txt \
 	  || $(BIN)/python -m pip install --quiet -e '.[dev]' -c constraints.txt
 	touch $(READY)
+
+# What `ray up` needs, beside the environment and not in it: the other tests run without it.
+$(CLUSTER): requirements/cluster.txt $(READY)
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --target $(VENV)/cluster 'ray[default]' -c requirements/cluster.txt
+	touch $(CLUSTER)
 
 clean:
 	rm -rf $(VENV)

@@ -1,6 +1,6 @@
 """An S3 server on loopback for tests: moto's, in a process of its own that ends with the one that started it.
 
-    python tests/s3_server.py            prints its URL and serves until its standard input is closed
+    python tests/s3_server.py [HOST]     prints its URL and serves until its standard input is closed
 
 moto looks for an object and writes it in two steps, so conditional puts are only exact if it takes one request at a
 time, which is what this server does. It checks no signatures: a wrong key is as good as a right one.
@@ -64,11 +64,11 @@ def revealing(contents: Iterable[tuple[str, bytes]]) -> list[str]:
 
 
 @contextlib.contextmanager
-def serving() -> Iterator[str]:
-    """The URL of a fresh server with one empty bucket."""
+def serving(host: str = "127.0.0.1") -> Iterator[str]:
+    """The URL of a fresh server with one empty bucket, that listens at this address of the machine only."""
     variables = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
     server = subprocess.Popen(
-        [sys.executable, str(Path(__file__).resolve())],
+        [sys.executable, str(Path(__file__).resolve()), host],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         env=variables,
@@ -77,7 +77,7 @@ def serving() -> Iterator[str]:
     assert server.stdout is not None
     try:
         url = server.stdout.readline().strip()
-        assert url.startswith("http://127.0.0.1:"), "moto's server did not start"
+        assert url.startswith(f"http://{host}:"), "moto's server did not start"
         yield url
     finally:
         server.communicate()  # closes its standard input
@@ -118,8 +118,9 @@ def main() -> None:
             pass
 
     app = _OneAtATime(DomainDispatcherApplication(create_backend_app))
-    server = make_server("127.0.0.1", 0, app, threaded=True, request_handler=Quiet)
-    url = f"http://127.0.0.1:{server.server_port}"
+    host = sys.argv[1] if len(sys.argv) > 1 else "127.0.0.1"
+    server = make_server(host, 0, app, threaded=True, request_handler=Quiet)
+    url = f"http://{host}:{server.server_port}"
     threading.Thread(target=server.serve_forever, daemon=True).start()
     boto3.client(
         "s3", endpoint_url=url, region_name="us-east-1", aws_access_key_id="any", aws_secret_access_key="any"

@@ -28,6 +28,7 @@ os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
 OBJECT_STORE = 200 * 2**20  # bytes besides the data sets; results do not pass through Ray
 LOOKS = 1.0  # seconds between two looks at whether Ray lives
 SILENCE = 30.0  # seconds without an answer after which a cluster is given up; Ray ends this process after 60
+ANSWER = 5.0  # seconds that a look waits for an answer
 GRACE = 8.0  # seconds that this process has to end by itself when Ray has died; Ray ends it after 12 to 60
 VITAL = {"raylet": "its raylet", "gcs_server": "its control service (gcs_server)"}
 
@@ -132,7 +133,7 @@ def _replaced(module: Any, name: str, value: object) -> Iterator[None]:
 
 
 class Watch:
-    """A thread that looks whether the Ray that this process works on still lives.
+    """Threads that look whether the Ray that this process works on still lives.
 
     Where Ray has died, or takes this machine for dead, it lets the driver wait for ever, or ends it without a word.
 
@@ -147,9 +148,11 @@ class Watch:
         self._ours = ours
         self._over, self._seen = threading.Event(), threading.Event()
         self._node = self._gcs = ""  # not known while Ray starts
+        self._dead = False  # whether the cluster takes this machine for dead
         self._answered = time.monotonic()
         if self._watched:
-            threading.Thread(target=self._look, daemon=True, name="distsim-watch").start()
+            for look in (self._look, self._look_at_nodes):
+                threading.Thread(target=look, daemon=True, name="distsim-watch").start()
 
     def begin(self) -> None:
         """Look at the cluster's table of nodes too, now that Ray has started."""
@@ -158,8 +161,10 @@ class Watch:
             self._answered, self._gcs = time.monotonic(), context.gcs_address
             self._node = context.get_node_id()
 
-    def check(self) -> None:
-        """Raise ClusterLost if Ray has died."""
+    def check(self, now: bool = False) -> None:
+        """Raise ClusterLost if Ray has died. now : also if it does not answer at this moment"""
+        if now and not self.lost and self._gcs and not cluster.answers(self._gcs, ANSWER):
+            self.lost = cluster.lost(f"its control service at {self._gcs} does not answer", self._here)
         if self.lost:
             self._seen.set()
             raise cluster.ClusterLost(self.lost)
@@ -183,17 +188,26 @@ class Watch:
                     os._exit(1)
                 return
 
+    def _look_at_nodes(self) -> None:
+        """Look whether the cluster takes this machine for dead. It waits for long where the cluster does not answer."""
+        while not self._over.wait(LOOKS) and not self.lost and not self._dead:
+            if self._node and not ray.is_initialized():
+                return
+            with contextlib.suppress(Exception):  # a cluster that begins to fail: the other look says more
+                self._dead = bool(self._node) and any(
+                    node["NodeID"] == self._node and not node["Alive"] for node in ray.nodes()
+                )
+
     def _cause(self) -> str:
         """Return what is wrong, "" if nothing is."""
         if self._here and (dead := _dead_process()):
             return dead
         if not self._node:
             return ""
-        if cluster.answers(self._gcs):
+        if self._dead:
+            return cluster.TAKEN_FOR_DEAD
+        if cluster.answers(self._gcs, ANSWER):
             self._answered = time.monotonic()
-            with contextlib.suppress(Exception):  # a cluster that begins to fail: the next look says more
-                if any(node["NodeID"] == self._node and not node["Alive"] for node in ray.nodes()):
-                    return cluster.TAKEN_FOR_DEAD
         elif time.monotonic() - self._answered > SILENCE:
             return f"its control service at {self._gcs} has not answered for {SILENCE:.0f} s"
         return ""

@@ -131,7 +131,7 @@ class RayEngine:
             self._look()
             early.tick(waiting.all_work)
 
-        waiting = Tasks(tasks, self._hosts, RETRIES, lost_ends_tune(tick))
+        waiting = Tasks(tasks, self._hosts, RETRIES, lost_ends_tune(tick), self._committed)
         resources = {order.name: dict(order.sweep.resources) for order in orders}
         trainable = tune.with_resources(
             tune.with_parameters(
@@ -170,13 +170,22 @@ class RayEngine:
                 if not waiting.begun:
                     raise StorageError(f"Ray Tune cannot write {self.root.url}/tune: {first_line(error)}") from None
                 if waiting.left:
+                    self._look_now()
                     raise KeyboardInterrupt from None
                 return waiting.failures  # the trials' commits are in the store
         if waiting.stopped:
             raise stopping.Stopped
         if waiting.left or any(not r.error and "failed" not in (r.metrics or {}) for r in grid):
+            self._look_now()
             raise KeyboardInterrupt  # Tune catches the signal, stops its trials and returns normally
         return waiting.failures
+
+    def _committed(self, task: Task) -> int:
+        """Return how many networks that a task was to train are committed."""
+        problem, pack = task
+        committed = SweepStore(self.root, problem).contents().networks
+        chains = () if isinstance(pack, int) else pack
+        return sum(chain.of_run.network(i) in committed for chain in chains for i in chain.train)
 
     def compare(self, orders: list[Prepared], jobs: Sequence[Job]) -> list[str]:
         """Do the jobs by actors, also by those that compared while networks were trained."""
@@ -228,6 +237,11 @@ class RayEngine:
         if sentence not in self._said:
             self._said.add(sentence)
             self.say(sentence)
+
+    def _look_now(self) -> None:
+        """Raise ClusterLost if Ray does not answer now: what looks like an interrupt may be its end."""
+        if self._watch is not None:
+            self._watch.check(now=True)
 
     def _look(self) -> None:
         """See whether Ray lives, and which machines have joined."""

@@ -30,6 +30,7 @@ class Tasks(Searcher):  # type: ignore[misc]  # ray has no types
 
     hosts : the machines; None: nobody asks them
     tick : called whenever Tune asks for a task
+    committed : returns how many of a task's networks are committed, which is asked after a death
     """
 
     def __init__(
@@ -38,10 +39,12 @@ class Tasks(Searcher):  # type: ignore[misc]  # ray has no types
         hosts: Hosts | None = None,
         retries: int = RETRIES,
         tick: Callable[[], None] = lambda: None,
+        committed: Callable[[Task], int] = lambda task: 0,
     ) -> None:
         super().__init__()
         self.todo = deque(enumerate(tasks))  # not handed out yet
-        self._hosts, self._retries, self._tick = hosts, retries, tick
+        self._hosts, self._tick, self._committed = hosts, tick, committed
+        self._reached: dict[int, int] = {}  # task -> its networks that were committed at its last death
         self._pending = {task for task in tasks if isinstance(task[1], int)}
         self._deaths: Deaths[tuple[int, Task]] = Deaths(hosts, retries)
         self.running: dict[str, tuple[int, Task, frozenset[str]]] = {}  # trial -> number, task, machines kept from it
@@ -78,10 +81,6 @@ class Tasks(Searcher):  # type: ignore[misc]  # ray has no types
             return {"problem": problem, "piece": piece, "task": number, "avoid": sorted(avoid)}
         return None if self.left else Searcher.FINISHED
 
-    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        if "accuracy" in result and trial_id in self.running:
-            self._deaths.forgive(self.running[trial_id][0])  # it has come further
-
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         if error:
             return  # `died` says more
@@ -96,6 +95,10 @@ class Tasks(Searcher):  # type: ignore[misc]  # ray has no types
         """Hear that a trial's worker died, or never began. cause : the error's text, "" if there is none"""
         self.working.discard(trial_id)
         number, task, avoid = self.running.pop(trial_id)
+        reached = self._committed(task)
+        if reached > self._reached.get(number, 0):
+            self._deaths.forgive(number)  # it has come further
+        self._reached[number] = reached
         self._deaths.note((number, task), number, avoid, cause)
 
     def _decide(self) -> None:
