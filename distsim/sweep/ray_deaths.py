@@ -32,8 +32,8 @@ class Deaths(Generic[W]):
         return bool(self._waiting)
 
     def forgive(self, key: Hashable) -> None:
-        """Count a piece's deaths from now on: it has come further."""
-        self._counted.pop(key, None)
+        """Count a piece's deaths anew after the next one: it has come further."""
+        self._counted[key] = -1
 
     def note(self, work: W, key: Hashable, avoided: frozenset[str], cause: str) -> None:
         """Take note of a death. key : of the piece; avoided : machines that were kept from it; cause : the error"""

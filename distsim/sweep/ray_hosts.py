@@ -156,7 +156,7 @@ class Hosts:
     def _ask(self, nodes: Sequence[Node]) -> None:
         code: dict[str, Any] = {}
         exec(ASK, code)
-        ask, question = ray.remote(num_cpus=0, max_retries=0)(code["ask"]), ray.cloudpickle.dumps(self.question)
+        ask, question = ray.remote(num_cpus=0, max_retries=1)(code["ask"]), ray.cloudpickle.dumps(self.question)
         for node in nodes:
             there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
             options: dict[str, Any] = {"scheduling_strategy": there}

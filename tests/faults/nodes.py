@@ -101,7 +101,7 @@ def experiment(folder: Path) -> list[str]:
             sweep = subprocess.Popen([*line, "--storage", folder / "lost"], stdout=said, stderr=subprocess.STDOUT)
         try:
             for number, (stage, what) in enumerate(LOSSES):
-                pid = next_in(watch, stage, sweep)
+                pid = next_in(made, watch, stage, sweep)
                 if not number:
                     (folder / "never").touch()
                     join(made, lost=folder / "never")
@@ -130,23 +130,30 @@ def experiment(folder: Path) -> list[str]:
 
 
 def end_workers(node: Any) -> None:
-    """SIGKILL all workers of a node."""
+    """SIGKILL all workers of a node. Its agents stay: a raylet ends with them."""
     raylets = {info.process.pid for info in node.all_processes["raylet"]}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):  # it ends meanwhile
-            if (
-                int(stat.read_text().rpartition(")")[2].split()[1]) in raylets
-                and b"ray::" in (stat.parent / "cmdline").read_bytes()
-            ):
+            parent = int(stat.read_text().rpartition(")")[2].split()[1])
+            name = (stat.parent / "cmdline").read_bytes()
+            if parent in raylets and name.startswith(b"ray::") and b"Agent" not in name:
                 os.kill(int(stat.parent.name), signal.SIGKILL)
 
 
-def next_in(watch: Watch, stage: str, sweep: "subprocess.Popen[bytes]") -> int:
+def at_work(made: Any, pid: int) -> bool:
+    """Whether this is a worker of a node. Those of a node that was lost may live a moment longer."""
+    try:
+        return bool(node_of(made, pid))
+    except (LookupError, OSError):
+        return False
+
+
+def next_in(made: Any, watch: Watch, stage: str, sweep: "subprocess.Popen[bytes]") -> int:
     """The process that is in this stage, as soon as one is. RuntimeError: none was any more."""
     until = time.monotonic() + PATIENCE
     while time.monotonic() < until and sweep.poll() is None:
         for begin in watch.read():
-            if begin.stage == stage and Path(f"/proc/{begin.pid}").exists():
+            if begin.stage == stage and at_work(made, begin.pid):
                 return begin.pid
         time.sleep(0.002)
     raise RuntimeError(f"no process came to {stage}")

@@ -116,9 +116,9 @@ def test_where_two_workers_could_not_start_a_third_is_not_tried(said: list[str])
 def test_deaths_are_counted_until_there_is_progress() -> None:
     deaths: Deaths[str] = Deaths(None, retries=1)
     for _ in range(3):
+        deaths.forgive(7)
         deaths.note("work", 7, frozenset(), "")
         assert deaths.decided() == (["work"], [])
-        deaths.forgive(7)
     deaths.note("work", 7, frozenset(), "")
     assert deaths.decided() == (["work"], [])
     deaths.note("work", 7, frozenset(), "Traceback\nOSError: gone\n")
