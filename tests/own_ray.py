@@ -55,6 +55,8 @@ def ended(process: "subprocess.Popen[str]") -> Iterator["subprocess.Popen[str]"]
                 process.poll()
                 time.sleep(0.1)
         process.wait(30)
+        if process.stdout is not None:
+            process.stdout.close()
         assert not group(process.pid), f"still there: {group(process.pid)}"
 
 

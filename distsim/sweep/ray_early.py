@@ -77,10 +77,10 @@ class Early:
 
     def end(self) -> None:
         """Wait for the comparisons that have begun, and begin no more. Their actors stay."""
-        self._pool.drop_waiting()
         self._pool.slots, self._pool.keeps = 0, True
-        while self._pool:
+        while self._pool.at_work:
             self._pool.step(LOOKS)
+        self._pool.drop_waiting()
 
     def _ready(self, now: float) -> dict[str, set[NetworkId]]:
         """Return the committed networks that can be compared, each only once."""
