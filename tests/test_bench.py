@@ -207,3 +207,28 @@ def test_a_document_that_says_something_else_is_found(monkeypatch: pytest.Monkey
     assert changed.read_text() != text
     assert replication.main(["--check", "--write", str(changed)]) == 1
     assert changed.read_text() == text.replace("| conv1_2 ", "| conv1_3 "), "nothing is written"
+
+
+@pytest.fixture
+def idle(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    yield from script("idle", monkeypatch)
+
+
+def test_slots_are_idle_where_no_process_is_in_a_stage(idle: ModuleType) -> None:
+    """Of two slots over 10 s one trains all the time, and the other one for 2 s, and compares for 3 s."""
+    stages = """
+        0.0 7 training begin digits complete network
+        1.0 7 training end digits complete network
+        2.0 7 training begin digits run 0, iteration 1
+        2.0 8 training begin digits run 1, iteration 1
+        3.0 8 extraction begin digits, run 1, iteration 1
+        4.0 8 training end digits run 1, iteration 1
+        4.0 8 extraction end digits, run 1, iteration 1
+        5.0 9 comparison begin digits run 1, iteration 1 fc1
+        8.0 9 comparison end digits run 1, iteration 1 fc1
+        9.0 7 epoch digits run 0, iteration 1, 3
+        12.0 7 training end digits run 0, iteration 1
+    """
+    wall, share = idle.idle_share("\n".join(line.strip() for line in stages.strip().splitlines()), 2)
+    assert wall == 10
+    assert share == pytest.approx(1 - (10 + 2 + 3) / 20)

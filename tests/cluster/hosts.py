@@ -106,6 +106,11 @@ class Hosts:
         with open(STATE / "environment", "a") as file:
             file.writelines(lines)
 
+    def add_to_shells(self, host: int, line: str) -> None:
+        """Let every shell that begins on this host run a line, until the host boots again."""
+        with open(STATE / _name(host) / "home" / ".bashrc", "a") as file:
+            file.write(f"{line}\n")
+
     def power_on(self, host: int) -> None:
         """Boot the host, with an empty /tmp, and wait for its sshd."""
         name = _name(host)

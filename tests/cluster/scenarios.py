@@ -8,10 +8,11 @@ import shlex
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import s3_server
 from cluster.hosts import FOLDER, GATEWAY, ROOT, Hosts, HostsFailed, until
@@ -175,9 +176,19 @@ class Study:
         return [f"{piece} differs" for piece in pieces] + self.cluster.held()
 
 
-def with_cluster(play: Callable[[Study], Wrong], expected: dict[str, str], workers: Sequence[int] = WORKERS) -> Wrong:
-    """Play on fresh hosts with a shared folder, which are there no more afterwards."""
+def with_cluster(
+    play: Callable[[Study], Wrong],
+    expected: dict[str, str],
+    workers: Sequence[int] = WORKERS,
+    ill: Mapping[int, str] = MappingProxyType({}),
+) -> Wrong:
+    """Play on fresh hosts with a shared folder, which are there no more afterwards.
+
+    ill : host -> a line that its shells run, Ray's too
+    """
     with Hosts(DESK) as hosts:
+        for host, line in ill.items():
+            hosts.add_to_shells(host, line)
         cluster = Cluster(hosts, DESK, HEAD, workers)
         cluster.up()
         wrong = play(Study(hosts, cluster, str(hosts.share / "sweep"), expected))

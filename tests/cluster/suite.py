@@ -22,13 +22,15 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # where pytest, too, imports `cluster` and `faults` from
 
 
-from cluster import hosts
+from cluster import hosts, ill, scenarios
 from cluster.launch import local
-from cluster.scenarios import FLAGS, LOCAL, SCENARIOS, SHORT
+from cluster.scenarios import FLAGS, LOCAL, SHORT
 from faults.kills import KillsFailed
 from faults.s3 import contents
 
 from distsim.store import Storage
+
+SCENARIOS = scenarios.SCENARIOS | ill.SCENARIOS
 
 
 def reference() -> dict[str, str]:

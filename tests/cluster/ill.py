@@ -1,0 +1,90 @@
+"""Hosts on which a sweep cannot work, or would give other results: what is said of them, and that it does without.
+
+Each function returns what is not as it must be, as in scenarios.py.
+"""
+
+import time
+from contextlib import suppress
+
+from cluster.hosts import ROOT, STATE, HostsFailed, until
+from cluster.launch import sweep
+from cluster.scenarios import FLAGS, HEAD, Study, Wrong, with_cluster
+
+
+def sick_host(expected: dict[str, str]) -> Wrong:
+    """distsim cannot be imported on one of three hosts. The sweep ends with the others, and names it."""
+
+    def play(study: Study) -> Wrong:
+        running = study.by_exec()
+        wrong = study.end(running)
+        named = "dst3 gets no work: ModuleNotFoundError: No module named 'distsim'"
+        return wrong if running.said().count(named) >= 2 else [*wrong, f"dst3 is not named:\n{running.said()}"]
+
+    return with_cluster(play, expected, ill={3: without_code(3)})
+
+
+def without_code(host: int) -> str:
+    """What keeps a host's Python from importing distsim, as a line for its shells."""
+    folder = STATE / f"without{host}"
+    return (
+        f"mkdir -p {folder}; echo 'import sys; sys.modules[\"distsim\"] = None' > {folder}/sitecustomize.py; "
+        f"export PYTHONPATH={folder}:$PYTHONPATH"
+    )
+
+
+def other_code(host: int) -> str:
+    """What gives a host a copy of the code that differs by a comment."""
+    folder = STATE / f"other{host}"
+    return (
+        f"test -d {folder} || (mkdir {folder}; cp -r {ROOT}/distsim {folder}; "
+        f"echo '# other' >> {folder}/distsim/seeds.py); export PYTHONPATH={folder}:$PYTHONPATH"
+    )
+
+
+def told(expected: dict[str, str]) -> Wrong:
+    """What `distsim doctor --address` and a sweep say of hosts that are ill, and after how long."""
+
+    def code(study: Study) -> Wrong:
+        differs = "dst3: it has distsim "
+        wrong = answered(
+            study, "doctor", doctor(study), "dst2 gets no work: ", "No module named", "dst3 differs: it has"
+        )
+        wrong += answered(study, "a sweep", sweep(study.storage, FLAGS), "machines of the Ray cluster differ", differs)
+        large = [*FLAGS, "--threads", "7"]
+        return wrong + answered(
+            study, "threads", sweep(f"{study.storage}-7", large), "waiting for a machine with 7 CPU"
+        )
+
+    def store(study: Study) -> Wrong:
+        wrong = answered(study, "other BLAS", doctor(study), "dst2 differs: BLAS kernels ")
+        share = study.hosts.share
+        study.hosts.run(3, f"mount --bind {share} {share} && mount -o remount,ro,bind {share}")
+        wrong += answered(study, "read-only", doctor(study), "dst3 gets no work: cannot write")
+        study.hosts.run(3, f"umount {share} && mount -t tmpfs tmpfs {share}")
+        return wrong + answered(study, "not shared", doctor(study), "dst3 gets no work: it does not see in")
+
+    wrong = with_cluster(code, expected, ill={2: without_code(2), 3: other_code(3)})
+    return wrong + with_cluster(store, expected, ill={2: "export OPENBLAS_CORETYPE=Prescott"})
+
+
+def doctor(study: Study) -> str:
+    return f"distsim doctor --address auto --storage {study.storage}"
+
+
+def answered(study: Study, what: str, command: str, *sentences: str) -> Wrong:
+    """Run a command on the head, and print what it says and when. What it does not say of these sentences."""
+    began = time.monotonic()
+    log = STATE / "told.log"
+    log.unlink(missing_ok=True)
+    process = study.hosts.start(HEAD, f"cd {ROOT}; PYTHONUNBUFFERED=1 {command}", log)
+    with suppress(HostsFailed):
+        until(lambda: process.poll() is not None or all(s in log.read_text() for s in sentences), what, 120)
+    took = time.monotonic() - began
+    process.terminate()
+    process.wait()
+    said = log.read_text()
+    print(f"--- {what}, {took:.0f} s\n{said.strip()}", flush=True)
+    return [f"{what}: not said: {sentence}" for sentence in sentences if sentence not in said]
+
+
+SCENARIOS = {play.__name__: play for play in (sick_host, told)}
