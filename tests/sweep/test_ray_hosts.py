@@ -19,6 +19,7 @@ from distsim.sweep.order import Prepared  # noqa: E402
 from distsim.sweep.preflight import Question  # noqa: E402
 from distsim.sweep.ray_deaths import Deaths  # noqa: E402
 from distsim.sweep.ray_hosts import Hosts, fits, selector  # noqa: E402
+from distsim.sweep.ray_parcels import Parcels  # noqa: E402
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 LACKS = "ModuleNotFoundError: No module named 'distsim_gone'"
@@ -174,6 +175,13 @@ def test_data_that_no_machine_can_hold_are_refused(
     monkeypatch.setattr(ray, "nodes", lambda: nodes)
     with pytest.raises(ValueError, match=r"cannot hold the data: they take .* which has 1 kB there: start Ray with"):
         ray_room.require_room([order], here=False, say=said.append)
+
+
+def test_a_data_set_is_put_once_for_all_waves(order: Prepared) -> None:
+    parcels = Parcels()
+    first, second = parcels.of(order), parcels.of(order)
+    assert first.data == second.data, "the same object in Ray's store"
+    assert (first.dataset().train_images == order.dataset.train_images).all()
 
 
 # --- distsim doctor --address ----------------------------------------------------------------------------------------
