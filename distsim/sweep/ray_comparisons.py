@@ -60,6 +60,7 @@ class ComparisonActor:
 class _Actor:
     handle: Any
     avoided: frozenset[str]  # Ray's ids of the machines that were kept from it
+    known: bool = False  # whether it has done a job: before, it may still wait for room
 
 
 class Comparisons:
@@ -96,6 +97,11 @@ class Comparisons:
     def at_work(self) -> int:
         """Return the number of jobs that are being done."""
         return len(self._running)
+
+    @property
+    def starting(self) -> int:
+        """Return the number of actors that may still wait for room."""
+        return sum(not actor.known for _, actor in self._running.values())
 
     @property
     def idle(self) -> int:
@@ -155,6 +161,7 @@ class Comparisons:
 
     def _take(self, done: Any) -> None:
         job, actor = self._running.pop(done)
+        actor.known = True
         try:
             failures = ray.get(done)
             self.failures += failures or []

@@ -66,7 +66,7 @@ class Early:
         self._looked = now
         no_trial_waits = no_trial_waits and not stopping.wanted()
         wanted = no_trial_waits and (self._pool.waiting or self._committed)
-        room = self._room() + self._pool.idle if wanted else 0
+        room = max(0, self._room() - self._pool.starting) + self._pool.idle if wanted else 0
         if room and not self._pool.waiting:
             with contextlib.suppress(StorageError):  # what is not compared now is compared after the wave
                 if ready := self._ready(now):
@@ -75,11 +75,12 @@ class Early:
         self._pool.keeps = no_trial_waits
         self._pool.step(0)
 
-    def end(self) -> None:
-        """Wait for the comparisons that have begun, and begin no more. Their actors stay."""
+    def end(self, check: Callable[[], None]) -> None:
+        """Wait for the comparisons that have begun, and begin no more. Their actors stay. check : called meanwhile"""
         self._pool.slots, self._pool.keeps = 0, True
         while self._pool.at_work:
             self._pool.step(LOOKS)
+            check()
         self._pool.drop_waiting()
 
     def _ready(self, now: float) -> dict[str, set[NetworkId]]:

@@ -118,7 +118,7 @@ class RayEngine:
             stopping.here()
             with interrupts_end_tune(self._started):
                 failures = self._fit(orders, tasks, early)
-            early.end()
+            early.end(self._look)
         except BaseException:
             pool.close()
             raise
