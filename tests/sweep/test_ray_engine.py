@@ -383,6 +383,35 @@ def test_comparisons_go_on_where_others_have_taken_a_slot(local: Path, copy: Pat
     assert store.digests() == store_in(local).digests()
 
 
+def test_a_network_is_compared_while_a_later_one_is_trained(local: Path, tmp_path: Path, ray_cluster: Path) -> None:
+    """The trial stands still before it commits its third network, until something is compared."""
+    watch = Watch(ray_cluster)
+    watch.read()
+    over = threading.Event()
+
+    def hold() -> bool:
+        pid = watch.freeze(Kill("commit", "worker", occurrence=4), 0.0, over.is_set)  # the first is the complete one's
+        assert pid is not None
+        try:
+            while not over.wait(0.1):
+                if any(begin.stage == "comparison" for begin in watch.read()):
+                    return True
+            return False
+        finally:
+            os.kill(pid, signal.SIGCONT)
+
+    with ThreadPoolExecutor(1) as pool:
+        compared = pool.submit(hold)
+        try:
+            assert by_ray(tmp_path, ordered(1, 3))
+        finally:
+            over.set()
+        assert compared.result()
+    networks = store_in(local).digests()
+    found = store_in(tmp_path).digests()
+    assert all(networks[piece] == digest for piece, digest in found.items() if not piece.startswith("results/"))
+
+
 def test_an_interrupt_is_not_mistaken_for_the_end(tmp_path: Path) -> None:
     """And comparisons of two threads share two CPUs."""
     two_threads = ordered(1, 2, threads=2, resources=(("cpu", 2.0),))
