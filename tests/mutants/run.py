@@ -36,12 +36,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # where pytest, too, imports `mutants` from
 
-from mutants import data, fused, metrics, networks, pieces, pruning, results, sweeps, training
+from mutants import cluster, data, fused, metrics, networks, pieces, pruning, results, sweeps, training
 from mutants.mutant import Mutant, Stale
 
 ROOT = Path(__file__).resolve().parents[2]
 SCIENCE = tuple(one for part in (pruning, training, fused, networks, data, metrics, results) for one in part.MUTANTS)
-PROTOCOL = tuple(one for part in (pieces, sweeps) for one in part.MUTANTS)
+PROTOCOL = tuple(one for part in (pieces, sweeps, cluster) for one in part.MUTANTS)
 MUTANTS = (*SCIENCE, *PROTOCOL)
 COPIED = ("distsim", "tests", "sweeps", "pyproject.toml", "Makefile")  # what the tests need
 LIBRARIES = (  # that most tests need

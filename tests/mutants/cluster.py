@@ -1,0 +1,58 @@
+"""Mistakes about the machines of a cluster, dead workers, and instructions through the store."""
+
+from mutants.mutant import Mutant
+
+PREFLIGHT = "sweep/test_preflight.py::"
+HOSTS = "sweep/test_ray_hosts.py::"
+CONTROL = "store/test_control.py::"
+
+MUTANTS = (
+    Mutant(
+        "machines-with-other-code",
+        "A machine with other code is taken for one like the driver.",
+        "sweep/preflight.py",
+        'facts["code"] != here["code"]',
+        'facts["code"] == ""',
+        (PREFLIGHT + "test_a_machine_that_would_give_other_results",),
+    ),
+    Mutant(
+        "clocks-ten-minutes-off",
+        "A machine's clock may be ten minutes off.",
+        "sweep/preflight.py",
+        "CLOCK = 60.0",
+        "CLOCK = 600.0",
+        (PREFLIGHT + "test_a_machine_that_would_give_other_results",),
+    ),
+    Mutant(
+        "folders-not-shared",
+        "A folder of the machine's own is taken for the store.",
+        "sweep/preflight.py",
+        "storage.get(path) != content",
+        "storage.get(path) is None",
+        (PREFLIGHT + "test_what_it_lacks_is_a_sentence",),
+    ),
+    Mutant(
+        "deaths-on-sick-machines-count",
+        "A worker's death counts although its machine turned out to be unfit.",
+        "sweep/ray_deaths.py",
+        "not self._hosts.avoid <= avoided",
+        "bool(self._hosts.avoid - self._hosts.avoid)",
+        (HOSTS + "test_a_machine_that_loses_its_code_gets_no_more_work",),
+    ),
+    Mutant(
+        "deaths-never-forgiven",
+        "Deaths add up although there was progress in between.",
+        "sweep/ray_deaths.py",
+        "self._counted[key] = -1",
+        "self._counted[key] += 0",
+        (HOSTS + "test_deaths_are_counted_until_there_is_progress",),
+    ),
+    Mutant(
+        "instructions-overwritten",
+        "Of two instructions that are given at once the later one replaces the other.",
+        "store/control.py",
+        "while not root.create(_path(number), content):",
+        "while root.put(_path(number), content) is not None:",
+        (CONTROL + "test_two_who_write_at_once_overwrite_nothing",),
+    ),
+)
