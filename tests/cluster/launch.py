@@ -58,6 +58,20 @@ class Cluster:
         self.at_desk(f"ray up -y --no-config-cache {self.file}")
         self.wait_for(1 + len(self.workers))
 
+    def join(self, host: int) -> None:
+        """Start Ray on one more host by hand, with the token and the file's command for workers.
+
+        `ray up` with one more address does not reach the autoscaler that runs: it goes on with its own addresses
+        (provider local, Ray 2.60).
+        """
+        key = self.hosts.key
+        copy = f"scp -q -i {key} -o StrictHostKeyChecking=no -o LogLevel=ERROR ~/.ray/auth_token"
+        self.hosts.run(host, "mkdir -p -m 700 ~/.ray")
+        self.at_desk(f"{copy} root@{self.hosts.address(host)}:.ray/auth_token")
+        command = yaml.safe_load(self.file.read_text())["worker_start_ray_commands"][-1]
+        variables = f"export RAY_AUTH_MODE=token RAY_HEAD_IP={self.hosts.address(self.head)}"
+        self.hosts.run(host, f"chmod 600 ~/.ray/auth_token; {variables}; {command}")
+
     def down(self) -> None:
         """By the script that is published beside the file."""
         self.at_desk(f"{PUBLISHED.with_name('on-prem-down.sh')} {self.file}")

@@ -337,13 +337,12 @@ def head_lost(expected: dict[str, str]) -> Wrong:
 
 
 def joins(expected: dict[str, str]) -> Wrong:
-    """A host joins a sweep that runs, by `ray up` with one more address, and trains."""
+    """A host joins a sweep that runs, by the published start command, and trains."""
 
     def play(study: Study) -> Wrong:
         running, stages = study.by_submit(), study.stages
         caught = [stages.catch(running, "training", [host]) for host in (HEAD, WORKERS[0])]  # they wait for the third
-        study.cluster.write(WORKERS)
-        study.cluster.at_desk(f"ray up -y --no-config-cache --no-restart {study.cluster.file}")
+        study.cluster.join(WORKERS[1])
         caught.append(stages.catch(running, "training", WORKERS[1:]))
         for each in caught:
             each.go_on()
