@@ -88,7 +88,7 @@ def require_room(orders: list[Prepared], here: bool, say: Callable[[str], object
         raise cluster.ClusterLost(cluster.lost(cluster.TAKEN_FOR_DEAD, here))
     for bundle in bundles(orders):
         if not any(fits(machine, bundle) for machine in machines):
-            needed = _in_words(bundle)
+            needed = _in_words(_lacking(bundle, machines))
             if here or not grows():
                 has = "; ".join(_host(machine) for machine in machines)
                 raise ValueError(
@@ -138,6 +138,12 @@ def grows() -> bool:
         kinds = {*report.get("active_nodes", ())}
         return bool(kinds) and not all(kind.startswith(ONE_BY_ONE) for kind in kinds)
     return False
+
+
+def _lacking(bundle: Bundle, machines: list[Any]) -> Bundle:
+    """Return what of a bundle no machine has; all of it if some machine has each of its resources alone."""
+    alone = {name: amount for name, amount in bundle.items() if not any(fits(one, {name: amount}) for one in machines)}
+    return {name: amount for name, amount in alone.items() if amount} or bundle
 
 
 def _in_words(bundle: Bundle) -> str:

@@ -3,12 +3,14 @@
 Each function returns what is not as it must be, as in scenarios.py.
 """
 
+import shutil
 import time
 from contextlib import suppress
 
-from cluster.hosts import ROOT, STATE, HostsFailed, until
+from cluster.hosts import FOLDER, ROOT, STATE, HostsFailed, until
 from cluster.launch import sweep
 from cluster.scenarios import FLAGS, HEAD, Study, Wrong, with_cluster
+from faults.nodes import SICK
 
 
 def sick_host(expected: dict[str, str]) -> Wrong:
@@ -24,21 +26,21 @@ def sick_host(expected: dict[str, str]) -> Wrong:
 
 
 def without_code(host: int) -> str:
-    """What keeps a host's Python from importing distsim, as a line for its shells."""
-    folder = STATE / f"without{host}"
-    return (
-        f"mkdir -p {folder}; echo 'import sys; sys.modules[\"distsim\"] = None' > {folder}/sitecustomize.py; "
-        f"export PYTHONPATH={folder}:$PYTHONPATH"
-    )
+    """A line for a host's shells, after which its Python does not find distsim."""
+    folder = FOLDER / f"without{host}"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "sitecustomize.py").write_text(SICK.format(lost="/"))
+    return f"export PYTHONPATH={folder}:$PYTHONPATH"
 
 
 def other_code(host: int) -> str:
-    """What gives a host a copy of the code that differs by a comment."""
-    folder = STATE / f"other{host}"
-    return (
-        f"test -d {folder} || (mkdir {folder}; cp -r {ROOT}/distsim {folder}; "
-        f"echo '# other' >> {folder}/distsim/seeds.py); export PYTHONPATH={folder}:$PYTHONPATH"
-    )
+    """A line for a host's shells, after which its Python finds a copy of distsim that differs by a comment."""
+    folder = FOLDER / f"other{host}"
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(ROOT / "distsim", folder / "distsim", ignore=shutil.ignore_patterns("__pycache__"))
+    with open(folder / "distsim" / "seeds.py", "a") as file:
+        file.write("# other\n")
+    return f"export PYTHONPATH={folder}:$PYTHONPATH"
 
 
 def told(expected: dict[str, str]) -> Wrong:
@@ -72,11 +74,14 @@ def doctor(study: Study) -> str:
 
 
 def answered(study: Study, what: str, command: str, *sentences: str) -> Wrong:
-    """Run a command on the head, and print what it says and when. What it does not say of these sentences."""
+    """Run a command on the head, and print what it says and when. What it does not say of these sentences.
+
+    It runs in the home folder: Ray lets workers import from the folder in which a driver was started.
+    """
     began = time.monotonic()
     log = STATE / "told.log"
     log.unlink(missing_ok=True)
-    process = study.hosts.start(HEAD, f"cd {ROOT}; PYTHONUNBUFFERED=1 {command}", log)
+    process = study.hosts.start(HEAD, f"cd ~; export PYTHONUNBUFFERED=1; {command}", log)
     with suppress(HostsFailed):
         until(lambda: process.poll() is not None or all(s in log.read_text() for s in sentences), what, 120)
     took = time.monotonic() - began

@@ -359,7 +359,7 @@ def test_slots_are_what_fits(tmp_path: Path) -> None:
     assert [engine.slots([each]) for each in (one, two)] == [2, 1]
     with pytest.raises(
         ValueError,
-        match=r"no machine of the Ray cluster has 3 CPU, .* of memory \(it has .*: 2 CPU, 0 GPU\): see --cpus",
+        match=r"no machine of the Ray cluster has 3 CPU \(it has .*: 2 CPU, 0 GPU\): see --cpus",
     ):
         engine.slots([three])
     assert engine.slots([one, two]) == 1, "a slot is large enough for either"
