@@ -139,11 +139,10 @@ def _storage_fails(storage: Storage, path: str, content: bytes) -> list[str]:
                 f"it does not see in {storage.url} what was written from where the sweep was started: is this folder "
                 "shared by all machines?"
             ]
-        try:
-            if not storage.create(mine, b"once") or storage.create(mine, b"twice"):
-                return [f"{storage.url} does not keep a second writer away"]
-        finally:
-            storage.delete([mine])
+        alone = storage.create(mine, b"once") and not storage.create(mine, b"twice")
+        storage.delete([mine])
+        if not alone:
+            return [f"{storage.url} does not keep a second writer away"]
     except StorageError as error:
         return [str(error)]
     return []
