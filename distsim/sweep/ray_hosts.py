@@ -151,7 +151,8 @@ class Hosts:
                     self._leave_out(node, f"{STARTS} workers could not start there: {last}")
 
     def _working(self) -> list[Node]:
-        return [node for node in ray.nodes() if any(fits(node, bundle) for bundle in self.bundles)]
+        working = [node for node in ray.nodes() if any(fits(node, bundle) for bundle in self.bundles)]
+        return sorted(working, key=lambda node: str(node["NodeManagerHostname"]))
 
     def _ask(self, nodes: Sequence[Node]) -> None:
         code: dict[str, Any] = {}
