@@ -65,12 +65,11 @@ class Cluster:
         (provider local, Ray 2.60).
         """
         key = self.hosts.key
-        copy = f"scp -q -i {key} -o StrictHostKeyChecking=no -o LogLevel=ERROR ~/.ray/auth_token"
-        self.hosts.run(host, "mkdir -p -m 700 ~/.ray")
-        self.at_desk(f"{copy} root@{self.hosts.address(host)}:.ray/auth_token")
+        there = f"ssh -i {key} -o StrictHostKeyChecking=no -o LogLevel=ERROR root@{self.hosts.address(host)}"
+        self.at_desk(f"{there} 'umask 077; mkdir -p ~/.ray; cat > ~/.ray/auth_token' < ~/.ray/auth_token")
         command = yaml.safe_load(self.file.read_text())["worker_start_ray_commands"][-1]
         variables = f"export RAY_AUTH_MODE=token RAY_HEAD_IP={self.hosts.address(self.head)}"
-        self.hosts.run(host, f"chmod 600 ~/.ray/auth_token; {variables}; {command}")
+        self.hosts.run(host, f"{variables}; {command}")
 
     def down(self) -> None:
         """By the script that is published beside the file."""
