@@ -35,7 +35,7 @@ from distsim.sweep.ray_early import Early
 from distsim.sweep.ray_hosts import Hosts, selector
 from distsim.sweep.ray_parcels import Own, Parcel, Parcels, own
 from distsim.sweep.ray_room import bundle_of, bundles, free_for, memory_sentence, require_room, room_for, slot
-from distsim.sweep.ray_trials import Listener, Lost, Tasks, interrupts_end_tune, label, lost_ends_tune
+from distsim.sweep.ray_trials import Handing, Listener, Lost, Tasks, interrupts_end_tune, label, lost_ends_tune
 from distsim.sweep.training_worker import TrainingWorker
 from distsim.sweep.trials import Task, Trials
 
@@ -155,7 +155,7 @@ class RayEngine:
             try:
                 grid = tune.Tuner(
                     trainable,
-                    tune_config=tune.TuneConfig(search_alg=waiting, num_samples=-1, reuse_actors=True),
+                    tune_config=tune.TuneConfig(search_alg=Handing(waiting), num_samples=-1, reuse_actors=True),
                     run_config=tune.RunConfig(
                         name=time.strftime("%Y%m%d-%H%M%S-") + uuid.uuid4().hex[:6],
                         storage_path=_tune_path(self.root),

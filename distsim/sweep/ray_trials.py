@@ -9,6 +9,7 @@ from typing import Any
 
 from ray import tune
 from ray.tune.search import Searcher
+from ray.tune.search.search_generator import SearchGenerator
 
 from distsim import stopping
 from distsim.callbacks import Event
@@ -52,6 +53,11 @@ class Tasks(Searcher):  # type: ignore[misc]  # ray has no types
         self.begun = False  # whether any task was handed out
         self.stopped = False  # whether somebody asked to stop, here or in a trial
         self.failures: list[str] = []
+
+    @property
+    def handed_out(self) -> bool:
+        """Return whether nothing is to be handed out now: a worker may still die, and its task be handed out again."""
+        return self.stopped or not (self.todo or self._deaths)
 
     @property
     def left(self) -> bool:
@@ -124,6 +130,16 @@ class Tasks(Searcher):  # type: ignore[misc]  # ray has no types
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Tune pickles it into its own files, which are never read
+
+
+class Handing(SearchGenerator):  # type: ignore[misc]
+    """What Tune asks for trials. Where nothing is to be handed out, it lets Tune end workers that have nothing to do.
+
+    Their room is then free for comparisons. Should a task be handed out again, there are trials to come once more.
+    """
+
+    def is_finished(self) -> bool:
+        return bool(self.searcher.handed_out)
 
 
 class Lost(BaseException):

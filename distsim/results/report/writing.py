@@ -1,5 +1,6 @@
 """Writing the report: into a store, where it is replaced like tables and figures, or into a file."""
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -54,7 +55,8 @@ def write_file(studies: Sequence[Published], file: Path) -> Path:
         if file.is_file() and not ours(file.read_bytes()):
             raise ValueError(f"{shown(str(file))} is not a report of distsim's, and is left alone: name another file")
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(html(studies, verdicts_of(studies)))
+        elsewhere = [dataclasses.replace(study, made_from="") for study in studies]  # it stands beside no store
+        file.write_bytes(html(elsewhere, verdicts_of(elsewhere)))
     except OSError as error:
         raise ValueError(f"the report cannot be written to {shown(str(file))}: {error.strerror or error}") from None
     return file
