@@ -72,7 +72,8 @@ def turn(code: Path, flags: argparse.Namespace) -> tuple[float, float]:
             "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_AUTH_MODE": "disabled",
         }
-        subprocess.run([sys.executable, "-c", TURN, str(flags.nodes), *command], check=True, env=environment)
+        line = [sys.executable, "-c", TURN, str(flags.nodes), *command]
+        subprocess.run(line, check=True, env=environment, cwd=folder)  # workers may import from a driver's folder
         return idle_share(stages.read_text(), flags.nodes)
 
 
