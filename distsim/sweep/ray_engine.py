@@ -119,7 +119,7 @@ class RayEngine:
             with interrupts_end_tune(self._started):
                 failures = self._fit(orders, tasks, early)
             early.end(self._look)
-        except BaseException:
+        except BaseException:  # an interrupt too: actors would keep their room while a paused sweep waits
             pool.close()
             raise
         return failures

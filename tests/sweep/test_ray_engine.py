@@ -31,7 +31,7 @@ ray = pytest.importorskip("ray", reason="Ray is not installed")
 
 from distsim.sweep import ray_engine  # noqa: E402  it imports Ray
 from distsim.sweep.ray_engine import RayEngine  # noqa: E402
-from distsim.sweep.ray_trials import Searcher, Tasks  # noqa: E402
+from distsim.sweep.ray_trials import Handing, Searcher, Tasks  # noqa: E402
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 
@@ -545,6 +545,16 @@ def test_a_dead_trial_is_tried_again_until_it_gets_no_further() -> None:
         die(tasks, trial, "ray::x\nOSError: gone")
     assert suggested(tasks, "z") == "finished"
     assert tasks.failures == ["a, run 0: given up after 1 retries: OSError: gone"]
+
+
+def test_tune_may_end_idle_workers_until_a_task_is_handed_out_again() -> None:
+    tasks = Tasks([("a", FIRST)], retries=1)
+    asked = Handing(tasks)
+    assert not asked.is_finished()
+    assert suggested(tasks, "t") == 0
+    assert asked.is_finished(), "what idle workers hold is free for comparisons"
+    die(tasks, "t")
+    assert not asked.is_finished(), "there is a trial to come"
 
 
 def test_a_failed_chain_drops_no_other() -> None:
