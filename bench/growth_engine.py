@@ -97,7 +97,7 @@ def _measured(
     from growth_problem import DEFAULTS, NAME, PROBLEM
 
     from distsim.store import Storage, SweepStore
-    from distsim.sweep import ray_engine
+    from distsim.sweep.on_ray import engine as ray_engine
     from distsim.sweep.order import prepare, take, trial_resources
     from distsim.sweep.plan import missing, wave
 

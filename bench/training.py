@@ -451,9 +451,9 @@ def _sweep(
 ) -> Log:
     """Train a sweep of the problem on Ray, one thread for each run, and return its log."""
     from distsim.store import Storage, SweepStore
+    from distsim.sweep.on_ray.engine import RayEngine
     from distsim.sweep.order import prepare, take
     from distsim.sweep.plan import missing, wave
-    from distsim.sweep.ray_engine import RayEngine
 
     stages = folder / "stages"
     os.environ["DISTSIM_STAGES"] = str(stages)

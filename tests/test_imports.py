@@ -41,8 +41,9 @@ results: report claims.words report.words report.arrays report.sentences report.
 results: archive
 sweep: . heeding beside cost training_memory exact behaviour kept_behaviour extraction failures
 sweep: plan jobs cluster own_code stored_models events
-sweep: on_device comparison_worker order training_worker chain_training trials engine preflight ray_hosts ray_room
-sweep: ray_cluster ray_deaths ray_parcels ray_trials ray_comparisons ray_early ray_engine forecast pairs run status
+sweep: on_device comparison_worker order training_worker chain_training trials engine preflight on_ray on_ray.hosts
+sweep: on_ray.room on_ray.cluster on_ray.deaths on_ray.parcels on_ray.trials on_ray.comparisons on_ray.early
+sweep: on_ray.engine forecast pairs run status
 sweep: kept board elsewhere live at_work
 sweep: proof retraining ladder
 verify: . report unfinished listing networks derived descriptions lineage walk store repair
@@ -96,23 +97,20 @@ def within(file: Path, everywhere: bool = True) -> set[str]:
     return {name for name in imported(file, everywhere) if name in MODULES} - {"distsim"}
 
 
-RAY = tuple(
-    f"distsim.sweep.ray_{name}"
-    for name in ("cluster", "comparisons", "deaths", "early", "engine", "hosts", "parcels", "room", "trials")
-)
+ON_RAY = "distsim.sweep.on_ray"
 
 
-def test_only_the_ray_engine_and_its_parts_import_ray() -> None:
-    users = {file.stem for file in FILES if {name.split(".")[0] for name in imported(file)} & {"ray"}}
-    assert users <= {name.rpartition(".")[2] for name in RAY} | {"doctor_cluster"}
-    assert "ray_engine" in users
+def test_only_the_engine_on_ray_and_doctor_import_ray() -> None:
+    users = {name for name, file in MODULES.items() if "ray" in {one.split(".")[0] for one in imported(file)}}
+    assert {name for name in users if not name.startswith(f"{ON_RAY}.")} <= {"distsim.cli.doctor_cluster"}
+    assert f"{ON_RAY}.engine" in users
 
 
-def test_the_ray_engine_is_imported_only_where_it_is_used() -> None:
-    for file in FILES:
-        if not file.name.startswith("ray_"):
+def test_the_engine_on_ray_is_imported_only_where_it_is_used() -> None:
+    for name, file in MODULES.items():
+        if not name.startswith(ON_RAY):
             on_import = imported(file, everywhere=False)
-            assert not on_import & set(RAY), file
+            assert not [one for one in on_import if one.startswith(ON_RAY)], file
 
 
 def test_the_order_names_every_module_once() -> None:

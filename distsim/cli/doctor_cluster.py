@@ -25,8 +25,8 @@ def examine(address: str, storage: str | None, device: str, threads: int, say: S
     """
     import ray
 
-    from distsim.sweep import ray_cluster
-    from distsim.sweep.ray_hosts import Hosts
+    from distsim.sweep.on_ray import cluster as ray_cluster
+    from distsim.sweep.on_ray.hosts import Hosts
 
     watch = ray_cluster.connect(address, [])
     try:

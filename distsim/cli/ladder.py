@@ -73,7 +73,7 @@ def do_ladder(flags: argparse.Namespace) -> int:
         with at_work(store.root, one_writer=True):
             compare(LocalEngine(store.root, flags.allow_drift))
     else:
-        from distsim.sweep.ray_engine import RayEngine
+        from distsim.sweep.on_ray.engine import RayEngine
 
         with at_work(store.root), RayEngine(store.root, flags.address, flags.allow_drift) as engine:
             compare(engine)

@@ -111,7 +111,7 @@ def do_pairs(flags: argparse.Namespace) -> int:
         with at_work(root, one_writer=True):
             work(LocalEngine(root, flags.allow_drift))
     else:
-        from distsim.sweep.ray_engine import RayEngine
+        from distsim.sweep.on_ray.engine import RayEngine
 
         with at_work(root), RayEngine(root, flags.address, flags.allow_drift) as engine:
             work(engine)

@@ -49,7 +49,7 @@ def carry_out(
         take(orders, root, here=address is None, say=say)
         if local:
             return run(orders, root, LocalEngine(root, allow_drift, watcher, allow_slow), say, check)
-        from distsim.sweep.ray_engine import RayEngine
+        from distsim.sweep.on_ray.engine import RayEngine
 
         with RayEngine(root, address, allow_drift, watcher, allow_slow, say) as engine:
             return run(orders, root, engine, say, check)
@@ -75,7 +75,7 @@ def foresee(
     require_possible(orders, root, here=address is None, allow_slow=allow_slow)
     if local:
         return foretell(orders, root, LocalEngine(root), say)
-    from distsim.sweep.ray_engine import RayEngine
+    from distsim.sweep.on_ray.engine import RayEngine
 
     with RayEngine(root, address, allow_drift=False, say=say) as engine:
         return foretell(orders, root, engine, say)

@@ -348,7 +348,7 @@ def test_half_a_script_is_no_request(folder: Path, script: dict[str, Any]) -> No
 
 def test_workers_get_what_was_imported_by_its_text(folder: Path) -> None:
     """They have no module of that name: unpickling it by name would fail."""
-    from distsim.sweep import ray_engine
+    from distsim.sweep.on_ray import engine as ray_engine
 
     own_code.import_file(str(folder / "wide.py"))
     one: Any = SimpleNamespace(sweep=SimpleNamespace(problem=dataclasses.make_dataclass("P", ["model"])("wide")))

@@ -208,11 +208,11 @@ class OldWorker:
 def test_a_worker_of_ray_refuses_in_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import ray
 
-    from distsim.sweep import ray_engine
+    from distsim.sweep.on_ray import engine as ray_engine
 
     ray.cloudpickle.register_pickle_by_value(sys.modules[OldWorker.__module__])
     monkeypatch.setattr(processor, "lacks_bfloat16", lambda: "")  # this is the driver's
-    monkeypatch.setattr(ray_engine, "_own", lambda orders: OldWorker())
+    monkeypatch.setattr(ray_engine, "own", lambda orders: OldWorker())
     order, root = ordered(runs=2), Storage(tmp_path / "store")
     order = dataclasses.replace(order, sweep=dataclasses.replace(order.sweep, resources=(("cpu", 1.0),)))
     with pytest.raises(SweepFailed, match=rf"^digits, complete network: on .*: {re.escape(LACKING)}[^\n]*$"):

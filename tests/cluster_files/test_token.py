@@ -60,7 +60,7 @@ def test_a_machine_without_it_does_not_join(address: str, tmp_path: Path) -> Non
 
 CONNECT = """
 import sys
-from distsim.sweep import ray_cluster
+from distsim.sweep.on_ray import cluster as ray_cluster
 try:
     ray_cluster.connect(sys.argv[1], [])
 except ConnectionError as error:

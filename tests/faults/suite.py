@@ -60,7 +60,7 @@ from faults.kills import (
 ROUNDS = 10  # of the full form
 ROUND = {"worker": 12, "driver": 6, "group": 2}  # kills
 FLAGS = ("--runs", "3", "--iterations", "4", "--epochs", "6", "--train-limit", "200", "--probe", "60")
-RETRIES = 3  # of a trial or a comparison (distsim.sweep.ray_engine); after one more death it is given up
+RETRIES = 3  # of a trial or a comparison (distsim.sweep.on_ray.engine); after one more death it is given up
 LATEST = {"complete": 0.1, "figures": 0.5}  # of its length: what comes once should not be missed. 0.8 of the others'
 STORES = 3  # that a round may take, where kills are left over when the sweep is at its end
 NOTHING = "nothing"  # in the place of a stage: a worker that outlived its driver finished what it was at

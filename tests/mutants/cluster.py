@@ -34,7 +34,7 @@ MUTANTS = (
     Mutant(
         "deaths-on-sick-machines-count",
         "A worker's death counts although its machine turned out to be unfit.",
-        "sweep/ray_deaths.py",
+        "sweep/on_ray/deaths.py",
         "not self._hosts.avoid <= avoided",
         "bool(self._hosts.avoid - self._hosts.avoid)",
         (HOSTS + "test_a_machine_that_loses_its_code_gets_no_more_work",),
@@ -42,7 +42,7 @@ MUTANTS = (
     Mutant(
         "deaths-never-forgiven",
         "Deaths add up although there was progress in between.",
-        "sweep/ray_deaths.py",
+        "sweep/on_ray/deaths.py",
         "self._counted[key] = -1",
         "self._counted[key] += 0",
         (HOSTS + "test_deaths_are_counted_until_there_is_progress",),

@@ -177,7 +177,7 @@ def test_one_network_of_a_control_again(whole: SweepStore) -> None:
 
 @pytest.mark.ray
 def test_ray_makes_the_same(tmp_path: Path, whole: SweepStore, ray_cluster: Path) -> None:
-    from distsim.sweep.ray_engine import RayEngine
+    from distsim.sweep.on_ray.engine import RayEngine
 
     with RayEngine(Storage(tmp_path), None, False) as engine:
         store = computed(tmp_path, ordered(complete=2, control=BOTH), engine=engine)

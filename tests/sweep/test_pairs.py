@@ -206,7 +206,7 @@ def test_what_is_not_kept_is_computed_again_to_the_same_bits(
 
 @pytest.mark.ray
 def test_on_ray(kept: SweepStore, compared: pd.DataFrame, tmp_path: Path, ray_cluster: Path) -> None:
-    from distsim.sweep.ray_engine import RayEngine
+    from distsim.sweep.on_ray.engine import RayEngine
 
     shutil.copytree(kept.root.folder, tmp_path, dirs_exist_ok=True)  # type: ignore[arg-type]
     store = SweepStore(Storage(tmp_path), kept.problem)

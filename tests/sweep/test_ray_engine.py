@@ -29,9 +29,9 @@ from distsim.sweep.run import run
 
 ray = pytest.importorskip("ray", reason="Ray is not installed")
 
-from distsim.sweep import ray_engine  # noqa: E402  it imports Ray
-from distsim.sweep.ray_engine import RayEngine  # noqa: E402
-from distsim.sweep.ray_trials import Handing, Searcher, Tasks  # noqa: E402
+from distsim.sweep.on_ray import engine as ray_engine  # noqa: E402  it imports Ray
+from distsim.sweep.on_ray.engine import RayEngine  # noqa: E402
+from distsim.sweep.on_ray.trials import Handing, Searcher, Tasks  # noqa: E402
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 

@@ -13,13 +13,15 @@ ray = pytest.importorskip("ray", reason="Ray is not installed")
 
 from distsim.cli import doctor_cluster  # noqa: E402  they import Ray, or belong to what does
 from distsim.store import Storage  # noqa: E402
-from distsim.sweep import ray_cluster, ray_hosts, ray_room  # noqa: E402
 from distsim.sweep.cluster import ClusterLost  # noqa: E402
+from distsim.sweep.on_ray import cluster as ray_cluster  # noqa: E402  these import Ray
+from distsim.sweep.on_ray import hosts as ray_hosts  # noqa: E402
+from distsim.sweep.on_ray import room as ray_room  # noqa: E402
+from distsim.sweep.on_ray.deaths import Deaths  # noqa: E402
+from distsim.sweep.on_ray.hosts import Hosts, fits, selector  # noqa: E402
+from distsim.sweep.on_ray.parcels import Parcels  # noqa: E402
 from distsim.sweep.order import Prepared  # noqa: E402
 from distsim.sweep.preflight import Question  # noqa: E402
-from distsim.sweep.ray_deaths import Deaths  # noqa: E402
-from distsim.sweep.ray_hosts import Hosts, fits, selector  # noqa: E402
-from distsim.sweep.ray_parcels import Parcels  # noqa: E402
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 LACKS = "ModuleNotFoundError: No module named 'distsim_gone'"

@@ -19,23 +19,23 @@ from distsim import stopping
 from distsim.callbacks import Callback
 from distsim.store import Storage, StorageError, SweepStore
 from distsim.store.storage import first_line
-from distsim.sweep import ray_cluster
 from distsim.sweep.chain_training import train_chains
 from distsim.sweep.cluster import ClusterLost
 from distsim.sweep.engine import JobsOf, no_jobs
 from distsim.sweep.failures import attempt
 from distsim.sweep.jobs import Job, pieces
+from distsim.sweep.on_ray import cluster as ray_cluster
+from distsim.sweep.on_ray.cluster import LOOKS, Watch
+from distsim.sweep.on_ray.comparisons import ComparisonActor, Comparisons, count
+from distsim.sweep.on_ray.deaths import RETRIES
+from distsim.sweep.on_ray.early import Early
+from distsim.sweep.on_ray.hosts import Hosts, selector
+from distsim.sweep.on_ray.parcels import Own, Parcel, Parcels, own
+from distsim.sweep.on_ray.room import bundle_of, bundles, free_for, memory_sentence, require_room, room_for, slot
+from distsim.sweep.on_ray.trials import Handing, Listener, Lost, Tasks, interrupts_end_tune, label, lost_ends_tune
 from distsim.sweep.order import Prepared
 from distsim.sweep.plan import Chain, trials_of
 from distsim.sweep.preflight import Question
-from distsim.sweep.ray_cluster import LOOKS, Watch
-from distsim.sweep.ray_comparisons import ComparisonActor, Comparisons, count
-from distsim.sweep.ray_deaths import RETRIES
-from distsim.sweep.ray_early import Early
-from distsim.sweep.ray_hosts import Hosts, selector
-from distsim.sweep.ray_parcels import Own, Parcel, Parcels, own
-from distsim.sweep.ray_room import bundle_of, bundles, free_for, memory_sentence, require_room, room_for, slot
-from distsim.sweep.ray_trials import Handing, Listener, Lost, Tasks, interrupts_end_tune, label, lost_ends_tune
 from distsim.sweep.training_worker import TrainingWorker
 from distsim.sweep.trials import Task, Trials
 

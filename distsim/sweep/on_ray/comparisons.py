@@ -15,9 +15,9 @@ from distsim.store import Storage, SweepStore
 from distsim.sweep.comparison_worker import ComparisonWorker
 from distsim.sweep.failures import last_line
 from distsim.sweep.jobs import Job, pieces
-from distsim.sweep.ray_deaths import Deaths
-from distsim.sweep.ray_hosts import Hosts, selector
-from distsim.sweep.ray_parcels import Own, Parcel
+from distsim.sweep.on_ray.deaths import Deaths
+from distsim.sweep.on_ray.hosts import Hosts, selector
+from distsim.sweep.on_ray.parcels import Own, Parcel
 
 PAUSE = 0.2  # seconds between two looks where only answers of machines are waited for
 

@@ -10,9 +10,9 @@ from distsim.specs import NetworkId
 from distsim.store import Storage, StorageError, SweepStore
 from distsim.sweep.events import network_of
 from distsim.sweep.jobs import Job
+from distsim.sweep.on_ray.comparisons import Comparisons
 from distsim.sweep.order import Prepared
 from distsim.sweep.plan import Chain
-from distsim.sweep.ray_comparisons import Comparisons
 
 Ready = Mapping[str, set[NetworkId]]  # problem -> networks whose activations can be had
 LOOKS = 1.0  # seconds between two looks at whether there is room

@@ -17,8 +17,8 @@ from distsim.models import build
 from distsim.specs import Problem
 from distsim.sweep import cluster
 from distsim.sweep.cost import comparison_memory
+from distsim.sweep.on_ray.hosts import fits
 from distsim.sweep.order import Prepared
-from distsim.sweep.ray_hosts import fits
 from distsim.words import readable
 
 WORKER = 0.7e9  # bytes of a process with PyTorch and Zarr, before it compares anything

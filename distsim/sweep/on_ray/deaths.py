@@ -5,7 +5,7 @@ from collections.abc import Hashable
 from typing import Generic, TypeVar
 
 from distsim.sweep.failures import last_line_of
-from distsim.sweep.ray_hosts import Hosts
+from distsim.sweep.on_ray.hosts import Hosts
 
 RETRIES = 3  # of a trial or a comparison whose worker died; EXPECTED failures are not retried
 UNKNOWN = "its worker died, or an error ended it"

@@ -15,9 +15,9 @@ from distsim import stopping
 from distsim.callbacks import Event
 from distsim.specs import NetworkId
 from distsim.sweep.cluster import ClusterLost
+from distsim.sweep.on_ray.deaths import RETRIES, Deaths
+from distsim.sweep.on_ray.hosts import Hosts
 from distsim.sweep.plan import runs_of
-from distsim.sweep.ray_deaths import RETRIES, Deaths
-from distsim.sweep.ray_hosts import Hosts
 from distsim.sweep.trials import Task, Trials
 
 
