@@ -2,6 +2,8 @@
 
 import importlib.util
 import os
+import shutil
+import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,14 +20,30 @@ LONGEST = (  # the files that take longest; with `-n` they begin first, so that 
     *("store/test_store_machine.py", "store/test_fenced.py", "cli/test_slow_precision.py", "verify/test_flips.py"),
 )
 HERE = Path(__file__).parent
+IN_MEMORY = Path("/dev/shm")
+ENOUGH = 8 * 2**30  # bytes free in memory; all tests together leave about 3 GB of files
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Let xdist keep the order that `pytest_collection_modifyitems` makes."""
+    """Put the tests' folders in memory, and let xdist keep the order that `pytest_collection_modifyitems` makes.
+
+    Each commit of a store waits for the disk several times. On a slow disk that is most of what the tests do.
+    """
+    if config.option.basetemp is None and in_memory():
+        config.option.basetemp = tempfile.mkdtemp(prefix="distsim-tests-", dir=IN_MEMORY)
+        config.add_cleanup(lambda: shutil.rmtree(config.option.basetemp, ignore_errors=True))
     if hasattr(config.option, "loadscopereorder"):
         config.option.loadscopereorder = False
     if gone := [name for name in LONGEST if not (HERE / name).exists()]:
         raise pytest.UsageError(f"LONGEST of tests/conftest.py names what is not there: {', '.join(gone)}")
+
+
+def in_memory() -> bool:
+    """Return whether there is a file system in memory with room for what the tests write."""
+    try:
+        return os.access(IN_MEMORY, os.W_OK) and shutil.disk_usage(IN_MEMORY).free >= ENOUGH
+    except OSError:
+        return False
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
