@@ -5,6 +5,12 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 CLUSTER := $(VENV)/cluster/.ready
 
+# Where Python keeps no compiled modules, each process would compile thousands of them again: seconds of each start.
+ifdef PYTHONDONTWRITEBYTECODE
+unexport PYTHONDONTWRITEBYTECODE
+export PYTHONPYCACHEPREFIX := $(CURDIR)/$(VENV)/compiled
+endif
+
 .PHONY: demo test check lint types docs faults faults-more faults-short test-cluster test-cluster-short mutants mutants-short test-versions typed requirements results bench gpu-bundle clean
 
 demo: $(READY)

@@ -18,7 +18,7 @@ A value that could not be computed is NaN in every table. It is counted (`missin
 """
 
 import io
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -182,16 +182,15 @@ def summarise(similarities: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     """
     keys = ["problem", "control", "metric", "layer", "iteration"]
     rows = []
-    similarities = _with_whose(similarities)
-    for (problem, control, metric, layer, iteration), group in similarities.groupby(keys, sort=False):
-        of_control = [control] if control else []
-        rng = numpy_stream(seed, "bootstrap", problem, *of_control, metric, layer, int(iteration))
-        named = dict(zip(keys, (problem, control, metric, layer, iteration), strict=True))
-        named |= {"complete": group["complete"].nunique()}
-        placed = {"kind": group["kind"].iloc[0], "position": group["position"].iloc[0]}
-        warned = {"warned": int(((group["warning"] != "") & group["value"].notna()).sum())}
-        se = {"se": group["se"].median() if "se" in group else np.nan}
-        rows.append(named | placed | _statistics(group["value"], group, rng) | warned | se)
+    for named, group in _groups(_with_whose(similarities), keys):
+        of_control = [named["control"]] if named["control"] else []
+        names = named["problem"], *of_control, named["metric"], named["layer"], int(named["iteration"])
+        there = ~np.isnan(group["value"])
+        placed = {"kind": group["kind"][0], "position": group["position"][0]}
+        warned = {"warned": np.count_nonzero(group["warning"][there] != "")}
+        se = {"se": _median(group["se"]) if "se" in group else np.nan}
+        statistics = _statistics(group["value"], group, numpy_stream(seed, "bootstrap", *names))
+        rows.append(named | placed | statistics | warned | se)
     return sorted_by(_frame(rows, SUMMARY_COLUMNS), ["problem", "control", "metric", "position", "iteration"])
 
 
@@ -202,10 +201,9 @@ def summarise_accuracy(networks: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     """
     keys = ["problem", "control", "iteration"]
     rows = []
-    networks = _with_whose(networks)
-    for (problem, control, iteration), group in networks.groupby(keys, sort=False):
-        rng = numpy_stream(seed, "bootstrap", problem, *([control] if control else []), "accuracy", int(iteration))
-        named = dict(zip(keys, (problem, control, iteration), strict=True)) | {"complete": group["complete"].nunique()}
+    for named, group in _groups(_with_whose(networks), keys):
+        of_control = [named["control"]] if named["control"] else []
+        rng = numpy_stream(seed, "bootstrap", named["problem"], *of_control, "accuracy", int(named["iteration"]))
         rows.append(named | _statistics(group["accuracy"], group, rng))
     return sorted_by(_frame(rows, ACCURACY_COLUMNS), keys)
 
@@ -222,14 +220,12 @@ def summarise_functional(functional: pd.DataFrame, seed: int = 0) -> pd.DataFram
     """
     keys = ["problem", "control", "class", "iteration"]
     rows = []
-    functional = _with_whose(functional)
-    for (problem, control, name, iteration), group in functional.groupby(keys, sort=False):
-        of_control = [control] if control else []
-        shared = dict(zip(keys, (problem, control, name, iteration), strict=True))
-        shared |= {"complete": group["complete"].nunique()}
+    for named, group in _groups(_with_whose(functional), keys):
+        name, of_control = named["class"], [named["control"]] if named["control"] else []
         for measure in MEASURES if name == ALL_CLASSES else ("churn",):
-            rng = numpy_stream(seed, "bootstrap", problem, *of_control, "functional", measure, name, int(iteration))
-            rows.append(shared | {"measure": measure} | _statistics(group[measure], group, rng))
+            names = named["problem"], *of_control, "functional", measure, name, int(named["iteration"])
+            statistics = _statistics(group[measure], group, numpy_stream(seed, "bootstrap", *names))
+            rows.append(named | {"measure": measure} | statistics)
     return sorted_by(_frame(rows, FUNCTIONAL_SUMMARY_COLUMNS), ["problem", "control", "measure", "class", "iteration"])
 
 
@@ -321,10 +317,33 @@ def sorted_by(frame: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
     return frame.iloc[order].reset_index(drop=True)
 
 
-def _statistics(values: pd.Series, group: pd.DataFrame, rng: np.random.Generator) -> dict[str, Any]:
+def _groups(frame: pd.DataFrame, keys: list[str]) -> Iterator[tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]]:
+    """Yield what identifies each group of rows, with its number of complete networks, and its columns as arrays.
+
+    A table has thousands of groups of a few rows each; as tables of their own they would take ten times as long.
+    """
+    number = frame.groupby(keys, sort=False).ngroup().to_numpy()
+    order = np.argsort(number, kind="stable")
+    order = order[np.count_nonzero(number < 0) :]  # those are of rows without a key
+    columns = {name: frame[name].to_numpy()[order] for name in frame}
+    starts = np.flatnonzero(np.diff(number[order], prepend=-1))
+    ends = [*starts[1:], len(order)] if len(starts) else []
+    for start, end in zip(starts, ends, strict=True):
+        group = {name: column[start:end] for name, column in columns.items()}
+        yield {key: group[key][0] for key in keys} | {"complete": len(np.unique(group["complete"]))}, group
+
+
+def _median(values: npt.NDArray[np.float64]) -> float:
+    there = values[~np.isnan(values)]
+    return float(np.median(there)) if len(there) else np.nan
+
+
+def _statistics(
+    values: npt.NDArray[np.float64], group: Mapping[str, npt.NDArray[Any]], rng: np.random.Generator
+) -> dict[str, Any]:
     """Return the statistics of a column of a group of rows, one row for each run."""
-    there = values.dropna()
-    present = np.sort(there.to_numpy(np.float64))  # sorted: the bootstrap must not depend on the order
+    there = ~np.isnan(values)
+    present = np.sort(values[there])  # sorted: the bootstrap must not depend on the order
     count = len(present)
     result = dict.fromkeys(STATISTICS, np.nan)
     result |= {"remaining": float(np.median(group["remaining"])), "count": count, "missing": len(values) - count}
@@ -333,7 +352,8 @@ def _statistics(values: pd.Series, group: pd.DataFrame, rng: np.random.Generator
         result |= dict(zip(("q05", "q25", "q75", "q95"), np.quantile(present, QUANTILES), strict=True))
     if count > 1:
         result["sd"] = present.std(ddof=1)
-        by_complete = [np.sort(of_one) for _, of_one in there.groupby(group["complete"])] if "complete" in group else []
+        complete = group["complete"][there]
+        by_complete = [np.sort(values[there][complete == one]) for one in np.unique(complete)]
         result["ci_low"], result["ci_high"] = _median_interval(present, by_complete, rng)
     return result
 

@@ -81,9 +81,15 @@ def check(spec: Any) -> None:
 
 def require(name: str, value: Any, kind: Any) -> None:
     """Raise ValueError if the value is not of this type or breaks a bound that `Annotated` gives."""
-    expect(_fits(value, kind), f"{name} must be {_described(kind)}, got {shown(value)}")
+    if not _fits(value, kind):
+        raise ValueError(f"{name} must be {_described(kind)}, got {shown(value)}")
     for fault in _out_of_bounds(value, kind):
         raise ValueError(f"{name} {fault}")
+
+
+def allows(kind: Any, value: Any) -> bool:
+    """Return whether `require` would accept the value."""
+    return _fits(value, kind) and next(_out_of_bounds(value, kind), None) is None
 
 
 def expect(condition: bool, message: str) -> None:
