@@ -241,11 +241,13 @@ def finished(
     extent = ("--runs", 1, "--iterations", row.iterations, "--epochs", row.epochs)
     size = ("--train-limit", EXAMPLES, "--probe", EXAMPLES)
     where = ("--data", data[row.data], "--storage", folder, "--local", "--device", "cpu")
+    # standard errors are the same of any network, and take longest of the widest
+    beside = () if problem in ("cifar2", "digits") else ("--measure", "functional")
     drawn: list[dict[str, Figure]] = []
     draw_all = figures.draw_all
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(figures, "draw_all", lambda *tables: drawn.append(draw_all(*tables)) or drawn[-1])
-        result = run_script(problem, *extent, *size, *where)
+        result = run_script(problem, *extent, *size, *where, *beside)
     yield Finished(problem, folder, result, *drawn)
     shutil.rmtree(folder)  # up to 150 MB of weights
 

@@ -64,8 +64,8 @@ MUTANTS = (
         "groups-share-a-bootstrap",
         "Intervals depend on which other metrics and layers are in the table.",
         "results/tables.py",
-        'rng = numpy_stream(seed, "bootstrap", problem, *of_control, metric, layer, int(iteration))',
-        'rng = numpy_stream(seed, "bootstrap", len(rows))',
+        'named["problem"], *of_control, named["metric"], named["layer"], int(named["iteration"])',
+        "(len(rows),)",
         (TABLES + "test_other_groups_and_the_order_of_rows_change_nothing",),
     ),
     Mutant(
@@ -155,8 +155,8 @@ MUTANTS = (
         "missing-values-are-zero",
         "A layer that died counts as dissimilar.",
         "results/tables.py",
-        "values.dropna()",
-        "values.fillna(0.0)",
+        "np.sort(values[there])",
+        "np.sort(np.nan_to_num(values))",
         (TABLES + "test_statistics_are_those_worked_out_by_hand",),
     ),
     Mutant(

@@ -51,7 +51,7 @@ PUBLIC: dict[str, Callable[[Any, Any], float]] = {
 
 
 def ordered(**choices: Any) -> Prepared:
-    return prepare(SMALL, **{"runs": RUNS, "iterations": ITERATIONS, "metrics": PAPER_METRICS} | choices)
+    return prepare(SMALL, **{"runs": RUNS, "iterations": ITERATIONS, "metrics": PAPER_METRICS, "measure": ()} | choices)
 
 
 def silent(text: str) -> None:
