@@ -225,7 +225,7 @@ class Board(Callback):
         there = self._in_all - self._networks.of + self._networks.done
         total = [f"{there} of {self._in_all} networks"] if self._in_all else []
         total += [self.disk] if self.disk else []
-        total += [f"{self._died} workers died"] if self._died else []
+        total += [f"{self._died} worker{'s' * (self._died != 1)} died"] if self._died else []
         total.append(f"{len(self._failures) or 'no'} failure{'s' * (len(self._failures) != 1)}")
         yield "in all", ", ".join(total)
 

@@ -16,7 +16,7 @@ def kept_sentence(store: SweepStore, extent: Extent) -> str:
     wanted = {*extent.complete_networks, *extent.networks}
     parts = [f"{len(wanted & contents.networks)} of {len(wanted)} networks of {store.problem}"]
     if compared := _compared(contents):
-        parts.append(f"the comparisons of {compared} layers of networks")
+        parts.append(f"{compared:,} compared layer{'s' * (compared != 1)}")
     unfinished = {
         network: epochs for network, epochs in epochs_kept(store.storage).items() if network not in contents.networks
     }

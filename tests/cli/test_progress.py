@@ -324,7 +324,7 @@ def test_what_fails_is_shown_and_counted() -> None:
         "training 0 of 3 networks",
         "extraction activations of 0 of 3 networks",
         "comparison 3 of 12 layers of networks",
-        "in all 7 of 10 networks, 1 GB in the store, 1 workers died, 1 failure",
+        "in all 7 of 10 networks, 1 GB in the store, 1 worker died, 1 failure",
         "p, run 0: training diverged",
     ]
 
