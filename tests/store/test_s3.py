@@ -350,7 +350,7 @@ def test_a_sweep_by_ray_is_all_in_the_bucket(
     objects = root.sizes()
     for part in ("digits/results/summary.csv", "digits/results/results.parquet", "figures/COMMIT.json"):
         assert part in objects
-    assert any(path.startswith("tune/") and path.endswith("/result.json") for path in objects)
+    assert any(path.startswith("tune/") for path in objects), "Tune's own files are there too"
     assert any(name.endswith(".log") for name, _ in left), "Ray's logs were looked through, too"
     printed = [("stdout", done.stdout), ("stderr", done.stderr)]
     assert s3_server.revealing([*printed, *left, *s3.everything(root)]) == []
