@@ -187,9 +187,9 @@ def test_permuted_examples_of_the_same_order_are_the_same() -> None:
     assert Reference(source, ("cka", "svcca")).compare(same) == Reference(source, ("cka", "svcca")).compare(source)
 
 
-@pytest.mark.parametrize(("held", "dropped"), [(1, False), (2, True)])
+@pytest.mark.parametrize(("held", "dropped"), [(1, False), (2, True), (3, True)])
 def test_a_driver_that_was_taken_over_drops_and_replaces_nothing(tmp_path: Path, held: int, dropped: bool) -> None:
-    """It is asked before a wave, before activations are dropped, and before tables are written."""
+    """It is asked before a wave, before activations are dropped, before references, and before tables are written."""
     one, root, asked = ordered(runs=1, chance=False), Storage(tmp_path), itertools.count()
     take([one], root)
 
