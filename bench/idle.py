@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--code", type=Path, action="append", required=True, help="a checkout; give it twice or more")
     parser.add_argument("--nodes", type=int, default=2, help="nodes with one CPU each (default: %(default)s)")
     parser.add_argument("--iterations", type=int, default=6, help="of each run (default: %(default)s)")
-    parser.add_argument("--epochs", type=int, default=12, help="of each training (default: %(default)s)")
+    parser.add_argument("--epochs", type=int, default=60, help="of each training (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=3, help="turns of each checkout (default: %(default)s)")
     parser.add_argument("--write", type=Path, help="document whose table is replaced")
     flags = parser.parse_args(arguments)
