@@ -87,11 +87,6 @@ def require(name: str, value: Any, kind: Any) -> None:
         raise ValueError(f"{name} {fault}")
 
 
-def allows(kind: Any, value: Any) -> bool:
-    """Return whether `require` would accept the value."""
-    return _fits(value, kind) and next(_out_of_bounds(value, kind), None) is None
-
-
 def expect(condition: bool, message: str) -> None:
     """Raise ValueError with this message if the condition does not hold."""
     if not condition:

@@ -4,11 +4,10 @@ A record that a store holds is described by a `TypedDict`. `require_json` checks
 field that does not fit. A stranger may have written the store, so nothing may be assumed of what is in it.
 """
 
-from collections.abc import Callable
-from functools import cache, partial
+from functools import cache
 from typing import Any, NotRequired, get_args, get_origin, get_type_hints, is_typeddict
 
-from distsim.specs.fields import allows, expect, require, shown
+from distsim.specs.fields import require, shown
 
 
 def require_json(field: str, value: Any, kind: Any) -> None:
@@ -17,49 +16,12 @@ def require_json(field: str, value: Any, kind: Any) -> None:
     field  the value's name for the text, such as `values.cka`; "" for the whole record
     kind   a TypedDict, whose value may have further fields; dict[str, X]; list[X]; tuple[X, Y], for a list of two; or
            what `distsim.specs.fields.require` knows: numbers with bounds, text, Literal, unions of these
-
-    A store may hold ten thousands of records, and nearly all are right: whether a value fits is found out first, and
-    what to say of it only if it does not.
     """
-    if not _judge(kind)(value):
-        _raise_for(field, value, kind)
-
-
-@cache
-def _judge(kind: Any) -> Callable[[Any], bool]:
-    """Return the function that says whether a value is of this type."""
-    inner = get_args(kind)
-    if is_typeddict(kind):
-        needed, fields = kind.__required_keys__, tuple((name, _judge(of)) for name, of in _hints(kind))
-        return lambda value: (
-            isinstance(value, dict)
-            and needed <= value.keys()
-            and all(judge(value[name]) for name, judge in fields if name in value)
-        )
-    if get_origin(kind) is dict:
-        of_values = _judge(inner[1])
-        return lambda value: isinstance(value, dict) and all(map(of_values, value.values()))
-    if get_origin(kind) is list:
-        of_entries = _judge(inner[0])
-        return lambda value: isinstance(value, list) and all(map(of_entries, value))
-    if get_origin(kind) is tuple:
-        each = tuple(map(_judge, inner))
-        return lambda value: (
-            isinstance(value, list)
-            and len(value) == len(each)
-            and all(judge(entry) for judge, entry in zip(each, value, strict=True))
-        )
-    if kind is Any:
-        return lambda value: True
-    return partial(allows, kind)
-
-
-def _raise_for(field: str, value: Any, kind: Any) -> None:
-    """Raise ValueError for the first part of a value that does not fit."""
     if is_typeddict(kind):
         _require_fields(field, value, kind)
     elif get_origin(kind) is dict:
-        expect(isinstance(value, dict), f"{_named(field)} must be an object, got {shown(value)}")
+        if not isinstance(value, dict):
+            raise ValueError(f"{_named(field)} must be an object, got {shown(value)}")
         for name, entry in value.items():
             require_json(_inner(field, name), entry, get_args(kind)[1])
     elif get_origin(kind) in (list, tuple):
@@ -76,7 +38,8 @@ def require_record(field: str, value: Any, kind: Any) -> None:
 
 
 def _require_fields(field: str, value: Any, kind: Any) -> None:
-    expect(isinstance(value, dict), f"{_named(field)} must be an object, got {shown(value)}")
+    if not isinstance(value, dict):
+        raise ValueError(f"{_named(field)} must be an object, got {shown(value)}")
     if lacking := sorted(kind.__required_keys__ - value.keys()):
         raise ValueError(f"{_named(_inner(field, lacking[0]))} is missing")
     for name, of in _hints(kind):
@@ -86,9 +49,11 @@ def _require_fields(field: str, value: Any, kind: Any) -> None:
 
 def _require_list(field: str, value: Any, kind: Any) -> None:
     inner = get_args(kind)
-    expect(isinstance(value, list), f"{_named(field)} must be a list, got {shown(value)}")
+    if not isinstance(value, list):
+        raise ValueError(f"{_named(field)} must be a list, got {shown(value)}")
     if get_origin(kind) is tuple:
-        expect(len(value) == len(inner), f"{_named(field)} must be a list of {len(inner)}, got {shown(value)}")
+        if len(value) != len(inner):
+            raise ValueError(f"{_named(field)} must be a list of {len(inner)}, got {shown(value)}")
     else:
         inner = inner * len(value)
     for place, (entry, of) in enumerate(zip(value, inner, strict=True)):
