@@ -321,7 +321,7 @@ def test_a_study_that_has_just_begun(store: Path):
     (status,) = study.status()
     assert (status.complete, status.pruned, status.done) == (False, 0, False)
     for name in ("fig1", "fig2", "fig5", "fig8"):
-        with pytest.raises(ValueError, match=f"{name}: nothing that it shows of Tiny is in the store yet"):
+        with pytest.raises(ValueError, match=f"{name}: the store has nothing of Tiny yet that it shows"):
             study.figure(name)
     with pytest.raises(
         FileNotFoundError, match=r"complete network of Tiny is not in .*, which holds no pruned network"
@@ -586,7 +586,10 @@ WRONG_QUESTIONS = {
         lambda study: study.figure("fig2", metric=["cka", "nbs"]),
         "fig2 shows one metric, got cka, n",
     ),
-    "a metric for none": (lambda study: study.figure("fig1", metric="cka"), "fig1 shows accuracy.* and takes none"),
+    "a metric for none": (
+        lambda study: study.figure("fig1", metric="cka"),
+        "fig1 shows accuracy.*, so none can be chosen",
+    ),
 }
 
 

@@ -38,7 +38,7 @@ def one(tables: Tables, name: str, choice: Choice) -> Draw:
     require_one_of("name", name, NAMES)
     problems = choice.problems
     if name not in (*OF_ALL_PROBLEMS, *OF_P2) and len(problems) > 1:
-        raise ValueError(f"problem: {name} is of one problem, choose from {', '.join(problems)}")
+        raise ValueError(f"problem: {name} shows one problem, choose from {', '.join(problems)}")
     if name == "fig2" and len(choice.metrics) > 1:
         raise ValueError(f"metric: fig2 shows one metric, got {', '.join(choice.metrics)}")
     (draw,) = planned(tables, choice, (name,)).values()

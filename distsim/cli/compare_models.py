@@ -94,7 +94,7 @@ def do_compare_models(flags: argparse.Namespace) -> int:
     if networks and flags.data is None:
         raise ValueError(f"{networks[0]} is a network and needs inputs: say where they are with --data")
     if not networks and flags.data is not None:
-        raise ValueError("--data is of no use: all models are activations already")
+        raise ValueError("all models are activations already, so leave --data out")
     data = inputs(flags) if flags.data is not None else None
     layers = selectors(flags.layers, models) if flags.layers else None
     found = _compared(models, data, layers, device, flags)

@@ -39,7 +39,7 @@ def flags(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         metavar="LAYER",
         help="show only the layers with such names, as in 'conv*' out, in figures by layer (default: all; fig2 leaves "
-        "the output away, as the paper does)",
+        "out the output layer, as the paper does)",
     )
     parser.add_argument(
         "--format", nargs="+", choices=FORMATS, default=["png"], metavar="FORMAT", help="png, pdf, svg (default: png)"

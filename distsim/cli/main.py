@@ -200,8 +200,8 @@ COMMANDS = (
         TRAINS,
         more="Compute rows of a published study again and compare. From a store's weights the values must be equal bit "
         "by bit in the environment of the row, and to 1e-4 on another processor or with other versions. The exit "
-        "status is 0 if all rows are proven, 1 if one is not, and 3 if networks were trained again where no digit is "
-        "promised.",
+        "status is 0 if all rows are proven, 1 if one is not, and 3 if networks were trained again where values "
+        "need not be equal.",
     ),
     Command(
         "doctor",

@@ -62,7 +62,7 @@ def model(place: str, device: str) -> Any:
     if ":" not in place:
         if expanded(place).is_dir():
             raise ValueError(f"{place} is a folder: {HOW}. Networks of a store are compared by distsim layers")
-        raise ValueError(f"{place} is no model: {HOW}")
+        raise ValueError(f"{place} is not a model: {HOW}")
     made = _named(place)
     if isinstance(made, type) or (callable(made) and not isinstance(made, nn.Module)):
         made = _called(place, made)
@@ -151,7 +151,8 @@ def inputs(flags: argparse.Namespace) -> Any:
             )
         return made
     raise ValueError(
-        f"--data {where} is none of folder:PATH, a file ({', '.join(FILES)}), {', '.join(PUBLISHED)}, or script.py:NAME"
+        f"--data {where} is not one of folder:PATH, a file ({', '.join(FILES)}), {', '.join(PUBLISHED)}, "
+        "or script.py:NAME"
     )
 
 

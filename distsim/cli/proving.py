@@ -9,7 +9,7 @@ from distsim.cli.arguments import device_flag, own_code_flag, whole
 from distsim.cli.output import one_line, print_line
 from distsim.cli.studies import import_named, source
 
-UNDECIDED = 3  # exit status: nothing speaks against the rows, but here no digit of them is promised
+UNDECIDED = 3  # exit status: nothing speaks against the rows, but here they need not be equal
 
 
 def flags(parser: argparse.ArgumentParser) -> None:
@@ -257,7 +257,7 @@ def _device(row: Any, asked: str | None) -> Any:
 
 
 def _with_spread(study: Any, proof: Any) -> str:
-    """Return a proof as text; where no digit is promised, with the spread of the study's runs."""
+    """Return a proof as text; where equality is not promised, with the spread of the study's runs."""
     from distsim.results.rows import spread
     from distsim.sweep.proof import UNPROMISED
 
@@ -277,7 +277,7 @@ def _concluded(proofs: list[Any], unproven: int) -> int:
     unpromised = sum(proof.verdict == UNPROMISED for proof in proofs)
     print_line(
         f"{proven} of {count} rows {'is' if count == 1 else 'are'} proven".replace("rows is", "row is")
-        + (f"; of {unpromised} no digit is promised here, so that nothing follows" if unpromised else "")
+        + (f"; for {unpromised} equality is not promised here, so nothing follows" if unpromised else "")
     )
     if unproven or any(proof.verdict == DIFFERS for proof in proofs):
         return 1

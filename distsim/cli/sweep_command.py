@@ -152,7 +152,7 @@ def _as_flags(table: Mapping[str, Any], parser: argparse.ArgumentParser) -> list
     for name, value in table.items():
         flag = name.replace("_", "-")
         if flag not in known or flag in ("help", "config", "print-config", "set"):
-            raise ValueError(f"--config: [sweep] has {shown(name)}, which is no flag of {NAME}")
+            raise ValueError(f"--config: [sweep] has {shown(name)}, which is not a flag of {NAME}")
         if isinstance(value, dict):
             raise ValueError(f"--config: [sweep] {name} must be a value, got a table")
         if value is False:

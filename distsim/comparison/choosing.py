@@ -135,7 +135,7 @@ def _near(modules: Collection[str], name: str) -> str:
 
 def _no_match(label: str, modules: Mapping[str, nn.Module], selector: Selector) -> str:
     if isinstance(selector, str):
-        return f"{label} has no layer that the pattern {selector!r} fits; near: {_near(modules, selector)}"
+        return f"{label} has no layer that matches the pattern {selector!r}; near: {_near(modules, selector)}"
     kinds = sorted({type(module).__name__ for module in modules.values()})
     name = selector.__name__ if isinstance(selector, type) else str(selector)
     return f"{label} has no layer of type {name}; it has {', '.join(kinds[:20])}{', ...' if len(kinds) > 20 else ''}"

@@ -117,7 +117,7 @@ def _require_data(models: Mapping[str, Model], data: Data) -> None:
             f"compare needs data: inputs that {networks[0]} is run on, as in compare(model_a, model_b, data)"
         )
     if not networks and data is not None:
-        raise TypeError("all models are activations already, so that data are of no use: leave them out")
+        raise TypeError("all models are activations already, so leave data out")
 
 
 def _kind(value: Any) -> str:

@@ -282,4 +282,4 @@ def _by_model(argument: str, value: Any, names: list[str]) -> list[Any]:
 def require_names(argument: str, value: Mapping[Any, Any], names: list[str]) -> None:
     """Check that a dict's keys are names of models. ValueError: one is not."""
     if unknown := [key for key in value if key not in names]:
-        raise ValueError(f"{argument} names {unknown[0]!r}, which is none of the models: {', '.join(names)}")
+        raise ValueError(f"{argument} names {unknown[0]!r}, which is not one of the models: {', '.join(names)}")

@@ -33,7 +33,7 @@ class Choice:
 
     problems: tuple[str, ...]
     metrics: tuple[str, ...] = ()  # (): those of each figure
-    layers: tuple[str, ...] = ()  # patterns of names; (): all, but that fig2 leaves the output away, as P1 does
+    layers: tuple[str, ...] = ()  # patterns of names; (): all, but that fig2 leaves out the output, as P1 does
     labels: Labels = field(default_factory=dict)
     titles: Titles = field(default_factory=dict)
     errors: bool = False  # with standard errors over examples, where layers are shown
@@ -61,7 +61,7 @@ def planned(tables: Tables, choice: Choice, names: Sequence[str] = ()) -> dict[s
     for name in names or [name for name in NAMES if name not in OF_P2 and _takes(name, choice)]:
         of_name = dict(study.plans(name))
         if names and not of_name:
-            raise ValueError(f"{name}: nothing that it shows of {', '.join(choice.problems)} is in the store yet")
+            raise ValueError(f"{name}: the store has nothing of {', '.join(choice.problems)} yet that it shows")
         found |= of_name
     return dict(sorted(found.items()))
 
@@ -81,15 +81,15 @@ def _takes(name: str, choice: Choice) -> bool:
 def _require_takes(name: str, choice: Choice) -> None:
     for what, chosen, takers in (("metric", choice.metrics, TAKE_METRICS), ("layers", choice.layers, TAKE_LAYERS)):
         if chosen and name not in takers:
-            raise ValueError(f"{what}: {name} shows {NAMES[name]} and takes none, got {', '.join(chosen)}")
+            raise ValueError(f"{what}: {name} shows {NAMES[name]}, so none can be chosen; got {', '.join(chosen)}")
 
 
 def _of_layers(summary: pd.DataFrame, patterns: Sequence[str]) -> set[str]:
-    """Return the layers whose names are like one of the patterns. ValueError: no layer is like one of them."""
+    """Return the layers whose names match a pattern. ValueError: no layer matches one of the patterns."""
     there = list(dict.fromkeys(summary.sort_values("position", kind="stable")["layer"]))
     for pattern in patterns:
         if not any(fnmatchcase(layer, pattern) for layer in there):
-            raise ValueError(f"layers: no layer is like {shown(pattern)}; there are {', '.join(there)}")
+            raise ValueError(f"layers: no layer matches {shown(pattern)}; there are {', '.join(there)}")
     return {layer for layer in there if any(fnmatchcase(layer, pattern) for pattern in patterns)}
 
 
@@ -141,7 +141,7 @@ class _Study:
             return [problem for problem in self.problems if problem == OF_P2[name]]
         if len(self.problems) > 1:
             raise ValueError(
-                f"problem: {name} is of one problem, choose from {', '.join(self.problems)}; similarity is of each"
+                f"problem: {name} shows one problem, choose from {', '.join(self.problems)}; similarity shows any"
             )
         return self.problems
 

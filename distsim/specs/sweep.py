@@ -192,7 +192,7 @@ class Reading(Spec):
     def require_folder(self, data: str) -> None:
         """Raise ValueError if something is chosen for data that are no folder of images."""
         for name, value in (("skip_bad", self.skip_bad), ("bits", self.bits)):
-            where = f"the data at {shown(data)} are none" if data else "these data are none"
+            where = f"the data at {shown(data)} are not one" if data else "these data are not one"
             expect(not value, f"{name} is for a folder of images (folder:PATH), and {where}; got {value}")
 
 

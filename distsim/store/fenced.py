@@ -168,7 +168,7 @@ def _read(root: Storage, group: str, key: Key) -> dict[str, bytes]:
                 as_named = f"{path.replace('/', '.')}.".startswith(f"{group}.")
                 as_kept = entry.compress_type == zipfile.ZIP_STORED and entry.file_size <= len(content)
                 if not (as_named and as_kept and _PATHS.fullmatch(path) and path.isprintable()):
-                    raise ValueError(f"{path!r} does not belong into it")
+                    raise ValueError(f"{path!r} does not belong in it")
                 files[path] = archive.read(entry)
     except (zipfile.BadZipFile, ValueError, NotImplementedError, RuntimeError, EOFError) as error:
         raise DamagedStore(f"{_path(group, key)} in {root.url} is damaged: {error}") from None

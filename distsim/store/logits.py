@@ -97,5 +97,5 @@ def decode(network: NetworkId, record: Mapping[str, Any], content: bytes) -> Log
     expect(bool(np.isfinite(margins).all()), f"{OBJECT} has values that are not finite")
     expect(bool((margins.max(axis=1) == 0).all()), f"{OBJECT}: the largest logit of an image is not 0")
     known = labels is None or bool(((labels >= 0) & (labels < shape[1])).all())
-    expect(known, f"{OBJECT} has labels that are no classes")
+    expect(known, f"{OBJECT} has labels that are not classes")
     return Logits(margins, labels)

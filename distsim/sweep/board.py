@@ -219,7 +219,7 @@ class Board(Callback):
             done = min(self._activations.done, self._activations.of)
             yield "extraction", f"activations of {done} of {self._activations.of} networks"
         compared = self._compared
-        said = f"{compared.done:,} of {compared.of:,} layers of networks{compared.left(now)}"
+        said = f"{compared.done:,} of {compared.of:,} pairs of layers{compared.left(now)}"
         if self._in_all or compared.of:
             yield "comparison", said if compared.of else "not begun"
         there = self._in_all - self._networks.of + self._networks.done

@@ -199,7 +199,7 @@ def compare(
     device = order.sweep.device
     with threads(order.sweep.identity.threads):
         sentence = cost(todo, sized).sentence(product_rate(device, engine.here), slots, device)
-    errors_too = f", standard errors of {', '.join(with_se)} among it" if any(job.se for job in todo) else ""
+    errors_too = f", with standard errors of {', '.join(with_se)}" if any(job.se for job in todo) else ""
     say(f"{name}: {sum(len(job.pairs) for job in todo)} pairs of layers in {len(todo)} tiles: {sentence}{errors_too}")
     return [] if forecast else engine.compare([order], todo)
 

@@ -142,7 +142,7 @@ def _storage_fails(storage: Storage, path: str, content: bytes) -> list[str]:
         alone = storage.create(mine, b"once") and not storage.create(mine, b"twice")
         storage.delete([mine])
         if not alone:
-            return [f"{storage.url} does not keep a second writer away"]
+            return [f"{storage.url} does not keep a second writer from overwriting the first (no conditional puts)"]
     except StorageError as error:
         return [str(error)]
     return []

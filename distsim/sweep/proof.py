@@ -3,8 +3,8 @@
 In the environment that the row was computed in, the value must be equal bit by bit; on another processor, or with other
 versions, to 1e-4. A GPU that need not repeat itself (`Identity.deterministic`) never promises bits.
 
-Networks that were trained again promise less. On another processor they are other networks, so no digit of a value is
-promised. Then the runs' own spread says what to expect.
+Networks that were trained again promise less. On another processor they are other networks, so values need not be
+equal. Then the runs' own spread says what to expect.
 """
 
 import math
@@ -31,7 +31,7 @@ from distsim.training.chain import Trainer
 from distsim.training.stepper import settle
 
 WITHIN = 1e-4  # difference of values on another processor
-EQUAL, DIFFERS, UNPROMISED = "equal", "differs", "no digit is promised"
+EQUAL, DIFFERS, UNPROMISED = "equal", "differs", "equality is not promised"
 Environment = Mapping[str, str]
 
 
@@ -189,7 +189,7 @@ class Networks:
         if apart <= WITHIN:
             return f"equal to {WITHIN:g}"
         one_image = row.column == "accuracy" and round(apart * images) == 1
-        return f"equal to one image of {images:,}" if one_image else DIFFERS
+        return f"equal to within one image of {images:,}" if one_image else DIFFERS
 
     def _with_committed(self, proof: Proof) -> tuple[Proof, list[str]]:
         """Compare the row with the value that the store has committed, if it has one."""

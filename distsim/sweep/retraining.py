@@ -56,7 +56,7 @@ def retrain(
     store = SweepStore(root, sweep.name)
     lacking = Missing(numbers, {chain.of_run: chain.train for chain in wanted}, (), {})
     order = Prepared(sweep, dataset)
-    say(f"{sweep.name}: {lacking.networks} networks to train, then nothing of them is kept")
+    say(f"{sweep.name}: {lacking.networks} networks to train; they are not kept")
     say(training_forecast([order], order, lacking, LocalEngine(root)))
     store.claim(identity)
     worker, failures = TrainingWorker(store, sweep, dataset), list[str]()

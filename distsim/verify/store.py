@@ -65,7 +65,7 @@ def _instruction(storage: Storage, path: str) -> list[Finding]:
         control.read(storage, path)
     except DamagedStore as error:
         why = str(error).partition(" is damaged: ")[2]
-        return [Finding("", path, path, f"is no instruction of distsim ctl, and is passed over: {why}", NOTE)]
+        return [Finding("", path, path, f"is not an instruction of distsim ctl, and is ignored: {why}", NOTE)]
     return []
 
 

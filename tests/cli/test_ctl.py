@@ -247,7 +247,7 @@ def test_it_shows_and_gives(copy: Path) -> None:
     report = verify_store(root)
     assert report.whole
     (note,) = report.of(NOTE)
-    assert str(note).startswith("control/000002.json: is no instruction of distsim ctl, and is passed over: ")
+    assert str(note).startswith("control/000002.json: is not an instruction of distsim ctl, and is ignored: ")
     assert outcome(lambda: main(["repair", str(copy)])).status == 0
     assert len(root.sizes("control")) == 3, "nothing of it is removed"
     assert store_in(copy).digests() == digests

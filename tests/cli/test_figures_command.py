@@ -94,14 +94,17 @@ def test_a_published_study_is_drawn_too(kept: Path, tmp_path: Path) -> None:
 MISTAKES: dict[str, tuple[Iterable[str], str]] = {
     "no such figure": (("--figure", "fig3"), "argument --figure: invalid choice: 'fig3' (choose from "),
     "no such metric": (("--metric", "ckaa"), "metric must be one of "),
-    "no such layer": (("--layers", "x*"), "layers: no layer is like 'x*'; there are conv1_1, "),
+    "no such layer": (("--layers", "x*"), "layers: no layer matches 'x*'; there are conv1_1, "),
     "no such problem": (("--problem", "cifar2"), "no sweep of cifar2 in "),
     "a metric for none": (
         ("--figure", "fig1", "--metric", "cka"),
-        "metric: fig1 shows accuracy, medians and takes none",
+        "metric: fig1 shows accuracy, medians, so none can be chosen",
     ),
-    "layers for none": (("--figure", "fig8", "--layers", "out"), "layers: fig8 shows the output layer and takes none"),
-    "nothing to show": (("--figure", "functional"), "functional: nothing that it shows of golden is in the store yet"),
+    "layers for none": (
+        ("--figure", "fig8", "--layers", "out"),
+        "layers: fig8 shows the output layer, so none can be chosen",
+    ),
+    "nothing to show": (("--figure", "functional"), "functional: the store has nothing of golden yet that it shows"),
     "no folder": (("--figure", "fig1", "--out", "/proc/none"), "--out '/proc/none' cannot be written: "),
 }
 

@@ -69,7 +69,7 @@ def test_the_same_from_python(images: Path, tmp_path: Path) -> None:
 def test_what_is_no_folder_of_images_has_neither(flag: str, name: str, tmp_path: Path) -> None:
     said = run_script("digits", *FLAGS, "--storage", tmp_path / "store", flag, 3)
     assert said.status == 1
-    assert f"{name} is for a folder of images (folder:PATH), and these data are none; got 3" in said.err
+    assert f"{name} is for a folder of images (folder:PATH), and these data are not one; got 3" in said.err
     arrays = (np.zeros((40, 8, 8), np.uint8), np.arange(40) % 2)
     with pytest.raises(ValueError, match=f"{name} is for a folder of images"):
         distsim.run(distsim.Problem("vgg_digits"), data=arrays, storage=tmp_path / "store", **{name: 3})

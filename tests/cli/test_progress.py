@@ -56,7 +56,7 @@ def test_a_terminal_shows_who_is_at_work(tmp_path: Path) -> None:
     assert re.match(r"in all +3 of 3 networks, .*B in the store, .*B free, no failures", last)
     assert "training    3 of 3 networks" in screen.seen
     assert "extraction  activations of 3 of 3 networks" in screen.seen
-    assert re.search(r"comparison  (\d+) of \1 layers of networks\b", screen.seen)
+    assert re.search(r"comparison  (\d+) of \1 pairs of layers\b", screen.seen)
     assert f"tables in {tmp_path}/store" in last, "results stand below"
     assert not LINE.search(screen.seen)
     assert len(LINE.findall(log.read_text())) == 2
@@ -323,7 +323,7 @@ def test_what_fails_is_shown_and_counted() -> None:
     assert [" ".join(line.split()) for line in shown(board.view(), 40)] == [
         "training 0 of 3 networks",
         "extraction activations of 0 of 3 networks",
-        "comparison 3 of 12 layers of networks",
+        "comparison 3 of 12 pairs of layers",
         "in all 7 of 10 networks, 1 GB in the store, 1 worker died, 1 failure",
         "p, run 0: training diverged",
     ]

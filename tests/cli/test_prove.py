@@ -218,7 +218,7 @@ def test_on_another_processor_one_image_may_be_taken_for_another(kept: Path, stu
     moved(study, "run=1,iteration=1", 1 / images, "accuracy", "networks")
     moved(study, "run=1,iteration=2", 2 / images, "accuracy", "networks")
     result = distsim("prove", study, "run=1,iteration=1", "run=1,iteration=2", "--store", kept)
-    assert f"run=1,iteration=1: equal to one image of {images}\n" in result.out
+    assert f"run=1,iteration=1: equal to within one image of {images}\n" in result.out
     assert "run=1,iteration=2: differs\n" in result.out
 
 
@@ -271,10 +271,10 @@ def test_on_another_processor_training_promises_no_digit_and_the_spread_is_said(
     values = read(study).tables.similarities.query("iteration == 2 and layer == 'conv2_2' and metric == 'nbs'")["value"]
     result = distsim("prove", study, ROW, "--retrain")
     assert (result.status, result.err) == (3, "")
-    assert f"\n{ROW}: no digit is promised\n" in result.out
+    assert f"\n{ROW}: equality is not promised\n" in result.out
     spread = f"2 runs of the study have {values.min():.6g} to {values.max():.6g} there, sd {values.std():.2g}"
     assert (
-        f"    {spread}\n0 of 1 row is proven; of 1 no digit is promised here, so that nothing follows\n" in result.out
+        f"    {spread}\n0 of 1 row is proven; for 1 equality is not promised here, so nothing follows\n" in result.out
     )
 
 

@@ -121,7 +121,7 @@ def test_a_key_a_place_or_a_function_chooses_the_input() -> None:
     for batch, match in (
         ("pixels", "model_a: batch='pixels' is not in the batch, which is a dict of id, image, label"),
         ("id", "model_a: batch must choose a tensor, a tuple or a dict of tensors, got str"),
-        ({"model_c": "image"}, "batch names 'model_c', which is none of the models: model_a, model_b"),
+        ({"model_c": "image"}, "batch names 'model_c', which is not one of the models: model_a, model_b"),
         (1.5, "batch must be a key, a place or a function of a batch, got 1.5"),
     ):
         with pytest.raises((ValueError, TypeError), match=re.escape(match)):
@@ -220,9 +220,9 @@ def test_patterns_and_types_choose_layers_in_the_order_in_which_they_run() -> No
     found = compare(model, model, x, layers={"model_b": "flat"})
     assert (len(found.layers_x), found.layers_y) == (3, ("flat",))
     for layers, match in (
-        ("blok*", "model_a has no layer that the pattern 'blok\\*' fits; near: 'block1'"),
+        ("blok*", "model_a has no layer that matches the pattern 'blok\\*'; near: 'block1'"),
         (nn.Conv1d, "model_a has no layer of type Conv1d; it has BatchNorm2d, Conv2d"),
-        ({"model_c": "stem"}, "layers names 'model_c', which is none of the models"),
+        ({"model_c": "stem"}, "layers names 'model_c', which is not one of the models"),
     ):
         with pytest.raises(ValueError, match=match):
             compare(model, model, x, layers=layers)

@@ -73,10 +73,10 @@ ODD: dict[str, tuple[NetworkId, dict[str, np.ndarray], str]] = {
     "another name": (PRUNED, {"weights": margins()}, "instead of"),
     "labels of a pruned network": (PRUNED, {"logits": margins(), "labels": LABELS.astype(np.int32)}, "instead of"),
     "no labels": (COMPLETE, {"logits": margins()}, "instead of"),
-    "labels that are no classes": (
+    "labels that are not classes": (
         COMPLETE,
         {"logits": margins(), "labels": (LABELS + 1).astype(np.int32)},
-        "labels that are no classes",
+        "labels that are not classes",
     ),
     "not finite": (PRUNED, {"logits": margins(lambda kept: kept - np.float16(np.inf))}, "not finite"),
     "no largest logit": (PRUNED, {"logits": margins(lambda kept: kept - np.float16(1))}, "the largest logit"),

@@ -114,7 +114,7 @@ def test_it_is_added_to_what_is_there_and_nothing_is_rewritten(
     compared(store, ())
     assert table(store)["se"].isna().all(), "only where it is asked for"
     before = {path: store.storage.get(path) for path in store.pair_marks()}
-    assert "standard errors of svcca, cka, cosine among it" in compared(store, ("se",))[0]
+    assert "with standard errors of svcca, cka, cosine" in compared(store, ("se",))[0]
     assert {path: store.storage.get(path) for path in store.pair_marks()} == before
     found = table(store)
     assert found["se"].isna().groupby("metric").mean().to_dict() == {"svcca": 0, "cka": 0, "cosine": 0, "nbs": 1}
@@ -164,7 +164,7 @@ def test_the_command(store: SweepStore, capsys: pytest.CaptureFixture[str]) -> N
     where = str(store.root.folder)
     flags = ["pairs", where, "--local", "--layers", "out", "--metrics", "cka", "--measure", "se"]
     assert cli.main([*flags, "--dry-run"]) == 0
-    assert "standard errors of cka among it" in capsys.readouterr().out
+    assert "with standard errors of cka" in capsys.readouterr().out
     assert not store.pair_marks("pairs_se")
     assert cli.main(flags) == 0
     csv = pd.read_csv(Path(where) / "digits" / "pair_results" / "runs" / "pairs.csv")
