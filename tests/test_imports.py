@@ -33,7 +33,8 @@ comparison: heatmaps similarities several layer models
 store: aws local exclusive reasons remote storage commits control lease fenced epochs arrays activations described
 store: paths records contents sweep_store logits descriptions
 store: existing . checkpoints
-results: . claims nulls columns tables functional claims.study figure_names looks titles marks beside panels keys
+results: . claims nulls columns parquet_pages table_files tables functional claims.study figure_names looks titles
+results: marks beside panels keys
 results: accuracy_figures layer_figures output_figures functional_figures iteration_maps figures text
 results: claims.parts pairs committed reduce claims.papers claims.judging claims.images claims.multiverse
 results: study_record published merging rows ladder

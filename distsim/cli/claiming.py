@@ -28,7 +28,7 @@ def flags(parser: argparse.ArgumentParser) -> None:
 def do_claims(flags: argparse.Namespace) -> int:
     """Print the verdicts, and write them where --out says."""
     from distsim.results.claims.judging import check
-    from distsim.results.tables import to_csv_bytes
+    from distsim.results.table_files import to_csv_bytes
 
     tables, images, seed = _tables(flags)
     if flags.multiverse:

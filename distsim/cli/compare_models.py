@@ -165,7 +165,7 @@ def _best(matrix: Any, metric: str) -> str:
 def _write(found: Any, folder: Path, names: Sequence[str]) -> Path:
     """Write the table and the figure into the folder. Return their path without the ending."""
     from distsim.plotting import render
-    from distsim.results.tables import to_csv_bytes
+    from distsim.results.table_files import to_csv_bytes
 
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "_".join(["compare", *(re.sub(r"[^\w.-]+", "-", name)[:40] for name in names[:4])])

@@ -99,7 +99,7 @@ def _rank(store: Any, order: Any, networks: list[Any], planned: list[Any], metri
     from distsim.results import ladder
     from distsim.results.pairs import Asked, table_of
     from distsim.results.reduce import collect
-    from distsim.results.tables import to_csv_bytes, to_parquet_bytes
+    from distsim.results.table_files import to_csv_bytes, to_parquet_bytes
 
     barriers = _barriers(store, order, networks, out)
     similarities = table_of(store, order.layers, Asked("all", planned, metrics))
@@ -120,7 +120,7 @@ def _barriers(store: Any, order: Any, networks: list[Any], out: Path) -> list[di
     """Return the barriers between neighbouring networks. Each is kept in the folder as soon as it is measured."""
     import pandas as pd
 
-    from distsim.results.tables import read_parquet_bytes, to_parquet_bytes
+    from distsim.results.table_files import read_parquet_bytes, to_parquet_bytes
     from distsim.sweep.ladder import Barriers, neighbours
 
     file, wanted = out / BARRIERS, neighbours(networks)

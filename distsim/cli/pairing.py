@@ -189,7 +189,7 @@ def do_layers(flags: argparse.Namespace) -> int:
     from pathlib import Path
 
     from distsim.plotting import render
-    from distsim.results.tables import to_csv_bytes
+    from distsim.results.table_files import to_csv_bytes
     from distsim.store.existing import existing_store
     from distsim.sweep.own_code import make_known
     from distsim.sweep.stored_models import Stored, layer_by_layer

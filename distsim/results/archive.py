@@ -12,7 +12,7 @@ from distsim.results.report.parts import asked
 from distsim.results.report.sentences import findings
 from distsim.results.report.words import title
 from distsim.results.report.writing import write_file
-from distsim.results.tables import to_csv_bytes
+from distsim.results.table_files import to_csv_bytes
 
 README, LICENSES, SUMS = "README.md", "LICENSES.md", "SHA256SUMS"
 RECIPE = "study.toml"

@@ -17,7 +17,8 @@ from distsim.results.columns import TABLES
 from distsim.results.published import ENVIRONMENT, KEYS, Published, encoded, read
 from distsim.results.reduce import collect, current, made_from
 from distsim.results.study_record import PartRecord
-from distsim.results.tables import Tables, sorted_by, to_csv_bytes
+from distsim.results.table_files import to_csv_bytes
+from distsim.results.tables import Tables, sorted_by
 from distsim.results.titles import titles_of
 from distsim.specs import COMPLETE, Identity, Request, canonical_json, differences
 from distsim.store import DamagedStore, SweepStore

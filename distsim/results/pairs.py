@@ -19,7 +19,8 @@ from distsim.results.iteration_maps import iteration_maps
 from distsim.results.layer_figures import similarity_panels
 from distsim.results.looks import PANEL_METRICS
 from distsim.results.nulls import above_chance
-from distsim.results.tables import read_parquet_bytes, summarise, to_csv_bytes, to_parquet_bytes
+from distsim.results.table_files import read_parquet_bytes, to_csv_bytes, to_parquet_bytes
+from distsim.results.tables import summarise
 from distsim.results.titles import titles_of
 from distsim.specs import NetworkId
 from distsim.store import Mark, Pair, SweepStore, fenced

@@ -20,7 +20,8 @@ import pandas as pd
 from distsim.results.columns import OF_OLDER, TABLES, completed
 from distsim.results.nulls import with_nulls
 from distsim.results.study_record import VERSION, PartRecord, StudyRecord, read_record
-from distsim.results.tables import Tables, read_parquet_bytes, to_parquet_bytes
+from distsim.results.table_files import read_parquet_bytes, to_parquet_bytes
+from distsim.results.tables import Tables
 from distsim.specs import Identity, canonical_json
 from distsim.store import DamagedStore
 from distsim.store.existing import STUDY

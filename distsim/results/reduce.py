@@ -14,17 +14,8 @@ from distsim.problems import departures
 from distsim.results import figures, functional
 from distsim.results.columns import OF_OLD, OF_OLDER, TABLES, completed
 from distsim.results.committed import Committed, listing, of_complete, require_one_sweep
-from distsim.results.tables import (
-    Tables,
-    chance_table,
-    functional_table,
-    long_table,
-    network_table,
-    read_parquet_bytes,
-    reference_table,
-    to_csv_bytes,
-    to_parquet_bytes,
-)
+from distsim.results.table_files import read_parquet_bytes, to_csv_bytes, to_parquet_bytes
+from distsim.results.tables import Tables, chance_table, functional_table, long_table, network_table, reference_table
 from distsim.results.titles import titles_of
 from distsim.specs import NetworkId, digest
 from distsim.store import DamagedStore, Mark, Storage, SweepStore, problems_in

@@ -17,7 +17,6 @@ complete networks, not of one.
 A value that could not be computed is NaN in every table. It is counted (`missing`) and never filled in.
 """
 
-import io
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -26,8 +25,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from distsim.metrics.functional import MEASURES
 from distsim.metrics.registry import in_order
@@ -40,7 +37,6 @@ from distsim.results.columns import (
     FUNCTIONAL_SUMMARY_COLUMNS,
     NETWORK_COLUMNS,
     OF_OLD,
-    RANKS,
     REFERENCE_COLUMNS,
     SIMILARITY_COLUMNS,
     STATISTICS,
@@ -52,8 +48,6 @@ from distsim.results.nulls import with_nulls
 from distsim.seeds import numpy_stream
 
 QUANTILES = (0.05, 0.25, 0.75, 0.95)
-# Bounds of a Parquet file: distsim's tables have at most 0.1 rows a byte, and unpack to at most 4 times their size.
-SMALL, ROWS, UNPACKED = 1000, 10, 1000
 RESAMPLES = 1000  # of the bootstrap
 CONFIDENCE = 0.95
 # Values from which on the bootstrap's interval of a median is given. The whole range of n values covers the median with
@@ -229,35 +223,6 @@ def summarise_functional(functional: pd.DataFrame, seed: int = 0) -> pd.DataFram
     return sorted_by(_frame(rows, FUNCTIONAL_SUMMARY_COLUMNS), ["problem", "control", "measure", "class", "iteration"])
 
 
-def to_csv_bytes(frame: pd.DataFrame) -> bytes:
-    """Write a table as UTF-8 CSV: floats in shortest exact form, missing values empty, lines ending in a line feed.
-
-    Text that a spreadsheet would take for a formula gets an apostrophe in front. The Parquet file has it as it is.
-    """
-    text = {name: frame[name].map(_no_formula) for name in frame if not pd.api.types.is_numeric_dtype(frame[name])}
-    return bytes(frame.assign(**text).to_csv(index=False, lineterminator="\n").encode())
-
-
-def _no_formula(cell: Any) -> Any:
-    return f"'{cell}" if isinstance(cell, str) and cell.startswith(("=", "+", "-", "@")) else cell
-
-
-def to_parquet_bytes(frame: pd.DataFrame) -> bytes:
-    """Write a table as Parquet. Equal tables give equal bytes.
-
-    Pandas' own metadata is left out, since it names the version of pandas. Instead a nullable field says that a column
-    of integers may have missing values (Int64). A column of ranks without missing values is not nullable, so tables of
-    stores in which every row has a rank keep their bytes.
-    """
-    table = pa.Table.from_pandas(frame, preserve_index=False)
-    plain_integer = {name for name, dtype in frame.dtypes.items() if dtype == np.dtype("int64")}
-    plain_integer |= {name for name in RANKS if name in frame and not frame[name].isna().any()}
-    schema = pa.schema([field.with_nullable(field.name not in plain_integer) for field in table.schema])
-    sink = io.BytesIO()
-    pq.write_table(table.cast(schema), sink, compression="zstd")
-    return sink.getvalue()
-
-
 def few(rows: pd.DataFrame) -> pd.Series:
     """Say for each row of a summary, or of accuracies, whether it rests on fewer runs than its problem has.
 
@@ -267,22 +232,6 @@ def few(rows: pd.DataFrame) -> pd.Series:
     whose = [rows["problem"], rows["control"]]
     runs = (rows["count"] + rows["missing"]).groupby(whose).transform("max")
     return (rows["count"] < runs) & (rows["iteration"] > 0)
-
-
-def read_parquet_bytes(data: bytes) -> pd.DataFrame:
-    """Read the table that `to_parquet_bytes` wrote, with its dtypes and missing values.
-
-    ValueError: it is not a table, or would unpack to more than distsim's tables do.
-    """
-    file = pq.ParquetFile(io.BytesIO(data))
-    about = file.metadata
-    unpacked = sum(about.row_group(number).total_byte_size for number in range(about.num_row_groups))
-    if about.num_rows > SMALL + ROWS * len(data) or unpacked > UNPACKED * len(data):
-        raise ValueError(f"a table of {len(data):,} bytes would unpack to {about.num_rows:,} rows")
-    table = file.read()
-    frame = table.to_pandas(integer_object_nulls=True)  # not through float, which is inexact above 2**53
-    nullable = [field.name for field in table.schema if field.nullable and pa.types.is_int64(field.type)]
-    return frame.astype(dict.fromkeys([*nullable, *(name for name in RANKS if name in frame)], "Int64"))
 
 
 def _frame(rows: Iterable[Mapping[str, Any]], columns: dict[str, str]) -> pd.DataFrame:

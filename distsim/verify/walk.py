@@ -13,7 +13,7 @@ from typing import Any
 
 from distsim.models import build
 from distsim.results.committed import Committed
-from distsim.results.tables import read_parquet_bytes
+from distsim.results.table_files import read_parquet_bytes
 from distsim.specs import COMPLETE, Identity, digest, shown
 from distsim.specs.fields import expect
 from distsim.store import DamagedStore, Mark, StorageError, SweepStore

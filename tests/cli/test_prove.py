@@ -20,7 +20,7 @@ from distsim.models import MODELS
 from distsim.results.merging import merge, of_store, publish
 from distsim.results.published import read
 from distsim.results.rows import RowName
-from distsim.results.tables import read_parquet_bytes, to_parquet_bytes
+from distsim.results.table_files import read_parquet_bytes, to_parquet_bytes
 from distsim.specs import NetworkId
 from distsim.store import existing_stores
 from distsim.store.commits import decode_mark

@@ -9,7 +9,8 @@ import pytest
 
 from distsim import metrics
 from distsim.results.ladder import BARRIERS, RUNGS, as_resi, as_text, figure, ladder, ranking
-from distsim.results.tables import ENOUGH, read_parquet_bytes, to_parquet_bytes
+from distsim.results.table_files import read_parquet_bytes, to_parquet_bytes
+from distsim.results.tables import ENOUGH
 
 NETWORKS = [(run, iteration) for run in range(3) for iteration in (1, 2, 3, 4)]
 

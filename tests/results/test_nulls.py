@@ -13,7 +13,8 @@ import distsim
 from distsim.metrics.null import FULL
 from distsim.problems import PROBLEMS
 from distsim.results.nulls import PERMUTED, with_nulls
-from distsim.results.tables import Tables, chance_table, long_table, network_table, read_parquet_bytes, to_parquet_bytes
+from distsim.results.table_files import read_parquet_bytes, to_parquet_bytes
+from distsim.results.tables import Tables, chance_table, long_table, network_table
 from distsim.specs import PERMUTATIONS
 
 pytestmark = pytest.mark.usefixtures("blank_figures")

@@ -3,7 +3,7 @@
 import pandas as pd
 
 from distsim.results.pairs import read_pairs
-from distsim.results.tables import to_parquet_bytes
+from distsim.results.table_files import to_parquet_bytes
 
 
 def test_old_names_of_columns_are_read() -> None:

@@ -20,6 +20,7 @@ from distsim.results.columns import (
     SUMMARY_COLUMNS,
     completed,
 )
+from distsim.results.table_files import read_parquet_bytes, to_csv_bytes, to_parquet_bytes
 from distsim.results.tables import (
     Tables,
     chance_level,
@@ -28,12 +29,9 @@ from distsim.results.tables import (
     functional_table,
     long_table,
     network_table,
-    read_parquet_bytes,
     summarise,
     summarise_accuracy,
     summarise_functional,
-    to_csv_bytes,
-    to_parquet_bytes,
 )
 from distsim.specs import PAPER_METRICS
 
