@@ -96,27 +96,41 @@ def run(
     for name in ("cpus", "gpus"):
         require(name, given[name], Positive | None)
 
-    from distsim.environment import resolved_device
     from distsim.store import new_root
-    from distsim.sweep.order import trial_resources, with_kept
+    from distsim.sweep.order import with_kept
 
-    chosen = resolved_device(device, address)
-    reductions = {name: plain(given[name]) for name in ("epochs", "probe", "probe_from", "train_limit")}
-    reductions["classes"] = None if classes is None else listed("classes", classes)
-    request = {name: plain(given[name]) for name in ("download", "pack", *specs.CHOSEN, *specs.names(specs.Extent))}
-    request |= {
-        "metrics": None if metrics is None else listed("metrics", metrics),
-        "measure": measure if measure is None else () if measure in ((), []) else listed("measure", measure),
-        "control": _controls(control),
-        "reading": specs.Reading(plain(skip_bad), plain(bits)),
-        "device": chosen,
-        "resources": trial_resources(chosen, threads, cpus, gpus),
-    }
+    reductions, request = _reductions(given), _request(given)
     how = {name: given[name] for name in ("local", "address", "allow_drift", "allow_slow")}
     with new_root(where) as root:
         asked = {each.name: with_kept(root, each.name, request) for each in problems}
         sweeps = [_prepared(each, data, reductions, asked[each.name]) for each in problems]
         return _studied(sweeps, root, progress, callbacks, **how)
+
+
+def _reductions(given: dict[str, Any]) -> dict[str, Any]:
+    """Return what makes a problem smaller, of the arguments by their names."""
+    classes = None if given["classes"] is None else listed("classes", given["classes"])
+    return {name: plain(given[name]) for name in ("epochs", "probe", "probe_from", "train_limit")} | {
+        "classes": classes
+    }
+
+
+def _request(given: dict[str, Any]) -> dict[str, Any]:
+    """Return what is asked for of each problem, of the arguments by their names."""
+    from distsim.environment import resolved_device
+    from distsim.sweep.order import trial_resources
+
+    metrics, measure = given["metrics"], given["measure"]
+    device = resolved_device(given["device"], given["address"])
+    request = {name: plain(given[name]) for name in ("download", "pack", *specs.CHOSEN, *specs.names(specs.Extent))}
+    return request | {
+        "metrics": None if metrics is None else listed("metrics", metrics),
+        "measure": measure if measure is None else () if measure in ((), []) else listed("measure", measure),
+        "control": _controls(given["control"]),
+        "reading": specs.Reading(plain(given["skip_bad"]), plain(given["bits"])),
+        "device": device,
+        "resources": trial_resources(device, given["threads"], given["cpus"], given["gpus"]),
+    }
 
 
 def _controls(control: Any) -> tuple[str, ...] | None:
