@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import s3_server
 from read_only import mounted
 from sweep_scripts import Outcome, outcome, run_script
 
@@ -38,10 +39,11 @@ FLAGS = (*FLAGS, "--probe", 100, "--metrics", "cka", "--measure", "none", "--no-
 NETWORKS = (COMPLETE, NetworkId(0, 1), NetworkId(0, 2), NetworkId(0, 3))
 
 
-def ordered() -> Prepared:
-    """The sweep of `FLAGS`."""
+def ordered(**asked: Any) -> Prepared:
+    """The sweep of `FLAGS`, or one that differs from it."""
     problem = PROBLEMS["digits"].reduced_to(epochs=3, train_limit=128, probe=100)
-    return prepare(problem, runs=1, iterations=3, metrics=("cka",), measure=(), chance=False, resources=(("cpu", 1.0),))
+    usual: dict[str, Any] = {"runs": 1, "iterations": 3, "metrics": ("cka",), "measure": (), "chance": False}
+    return prepare(problem, **usual | {"resources": (("cpu", 1.0),)} | asked)
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +64,7 @@ def copy(whole: Path, tmp_path: Path) -> Path:
 def prompt(monkeypatch: pytest.MonkeyPatch) -> None:
     """A driver of this process looks into its store at every step."""
     monkeypatch.setattr(heeding, "LOOK", 0.0)
+    monkeypatch.setattr(heeding, "LOOK_REMOTE", 0.0)
     monkeypatch.setattr(heeding, "SHARE", math.inf)
 
 
@@ -166,6 +169,54 @@ def test_comparisons_stop_too(copy: Path, whole: Path) -> None:
     assert 0 < done < of_all
     assert carry_out([ordered()], root, say=unheard)
     assert store.digests() == store_in(whole).digests()
+
+
+TOGETHER: dict[str, dict[str, int]] = {"in turns": {"pack": 2}, "in one step": {"fuse": 2}}
+
+
+@pytest.mark.usefixtures("prompt")
+@pytest.mark.parametrize("way", TOGETHER)
+def test_runs_that_train_together_are_paused_together(tmp_path: Path, way: str) -> None:
+    """In the middle of an iteration. Each keeps its last epoch, and goes on from it."""
+    asked = {"runs": 2, "iterations": 1, **TOGETHER[way]}
+    assert carry_out([ordered(**asked)], Storage(tmp_path / "whole"), say=unheard)
+    root, store = Storage(tmp_path / "paused"), store_in(tmp_path / "paused")
+    heard, kept = On("on_epoch", lambda: give(root, PAUSE), 0, 1), list[dict[NetworkId, int]]()
+
+    def say(sentence: str) -> None:
+        if sentence.startswith("paused by "):
+            kept.append(epochs_kept(store.storage))
+            give(root, RESUME)
+
+    assert carry_out([ordered(**asked)], root, say=say, watcher=heard)
+    ((first, second),) = ((epochs.get(NetworkId(0, 1)), epochs.get(NetworkId(1, 1))) for epochs in kept)
+    assert first == 1
+    assert second == 1
+    assert len(heard.epochs) == 3 + 2 * 2, "none twice"
+    assert store.digests() == store_in(tmp_path / "whole").digests()
+
+
+@pytest.mark.usefixtures("prompt")
+def test_a_pause_on_an_object_store(tmp_path: Path) -> None:
+    """With `distsim ctl`, as from another machine."""
+    assert carry_out([ordered(iterations=1)], Storage(tmp_path), say=unheard)
+    with s3_server.serving() as url, s3_server.exported(url):
+        root = Storage(f"s3://{s3_server.BUCKET}/paused")
+        heard, said = On("on_epoch", lambda: ctl(root.url, "pause"), 0, 1), list[str]()
+
+        def say(sentence: str) -> None:
+            said.append(sentence)
+            if sentence.startswith("paused by "):
+                assert f"\n{sentence}\n" in outcome(lambda: main(["status", root.url])).out
+                assert ctl(root.url).out.splitlines()[0] == f"{root.url}: {sentence}"
+                assert ctl(root.url, "resume").status == 0
+
+        assert carry_out([ordered(iterations=1)], root, say=say, watcher=heard)
+        assert [sentence.split()[0] for sentence in said if sentence.startswith(("paused", "goes"))] == [
+            "paused",
+            "goes",
+        ]
+        assert SweepStore(root, "digits").digests() == store_in(tmp_path).digests()
 
 
 def test_a_finished_sweep_waits_for_nobody(copy: Path) -> None:
