@@ -12,6 +12,10 @@ from cluster.launch import sweep
 from cluster.scenarios import FLAGS, HEAD, Study, Wrong, with_cluster
 from faults.nodes import SICK
 
+OTHER_BLAS = "export OPENBLAS_CORETYPE=Prescott"
+NO_GPU = """export RAY_OVERRIDE_RESOURCES='{"GPU": 1}'"""  # Ray believes it
+ON_GPU = (*FLAGS, "--device", "cuda")
+
 
 def sick_host(expected: dict[str, str]) -> Wrong:
     """distsim cannot be imported on one of three hosts. The sweep ends with the others, and names it."""
@@ -43,6 +47,14 @@ def other_code(host: int) -> str:
     return f"export PYTHONPATH={folder}:$PYTHONPATH"
 
 
+def ahead(host: int) -> str:
+    """A line for a host's shells, after which its Python takes it to be two minutes later."""
+    folder = FOLDER / f"ahead{host}"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "sitecustomize.py").write_text("import time\n\nhere = time.time\ntime.time = lambda: here() + 120\n")
+    return f"export PYTHONPATH={folder}:$PYTHONPATH"
+
+
 def told(expected: dict[str, str]) -> Wrong:
     """What `distsim doctor --address` and a sweep say of hosts that are ill, and after how long."""
 
@@ -53,12 +65,18 @@ def told(expected: dict[str, str]) -> Wrong:
         )
         wrong += answered(study, "a sweep", sweep(study.storage, FLAGS), "machines of the Ray cluster differ", differs)
         large = [*FLAGS, "--threads", "7"]
+        wrong += answered(study, "threads", sweep(f"{study.storage}-7", large), "waiting for a machine with 7 CPU")
         return wrong + answered(
-            study, "threads", sweep(f"{study.storage}-7", large), "waiting for a machine with 7 CPU"
+            study, "no GPU", sweep(f"{study.storage}-gpu", ON_GPU), "waiting for a machine with 1 GPU"
         )
 
     def store(study: Study) -> Wrong:
-        wrong = answered(study, "other BLAS", doctor(study), "dst2 differs: BLAS kernels ")
+        differ = "dst2 differs: BLAS kernels ", "dst3 differs: its clock is 120 s ahead of the driver's"
+        wrong = answered(study, "other BLAS, another time", doctor(study), *differ)
+        wrong += answered(study, "another time, a sweep", sweep(study.storage, FLAGS), "its clock is 120 s ahead")
+        wrong += answered(
+            study, "a GPU that is none", f"{doctor(study)} --device cuda", "dst2 gets no work: PyTorch finds"
+        )
         share = study.hosts.share
         study.hosts.run(3, f"mount --bind {share} {share} && mount -o remount,ro,bind {share}")
         wrong += answered(study, "read-only", doctor(study), "dst3 gets no work: cannot write")
@@ -66,7 +84,7 @@ def told(expected: dict[str, str]) -> Wrong:
         return wrong + answered(study, "not shared", doctor(study), "dst3 gets no work: it does not see in")
 
     wrong = with_cluster(code, expected, ill={2: without_code(2), 3: other_code(3)})
-    return wrong + with_cluster(store, expected, ill={2: "export OPENBLAS_CORETYPE=Prescott"})
+    return wrong + with_cluster(store, expected, ill={2: f"{OTHER_BLAS}; {NO_GPU}", 3: ahead(3)})
 
 
 def doctor(study: Study) -> str:
