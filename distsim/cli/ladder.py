@@ -1,6 +1,7 @@
 """`distsim ladder`: which metric finds the order, the ancestry and the loss barriers of a study's networks."""
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ from distsim.cli.arguments import former, own_code_flag, store_flags, workplace_
 from distsim.cli.commands import order_of, stores_of
 from distsim.cli.output import print_line
 from distsim.cli.pairing import chosen_flags, memory_flag
-from distsim.cli.run import at_work
+from distsim.cli.run import comparing
 from distsim.cli.studies import import_named
 from distsim.specs import shown
 
@@ -58,8 +59,9 @@ def do_ladder(flags: argparse.Namespace) -> int:
     planned, metrics = pairs.planned("all", networks), order.sweep.extent.metrics
     memory = flags.memory * 2**30 if flags.memory else None
 
-    def compare(engine: Any) -> None:
-        if failures := pairs.compare(order, store, engine, planned, metrics, None, memory, flags.dry_run, print_line):
+    def compare(engine: Any, check: Callable[[], None] = lambda: None) -> None:
+        asked = order, store, engine, planned, metrics, None, memory, flags.dry_run, print_line
+        if failures := pairs.compare(*asked, check=check):
             raise SweepFailed(failures)
 
     check_workplace([order], here=flags.address is None)
@@ -69,14 +71,8 @@ def do_ladder(flags: argparse.Namespace) -> int:
     out = _made(flags.out)  # before hours are spent
     require_same_behaviour(store, order.sweep)
     describe_metrics(store, metrics)
-    if flags.local:
-        with at_work(store.root, one_writer=True):
-            compare(LocalEngine(store.root, flags.allow_drift))
-    else:
-        from distsim.sweep.on_ray.engine import RayEngine
-
-        with at_work(store.root), RayEngine(store.root, flags.address, flags.allow_drift) as engine:
-            compare(engine)
+    with comparing(store.root, flags) as (engine, check):
+        compare(engine, check)
     _rank(store, order, networks, planned, metrics, out)
     return 0
 

@@ -1,6 +1,7 @@
 """`distsim pairs` and `distsim layers`: networks of a store against each other."""
 
 import argparse
+from collections.abc import Callable
 from typing import Any
 
 from distsim.cli.arguments import (
@@ -15,7 +16,7 @@ from distsim.cli.arguments import (
     workplace_flags,
 )
 from distsim.cli.commands import order_of, stores_of
-from distsim.cli.run import at_work
+from distsim.cli.run import comparing
 from distsim.cli.studies import import_named
 from distsim.specs import NetworkId
 
@@ -86,7 +87,7 @@ def do_pairs(flags: argparse.Namespace) -> int:
     orders = [order_of(store, flags, metrics=metrics, runs=None, iterations=None) for store in stores]
     root, failures = stores[0].root, []
 
-    def work(engine: Any) -> None:
+    def work(engine: Any, check: Callable[[], None] = lambda: None) -> None:
         for order, store, planned in zip(orders, stores, plans, strict=True):
             metrics = order.sweep.extent.metrics
             if not flags.dry_run:
@@ -94,7 +95,7 @@ def do_pairs(flags: argparse.Namespace) -> int:
                 describe_metrics(store, metrics)
             memory = flags.memory * 2**30 if flags.memory else None
             of_pairs = order, store, engine, planned, metrics, flags.layers, memory, flags.dry_run
-            failures.extend(pairs.compare(*of_pairs, measure=flags.measure))
+            failures.extend(pairs.compare(*of_pairs, measure=flags.measure, check=check))
             if not flags.dry_run:
                 asked = Asked(flags.plan, tuple(planned), metrics, tuple(flags.layers) if flags.layers else None)
                 table, masks, folder = write_results(store, order.layers, asked)
@@ -107,14 +108,9 @@ def do_pairs(flags: argparse.Namespace) -> int:
     check_workplace(orders, here=flags.address is None)
     if flags.dry_run:
         work(LocalEngine(root, flags.allow_drift))  # takes no lease: it only estimates
-    elif flags.local:
-        with at_work(root, one_writer=True):
-            work(LocalEngine(root, flags.allow_drift))
     else:
-        from distsim.sweep.on_ray.engine import RayEngine
-
-        with at_work(root), RayEngine(root, flags.address, flags.allow_drift) as engine:
-            work(engine)
+        with comparing(root, flags) as (engine, check):
+            work(engine, check)
     if failures:
         raise SweepFailed(failures)
     return 0

@@ -99,10 +99,12 @@ def again() -> str:
 
 
 @contextlib.contextmanager
-def saying_what_is_kept(orders: list[Any], root: Any) -> Iterator[None]:
+def saying_what_is_kept(orders: list[Any], root: Any, kept: str = "") -> Iterator[None]:
     """Let Ctrl-C in a terminal end the block with what the store keeps, and with the command that goes on.
 
     So does somebody's instruction to stop (`distsim.sweep.heeding`), whatever reads the output.
+
+    kept : what it keeps, in words; by default what it holds of these orders
     """
     try:
         yield
@@ -111,17 +113,18 @@ def saying_what_is_kept(orders: list[Any], root: Any) -> Iterator[None]:
         why = str(error) if isinstance(error, stopping.Stopped) else ""
         if ended is None or ended.status != 128 + signal.SIGINT or not (why or ending.in_a_terminal()):
             raise
-        ended.said = _kept(orders, root, why or "stopped")
+        ended.said = _kept(orders, root, why or "stopped", kept)
         raise ended from None
 
 
-def _kept(orders: list[Any], root: Any, why: str) -> str:
+def _kept(orders: list[Any], root: Any, why: str, kept: str) -> str:
     from distsim.store import StorageError, SweepStore
     from distsim.sweep.kept import kept_sentence
 
-    kept = "what is committed"
-    with contextlib.suppress(StorageError):
-        kept = "; ".join(kept_sentence(SweepStore(root, order.name), order.sweep.extent) for order in orders)
+    if not kept:
+        kept = "what is committed"
+        with contextlib.suppress(StorageError):
+            kept = "; ".join(kept_sentence(SweepStore(root, order.name), order.sweep.extent) for order in orders)
     command = again()
     return f"{why}. {root.url} keeps {kept}. " + (
         f"To go on: {command}" if command else "Run the same command again to go on from here"

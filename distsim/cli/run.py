@@ -1,10 +1,16 @@
 """Carries out prepared sweeps, or says what that would take, and prints the results."""
 
 import argparse
-from typing import Any
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
 
+from distsim.cli import ending
 from distsim.cli.output import print_line
 from distsim.cli.progress import reporting, saying_what_is_kept
+
+if TYPE_CHECKING:
+    from distsim.sweep.engine import Engine
 
 
 def carry_out(orders: list[Any], root: Any, flags: argparse.Namespace) -> None:
@@ -45,3 +51,24 @@ def at_work(root: Any, one_writer: bool = False) -> Any:
     from distsim.sweep.at_work import at_work
 
     return at_work(root, one_writer, print_line)
+
+
+@contextlib.contextmanager
+def comparing(root: Any, flags: argparse.Namespace) -> Iterator[tuple["Engine", Callable[[], None]]]:
+    """Hold the store's lease in a `with` block in which its networks are compared, and heed instructions meanwhile.
+
+    Yield the engine that the flags ask for, and a function that raises if another driver has taken over.
+    """
+    from distsim.sweep.engine import LocalEngine
+    from distsim.sweep.heeding import heeding
+
+    said = saying_what_is_kept([], root, "the values that were compared")
+    with said, at_work(root, one_writer=flags.local) as check, heeding(root):
+        if flags.local:
+            with ending.gently(shown=False):
+                yield LocalEngine(root, flags.allow_drift), check
+        else:
+            from distsim.sweep.on_ray.engine import RayEngine
+
+            with RayEngine(root, flags.address, flags.allow_drift) as engine:
+                yield engine, check

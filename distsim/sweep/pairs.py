@@ -21,9 +21,11 @@ from distsim.metrics.registry import known, se_belongs_to
 from distsim.models import Layer, build
 from distsim.results.pairs import Found, FoundSe, found_in, se_in
 from distsim.specs import NetworkId
+from distsim.stopping import Stopped
 from distsim.store import Pair, SweepStore
 from distsim.sweep.cost import Cost, beside_cost, layer_cost, product_rate
 from distsim.sweep.engine import Engine
+from distsim.sweep.heeding import wait_after, wait_if_paused
 from distsim.sweep.jobs import PairJob
 from distsim.sweep.order import Prepared
 
@@ -161,8 +163,11 @@ def compare(
     forecast: bool = False,
     say: Callable[[str], None] = print,
     measure: Collection[str] = (),
+    check: Callable[[], None] = lambda: None,
 ) -> list[str]:
     """Compare those of these pairs that are not compared yet, and commit the values.
+
+    Where somebody pauses this (`distsim.sweep.heeding`), it waits, and then goes on with what is not compared yet.
 
     Activations that the store holds (`--retention all`) are read. Other networks run over the probe again. Return a
     sentence for each tile that failed.
@@ -171,9 +176,31 @@ def compare(
     memory : bytes for all comparisons at once; None: half of this machine's free memory, 4 GiB if that is unknown
     forecast : only say what it would cost
     measure : "se", "se_nbs" or both: commit standard errors over examples too, as far as they are not committed yet
+    check : raises if another driver has taken over (`distsim.store.Lease.check`)
 
-    FileNotFoundError: a network is not committed. ValueError: no metric applies to any of these layers.
+    FileNotFoundError: a network is not committed. ValueError: no metric applies to any of these layers. Stopped:
+    somebody has asked it to stop.
     """
+    while True:
+        try:
+            wait_if_paused(say, check)
+            return _compare(order, store, engine, pairs, metrics, names, memory, forecast, say, measure)
+        except Stopped as stopped:
+            wait_after(stopped, say, check)
+
+
+def _compare(
+    order: Prepared,
+    store: SweepStore,
+    engine: Engine,
+    pairs: Sequence[Pair],
+    metrics: tuple[str, ...],
+    names: Sequence[str] | None,
+    memory: float | None,
+    forecast: bool,
+    say: Callable[[str], None],
+    measure: Collection[str],
+) -> list[str]:
     problem, name = order.sweep.problem, order.name
     contents, wanted = store.contents(), {network for pair in pairs for network in pair}
     if absent := wanted - contents.networks:

@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -27,7 +28,7 @@ from distsim.store.epochs import epochs_kept
 from distsim.sweep import heeding
 from distsim.sweep.at_work import carry_out
 from distsim.sweep.elsewhere import Elsewhere
-from distsim.sweep.engine import Lines
+from distsim.sweep.engine import Lines, LocalEngine
 from distsim.sweep.order import Prepared, prepare
 from distsim.verify.report import NOTE
 from distsim.verify.store import verify_store
@@ -217,6 +218,43 @@ def test_a_pause_on_an_object_store(tmp_path: Path) -> None:
             "goes",
         ]
         assert SweepStore(root, "digits").digests() == store_in(tmp_path).digests()
+
+
+@pytest.mark.usefixtures("prompt")
+def test_pairs_are_stopped_and_paused_too(copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the tile that is under way. Then they go on with what is not compared yet."""
+    other, root = Path(shutil.copytree(copy, tmp_path / "other")), Storage(copy)
+    line = "--plan", "iterations", "--local", "--metrics", "cka"
+    compare, done = LocalEngine.compare, list[list[object]]()
+
+    def pairs(store: Path, instruct: Callable[[], object]) -> Outcome:
+        def instructed(self: LocalEngine, orders: list[Prepared], jobs: list[Any]) -> list[str]:
+            self.watcher = On("on_comparison", instruct) if not done else Callback()
+            done.append(jobs)
+            return compare(self, orders, jobs)
+
+        done.clear()
+        monkeypatch.setattr(LocalEngine, "compare", instructed)
+        return outcome(lambda: main(["pairs", str(store), *line]))
+
+    assert pairs(other, lambda: None).status == 0
+    every = len(done[0])
+    status, _, err = pairs(copy, lambda: give(root, STOP))
+    assert status == 130
+    assert re.fullmatch(
+        rf"distsim: stopped by \S+ on \S+ at [-\d: ]+ UTC\. {copy} keeps the values that were compared\. .*\n", err
+    )
+
+    def pause() -> None:
+        give(root, PAUSE)
+        threading.Timer(0.3, give, (root, RESUME)).start()
+
+    status, out, err = pairs(copy, pause)
+    assert (status, err) == (0, "")
+    assert re.search(r"^paused by \S+ on .*\n(.*\n)*goes on: resumed by ", out, re.MULTILINE)
+    assert [len(jobs) for jobs in done] == [every - 1, every - 2]
+    table = "digits/pair_results/iterations/pairs.parquet"
+    assert (copy / table).read_bytes() == (other / table).read_bytes()
 
 
 def test_a_finished_sweep_waits_for_nobody(copy: Path) -> None:
