@@ -5,6 +5,7 @@ from mutants.mutant import Mutant
 PROVE = "cli/test_prove.py::"
 PUBLISHED = "results/test_published.py::"
 TABLES = "results/test_tables.py::"
+FILES = "results/test_table_files.py::"
 FIGURES = "results/test_figures.py::"
 CLAIMS = "results/test_claims.py::"
 TWINS = (CLAIMS + "test_a_twin_fails_by_the_part_that_was_changed",)
@@ -328,5 +329,21 @@ MUTANTS = (
         'Claim("C1", "P1 §5.2", "median"',
         'Claim("C1", "P1 §5.2", "mean"',
         (CLAIMS + "test_each_paper_is_judged_by_its_own_statistic",),
+    ),
+    Mutant(
+        "pages-not-counted",
+        "A small table of a stranger's fills the memory, as soon as it is read.",
+        "results/table_files.py",
+        "(size := unpacked(data, file.metadata)) > most",
+        "(size := unpacked(data, file.metadata)) < 0",
+        (FILES + "test_a_page_that_unpacks_to_more_than_the_metadata_say",),
+    ),
+    Mutant(
+        "texts-counted-once",
+        "A long text that many rows share is there for each of them.",
+        "results/table_files.py",
+        "pc.sum(pc.binary_length(chunk.dictionary).take(chunk.indices))",
+        "pc.sum(pc.binary_length(chunk.dictionary))",
+        (FILES + "test_a_long_text_in_many_rows",),
     ),
 )

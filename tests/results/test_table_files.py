@@ -58,9 +58,9 @@ def test_a_page_that_unpacks_to_more_than_the_metadata_say() -> None:
 def test_a_long_text_in_many_rows() -> None:
     """It lies in the file once, and would be there for each row."""
     long = "".join(map(chr, np.random.default_rng(0).integers(33, 126, 60_000)))
-    data = written(texts(long, rows=100_000))
+    data = written(texts(long, rows=5_000))
     assert len(data) < 60_000
-    with pytest.raises(ValueError, match=r"^a table of [\d,]+ bytes would unpack to texts of 6,000,000,000 bytes$"):
+    with pytest.raises(ValueError, match=r"^a table of [\d,]+ bytes would unpack to texts of 300,000,000 bytes$"):
         read_parquet_bytes(data)
     assert read_parquet_bytes(written(texts(long, rows=500)))["a"].tolist() == [long] * 500
 
