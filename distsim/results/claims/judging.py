@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from distsim.results.claims.papers import CLAIMS
-from distsim.results.claims.study import NO_DATA, Absent, Claim, Evidence, Verdict, has_controls
+from distsim.results.claims.study import NO_DATA, Absent, Claim, Evidence, Studies, Verdict, has_controls
 from distsim.results.tables import Tables
 
 
@@ -14,12 +14,12 @@ def check(tables: Tables, data: Mapping[str, str] | None = None) -> list[Verdict
     data : problem -> what to say of its images beside each verdict that uses it, "" if they are the published ones
         (distsim.results.claims.images.remark)
     """
-    verdicts = []
+    verdicts, studies = [], Studies(tables)
     for claim in CLAIMS:
         for problem, metric in claim.cases(tables):
-            verdict = _verdict(claim, tables, problem, metric, data or {})
+            verdict = _verdict(claim, studies, problem, metric, data or {})
             if claim.over_iterations and has_controls(tables):
-                beside = _verdict(claim, tables, problem, metric, data or {}, controlled=True)
+                beside = _verdict(claim, studies, problem, metric, data or {}, controlled=True)
                 verdict = replace(verdict, controlled="" if beside.verdict == NO_DATA else beside.verdict)
             verdicts.append(verdict)
     return verdicts
@@ -30,8 +30,9 @@ def check_beyond_control(tables: Tables, data: Mapping[str, str] | None = None) 
 
     Without networks that were retrained without pruning there is not enough data.
     """
+    studies = Studies(tables)
     return [
-        _verdict(claim, tables, problem, metric, data or {}, controlled=True)
+        _verdict(claim, studies, problem, metric, data or {}, controlled=True)
         for claim in CLAIMS
         if claim.over_iterations
         for problem, metric in claim.cases(tables)
@@ -39,9 +40,9 @@ def check_beyond_control(tables: Tables, data: Mapping[str, str] | None = None) 
 
 
 def _verdict(
-    claim: Claim, tables: Tables, problem: str, metric: str, data: Mapping[str, str], controlled: bool = False
+    claim: Claim, studies: Studies, problem: str, metric: str, data: Mapping[str, str], controlled: bool = False
 ) -> Verdict:
-    evidence = Evidence(tables, claim.statistic, controlled)
+    evidence = Evidence(studies, claim.statistic, controlled)
     try:
         parts = claim.judge(evidence, problem, metric)
     except Absent as absent:

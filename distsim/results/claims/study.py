@@ -112,6 +112,7 @@ class Study:
     levels: pd.DataFrame  # layers, input to output × iterations
     kinds: pd.Series  # by layer
     runs: pd.DataFrame  # the rows of `similarities` behind the levels
+    counts: pd.Series  # by iteration: runs behind its levels, of the layer that has the fewest
     control: "Study | None" = None  # retrained without pruning; None: the claim is judged without it
 
     @property
@@ -161,14 +162,45 @@ def has_controls(tables: Tables) -> bool:
     return "control" in tables.summary and bool((tables.summary["control"] == "retrain").any())
 
 
+class Studies:
+    """The problems of some tables, under each metric. Each is read once, however many claims are judged by it."""
+
+    def __init__(self, tables: Tables) -> None:
+        self.every, self.pruned = tables, tables.pruned
+        self._read: dict[tuple[str, str, str, bool], Study | None] = {}
+
+    def of(self, problem: str, metric: str, statistic: str, control: bool = False) -> Study | None:
+        """Return one problem under one metric, None if there is no iteration in which every layer has a value.
+
+        statistic : a column of the summary; control : of the networks that were retrained without pruning
+        """
+        key = problem, metric, statistic, control
+        if key not in self._read:
+            self._read[key] = _study(self.every.retrained if control else self.pruned, problem, metric, statistic)
+        return self._read[key]
+
+
+def _study(tables: Tables, problem: str, metric: str, statistic: str) -> Study | None:
+    summary, similarities = tables.summary, tables.similarities
+    rows = summary[(summary["problem"] == problem) & (summary["metric"] == metric)]
+    rows = rows.sort_values(["position", "iteration"])
+    kinds = rows.drop_duplicates("layer").set_index("layer")["kind"]
+    levels = rows.pivot(index="layer", columns="iteration", values=statistic).loc[kinds.index].dropna(axis=1)
+    if levels.empty:
+        return None
+    runs = similarities[(similarities["problem"] == problem) & (similarities["metric"] == metric)]
+    counts = rows[rows["iteration"].isin(levels.columns)].groupby("iteration")["count"].min()
+    return Study(levels, kinds, runs[runs["iteration"].isin(levels.columns)], counts)
+
+
 class Evidence:
     """The tables as one claim sees them. It records how large the study behind the values used is.
 
     controlled : studies come with their control
     """
 
-    def __init__(self, tables: Tables, statistic: str, controlled: bool = False) -> None:
-        self._every, self.tables = tables, tables.pruned
+    def __init__(self, studies: Studies, statistic: str, controlled: bool = False) -> None:
+        self._studies, self.tables = studies, studies.pruned
         self.statistic, self._controlled = statistic, controlled
         self.full = True  # whether the studies used so far are large enough for more than a tendency
         self.extent: dict[str, float] = {}  # runs and iterations of the smallest study used so far
@@ -176,31 +208,19 @@ class Evidence:
 
     def study(self, problem: str, metric: str) -> Study:
         """Return one problem under one metric. Absent: there is no iteration in which every layer has a value."""
-        study = self._study(self.tables, problem, metric)
+        study = self._studies.of(problem, metric, self.statistic)
         if study is None:
             raise Absent(f"an iteration of {problem} in which every layer has {metric}")
-        rows = self.tables.summary
-        rows = rows[(rows["problem"] == problem) & (rows["metric"] == metric)]
-        self._weigh(problem, rows[rows["iteration"].isin(study.levels.columns)].groupby("iteration")["count"].min())
+        self._weigh(problem, study.counts)
         return replace(study, control=self.control(problem, metric)) if self._controlled else study
 
     def control(self, problem: str, metric: str) -> Study:
         """Return the control that is retrained without pruning. Absent: there is none."""
-        study = self._study(self._every.retrained, problem, metric) if has_controls(self._every) else None
+        there = has_controls(self._studies.every)
+        study = self._studies.of(problem, metric, self.statistic, control=True) if there else None
         if study is None:
             raise Absent("networks that were trained again as often without pruning, as a control")
         return study
-
-    def _study(self, tables: Tables, problem: str, metric: str) -> Study | None:
-        """Return one problem under one metric, None if there is no iteration in which every layer has a value."""
-        summary, similarities = tables.summary, tables.similarities
-        rows = summary[(summary["problem"] == problem) & (summary["metric"] == metric)]
-        rows = rows.sort_values(["position", "iteration"])
-        kinds = rows.drop_duplicates("layer").set_index("layer")["kind"]
-        levels = rows.pivot(index="layer", columns="iteration", values=self.statistic).loc[kinds.index].dropna(axis=1)
-        of_metric = similarities[(similarities["problem"] == problem) & (similarities["metric"] == metric)]
-        there = Study(levels, kinds, of_metric[of_metric["iteration"].isin(levels.columns)])
-        return None if levels.empty else there
 
     def accuracy(self, problem: str) -> pd.DataFrame:
         """Return a problem's rows of the accuracy table, iteration 0 first.
