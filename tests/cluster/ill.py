@@ -14,7 +14,7 @@ from faults.nodes import SICK
 
 OTHER_BLAS = "export OPENBLAS_CORETYPE=Prescott"
 NO_GPU = """export RAY_OVERRIDE_RESOURCES='{"GPU": 1}'"""  # Ray believes it
-ON_GPU = (*FLAGS, "--device", "cuda", "--allow-drift")  # the others differ by their code
+ON_GPU = "--device cuda --allow-drift"  # the hosts differ by their code
 
 
 def sick_host(expected: dict[str, str]) -> Wrong:
@@ -66,9 +66,8 @@ def told(expected: dict[str, str]) -> Wrong:
         wrong += answered(study, "a sweep", sweep(study.storage, FLAGS), "machines of the Ray cluster differ", differs)
         large = [*FLAGS, "--threads", "7"]
         wrong += answered(study, "threads", sweep(f"{study.storage}-7", large), "waiting for a machine with 7 CPU")
-        return wrong + answered(
-            study, "no GPU", sweep(f"{study.storage}-gpu", ON_GPU), "waiting for a machine with 1 GPU"
-        )
+        on_gpu = f"{sweep(f'{study.storage}-gpu', FLAGS)} {ON_GPU}"
+        return wrong + answered(study, "no GPU", on_gpu, "waiting for a machine with 1 GPU")
 
     def store(study: Study) -> Wrong:
         differ = "dst2 differs: BLAS kernels ", "dst3 differs: its clock is 1"
