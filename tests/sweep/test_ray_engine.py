@@ -31,7 +31,7 @@ ray = pytest.importorskip("ray", reason="Ray is not installed")
 
 from distsim.sweep.on_ray import engine as ray_engine  # noqa: E402  it imports Ray
 from distsim.sweep.on_ray.engine import RayEngine  # noqa: E402
-from distsim.sweep.on_ray.trials import Handing, Searcher, Tasks  # noqa: E402
+from distsim.sweep.on_ray.trials import SAID, Handing, Searcher, Tasks  # noqa: E402
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 
@@ -479,6 +479,11 @@ def test_fused_runs_are_those_of_the_local_engine_whatever_dies(tmp_path: Path, 
 FIRST, SECOND = (Chain(0, (1,), ()),), (Chain(1, (1,), ()),)
 
 
+def said(failed: list[str]) -> dict[str, Any]:
+    """What a trial says last."""
+    return {SAID: [{"failed": failed}]}
+
+
 def suggested(tasks: Tasks, trial: str) -> int | str | None:
     """The number of the task handed out; None: wait; "finished"."""
     config = tasks.suggest(trial)
@@ -490,12 +495,12 @@ def suggested(tasks: Tasks, trial: str) -> int | str | None:
 def test_chains_wait_for_their_own_complete_network() -> None:
     tasks = Tasks([("a", 0), ("b", 0), ("a", FIRST), ("b", FIRST), ("b", SECOND)])
     assert [suggested(tasks, trial) for trial in "tuv"] == [0, 1, None]
-    tasks.on_trial_complete("u", {"failed": []})
+    tasks.on_trial_complete("u", said([]))
     assert [suggested(tasks, trial) for trial in "vwx"] == [3, 4, None], "the other's is not ready"
-    tasks.on_trial_complete("t", {"failed": []})
+    tasks.on_trial_complete("t", said([]))
     assert [suggested(tasks, trial) for trial in "xy"] == [2, None], "a trial may die and be needed again"
     for trial in "vwx":
-        tasks.on_trial_complete(trial, {"failed": []})
+        tasks.on_trial_complete(trial, said([]))
     assert suggested(tasks, "z") == "finished"
     assert tasks.failures == []
 
@@ -508,7 +513,7 @@ def test_chains_whose_complete_network_is_there_do_not_wait() -> None:
 @pytest.mark.parametrize(
     ("outcome", "sentences"),
     [
-        ({"failed": ["a: diverged"]}, ["a: diverged"]),
+        (said(["a: diverged"]), ["a: diverged"]),
         (None, ["a, complete network: given up after 0 retries: its worker died, or an error ended it"]),
     ],
     ids=["by its own doing", "its worker died"],
@@ -521,9 +526,9 @@ def test_chains_of_a_failed_complete_network_are_dropped(outcome: dict[str, Any]
     else:
         tasks.on_trial_complete("t", outcome)
     assert suggested(tasks, "v") is None
-    tasks.on_trial_complete("u", {"failed": []})
+    tasks.on_trial_complete("u", said([]))
     assert suggested(tasks, "v") == 4
-    tasks.on_trial_complete("v", {"failed": []})
+    tasks.on_trial_complete("v", said([]))
     assert suggested(tasks, "w") == "finished"
     assert tasks.failures == sentences
 
@@ -560,8 +565,8 @@ def test_tune_may_end_idle_workers_until_a_task_is_handed_out_again() -> None:
 def test_a_failed_chain_drops_no_other() -> None:
     tasks = Tasks([("a", FIRST), ("a", SECOND)])
     assert suggested(tasks, "t") == 0
-    tasks.on_trial_complete("t", {"failed": ["a, run 0: damaged"]})
+    tasks.on_trial_complete("t", said(["a, run 0: damaged"]))
     assert suggested(tasks, "u") == 1
-    tasks.on_trial_complete("u", {"failed": []})
+    tasks.on_trial_complete("u", said([]))
     assert suggested(tasks, "v") == "finished"
     assert tasks.failures == ["a, run 0: damaged"]

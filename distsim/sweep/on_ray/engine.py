@@ -32,7 +32,17 @@ from distsim.sweep.on_ray.early import Early
 from distsim.sweep.on_ray.hosts import Hosts, selector
 from distsim.sweep.on_ray.parcels import Own, Parcel, Parcels, own
 from distsim.sweep.on_ray.room import bundle_of, bundles, free_for, memory_sentence, require_room, room_for, slot
-from distsim.sweep.on_ray.trials import Handing, Listener, Lost, Tasks, interrupts_end_tune, label, lost_ends_tune
+from distsim.sweep.on_ray.trials import (
+    Handing,
+    Listener,
+    Lost,
+    Tasks,
+    interrupts_end_tune,
+    label,
+    lost_ends_tune,
+    report,
+    reported,
+)
 from distsim.sweep.order import Prepared
 from distsim.sweep.plan import Chain, trials_of
 from distsim.sweep.preflight import Question
@@ -175,7 +185,7 @@ class RayEngine:
                 return waiting.failures  # the trials' commits are in the store
         if waiting.stopped:
             raise stopping.Stopped
-        if waiting.left or any(not r.error and "failed" not in (r.metrics or {}) for r in grid):
+        if waiting.left or any(not r.error and "failed" not in reported(r.metrics) for r in grid):
             self._look_now()
             raise KeyboardInterrupt  # Tune catches the signal, stops its trials and returns normally
         return waiting.failures
@@ -293,14 +303,14 @@ def _trial(
     def work() -> None:
         stopping.here()  # it may have waited for room
         for event in [worker.complete(pack)] if isinstance(pack, int) else train_chains(worker, pack, failed.append):
-            tune.report({name: value for name, value in event.items() if value is not None})
+            report({name: value for name, value in event.items() if value is not None})
 
     try:
         with stopping.heeding(heeded):
             failed += attempt(label((problem, pack)), work)
     except stopping.Stopped:
         stopped = True
-    tune.report({"failed": failed, "problem": problem, "stopped": stopped})
+    report({"failed": failed, "problem": problem, "stopped": stopped})
 
 
 def _tune_path(root: Storage) -> str:

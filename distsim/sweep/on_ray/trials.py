@@ -3,7 +3,7 @@
 import contextlib
 import os
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,8 @@ from distsim.sweep.on_ray.deaths import RETRIES, Deaths
 from distsim.sweep.on_ray.hosts import Hosts
 from distsim.sweep.plan import runs_of
 from distsim.sweep.trials import Task, Trials
+
+SAID = "said"  # the field of a result that holds what a trial says, in a list
 
 
 class Tasks(Searcher):  # type: ignore[misc]  # ray has no types
@@ -92,8 +94,9 @@ class Tasks(Searcher):  # type: ignore[misc]  # ray has no types
             return  # `died` says more
         self.working.discard(trial_id)
         number, task, _ = self.running.pop(trial_id)
-        failed = (result or {}).get("failed") or []
-        self.stopped = self.stopped or bool((result or {}).get("stopped"))
+        last = reported(result)
+        failed = last.get("failed") or []
+        self.stopped = self.stopped or bool(last.get("stopped"))
         self._deaths.forgive(number)
         self._ended(task, failed)
 
@@ -186,15 +189,16 @@ class Listener(tune.Callback):  # type: ignore[misc]
             self._heard.began(trial.config["task"])
 
     def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **info: Any) -> None:
-        if self._heard and self._on_network and "accuracy" in result:
-            event = {"run": None} | result
+        said = reported(result)
+        if self._heard and self._on_network and "accuracy" in said:
+            event = {"run": None} | said
             self._heard.reported(trial.config["task"], event)
             self._on_network(event)
 
     def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
         if self._heard:
-            result = trial.last_result or {}
-            self._heard.ended(trial.config["task"], whole=not (result.get("failed") or result.get("stopped")))
+            last = reported(trial.last_result)
+            self._heard.ended(trial.config["task"], whole=not (last.get("failed") or last.get("stopped")))
 
     def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
         if self._heard and self._tasks:
@@ -203,6 +207,21 @@ class Listener(tune.Callback):  # type: ignore[misc]
 
     def __getstate__(self) -> dict[str, Any]:
         return dict.fromkeys(vars(self))  # Tune pickles its callbacks into its snapshots
+
+
+def report(said: dict[str, Any]) -> None:
+    """Tell the driver something of this trial.
+
+    It goes in a list: of each number that Tune sees it keeps two averages in the driver's memory and in its snapshots,
+    for each trial, as long as the sweep lasts.
+    """
+    tune.report({SAID: [said]})
+
+
+def reported(result: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return what a trial has said with this result, nothing if it has said nothing."""
+    (said,) = (result or {}).get(SAID) or [{}]
+    return dict(said)
 
 
 def _cause(trial: Any) -> str:
