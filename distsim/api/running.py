@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from distsim.sweep.order import Prepared
 
 Progress = bool | Callable[[dict[str, Any]], object]
+KINDS = {"download": bool, "allow_drift": bool, "allow_slow": bool, "cpus": Positive | None, "gpus": Positive | None}
 
 
 @names_checked
@@ -91,10 +92,8 @@ def run(
     where = f"results/{problems[0].name}" if storage is None else storage
     _check_settings(where, local, address, threads, device, progress)
     _check_callbacks(callbacks)
-    for name in ("download", "allow_drift", "allow_slow"):
-        require(name, given[name], bool)
-    for name in ("cpus", "gpus"):
-        require(name, given[name], Positive | None)
+    for name, kind in KINDS.items():
+        require(name, given[name], kind)
 
     from distsim.store import new_root
     from distsim.sweep.order import with_kept

@@ -208,6 +208,7 @@ def test_a_pause_on_an_object_store(tmp_path: Path) -> None:
         def say(sentence: str) -> None:
             said.append(sentence)
             if sentence.startswith("paused by "):
+                assert epochs_kept(SweepStore(root, "digits").storage) == {NetworkId(0, 1): 1}, "within a training"
                 assert f"\n{sentence}\n" in outcome(lambda: main(["status", root.url])).out
                 assert ctl(root.url).out.splitlines()[0] == f"{root.url}: {sentence}"
                 assert ctl(root.url, "resume").status == 0
