@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from mutants import run
 from mutants.mutant import Mutant, Stale
-from mutants.run import MUTANTS, PROTOCOL, ROOT, SCIENCE, Broken, Outcome, chosen, summary, table, write
+from mutants.run import KINDS, MUTANTS, PROTOCOL, ROOT, SCIENCE, Broken, Outcome, chosen, summary, table, write
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
@@ -20,6 +20,13 @@ def test_there_are_enough_and_each_has_a_name_of_its_own() -> None:
     assert len({mutant.name for mutant in MUTANTS}) == len(MUTANTS)
     assert len({(mutant.file, mutant.old, mutant.new) for mutant in MUTANTS}) == len(MUTANTS)
     assert all(mutant.spoils.endswith(".") and mutant.tests and mutant.old != mutant.new for mutant in MUTANTS)
+
+
+def test_each_kind_of_fault_that_was_found_is_made_again() -> None:
+    """18 kinds, as they were counted when they were found, and 13 of a second time."""
+    assert len({kind.name for kind in KINDS}) == 31
+    names = {mutant.name for mutant in MUTANTS}
+    assert all(len(kind.names) >= 3 and set(kind.names) <= names for kind in KINDS)
 
 
 # --- the tool, on a package of three lines ----------------------------------------------------------------------------
@@ -126,7 +133,7 @@ def test_the_table(tmp_path: Path) -> None:
     ]
     assert summary(outcomes) == "3 mutants: 1 killed, 1 change nothing, 1 came out wrong"
     document = tmp_path / "mutants.md"
-    document.write_text(f"# Mutants\n\n{run.BEGIN}\nold\n{run.END}\n\nThe end.\n")
+    document.write_text(f"# Mutants\n\n{run.BEGIN}\nno table yet\n{run.END}\n\nThe end.\n")
     for _ in range(2):
         write(document, outcomes, minutes=3.2)
         text = document.read_text()
@@ -134,7 +141,7 @@ def test_the_table(tmp_path: Path) -> None:
         assert text.endswith(f"{run.END}\n\nThe end.\n")
         assert table(outcomes) in text
         assert "1 came out wrong. 3 minutes on" in text
-        assert "old" not in text
+        assert "no table yet" not in text
     document.write_text("# Nothing\n")
     with pytest.raises(ValueError, match="to put the table into"):
         write(document, outcomes, minutes=3.2)

@@ -181,8 +181,8 @@ MUTANTS = (
         "probe-not-normalised",
         "The network sees bytes on the probe.",
         "activations/probe.py",
-        "network(augment.normalise(images, probe.mean, probe.sd))",
-        "network(images.float())",
+        "logits_of(network, augment.normalise(images, probe.mean, probe.sd))",
+        "logits_of(network, images.float())",
         (PROBE + "test_blocks_are_a_one_shot_forward_channels_last",),
     ),
     Mutant(

@@ -43,3 +43,17 @@ class Mutant:
             tests = root / "tests" / file
             if not tests.exists() or f"def {function}(" not in tests.read_text():
                 raise Stale(f"{self.name}: there is no test {test}")
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of fault that outsiders found. It is mended, and its mutants make it again as it was."""
+
+    name: str
+    mutants: tuple[Mutant, ...]
+    also: tuple[str, ...] = ()  # names of mutants of other kinds, and of other modules, that make it too
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Return the names of all its mutants."""
+        return (*(one.name for one in self.mutants), *self.also)

@@ -200,7 +200,7 @@ MUTANTS = (
         "results/claims/parts.py",
         "        and fall >= effect\n",
         "",
-        (CLAIMS + "test_what_counts_as_falling",),
+        (CLAIMS + "test_a_fall_needs_its_size_whatever_its_layers_do",),
     ),
     Mutant(
         "claims-climb-back",
@@ -286,7 +286,7 @@ MUTANTS = (
         "claims-c7-below-cka",
         "C7 holds where NBS of the output is below CKA.",
         "results/claims/papers.py",
-        "above > 0",
+        "above >= T.effect",
         "above > -1",
         TWINS,
     ),

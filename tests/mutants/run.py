@@ -36,13 +36,47 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # where pytest, too, imports `mutants` from
 
-from mutants import cluster, data, fused, metrics, networks, pieces, pruning, results, sweeps, training
-from mutants.mutant import Mutant, Stale
+from mutants import (
+    cluster,
+    data,
+    faults_of_batches,
+    faults_of_effects,
+    faults_of_inputs,
+    faults_of_named_files,
+    faults_of_networks,
+    faults_of_places,
+    faults_of_processes,
+    faults_of_records,
+    faults_of_stores,
+    faults_of_values,
+    fused,
+    metrics,
+    networks,
+    pieces,
+    pruning,
+    results,
+    sweeps,
+    training,
+)
+from mutants.mutant import Kind, Mutant, Stale
 
 ROOT = Path(__file__).resolve().parents[2]
 SCIENCE = tuple(one for part in (pruning, training, fused, networks, data, metrics, results) for one in part.MUTANTS)
 PROTOCOL = tuple(one for part in (pieces, sweeps, cluster) for one in part.MUTANTS)
-MUTANTS = (*SCIENCE, *PROTOCOL)
+FOUND = (
+    *(faults_of_stores, faults_of_processes, faults_of_networks, faults_of_values),
+    *(
+        faults_of_places,
+        faults_of_named_files,
+        faults_of_records,
+        faults_of_inputs,
+        faults_of_batches,
+        faults_of_effects,
+    ),
+)
+KINDS: tuple[Kind, ...] = tuple(kind for part in FOUND for kind in part.KINDS)
+FAULTS = tuple(one for kind in KINDS for one in kind.mutants)
+MUTANTS = (*SCIENCE, *PROTOCOL, *FAULTS)
 COPIED = ("distsim", "tests", "sweeps", "pyproject.toml", "Makefile")  # what the tests need
 LIBRARIES = (  # that most tests need
     *("pytest", "xdist", "hypothesis", "numpy", "torch", "scipy.stats", "pandas", "pyarrow.parquet", "zarr", "obstore"),
@@ -221,6 +255,16 @@ def table(outcomes: Sequence[Outcome]) -> str:
     return "\n".join(lines)
 
 
+def kinds(outcomes: Sequence[Outcome]) -> str:
+    """Return as a Markdown table how many of each kind of fault were tried, and how many were killed."""
+    killed = {outcome.mutant.name: bool(outcome.killer) for outcome in outcomes}
+    lines = ["| kind of fault | mutants | killed |", "|---|---|---|"]
+    for kind in KINDS:
+        tried = [killed[name] for name in kind.names if name in killed]
+        lines.append(f"| {kind.name} | {len(tried)} | {sum(tried)} |")
+    return "\n".join(lines)
+
+
 def _short(test: str) -> str:
     """Return a test without its parameters, which may hold a `|`."""
     return test.partition("[")[0]
@@ -241,7 +285,7 @@ def write(document: Path, outcomes: Sequence[Outcome], minutes: float) -> None:
     before, cores = document.read_text(), len(os.sched_getaffinity(0))
     versions = f"Python {platform.python_version()}, torch {importlib.metadata.version('torch')}"
     said = f"{summary(outcomes)}. {minutes:.0f} minutes on {cores} cores, {versions}, {time.strftime('%Y-%m-%d')}."
-    body = f"{BEGIN}\n{said}\n\n{table(outcomes)}\n{END}"
+    body = f"{BEGIN}\n{said}\n\n{kinds(outcomes)}\n\n{table(outcomes)}\n{END}"
     after, times = re.subn(f"{BEGIN}.*?{END}", lambda match: body, before, count=1, flags=re.S)
     if not times:
         raise ValueError(f"{document} has no {BEGIN} ... {END} to put the table into")

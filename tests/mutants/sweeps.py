@@ -101,8 +101,8 @@ MUTANTS = (
         "later-values-win",
         "Who compares a layer again replaces the values that are there.",
         "store/sweep_store.py",
-        "self.storage.create(path, Mark(",
-        "self.storage.put(path, Mark(",
+        "self.storage.create(path, readable(",
+        "self.storage.put(path, readable(",
         (IDENTITY + "test_values_of_the_first_writer_stay",),
     ),
     Mutant(
