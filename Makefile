@@ -52,7 +52,7 @@ test-cluster: $(READY) $(CLUSTER)
 test-cluster-short: $(READY) $(CLUSTER)
 	OMP_NUM_THREADS=1 $(BIN)/python tests/cluster/suite.py --short
 
-# Mistakes made on purpose, one at a time: for each a test must fail. Some six minutes on 2 cores.
+# Mistakes made on purpose, one at a time: for each a test must fail. About 40 minutes on 2 cores.
 mutants: $(READY)
 	$(BIN)/python tests/mutants/run.py --write docs/mutants.md
 

@@ -8,9 +8,11 @@ size is measured in a driver process of its own. The time that a chain's iterati
 
     raylets x seconds / iterations of all chains - sleep
 
-so it holds what workers do (pruning, test accuracy, commit), what Tune does, and waiting. The driver's processor time
-is what limits how many iterations a driver can follow, whatever else the machine does. Memory is the driver's
-resident set; its growth is divided by the chains. All raylets are on this machine.
+so it holds what workers do (pruning, test accuracy, commit), what Tune does, and waiting. All raylets are on this
+machine and share its cores, so on a small one most of this is waiting for a core. The processor time of all processes
+(driver, raylets, workers, their starts; as root only) is what each iteration would take beside its sleep if every
+raylet had cores of its own. The driver's is what limits how many iterations a driver can follow. Memory is the driver's
+resident set; its growth is divided by the chains.
 """
 
 import argparse
@@ -23,13 +25,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 import machine
+import processor_time
 from growth_noop import SECONDS
 from report import Section, Table, replace
 
@@ -81,9 +84,14 @@ def measured(nodes: int, chains: int, iterations: int, sleep: float, profile: bo
     os.environ[SECONDS] = str(sleep)
     from faults.nodes import cluster
 
-    with tempfile.TemporaryDirectory(prefix="growth-", ignore_cleanup_errors=True) as folder, cluster(nodes) as made:
+    with (
+        tempfile.TemporaryDirectory(prefix="growth-", ignore_cleanup_errors=True) as folder,
+        processor_time.counted() as seconds,
+        cluster(nodes) as made,
+    ):
         try:
-            return _measured(made.address, folder, nodes, chains, iterations, sleep, profile)
+            row = _measured(made.address, folder, chains, iterations, profile, seconds)
+            return row | {"chains": chains, "iterations": iterations, "nodes": nodes, "sleep": sleep}
         finally:
             import ray
 
@@ -91,7 +99,7 @@ def measured(nodes: int, chains: int, iterations: int, sleep: float, profile: bo
 
 
 def _measured(
-    address: str, folder: str, nodes: int, chains: int, iterations: int, sleep: float, profile: bool
+    address: str, folder: str, chains: int, iterations: int, profile: bool, seconds: Callable[[], float] | None
 ) -> dict[str, Any]:
     import ray
     from growth_problem import DEFAULTS, NAME, PROBLEM
@@ -113,19 +121,19 @@ def _measured(
         lacking = missing(order.sweep, store.contents(), order.layers)
         work = wave(order.sweep, lacking, None, 0)
         profiler, before = cProfile.Profile(), _resident()
-        began, cpu = time.perf_counter(), time.process_time()
+        began, cpu, everything = time.perf_counter(), time.process_time(), seconds and seconds()
         if profile:
             profiler.enable()
         _require_none(engine.train([order], {NAME: work}, set()))
         profiler.disable()
         took, cpu = time.perf_counter() - began, time.process_time() - cpu
+        everything = seconds and everything is not None and seconds() - everything
         grown = _resident("VmHWM") - before
     if profile:
         print(_top(profiler))
     if len(store.contents().networks) != 1 + chains * iterations:
         raise RuntimeError("not every network was committed")
-    row = {"chains": chains, "iterations": iterations, "nodes": nodes, "sleep": sleep, "seconds": took, "driver": cpu}
-    return row | {"before": before, "grown": grown}
+    return {"seconds": took, "driver": cpu, "everything": everything, "before": before, "grown": grown}
 
 
 def _require_none(failures: list[str]) -> None:
@@ -148,21 +156,21 @@ def _top(profiler: cProfile.Profile) -> str:
 
 def section(rows: list[dict[str, Any]]) -> Section:
     header = "raylets", "chains", "iterations", "sleep", "wall", "beside the sleep, an iteration"
-    table = Table(
-        (*header, f"of {AN_ITERATION:.0f} s", "driver's processor time, an iteration", "memory of the driver grew")
-    )
+    times = "processor time of all, an iteration", f"of {AN_ITERATION:.0f} s", "of the driver, an iteration"
+    table = Table((*header, *times, "memory of the driver grew"))
     for row in sorted(rows, key=lambda row: (row["chains"], row["iterations"])):
         count = row["chains"] * row["iterations"]
         beside, driver = row["nodes"] * row["seconds"] / count - row["sleep"], row["driver"] / count
         sizes = [f"{row[name]:,}" for name in ("nodes", "chains", "iterations")]
         memory = f"{row['grown'] / 2**20:.1f} MiB, {row['grown'] / 1024 / row['chains']:.0f} KB a chain"
-        share = f"{100 * beside / AN_ITERATION:.1f} %"
+        every = row["everything"] and row["everything"] / count
         table.add(
             *sizes,
             f"{row['sleep']:g} s",
             f"{row['seconds']:.1f} s",
             f"{beside:.2f} s",
-            share,
+            f"{every:.2f} s" if every else "",
+            f"{100 * every / AN_ITERATION:.1f} %" if every else "",
             f"{1000 * driver:.1f} ms",
             memory,
         )

@@ -35,7 +35,7 @@ STUDIES = ROOT / "results/published"
 SENSITIVITY = "sensitivity.parquet"  # beside a study's tables, as bench/sensitivity.py wrote it
 LADDER = "ladder.parquet"  # beside a study's tables, as `distsim ladder` wrote it
 DOCUMENT = ROOT / "docs/replication.md"
-SHOWN = (1, 5, 10, 15, 20)  # iterations
+SHOWN = (1, 5, 10, 15, 20)  # iterations; and the last one of a study
 SEVERAL = ("mean_cca", "svcca", "pwcca", "cka", "nbs", "cosine")
 NUMBERS = {  # of a verdict, that are shown beside it, as far as it has them
     "iteration_spearman": "Spearman",
@@ -161,13 +161,17 @@ def _of_the_papers(studies: dict[str, Published]) -> Table:
         if name == "digits":
             continue
         ran = [
-            f"`{study}`: {' and '.join(str(part['runs']) for part in published.parts)} runs"
+            f"`{study}`: {_runs([part['runs'] for part in published.parts])}"
             + (" (reduced)" if departures(published.identity.problem) else "")
             for study, published in studies.items()
             if published.problem == name
         ]
         table.add(name, problem.paper, f"{problem.runs} × {problem.iterations}", "; ".join(ran) or "not run")
     return table
+
+
+def _runs(counts: list[int]) -> str:
+    return f"{' and '.join(map(str, counts))} {'run' if counts == [1] else 'runs'}"
 
 
 def _claims(studies: dict[str, Published]) -> Table:
@@ -221,7 +225,8 @@ def _short(value: float | None) -> str:
 
 
 def _accuracies(study: Published) -> Table:
-    shown = study.tables.accuracy[study.tables.accuracy["iteration"].isin((0, *SHOWN))]
+    accuracy = study.tables.accuracy
+    shown = accuracy[accuracy["iteration"].isin((0, *SHOWN, accuracy["iteration"].max()))]
     table = Table(("test accuracy after iteration", *map(str, shown["iteration"])))
     table.add("left of all parameters", *(f"{value:.3f}" for value in shown["remaining"]))
     for name in ("median", "q05", "q95"):
@@ -232,14 +237,21 @@ def _accuracies(study: Published) -> Table:
 
 def _by_layer(study: Published, metric: str) -> Table:
     summary = study.tables.summary[study.tables.summary["metric"] == metric]
-    shown = [iteration for iteration in SHOWN if iteration in set(summary["iteration"])]
-    label = study.labels.get(metric) or METRICS[metric].label
-    table = Table((f"{label}, median (q05 to q95), iteration", *map(str, shown)))
+    there = sorted(set(summary["iteration"]))
+    shown = [iteration for iteration in there if iteration in (*SHOWN, there[-1])]
+    label, several = study.labels.get(metric) or METRICS[metric].label, (summary["count"] > 1).any()
+    table = Table((f"{label}, {'median (q05 to q95)' if several else 'one run'}, iteration", *map(str, shown)))
     for layer, rows in summary.groupby("layer", sort=False):
         by_iteration = rows.set_index("iteration")
-        cells = [by_iteration.loc[iteration] for iteration in shown]
-        table.add(str(layer), *(f"{row['median']:.3f} ({row['q05']:.3f} to {row['q95']:.3f})" for row in cells))
+        table.add(str(layer), *(_cell(by_iteration.loc[iteration], bool(several)) for iteration in shown))
     return table
+
+
+def _cell(row: pd.Series, several: bool) -> str:
+    """Return the median and the band of a row of `summary`, or that no run has a value."""
+    if pd.isna(row["median"]):
+        return "no value"
+    return f"{row['median']:.3f}" + (f" ({row['q05']:.3f} to {row['q95']:.3f})" if several else "")
 
 
 def _chance(study: Published) -> Table:
