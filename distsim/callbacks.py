@@ -59,7 +59,10 @@ class Callback:
         """Hear that no more networks of a run, or no complete network, is being trained. event : whose"""
 
     def on_died(self, event: Event) -> None:
-        """Hear that a worker died, whose work is done again. event : `problem`, and the `piece` in words"""
+        """Hear that a worker died, whose work is done again. event : `problem`, the `piece` in words, `why`
+
+        `why` is a sentence, "" if nothing is known.
+        """
 
     def on_failure(self, event: Event) -> None:
         """Hear that a piece cannot be done. event : the `sentence` that says which and why"""

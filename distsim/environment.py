@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from threadpoolctl import threadpool_info
+from threadpoolctl import ThreadpoolController, threadpool_info
 
 import distsim
 from distsim.metrics.arrays import full_rate_float64
@@ -64,6 +64,7 @@ def _route(device: str) -> str:
     return "qdwh" if full_rate else "eigenvalues"
 
 
+@functools.cache
 def blas_kernels() -> str:
     """Return the instruction set that NumPy's BLAS uses, which an environment variable may lower."""
     architectures = {str(pool.get("architecture")) for pool in threadpool_info() if pool["user_api"] == "blas"}
@@ -159,12 +160,19 @@ def free_on(device: str) -> float | None:
 @contextlib.contextmanager
 def threads(count: int) -> Iterator[None]:
     """Run the block with exactly this many threads in torch and in NumPy's BLAS; other counts give other bits."""
-    from threadpoolctl import threadpool_limits
-
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
-        with threadpool_limits(count):
+        with _thread_pools(len(sys.modules)).limit(limits=count):
             yield
     finally:
         torch.set_num_threads(before)
+
+
+@functools.lru_cache(maxsize=1)
+def _thread_pools(modules: int) -> ThreadpoolController:
+    """Return the libraries that have threads. modules : that are imported. A new one may have loaded another library.
+
+    To look for them takes milliseconds each time.
+    """
+    return ThreadpoolController()

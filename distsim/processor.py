@@ -9,7 +9,7 @@ from pathlib import Path
 
 BFLOAT16 = {"x86_64": ("avx512_bf16", "amx_bf16"), "aarch64": ("bf16",)}  # how processors name it in /proc/cpuinfo
 # How many times as long as in float32 a training step in bfloat16 took: docs/benchmarks.md.
-IMITATED = "12 times (vgg_svhn) and 10 times (cifar2) as long as in float32 on AVX2"
+IMITATED = "12 times (vgg_svhn) and 16 times (cifar2) as long as in float32 on AVX2"
 IMITATED_BY_AVX512 = "about twice as long as in float32 on AVX-512 without bfloat16"
 MINUTE = 60.0  # seconds over which the system averages its load
 QUIET = 0.5  # cores that others may hold in a measurement of time

@@ -1,25 +1,32 @@
 """What all tests share."""
 
+import hashlib
 import importlib.util
 import os
+import pickle
 import shutil
 import tempfile
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import pytest
 
-LONGEST = (  # the files that take longest; with `-n` they begin first, so that no worker has one left when all is done
+# The files that take longest, or have a long test. With `-n` they begin first, so that no worker has one left when all
+# else is done.
+LONGEST = (
     *("sweep/test_ray_engine.py", "cli/test_sweep_scripts.py", "store/test_s3.py", "cli/test_fuzz.py"),
     *("sweep/test_ray_alone.py", "test_gpu_bench.py", "training/test_exact_counts.py", "cli/test_foreign_files.py"),
     *("training/test_fused.py", "cli/test_prove.py", "sweep/test_fused_sweep.py", "test_api.py", "cli/test_ending.py"),
     *("cli/test_doctor.py", "test_kills.py", "cli/test_own_code.py", "test_docs.py", "sweep/test_pairs.py"),
     *("test_bench.py", "training/test_compiling.py", "sweep/test_stale_driver.py", "sweep/test_any_network.py"),
     *("store/test_store_machine.py", "store/test_fenced.py", "cli/test_slow_precision.py", "verify/test_flips.py"),
+    *("test_tutorial.py", "sweep/test_controls.py", "results/test_reduce.py", "cli/test_main.py", "cli/test_ctl.py"),
 )
 HERE = Path(__file__).parent
+DRAWN = 8  # studies whose figures are kept
 IN_MEMORY = Path("/dev/shm")
 ENOUGH = 8 * 2**30  # bytes free in memory; all tests together leave about 3 GB of files
 
@@ -98,6 +105,47 @@ def ray_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     assert "DISTSIM_STAGES" not in os.environ
     yield stages
     ray.shutdown()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def figures_drawn_once() -> Iterator[None]:
+    """Figures of tables that were drawn already are those drawn then.
+
+    Equal tables give equal bytes, as results/test_figures.py shows on what is not replaced here. Many tests make the
+    same sweep again after an interruption, and drawing would take most of their time.
+    """
+    if importlib.util.find_spec("matplotlib") is None:
+        yield
+        return
+    from distsim import plotting
+    from distsim.results import figures
+
+    draw_all, render = figures.draw_all, plotting.render
+    drawn: OrderedDict[str, dict[str, Any]] = OrderedDict()
+    rendered: WeakKeyDictionary[Any, dict[tuple[Any, ...], bytes]] = WeakKeyDictionary()
+
+    def draw_once(*tables: Any) -> dict[str, Any]:
+        key = hashlib.sha256(pickle.dumps(tables)).hexdigest()
+        if key not in drawn:
+            drawn[key] = draw_all(*tables)
+            while len(drawn) > DRAWN:
+                drawn.popitem(last=False)
+        return dict(drawn[key])
+
+    def render_once(figure: Any, *form: Any, **dpi: Any) -> bytes:
+        """Give back the bytes of a figure of `draw_once`; whatever else is rendered may be changed in between."""
+        if not any(figure is one for figures in drawn.values() for one in figures.values()):
+            return render(figure, *form, **dpi)
+        files = rendered.setdefault(figure, {})
+        key = (*form, *dpi.items())
+        if key not in files:
+            files[key] = render(figure, *form, **dpi)
+        return files[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(figures, "draw_all", draw_once)
+        patch.setattr(plotting, "render", render_once)
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -353,6 +353,12 @@ def test_the_complete_network_has_three_names(kept: Path):
         assert network.record["iteration"] == 0
 
 
+def test_numbers_of_numpy_name_networks(kept: Path):
+    study, (run, iteration, none) = distsim.open(kept), np.array([1, 2, 0])
+    assert study.network(run, iteration, complete=none).which == study.network(1, 2).which
+    assert study.network(np.int32(1), np.uint8(2)).which == study.network(1, 2).which
+
+
 @pytest.mark.parametrize("which", [(None, None), (1, 2)])
 def test_activations_recomputed_are_those_kept(kept: Path, store: Path, which: tuple[Any, Any]):
     study = distsim.open(store)
@@ -436,6 +442,29 @@ def test_a_model_is_a_class_a_function_or_a_name(monkeypatch: pytest.MonkeyPatch
     assert models.MODELS["narrow"] is narrow
     assert distsim.Problem("lenet5", source="mnist").size == 28
     assert type(distsim.Problem("lenet5", source="mnist", probe=10)) is specs.Problem
+
+
+class LogProbabilities(nn.Module):
+    """A network whose output is no module's: the last thing it does is a function."""
+
+    def __init__(self, channels: int, size: int, classes: int) -> None:
+        super().__init__()
+        self.hidden = nn.Sequential(nn.Linear(channels * size * size, 8), nn.ReLU())
+        self.last = nn.Linear(8, classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.log_softmax(self.last(self.hidden(x.flatten(1))) / 2, dim=1)
+
+
+def test_an_output_that_is_no_modules_is_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(models, "MODELS", dict(models.MODELS))
+    recipe = distsim.Recipe(epochs=1, batch_size=32, lr=0.01, augment=())
+    asked = distsim.Problem(LogProbabilities, recipe=recipe, probe=60, runs=1, iterations=1)
+    study = distsim.run(asked, data=DATA, storage=tmp_path, progress=False, control="none", measure="none")
+    assert set(study.results["layer"]) == {"hidden.1", "out"}
+    probabilities = np.exp(study.network(run=0, iteration=1).activations("out").astype(float))
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-3)
+    assert distsim.open(tmp_path).status()
 
 
 def test_a_class_defined_again_takes_the_place(monkeypatch: pytest.MonkeyPatch):
@@ -554,6 +583,10 @@ def test_wrong_fields_of_recipe_and_pruning():
 
 
 WRONG_QUESTIONS = {
+    "a report to a number": (lambda study: study.report(5), "file must be a path, got 5"),
+    "a report to nothing": (lambda study: study.report(None), "file must be a path, got None"),
+    "a report without a name": (lambda study: study.report(""), "file must be a path, got ''"),
+    "no control": (lambda study: study.network(control=None), "control must be one of '', retrain, random, got None"),
     "run without iteration": (lambda study: study.network(run=1), "iteration must be a whole number, as run is 1"),
     "iteration without run": (
         lambda study: study.network(iteration=1),
@@ -607,6 +640,8 @@ def test_open_creates_nothing(tmp_path: Path):
         distsim.open(str(tmp_path))
     with pytest.raises(ValueError, match=r"^store must be a folder or a URL, got 3$"):
         distsim.open(3)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"^store must be a folder or a URL, got ''$"):
+        distsim.open("")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -22,16 +22,16 @@ metrics: reads rounding arrays linalg polar roots channels cosine kernels jackkn
 metrics: functional mean_cca pwcca svcca channels_only null cka distances dimension nbs
 metrics: rsa neighbours soft_matching predictivity repository . registry
 specs: canonical fields changes json_shape layer_names networks problem sweep .
-environment problems processor tf32
+environment problems processor tf32 named_files
 data: augment dataset mat digits fit formats folder loose published load arrays .
-models: layers lenet5 resnet_fast vgg calls compared contract .
+models: answers layers lenet5 resnet_fast vgg calls compared contract .
 activations: . layout probe
 training: . optimizers pruning criteria streams compiling stepper checkpoint loop early_stopping chain
 training: fused fusible fused_stepper group connectivity alignment
-comparison: . devices inputs choosing progress recording given sides pair spread beside
+comparison: . devices arguments inputs choosing progress recording given sides measured pair spread beside
 comparison: heatmaps similarities several layer models
 store: aws local exclusive reasons remote storage commits control lease fenced epochs arrays activations described
-store: paths records contents sweep_store logits descriptions
+store: paths records readable contents sweep_store logits descriptions
 store: existing . checkpoints
 results: . claims nulls columns parquet_pages table_files tables functional claims.study figure_names looks titles
 results: marks beside panels keys

@@ -4,9 +4,10 @@ import dataclasses
 import itertools
 from typing import get_args
 
+import numpy as np
 import pytest
 
-from distsim.data import load
+from distsim.data import Dataset, load
 from distsim.environment import threads
 from distsim.models import MODELS
 from distsim.problems import PROBLEMS, departures
@@ -133,6 +134,21 @@ def test_digits_trains_well_whatever_the_seed(seed):
     with threads(1):
         complete = Trainer(identify(problem, data, seed=seed), data).complete()
     assert complete.record["accuracy"] > 0.97
+
+
+@pytest.mark.parametrize(
+    ("name", "classes", "reduced"),
+    [
+        ("vgg16_cifar10", ("automobile", "truck"), False),  # what it says of these images stands beside each verdict
+        ("vgg16_cifar10", ("ant", "bee"), True),
+        ("vgg_svhn", ("0", "1"), False),
+        ("vgg_svhn", ("0", "nought"), True),
+    ],
+)
+def test_other_classes_under_a_papers_name_are_a_reduced_problem(name, classes, reduced):
+    images, labels = np.zeros((4, 3, 32, 32), np.uint8), np.arange(4) % 2
+    problem = dataclasses.replace(PROBLEMS[name], probe=4)
+    assert identify(problem, Dataset(images, labels, images, labels, classes)).problem.reduced is reduced
 
 
 @pytest.mark.parametrize("name", PROBLEMS)

@@ -18,7 +18,7 @@ from torch import nn
 from distsim.activations.layout import Float16Check, storage_dtype
 from distsim.data import Dataset, augment, probe_indices
 from distsim.metrics.reads import NOW, Reads
-from distsim.models import Layer, Network
+from distsim.models import Layer, Network, logits_of
 from distsim.models.calls import hooks
 from distsim.specs import Identity, Problem
 from distsim.tf32 import SWITCH
@@ -115,7 +115,7 @@ def blocks(
     with captured(network, layers) as outputs:
         for images in probe.images.split(BATCH):
             with SWITCH.float32():
-                network(augment.normalise(images, probe.mean, probe.sd))
+                logits_of(network, augment.normalise(images, probe.mean, probe.sd))
             for layer in layers:
                 if layer.name not in outputs:
                     raise ValueError(f"{label}: layer {layer.name} does not run for every batch of images")

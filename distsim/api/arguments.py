@@ -1,11 +1,13 @@
-"""Check a caller's arguments by name, and turn lists and NumPy numbers into plain Python values."""
+"""Check a caller's arguments by name."""
 
 import difflib
 import functools
 import inspect
+import os
 from collections.abc import Callable, Collection
 from typing import Any, ParamSpec, TypeVar
 
+from distsim.comparison.arguments import plain, whole
 from distsim.specs import shown
 
 P = ParamSpec("P")
@@ -37,20 +39,19 @@ def require_known(what: str, name: object, known: Collection[str], of: str) -> N
 def require_one_of(argument: str, value: object, options: Collection[Any]) -> None:
     """Raise ValueError if the value is not one of the options."""
     if not isinstance(value, str | int) or value not in options:
-        raise ValueError(f"{argument} must be one of {', '.join(map(str, options))}, got {shown(value)}")
+        named = ", ".join(shown("") if option == "" else str(option) for option in options)
+        raise ValueError(f"{argument} must be one of {named}, got {shown(value)}")
+
+
+def require_path(argument: str, value: object) -> None:
+    """Raise ValueError if the value is no path of a file."""
+    if not isinstance(value, str | os.PathLike) or not os.fspath(value):
+        raise ValueError(f"{argument} must be a path, got {shown(value)}")
 
 
 def require_whole(argument: str, value: object, least: int = 0) -> None:
-    """Raise ValueError if the value is not a whole number, or is below `least`."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise ValueError(f"{argument} must be a whole number from {least} on, got {shown(value)}")
-
-
-def plain(value: Any) -> Any:
-    """Return the value with lists turned into tuples and NumPy numbers into Python ones."""
-    if isinstance(value, list | tuple):
-        return tuple(map(plain, value))
-    return value.item() if hasattr(value, "item") and getattr(value, "ndim", None) == 0 else value
+    """Raise ValueError if the value is not a whole number, Python's or NumPy's, or is below `least`."""
+    whole(argument, value, least)
 
 
 def listed(argument: str, value: Any) -> tuple[str, ...]:

@@ -23,6 +23,7 @@ from distsim.data.augment import normalisation, normalise
 from distsim.data.fit import fit_all
 from distsim.environment import threads
 from distsim.models import Network, build
+from distsim.named_files import place, write
 from distsim.store import SweepStore
 from distsim.store.activations import LayerArray, Reader
 from distsim.store.commits import read_object
@@ -70,11 +71,8 @@ class StudyNetwork:
 
         to : state_dict, torch_prune or safetensors, as `distsim.api.exporting.exported` describes them
         """
-        file = Path(path).expanduser()
-        content = exported(self, to)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(content)
-        return file
+        file = place(path, "path")
+        return write(file, exported(self, to), "path")
 
     @cached_property
     def masks(self) -> dict[str, Tensor]:

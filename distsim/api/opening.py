@@ -16,7 +16,7 @@ def open(store: str | Path) -> Study:
     store : a folder, or a URL such as s3://bucket/prefix
     FileNotFoundError: there is no store, or no sweep in it. DamagedStore: a table of a published study was changed.
     """
-    if not isinstance(store, str | Path):
+    if not isinstance(store, str | Path) or not str(store):
         raise ValueError(f"store must be a folder or a URL, got {specs.shown(store)}")
     from distsim.store.existing import published_in
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from distsim import specs
-from distsim.api.arguments import plain, require_known
+from distsim.api.arguments import require_known
+from distsim.comparison.arguments import plain
 from distsim.problems import ARRAYS, PROBLEMS
 
 PROBE = 5000  # images, or all there are

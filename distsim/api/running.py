@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distsim import specs
-from distsim.api.arguments import listed, names_checked, plain, require_one_of, require_whole
+from distsim.api.arguments import listed, names_checked, require_one_of, require_whole
 from distsim.api.problem import ProblemOfData
+from distsim.comparison.arguments import plain
 from distsim.problems import PROBLEMS
 from distsim.specs.fields import Positive, require
 
@@ -80,7 +81,7 @@ def run(
         gets a dictionary for each network
     callbacks : objects that hear how the sweep gets on, as `distsim.Callback` says; an error in one becomes a warning
     metrics, measure, permutations : None for what the store was asked for last, of a new one the default ones;
-        measure=() for nothing beside the values
+        measure="none" for nothing beside the values
     The others are the flags of the sweep scripts, whose --help explains them.
 
     ValueError names the argument, what came and what is expected. TooSlow, which is one: precision="bfloat16" on a
@@ -124,7 +125,7 @@ def _request(given: dict[str, Any]) -> dict[str, Any]:
     request = {name: plain(given[name]) for name in ("download", "pack", *specs.CHOSEN, *specs.names(specs.Extent))}
     return request | {
         "metrics": None if metrics is None else listed("metrics", metrics),
-        "measure": measure if measure is None else () if measure in ((), []) else listed("measure", measure),
+        "measure": measure if measure is None else () if measure in ("none", (), []) else listed("measure", measure),
         "control": _controls(given["control"]),
         "reading": specs.Reading(plain(given["skip_bad"]), plain(given["bits"])),
         "device": device,

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from distsim import specs
-from distsim.api.arguments import names_checked, require_one_of, require_whole
+from distsim.api.arguments import names_checked, require_one_of, require_path, require_whole
+from distsim.comparison.arguments import plain
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -204,11 +205,13 @@ class Study:
     def _specs(self) -> list[specs.Problem]:
         return [store.identity().problem for store in self._stores.values()]
 
+    @names_checked
     def report(self, file: str | Path) -> Path:
         """Write the report of the study, one HTML file that needs no network. Return its path.
 
         FileNotFoundError: there is no network yet. ValueError: the file cannot be written, or is not a report.
         """
+        require_path("file", file)
         from distsim.results.report.writing import write_file
 
         studies = self._published()
@@ -239,6 +242,7 @@ class Study:
 
         FileNotFoundError: it is not in the store, which says what is.
         """
+        run, iteration, complete = plain(run), plain(iteration), plain(complete)
         for name, number in (("run", run), ("iteration", iteration)):
             if number is not None:
                 require_whole(name, number)

@@ -52,12 +52,13 @@ def do_repair(flags: argparse.Namespace) -> int:
     import contextlib
 
     from distsim.verify.repair import carry_out, planned, summary
-    from distsim.verify.store import verify_store
+    from distsim.verify.store import require_sweeps, verify_store
 
-    root = root_of(flags)
+    root, problems = root_of(flags), [flags.problem] if flags.problem else None
+    require_sweeps(root, problems)  # before the lease, which writes into the folder
     at_rest = contextlib.nullcontext(lambda: None) if flags.dry_run else at_work(root, one_writer=True)
     with at_rest as check:
-        report = verify_store(root, [flags.problem] if flags.problem else None)
+        report = verify_store(root, problems)
         actions = planned(root, report, flags.allow_drift)
         print("\n".join(map(one_line, summary(report, actions))))
         if flags.dry_run:

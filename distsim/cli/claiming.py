@@ -1,13 +1,12 @@
 """`distsim claims`: what a study says of each claim of the papers, under one definition of a metric or under all."""
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 from distsim.cli.arguments import store_flags
 from distsim.cli.output import print_line
 from distsim.cli.studies import published_studies
-from distsim.specs import shown
+from distsim.named_files import place, write
 
 
 def flags(parser: argparse.ArgumentParser) -> None:
@@ -36,12 +35,7 @@ def do_claims(flags: argparse.Namespace) -> int:
     else:
         frame = _verdicts(check(tables, images), flags.all)
     if flags.out:
-        out = Path(flags.out).expanduser()
-        try:
-            out.parent.mkdir(parents=True, exist_ok=True)
-            out.write_bytes(to_csv_bytes(frame))
-        except OSError as error:
-            raise ValueError(f"--out {shown(flags.out)} cannot be written: {error.strerror or error}") from None
+        out = write(place(flags.out, "--out"), to_csv_bytes(frame), "--out")
         print_line(f"{len(frame)} verdicts in {out}")
     return 0
 

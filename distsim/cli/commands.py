@@ -76,7 +76,7 @@ def run_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--allow-slow",
         action="store_true",
-        help="train in bfloat16 also on a processor without instructions for it, which takes 2 to 14 times as long as "
+        help="train in bfloat16 also on a processor without instructions for it, which takes 2 to 16 times as long as "
         "in float32",
     )
     parser.add_argument(

@@ -9,6 +9,7 @@ from typing import Any
 from distsim.cli.arguments import resolved_device, se_flag, whole
 from distsim.cli.output import print_line
 from distsim.cli.studies import import_named
+from distsim.named_files import place, write_all
 
 DESCRIPTION = (
     "Compare two or more models on the same inputs, every layer of one with every layer of another. Print what is most "
@@ -30,10 +31,10 @@ def flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data",
         metavar="WHERE",
-        help="folder:PATH, whose images are found wherever they lie in it; a .npy, .npz or .safetensors file of inputs "
-        "(several arrays are given to the model by their names); digits; the test images of cifar10, mnist or svhn, "
-        "if a sweep has downloaded them; or script.py:NAME, a tensor, array, dict or DataLoader, or a function that "
-        "returns one",
+        help="folder:PATH, whose images are found wherever they lie in it (of train and test, only test); a .npy, "
+        ".npz or .safetensors file of inputs (several arrays are given to the model by their names); digits; the test "
+        "images of cifar10, mnist or svhn, if a sweep has downloaded them; or script.py:NAME, a tensor, array, dict or "
+        "DataLoader, or a function that returns one",
     )
     parser.add_argument(
         "--examples", type=whole, default=1000, metavar="N", help="use so many inputs, evenly spread (default: 1000)"
@@ -83,7 +84,7 @@ def do_compare_models(flags: argparse.Namespace) -> int:
         if not 1 <= getattr(flags, name) < 2**31:
             raise ValueError(f"--{name.replace('_', '-')} takes whole numbers from 1 on, got {getattr(flags, name)}")
     names, places = names_of(flags.models)
-    folder = Path(flags.out).expanduser()
+    folder = place(flags.out, "--out")
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"--out {flags.out} is a file; it names the folder for the table and the figure")
     import_named(flags)
@@ -167,8 +168,7 @@ def _write(found: Any, folder: Path, names: Sequence[str]) -> Path:
     from distsim.plotting import render
     from distsim.results.table_files import to_csv_bytes
 
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / "_".join(["compare", *(re.sub(r"[^\w.-]+", "-", name)[:40] for name in names[:4])])
-    path.with_name(f"{path.name}.csv").write_bytes(to_csv_bytes(found.table))
-    path.with_name(f"{path.name}.png").write_bytes(render(found.figure(), "png"))
+    files = {f"{path.name}.csv": to_csv_bytes(found.table), f"{path.name}.png": render(found.figure(), "png")}
+    write_all(folder, files, "--out")
     return path

@@ -8,8 +8,8 @@ from typing import Any
 from distsim.cli.arguments import store_flags
 from distsim.cli.output import print_line
 from distsim.cli.run import at_work
+from distsim.named_files import place, write_all
 from distsim.results.figure_names import NAMES
-from distsim.specs import shown
 
 FORMATS = ("png", "pdf", "svg")  # distsim.plotting.FORMATS, which takes matplotlib to import
 FOLDER = "figures"
@@ -80,16 +80,13 @@ def _written(flags: argparse.Namespace, files: Mapping[str, bytes]) -> str:
     study = published_in(flags.store)
     if flags.out is None and study is None:
         return _into_store(flags, files)
-    folder = Path(flags.out).expanduser() if flags.out is not None else Path(study or "") / FOLDER
+    folder = place(flags.out, "--out") if flags.out is not None else Path(study or "") / FOLDER
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, content in files.items():
-            (folder / name).write_bytes(content)
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
+        write_all(folder, files, "--out" if flags.out is not None else "")
+    except ValueError as error:
         if flags.out is not None:
-            raise ValueError(f"--out {shown(flags.out)} cannot be written: {reason}") from None
-        raise ValueError(f"{folder} cannot be written: {reason}. --out FOLDER writes the figures elsewhere") from None
+            raise
+        raise ValueError(f"{error}. --out FOLDER writes the figures elsewhere") from None
     return str(folder)
 
 

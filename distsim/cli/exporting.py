@@ -3,11 +3,11 @@
 import argparse
 import dataclasses
 import json
-from pathlib import Path
 from typing import Any
 
 from distsim.cli.arguments import store_flags
 from distsim.cli.output import print_line
+from distsim.named_files import place, write_together
 
 DESCRIPTION = (
     "Write a network of a store for other programs, with --network, or write tables, figures, report and recipe of a "
@@ -54,7 +54,7 @@ def _network(flags: argparse.Namespace) -> int:
     from distsim import extras
 
     extras.require("distsim export --network", ["train"])
-    from distsim.api.exporting import ENDINGS, described
+    from distsim.api.exporting import ENDINGS, described, exported
     from distsim.api.network import StudyNetwork
     from distsim.specs import NetworkId
     from distsim.store.existing import existing_store
@@ -63,10 +63,10 @@ def _network(flags: argparse.Namespace) -> int:
     store = existing_store(flags.store, flags.problem)
     which = NetworkId.parse(flags.network)
     network = StudyNetwork(store, which, store.committed(which).values)
-    file = Path(flags.out or f"{Stored(store, which).label}.{ENDINGS[flags.to]}")
-    network.export(file, flags.to)
+    file = place(flags.out or f"{Stored(store, which).label}.{ENDINGS[flags.to]}", "--out")
     about = file.with_name(f"{file.name}.json")
-    about.write_text(json.dumps(described(network), indent=1, ensure_ascii=False) + "\n")
+    described_as = json.dumps(described(network), indent=1, ensure_ascii=False) + "\n"
+    write_together({file: exported(network, flags.to), about: described_as.encode()}, "--out")
     print_line(f"{network.which.label} of {store.problem}: {file}, and what it is in {about}")
     return 0
 
@@ -79,9 +79,13 @@ def _publish(flags: argparse.Namespace) -> int:
 
     studies = published_studies(flags) or [of_store(store) for store in stores_of(flags)]
     for study in studies:
-        folder = Path(flags.publish).expanduser() / (study.problem if len(studies) > 1 else "")
-        files = deposit(study, folder, _recipe(study))
+        folder = place(flags.publish, "--publish") / (study.problem if len(studies) > 1 else "")
+        files, kept = deposit(study, folder, _recipe(study))
         print_line(f"{study.problem}: {len(files)} files in {folder}")
+        if kept:
+            print_line(
+                f"not written, because you may have edited them: {', '.join(kept)}. Remove them to make them anew"
+            )
     print_line("Put your names, a title and a licence into README.md and LICENSES.md before you deposit it.")
     return 0
 

@@ -11,7 +11,7 @@ from distsim.cli.output import print_line
 from distsim.cli.pairing import chosen_flags, memory_flag
 from distsim.cli.run import comparing
 from distsim.cli.studies import import_named
-from distsim.specs import shown
+from distsim.named_files import make_folder, place, write, write_all
 
 BARRIERS = "barriers.parquet"
 
@@ -79,12 +79,7 @@ def do_ladder(flags: argparse.Namespace) -> int:
 
 def _made(folder: str) -> Path:
     """Return the folder of --out, made if it is not there. ValueError: it cannot be made."""
-    out = Path(folder).expanduser()
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(f"--out {shown(folder)} cannot be made: {error.strerror or error}") from None
-    return out
+    return make_folder(place(folder, "--out"), "--out")
 
 
 def _rank(store: Any, order: Any, networks: list[Any], planned: list[Any], metrics: tuple[str, ...], out: Path) -> None:
@@ -103,11 +98,10 @@ def _rank(store: Any, order: Any, networks: list[Any], planned: list[Any], metri
     measured = pd.DataFrame.from_records(barriers).astype(ladder.BARRIERS)
     table = ladder.ladder(similarities, tables.networks, measured, order.sweep.identity.seed)
     resi = ladder.as_resi(table, order.sweep.problem.model, order.sweep.problem.source)
+    files = {f"ladder.{format}": render(ladder.figure(table), format) for format in ("png", "pdf")}
     for name, frame in (("ladder", table), ("resi", resi)):
-        (out / f"{name}.csv").write_bytes(to_csv_bytes(frame))
-        (out / f"{name}.parquet").write_bytes(to_parquet_bytes(frame))
-    for format in ("png", "pdf"):
-        (out / f"ladder.{format}").write_bytes(render(ladder.figure(table), format))
+        files |= {f"{name}.csv": to_csv_bytes(frame), f"{name}.parquet": to_parquet_bytes(frame)}
+    write_all(out, files, "--out")
     print_line(ladder.as_text(table))
     print_line(f"tables and figure in {out}")
 
@@ -129,9 +123,7 @@ def _barriers(store: Any, order: Any, networks: list[Any], out: Path) -> list[di
 
     def keep(row: dict[str, Any]) -> None:
         rows.append(row)
-        part = file.with_suffix(".part")
-        part.write_bytes(to_parquet_bytes(pd.DataFrame.from_records(rows)))
-        part.replace(file)
+        write(file, to_parquet_bytes(pd.DataFrame.from_records(rows)), "--out")
 
     measured = Barriers(order, store)
     if measured.not_aligned:

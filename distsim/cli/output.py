@@ -71,6 +71,8 @@ def _understood(error: Exception) -> int:
             print(f"  {line}", file=sys.stderr)
     elif isinstance(error, NoSpace):
         say(f"{one_line(error)}. What is committed is kept. Make room, then run the same command again")
+    elif isinstance(error, FileNotFoundError) and _started_nowhere():
+        say("the folder in which this command was started is gone: start it in another")
     elif isinstance(error, (*EXPECTED, OSError)):
         say(one_line(error))
     else:
@@ -79,6 +81,15 @@ def _understood(error: Exception) -> int:
         sys.stdout.flush()
         os._exit(1)  # on its way out Ray would wait for what has died, for a minute
     return 1
+
+
+def _started_nowhere() -> bool:
+    """Return whether the current folder has been removed."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return True
+    return False
 
 
 def _together(failures: list[str]) -> Iterator[str]:

@@ -18,6 +18,7 @@ from distsim.cli.arguments import (
 from distsim.cli.commands import order_of, stores_of
 from distsim.cli.run import comparing
 from distsim.cli.studies import import_named
+from distsim.named_files import place, write_all
 from distsim.specs import NetworkId
 
 
@@ -182,8 +183,6 @@ def layers_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def do_layers(flags: argparse.Namespace) -> int:
-    from pathlib import Path
-
     from distsim.plotting import render
     from distsim.results.table_files import to_csv_bytes
     from distsim.store.existing import existing_store
@@ -204,11 +203,10 @@ def do_layers(flags: argparse.Namespace) -> int:
     device = resolved_device(flags.device, None)
     beside = {"measure": flags.measure, "permutations": flags.permutations}
     comparison = layer_by_layer(sides[0], sides[1], flags.metrics, flags.data, device, **beside)
-    folder = Path(flags.out)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = place(flags.out, "--out")
     name = f"layers_{sides[0].label}_{sides[1].label}"
-    (folder / f"{name}.csv").write_bytes(to_csv_bytes(comparison.table))
-    (folder / f"{name}.png").write_bytes(render(comparison.heatmap(), "png"))
+    files = {f"{name}.csv": to_csv_bytes(comparison.table), f"{name}.png": render(comparison.heatmap(), "png")}
+    write_all(folder, files, "--out")
     for metric in comparison.metrics:
         print(f"{metric}\n{comparison.matrix(metric).round(3).to_string()}\n")
     if comparison.said_of_the_best:

@@ -6,6 +6,7 @@ records of their loggers and their warnings. What Python code prints is still sh
 
 import argparse
 import contextlib
+import errno
 import io
 import logging
 import os
@@ -21,6 +22,7 @@ from typing import Any
 from distsim import stopping, trace
 from distsim.cli import ending
 from distsim.cli.output import is_own, print_line
+from distsim.named_files import place
 
 
 def flags(parser: Any) -> None:
@@ -137,16 +139,26 @@ def _kept(orders: list[Any], root: Any, why: str, kept: str) -> str:
 @contextlib.contextmanager
 def _log(path: str | None) -> Iterator[Any]:
     """Open the log file, a new temporary one if none is named. ValueError: it cannot be written."""
+    where = place(path, "--log") if path is not None else None
     try:
-        if path is not None:
-            file: Any = open(path, "ab", buffering=0)  # noqa: SIM115  closed below
+        if where is not None:
+            file: Any = open(where, "ab", buffering=0, opener=_without_waiting)  # noqa: SIM115  closed below
         else:
             stamp = time.strftime("distsim-%Y%m%d-%H%M%S-")
             file = tempfile.NamedTemporaryFile(prefix=stamp, suffix=".log", buffering=0, delete=False)  # noqa: SIM115
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
-        raise ValueError(f"--log {path}: cannot write this file: {getattr(error, 'strerror', error)}") from None
+        pipe = getattr(error, "errno", None) == errno.ENXIO
+        reason = "it is a pipe that nobody reads" if pipe else getattr(error, "strerror", error)
+        raise ValueError(f"--log {path}: cannot write this file: {reason}") from None
     with file:
         yield file
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    """Open a file as `open` does, but do not wait for the reader of a pipe. OSError (ENXIO): it has none."""
+    handle = os.open(path, flags | getattr(os, "O_NONBLOCK", 0), 0o666)
+    os.set_blocking(handle, True)
+    return handle
 
 
 def _writer(log: Any) -> Callable[[str], None]:

@@ -2,14 +2,15 @@
 
 import argparse
 import textwrap
-from pathlib import Path
 from typing import Any
 
 from distsim.cli.arguments import store_flags
 from distsim.cli.commands import stores_of
-from distsim.cli.output import print_line
+from distsim.cli.ending import say
+from distsim.cli.output import one_line, print_line
 from distsim.cli.run import at_work
 from distsim.cli.studies import published_studies
+from distsim.named_files import place
 
 LINES, WIDTH = 6, 118  # of the short table, and of sentences
 
@@ -29,12 +30,12 @@ def flags(parser: argparse.ArgumentParser) -> None:
 
 
 def do_report(flags: argparse.Namespace) -> int:
-    """Write the report, and print a short table and what came out."""
+    """Write the report, and print a short table and what came out. Return 1 if something damaged kept it from that."""
     from distsim.results.claims.judging import check
     from distsim.results.report.writing import NAME, write_file
 
     for study in published_studies(flags):
-        file = Path(flags.out).expanduser() if flags.out else Path(flags.store).expanduser() / NAME
+        file = place(flags.out, "--out") if flags.out else place(flags.store) / NAME
         verdicts = check(study.tables, {study.problem: study.images})
         _print(flags, study.tables, [(study.identity.problem, study)], verdicts)
         try:
@@ -56,7 +57,7 @@ def _of_store(flags: argparse.Namespace) -> int:
     from distsim.store.descriptions import layers_of
 
     stores = stores_of(flags)
-    lines = [] if flags.out else _written(stores)
+    lines, failed = ([], []) if flags.out else _written(stores)
     parts = [
         (reduce.current(store) or reduce.collect(store, layers_of(store), store.identity().seed))[0] for store in stores
     ]
@@ -65,20 +66,23 @@ def _of_store(flags: argparse.Namespace) -> int:
         studies = studies_of(stores)
     except (DamagedStore, FileNotFoundError) as error:  # what else is needed besides the tables, such as the request
         studies = []
-        lines.append(f"no report was written: {error}")
+        failed.append(str(error))
     of_problem = {study.problem: study for study in studies}
     shown = [(store.identity().problem, of_problem.get(store.problem)) for store in stores]
     _print(flags, tables, shown, check(tables, {store.problem: remark(store) for store in stores}))
     if flags.out and studies:
-        lines.append(f"report: {write_file(studies, Path(flags.out).expanduser())}")
-    elif not studies and len(lines) < 2:
+        lines.append(f"report: {write_file(studies, place(flags.out, '--out'))}")
+    elif not studies and not failed and len(lines) < 2:
         lines.append("no report was written: there is no network yet")
-    print_line("\n" + "\n".join(lines))
-    return 0
+    if lines:
+        print_line("\n" + "\n".join(lines))
+    for why in dict.fromkeys(failed):
+        say(f"no report was written: {one_line(why)}")
+    return 1 if failed else 0
 
 
-def _written(stores: list[Any]) -> list[str]:
-    """Write tables, figures and the report into the store. Return what to say of it."""
+def _written(stores: list[Any]) -> tuple[list[str], list[str]]:
+    """Write tables, figures and the report into the store. Return what to say of it, and what kept it from a report."""
     from distsim.results import reduce
     from distsim.results.report.writing import write
     from distsim.store import DamagedStore, NotWritable, StoreInUse
@@ -93,11 +97,13 @@ def _written(stores: list[Any]) -> list[str]:
             lines = [f"{len(reduce.draw(root, again=True))} figures in {root.url}/figures"]
             try:
                 place = write(root, again=True)
-            except (DamagedStore, FileNotFoundError, ValueError) as error:
-                return [*lines, f"no report was written: {error}"]
-            return [*lines, f"report: {place}"] if place else lines
+            except (DamagedStore, FileNotFoundError) as error:
+                return lines, [str(error)]
+            except ValueError as error:  # a file of somebody else's has its name
+                return [*lines, f"no report was written: {error}"], []
+            return [*lines, f"report: {place}"] if place else lines, []
     except (StoreInUse, NotWritable) as error:  # one can look at a sweep that is running, or that is somebody else's
-        return [f"nothing was written: {error}. --out FILE.html writes the report elsewhere"]
+        return [f"nothing was written: {error}. --out FILE.html writes the report elsewhere"], []
 
 
 def _print(flags: argparse.Namespace, tables: Any, shown: list[tuple[Any, Any]], verdicts: list[Any]) -> None:

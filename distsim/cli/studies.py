@@ -1,10 +1,10 @@
 """The commands of `distsim` about published studies. Each `do_...` takes the parsed flags and returns the status."""
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 from distsim.cli.output import print_line
+from distsim.named_files import place
 
 
 def merge_flags(parser: argparse.ArgumentParser) -> None:
@@ -18,7 +18,7 @@ def do_merge(flags: argparse.Namespace) -> int:
     """Join stores and published studies of one sweep, and publish the result."""
     from distsim.results.merging import merge, publish
 
-    into, sources = Path(flags.into).expanduser(), [*flags.sources]
+    into, sources = place(flags.into, "--into"), [*flags.sources]
     study = merge([source(where, flags.problem) for where in sources], sources)
     files = publish(study, into)
     for part in study.parts:

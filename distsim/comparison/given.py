@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from distsim.comparison.choosing import Selector, choose_names
@@ -12,6 +13,8 @@ from distsim.comparison.inputs import Data
 from distsim.comparison.recording import LayerOutput, layer_output
 
 Model = Any  # an nn.Module, an array of activations (n, ...), or a dict of them by layer
+LARGEST = 1e60  # of the largest value: metrics take fourth powers, which float64 must hold; nor less than 1/LARGEST
+STEPS = 1000  # of float64 between a channel's smallest and largest value, where it had more digits before
 ALONE = "activations"  # name of the layer, where activations are one array
 KINDS = "a torch.nn.Module, an array of activations, or a dict of such arrays by layer"
 
@@ -28,7 +31,7 @@ class Given:
         """
         self.label, self.left_out = label, dict[str, str]()
         layers = activations if isinstance(activations, Mapping) else {ALONE: activations}
-        layers = {str(name): values for name, values in layers.items()}
+        layers = _by_name(label, layers)
         names = list(layers) if selectors is None else choose_names(label, list(layers), selectors)
         self.outputs = [_output(label, name, layers[name], channels.get(name)) for name in names]
         lengths = {output.name: output.shape[0] for output in self.outputs}
@@ -36,10 +39,26 @@ class Given:
             raise ValueError(f"{label}: layers have unequal numbers of examples: {lengths}")
 
 
+def _by_name(label: str, given: Mapping[Any, Any]) -> dict[str, Any]:
+    """Return a dict with its keys as text. ValueError: two keys are the same text. label : whose they are"""
+    named = {str(name): value for name, value in given.items()}
+    if len(named) < len(given):
+        texts = [str(name) for name in given]
+        twice = next(name for name in named if texts.count(name) > 1)
+        raise ValueError(f"{label} has two keys that both read {twice!r}: give them different names")
+    return named
+
+
 def _output(label: str, name: str, values: Any, channels: int | None) -> LayerOutput:
     where = f"{label}: layer {name!r}"
+    if isinstance(values, np.ma.MaskedArray):
+        raise TypeError(f"{where} is a masked array, whose mask no metric takes: leave examples out, or use .filled()")
     if isinstance(values, torch.Tensor):
-        values = values.detach().float().cpu().numpy() if values.is_floating_point() else values.cpu().numpy()
+        if values.layout != torch.strided or values.is_quantized or values.is_meta:
+            kind = "a quantised" if values.is_quantized else "a meta" if values.is_meta else "a sparse"
+            raise TypeError(f"{where} is {kind} tensor; expected a dense one of real numbers")
+        narrow = values.is_floating_point() and values.dtype != torch.float64  # NumPy has no bfloat16
+        values = (values.detach().float() if narrow else values.detach()).cpu().numpy()
     array = np.asarray(values)
     if array.dtype.kind not in "fiu":
         raise TypeError(f"{where} holds {array.dtype}; expected real numbers")
@@ -50,8 +69,42 @@ def _output(label: str, name: str, values: Any, channels: int | None) -> LayerOu
         raise ValueError(f"{where} is {array.shape}, whose channels cannot be dimension {axis}")
     if not np.isfinite(array).all():
         raise FloatingPointError(f"{where} has activations that are not finite")
-    last = np.ascontiguousarray(np.moveaxis(array, axis, -1), np.float32)
-    return layer_output(name, last, array.ndim - 2)
+    return layer_output(name, _held(where, np.moveaxis(array, axis, -1)), array.ndim - 2)
+
+
+def _held(where: str, array: NDArray[Any]) -> NDArray[Any]:
+    """Return real numbers as float32 if it holds them all, and otherwise as float64. where : names them in errors
+
+    ValueError: they are so large, so small or so close together that float64 does not tell them apart.
+    """
+    if array.dtype in (np.float32, np.float16):
+        return np.ascontiguousarray(array, np.float32)
+    with np.errstate(over="ignore", under="ignore"):
+        narrow: NDArray[Any] = np.ascontiguousarray(array, np.float32)
+        wide: NDArray[np.float64] = np.ascontiguousarray(array, np.float64)
+    held = narrow if np.array_equal(narrow, wide) else wide
+    largest = float(np.abs(held).max())
+    if largest and not 1 / LARGEST <= largest <= LARGEST:
+        raise ValueError(
+            f"{where} has values up to {largest:g}; expected {1 / LARGEST:g} to {LARGEST:g}: multiply them by a number"
+        )
+    if _is_coarse(array, wide):
+        raise ValueError(
+            f"{where} has a channel whose values differ by less than float64 holds beside their size: "
+            "subtract a number from them"
+        )
+    return held
+
+
+def _is_coarse(array: NDArray[Any], wide: NDArray[Any]) -> bool:
+    """Return whether a channel, the last dimension, varies by less than `STEPS` steps of the float64 it became."""
+    with np.errstate(invalid="ignore"):
+        if np.array_equal(wide.astype(array.dtype), array):
+            return False
+    axes = tuple(range(array.ndim - 1))
+    exact = object if array.dtype.kind in "iu" else array.dtype  # Python's whole numbers are of any size
+    span = array.max(axes).astype(exact) - array.min(axes).astype(exact)
+    return bool(((span > 0) & (span < STEPS * np.spacing(np.abs(wide).max(axes)))).any())
 
 
 def is_model(value: Any) -> bool:
@@ -98,7 +151,7 @@ def _several(first: Any, alone: bool) -> dict[str, Model] | None:
     if isinstance(first, Mapping):
         if is_model(first) and not alone:
             return None
-        return {str(name): model for name, model in first.items()}
+        return _by_name("the dict of models", first)
     if isinstance(first, list | tuple):
         return {f"model_{_letters(place)}": model for place, model in enumerate(first)}
     return None

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from distsim.comparison.arguments import whole
+
 Data = Any  # a tensor, an array, a dict of these, a Dataset, or an iterable of batches
 Choice = str | int | Callable[[Any], Any]  # what a model is given of a batch: a key, a place, or a function of it
 Forward = Callable[[nn.Module, Any], Any]
@@ -26,9 +28,9 @@ def batches(data: Data, batch_size: int) -> Iterator[Any]:
     TypeError: it is nothing of these. ValueError: tensors of a dict have unequal numbers of examples.
     """
     if _is_whole(data):
-        whole = as_tensors(data)
-        n = _length_of(whole)
-        yield from (cut(whole, n, start, start + batch_size) for start in range(0, n, batch_size))
+        together = as_tensors(data)
+        n = _length_of(together)
+        yield from (cut(together, n, start, start + batch_size) for start in range(0, n, batch_size))
         return
     if isinstance(data, torch.utils.data.Dataset) and not isinstance(data, torch.utils.data.IterableDataset):
         data = torch.utils.data.DataLoader(data, batch_size)
@@ -61,14 +63,16 @@ def _is_whole(data: Data) -> bool:
     return isinstance(data, torch.Tensor | np.ndarray | Mapping)
 
 
-def _length_of(whole: Any) -> int:
-    if isinstance(whole, torch.Tensor):
-        if whole.ndim == 0:
+def _length_of(together: Any) -> int:
+    if isinstance(together, np.ndarray):
+        raise TypeError(f"data is an array of {together.dtype}; expected real numbers")
+    if isinstance(together, torch.Tensor):
+        if together.ndim == 0:
             raise TypeError("data is a single number; expected a tensor of inputs (n, ...)")
-        return len(whole)
-    lengths = {key: len(value) for key, value in whole.items() if isinstance(value, torch.Tensor) and value.ndim}
+        return len(together)
+    lengths = {key: len(value) for key, value in together.items() if isinstance(value, torch.Tensor) and value.ndim}
     if not lengths:
-        kinds = ", ".join(f"{key}: {type(value).__name__}" for key, value in whole.items())
+        kinds = ", ".join(f"{key}: {type(value).__name__}" for key, value in together.items())
         raise TypeError(
             f"data is a dict without tensors ({kinds}); a tokenizer or an image processor gives tensors with "
             'return_tensors="pt" (and padding=True)'
@@ -80,8 +84,7 @@ def _length_of(whole: Any) -> int:
 
 def number_of_batches(data: Data, batch_size: int) -> int | None:
     """Return how many batches there are, or None if only reading them tells. ValueError: `batch_size` is below 1."""
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-        raise ValueError(f"batch_size must be a whole number from 1 on, got {batch_size!r}")
+    batch_size = whole("batch_size", batch_size, 1)
     if _is_whole(data):
         return -(-_length_of(as_tensors(data)) // batch_size)
     try:
@@ -103,9 +106,15 @@ def examples(data: Data, first: int, batch_size: int) -> int:
 
 
 def as_tensors(batch: Any) -> Any:
-    """Return a batch with its NumPy arrays as tensors, those of floating point in PyTorch's default precision."""
+    """Return a batch with its NumPy arrays as tensors, those of floating point in PyTorch's default precision.
+
+    TypeError: an array is masked: a model would see what the mask hides.
+    """
+    if isinstance(batch, np.ma.MaskedArray):
+        raise TypeError("data holds a masked array, whose mask no model takes: fill it with .filled(...) first")
     if isinstance(batch, np.ndarray) and batch.dtype.kind in "fiub":
-        tensor = torch.from_numpy(np.ascontiguousarray(batch))
+        known = np.dtype(np.float64) if batch.dtype.kind == "f" and batch.dtype.itemsize > 8 else batch.dtype
+        tensor = torch.from_numpy(np.ascontiguousarray(batch, known.newbyteorder("=")))
         return tensor.to(torch.get_default_dtype()) if batch.dtype.kind == "f" else tensor
     if isinstance(batch, Mapping):
         return {key: as_tensors(value) for key, value in batch.items()}
@@ -142,6 +151,19 @@ def cut(batch: Any, n: int, start: int, stop: int) -> Any:
             return batch[start:stop] if len(batch) == n else batch
         return _alike(batch, [cut(part, n, start, stop) for part in batch])
     return batch
+
+
+def joined(one: Any, other: Any) -> Any:
+    """Return two batches of one example, of the same form, as one batch. Errors are those of `torch.cat`."""
+    if isinstance(one, torch.Tensor):
+        return torch.cat([one, other]) if one.ndim and len(one) == 1 else one
+    if isinstance(one, Mapping):
+        return {key: joined(value, other[key]) for key, value in one.items()}
+    if isinstance(one, tuple | list):
+        if next(tensors(one), None) is None:  # a list of texts, say
+            return one + other if len(one) == 1 else one
+        return _alike(one, [joined(*parts) for parts in zip(one, other, strict=True)])
+    return one
 
 
 def copied(batch: Any, device: torch.device | None) -> Any:
@@ -230,6 +252,8 @@ class Feed:
 def _kind(batch: Any) -> str:
     if isinstance(batch, torch.Tensor):
         return f"a tensor of {tuple(batch.shape)}" if batch.ndim else "a single number"
+    if isinstance(batch, np.ndarray):
+        return f"an array of {batch.dtype}"
     return f"{type(batch).__name__}" + (
         f" of {type(batch[0]).__name__}" if isinstance(batch, tuple | list) and batch else ""
     )

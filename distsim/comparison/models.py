@@ -12,6 +12,14 @@ from typing import Any
 
 from torch import nn
 
+from distsim.comparison.arguments import (
+    channels_of,
+    measures_of,
+    metrics_of,
+    progress_of,
+    require_channels,
+    whole,
+)
 from distsim.comparison.beside import MOST, Beside, Cells
 from distsim.comparison.choosing import Selector, selections
 from distsim.comparison.given import Given, Model, models_of
@@ -25,7 +33,7 @@ from distsim.comparison.similarities import LeftOut, Row, Similarities
 from distsim.comparison.spread import BlockedChannels, CrossBlocks, Jackknife, OwnBlocks, PermutedCrosses
 from distsim.environment import require_device
 from distsim.metrics.arrays import UnreliableSimilarity, Workspace
-from distsim.metrics.registry import METRICS, Metric, known
+from distsim.metrics.registry import Metric
 
 __all__ = ["Comparisons", "Similarities", "compare"]
 CROSS_BYTES = 2**29  # cross-products of channels that are in memory at a time
@@ -94,7 +102,8 @@ def compare(
     mean over positions. Metrics over kernels compare any two layers as they are. Cosine compares only layers of equal
     shape; other pairs have no value.
 
-    The activations of all layers of all models are in memory, 4 bytes each. cka or nbs adds up to 8·n² bytes, or twice
+    The activations of all layers of all models are in memory, 4 bytes each, or 8 where an array is given that float32
+    does not hold. cka or nbs adds up to 8·n² bytes, or twice
     that, for each layer of x, and as much again if nbs needs float64 products.
 
     Values that say little, for example because there are too few inputs, give one `UnreliableSimilarity` warning.
@@ -102,7 +111,10 @@ def compare(
     TypeError: a layer's or metric's name, a batch or an output is not as described. What a model's own code raises has
     a note of what it was given.
     """
-    chosen, beside = _metrics(metrics), _beside(measure, permutations)
+    chosen = metrics_of(metrics)
+    beside = Beside(measures_of(measure), whole("permutations", permutations, 0, MOST))
+    channels, progress = channels_of(channels), progress_of(progress)
+    batch_size = whole("batch_size", batch_size, 1)
     if precision not in PRECISIONS:
         raise ValueError(f"precision must be one of {PRECISIONS}, got {precision!r}")
     require_device(device)
@@ -110,10 +122,13 @@ def compare(
     names = list(models)
     wanted = zip(names, selections(layers, names), feeds(batch, forward, names), strict=True)
     with progress_bar(progress) as bar:
-        sides = _sides(models, wanted, channels or {})
+        sides = _sides(models, wanted, channels)
         kernels = any(metric.view == "kernel" for metric in chosen)
+        given = [output.name for side in sides if isinstance(side, Given) for output in side.outputs]
         if recordings := [side for side in sides if isinstance(side, Recording)]:
-            record(recordings, data, batch_size, kernels, bar)
+            record(recordings, data, batch_size, kernels, bar, given)
+        else:
+            require_channels(channels, given)
         _require_equal_lengths(sides)
         pairs = {}
         for (x, ours), (y, theirs) in itertools.combinations(zip(names, sides, strict=True), 2):
@@ -162,14 +177,7 @@ def _require_equal_lengths(sides: Sequence[Recording | Given]) -> None:
         raise ValueError(f"models must have the same examples, in the same order: {listed}")
 
 
-# --- which metrics ---------------------------------------------------------------------------------------------------
-
-
-def _metrics(names: str | Sequence[str]) -> tuple[Metric, ...]:
-    chosen = known(dict.fromkeys([names] if isinstance(names, str) else names))
-    if not chosen:
-        raise ValueError(f"metrics is empty; there are {tuple(METRICS)}")
-    return chosen
+# --- their names -----------------------------------------------------------------------------------------------------
 
 
 def _classes(x: Model, y: Model) -> tuple[str, str]:
@@ -178,15 +186,6 @@ def _classes(x: Model, y: Model) -> tuple[str, str]:
         return "model x", "model y"
     of_x, of_y = type(x).__name__, type(y).__name__
     return (of_x, of_y) if of_x != of_y or x is y else (f"{of_x} (x)", f"{of_y} (y)")
-
-
-def _beside(measure: str | Sequence[str], permutations: int) -> "Beside":
-    names = (measure,) if isinstance(measure, str) else tuple(measure)
-    if unknown := sorted(set(names) - {"se", "se_nbs"}):
-        raise ValueError(f"measure takes se and se_nbs, got {', '.join(map(repr, unknown))}")
-    if isinstance(permutations, bool) or not isinstance(permutations, int) or not 0 <= permutations <= MOST:
-        raise ValueError(f"permutations must be a whole number from 0 to {MOST:,}, got {permutations!r}")
-    return Beside(names, permutations)
 
 
 # --- pairs of layers -------------------------------------------------------------------------------------------------

@@ -7,29 +7,30 @@ results from a `Pair`.
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, NamedTuple, NotRequired, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 from array_api_compat import array_namespace
 
 from distsim.comparison.devices import on_device
+from distsim.comparison.measured import Measured, kept, measured
 from distsim.comparison.sides import LayerSource, Side, Wanted, collect
-from distsim.metrics.arrays import Array, Undefined, Workspace
+from distsim.metrics.arrays import Array, Workspace
 from distsim.metrics.channels import ChannelPair, ChannelSide
 from distsim.metrics.kernels import KernelPair, KernelSide, Unresolved
 from distsim.metrics.reads import NOW, Assumption, Number, Reads, computed, fetched, noting
 from distsim.metrics.registry import Metric
-from distsim.specs.fields import Natural
+from distsim.specs.fields import Natural, Real
 
 
 class Result(TypedDict):
     """A metric's value for two layers x and y, and the data behind it. Stored in this form as JSON."""
 
-    value: float | None  # None: undefined
+    value: Real | None  # None: undefined
     reason: str  # why there is no value; "" if there is one
     n: Natural  # rows that the metric saw
     columns_x: Natural
     columns_y: Natural
-    n_per_p: float  # rows / columns of the wider side
+    n_per_p: Real  # rows / columns of the wider side
     warning: str  # why the value should be read with care; "" if nothing
     rank_x: Natural | None  # independent columns that a metric over channels saw; None for metrics of another view
     rank_y: Natural | None
@@ -38,14 +39,14 @@ class Result(TypedDict):
     # records of before 0.2 lack these
     k_x: NotRequired[Natural | None]  # directions that SVCCA keeps; None for metrics that keep all
     k_y: NotRequired[Natural | None]
-    effective_rank_x: NotRequired[float | None]  # participation ratio; None where rank_x is
-    effective_rank_y: NotRequired[float | None]
+    effective_rank_x: NotRequired[Real | None]  # participation ratio; None where rank_x is
+    effective_rank_y: NotRequired[Real | None]
     # bounds of NBS, computed on a card with full-rate float64; None elsewhere, and where eigenvalues gave the value
-    lower: NotRequired[float | None]
-    upper: NotRequired[float | None]
+    lower: NotRequired[Real | None]
+    upper: NotRequired[Real | None]
     # what the value is by chance, where that is known in closed form; None elsewhere
-    null: NotRequired[float | None]
-    null_sd: NotRequired[float | None]
+    null: NotRequired[Real | None]
+    null_sd: NotRequired[Real | None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,7 +167,7 @@ class Pair:
         """Return a metric's record. Where reads are deferred, its numbers are those of `distsim.metrics.reads`."""
         if metric.view == "channels":
             x, y = self._channels.x, self._channels.y
-            measured = _measured(metric, self._channels)
+            found = measured(metric, self._layer, self._channels)
             spans: Spans = {
                 "rank_x": x.rank,
                 "rank_y": y.rank,
@@ -174,32 +175,37 @@ class Pair:
                 "effective_rank_y": y.effective_rank,
             }
             if metric.kept is not None:
-                spans["k_x"], spans["k_y"] = metric.kept(self._channels)
-            return self._record(measured, x.n, (x.columns, y.columns), spans)
+                spans["k_x"], spans["k_y"] = kept(metric, self._layer, self._channels)
+            return self._record(found, x.n, (x.columns, y.columns), spans)
         if metric.view == "kernel":
             kernels = self.kernels
             try:
-                measured = _measured(metric, kernels)
+                found = measured(metric, self._layer, kernels)
             except Unresolved:
-                measured = _measured(metric, self._wide_kernels)
-            return self._record(measured, kernels.x.n, (kernels.x.columns, kernels.y.columns))
+                found = measured(metric, self._layer, self._wide_kernels)
+            return self._record(found, kernels.x.n, (kernels.x.columns, kernels.y.columns))
         X, Y = self.x.output(), self.y.output()
         if self.x.of_example == self.y.of_example:
-            measured = _measured(metric, X, Y, **({"reads": self.reads} if metric.deferred else {}))
+            found = measured(metric, self._layer, X, Y, **({"reads": self.reads} if metric.deferred else {}))
         else:
-            measured = Measured(None, f"unequal shapes: {self.x.of_example} and {self.y.of_example}")
-        return self._record(measured, X.shape[0], (X.shape[1], Y.shape[1]))
+            found = Measured(None, f"unequal shapes: {self.x.of_example} and {self.y.of_example}")
+        return self._record(found, X.shape[0], (X.shape[1], Y.shape[1]))
 
-    def _record(self, measured: "Measured", n: int, columns: tuple[int, int], spans: "Spans | None" = None) -> Result:
+    @property
+    def _layer(self) -> str:
+        x, y = self.x.source.name, self.y.source.name
+        return x if x == y else f"{x} and {y}"
+
+    def _record(self, found: Measured, n: int, columns: tuple[int, int], spans: "Spans | None" = None) -> Result:
         spans = spans or {}
         return {
-            "value": measured.value,
-            "reason": measured.reason,
+            "value": found.value,
+            "reason": found.reason,
             "n": n,
             "columns_x": columns[0],
             "columns_y": columns[1],
             "n_per_p": n / max(columns),
-            "warning": measured.warning,
+            "warning": found.warning,
             "rank_x": spans.get("rank_x"),
             "rank_y": spans.get("rank_y"),
             "dead_x": self.x.dead_channels,
@@ -208,10 +214,10 @@ class Pair:
             "k_y": spans.get("k_y"),
             "effective_rank_x": spans.get("effective_rank_x"),
             "effective_rank_y": spans.get("effective_rank_y"),
-            "lower": measured.lower,
-            "upper": measured.upper,
-            "null": measured.null,
-            "null_sd": measured.null_sd,
+            "lower": found.lower,
+            "upper": found.upper,
+            "null": found.null,
+            "null_sd": found.null_sd,
         }
 
     @cached_property
@@ -299,27 +305,3 @@ class Spans(TypedDict, total=False):
     k_y: Number
     effective_rank_x: Number
     effective_rank_y: Number
-
-
-class Measured(NamedTuple):
-    """A metric's value or why it has none, why it should be read with care, its bounds, and what it is by chance."""
-
-    value: Number | None
-    reason: str = ""
-    warning: Any = ""  # a text, or a Later that becomes one
-    lower: Number | None = None
-    upper: Number | None = None
-    null: Number | None = None
-    null_sd: Number | None = None
-
-
-def _measured(metric: Metric, *sides: Any, **options: Any) -> Measured:
-    try:
-        value = metric.measure(*sides, **options)
-    except Undefined as reason:
-        return Measured(None, str(reason))
-    value = value if metric.deferred else float(value)
-    warning = metric.caution(*sides) if metric.caution else ""
-    lower, upper = (metric.enclosed(*sides) if metric.enclosed else None) or (None, None)
-    null, null_sd = (metric.null(*sides) if metric.null else None) or (None, None)
-    return Measured(value, "", warning, lower, upper, null, null_sd)

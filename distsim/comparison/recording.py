@@ -2,7 +2,7 @@
 
 import contextlib
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional as F
 
+from distsim.comparison.arguments import require_channels
 from distsim.comparison.choosing import Selector, choose, is_transposed_linear
 from distsim.comparison.inputs import (
     Data,
@@ -21,6 +22,7 @@ from distsim.comparison.inputs import (
     copied,
     cut,
     examples,
+    joined,
     number_of_batches,
     rows,
     shown,
@@ -35,7 +37,7 @@ from distsim.tf32 import SWITCH
 # Modules whose 3-D outputs are (n, c, t).
 POOLINGS_1D = tuple(kind for kind in calls.POOLINGS if kind.__name__.endswith("1d"))
 SEQUENCES = (*calls.ONE_DIMENSIONAL, *calls.CHANNELS_FIRST, *POOLINGS_1D)
-ALONE = 2  # examples of the first batch that run once more, by themselves
+ALONE = 2  # examples at each end of a batch that run once more, by themselves
 # How far a layer's output may then be from that in the whole batch, as a share of its largest value. Rounding is 1e-6.
 SAME = {torch.float32: 1e-3, torch.float64: 1e-6}
 SAME_HALF = 0.05  # for float16 and bfloat16
@@ -51,12 +53,15 @@ class LayerOutput:
     """A layer's output for all examples: a `distsim.comparison.sides.LayerSource` that is pooled to `size`."""
 
     name: str
-    array: NDArray[np.float32]  # (n, h, w, c); h or w is 1 if the output has no such dimension
+    array: NDArray[Any]  # (n, h, w, c), float32 or float64; h or w is 1 if the output has no such dimension
     positions: int  # number of dimensions of positions: 0 for (n, p), 1 for (n, t, d), 2 for (n, c, h, w)
     size: tuple[int, int]
     panel_rows: int = 1
     kind: str = "any"
-    dtype: str = "float32"
+
+    @property
+    def dtype(self) -> str:
+        return str(self.array.dtype)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -95,11 +100,14 @@ class LayerOutput:
         return torch.cat(pooled).numpy()
 
 
-def layer_output(name: str, values: NDArray[np.float32], positions: int) -> LayerOutput:
+def layer_output(name: str, values: NDArray[Any], positions: int) -> LayerOutput:
     """Return the output of a layer from an array (n, ..., channels) with this number of dimensions of positions."""
     n, *sizes, c = values.shape
     h, w = (*sizes, 1, 1)[:2]
     return LayerOutput(name, values.reshape(n, h, w, c), positions, (h, w))
+
+
+Recorded = tuple[Any, dict[str, torch.Tensor]]  # what a model was given, and what its layers returned
 
 
 class Recording:
@@ -128,6 +136,8 @@ class Recording:
         self._blocks: dict[str, list[torch.Tensor]] = {}
         self._positions: dict[str, int] = {}
         self._dtypes: dict[str, torch.dtype] = {}
+        self._checked = False  # whether some inputs ran by themselves too
+        self._ones: list[Recorded] = []  # the first two batches of one input
         tensor = next(itertools.chain(model.parameters(), model.buffers()), None)
         self._device = None if tensor is None else tensor.device
 
@@ -142,7 +152,8 @@ class Recording:
         outputs = self._outputs(inputs, n)
         if first:
             self._settle(list(outputs))
-            self._require_the_same(inputs, n, outputs)
+        if not self._checked:
+            self._check(inputs, n, outputs)
         for name, blocks in self._blocks.items():
             if name not in outputs:
                 raise ValueError(f"{self.label}: layer {name!r} did not run for every batch")
@@ -204,35 +215,58 @@ class Recording:
             return {}
         return {call.path: call.axis for call in ran if call.output is not None and call.output.ndim == 3}
 
-    def _require_the_same(self, inputs: Any, n: int, outputs: Mapping[str, torch.Tensor]) -> None:
-        """Check that some inputs alone give what they gave in their batch. ValueError: a layer depends on the batch.
+    def _check(self, inputs: Any, n: int, outputs: dict[str, torch.Tensor]) -> None:
+        """Check once that inputs at both ends alone, which may be mixed with earlier ones only, give what they gave.
 
-        A layer that has no row for each input there has none in the batch either. Its dimensions were equal by chance.
+        Of two batches of one input both run together. ValueError: a layer depends on the batch.
         """
-        few, faults = max(1, min(ALONE, n - 1)), dict[str, str]()
+        if n > 1:
+            few = max(1, min(ALONE, n - 1))
+            for start in (0, n - few):
+                part = {name: output[start : start + few] for name, output in outputs.items()}
+                self._require_the_same(cut(inputs, n, start, start + few), few, part, n)
+            self._checked = True
+        elif len(self._ones) < 2:
+            self._ones.append((inputs, outputs))
+            if len(self._ones) == 2:
+                self._check_together(*self._ones)
+
+    def _check_together(self, one: Recorded, other: Recorded) -> None:
         try:
-            alone = self._outputs(cut(inputs, n, 0, few), few, faults)
+            inputs = joined(one[0], other[0])
+        except (KeyError, RuntimeError, TypeError, ValueError):  # of two sizes
+            return
+        names = [name for name in one[1] if name in other[1] and one[1][name].shape == other[1][name].shape]
+        self._require_the_same(inputs, 2, {name: torch.cat([one[1][name], other[1][name]]) for name in names}, 1)
+
+    def _require_the_same(self, inputs: Any, n: int, expected: Mapping[str, torch.Tensor], size: int) -> None:
+        """Check that n inputs, run as a batch, give what they gave in a batch of this size. ValueError: see `_check`.
+
+        A layer without a row for each input here has none in other batches: its dimensions were equal by chance.
+        """
+        faults = dict[str, str]()
+        try:
+            again = self._outputs(inputs, n, faults)
         except Exception:  # a model may need a batch of a certain size
             return
-        for name in list(self._modules):
-            together = outputs[name][:few]
-            if name in alone and alone[name].shape != together.shape:
-                faults[name] = f"returns {tuple(alone[name].shape)} for {few} inputs (channels last)"
+        for name, before in [(name, expected[name]) for name in self._modules if name in expected]:
+            if name in again and again[name].shape != before.shape:
+                faults[name] = f"returns {tuple(again[name].shape)} for {n} inputs (channels last)"
             if name in faults:
                 self._leave_out(name, faults[name])
-            if name not in alone or name in faults:
+            if name not in again or name in faults:
                 continue
-            far, largest = float((alone[name] - together).abs().max()), float(together.abs().max())
+            far, largest = float((again[name] - before).abs().max()), float(before.abs().max())
             if far > SAME.get(self._dtypes[name], SAME_HALF) * largest:
                 raise ValueError(
-                    f"{self.label}: layer {name!r} returns other values for the same inputs in a batch of {few} than "
-                    f"in one of {n}. Either the model is random in eval mode (dropout needs "
+                    f"{self.label}: layer {name!r} returns other values for the same inputs in a batch of {n} than "
+                    f"in one of {size}. Either the model is random in eval mode (dropout needs "
                     "training=self.training), or examples of a batch are mixed (batch norm without running statistics, "
                     "or a module that takes the first dimension for time)"
                 )
 
     def _leave_out(self, name: str, reason: str) -> None:
-        """Leave out a layer after the first batch. ValueError: it was asked for by name."""
+        """Leave out a layer that ran. ValueError: it was asked for by name."""
         if self._is_wanted(name):
             raise ValueError(f"{self.label}: layer {name!r} {reason}")
         self.left_out[name] = reason
@@ -297,10 +331,13 @@ class Recording:
 
 
 @torch.no_grad()
-def record(recordings: Sequence[Recording], data: Data, batch_size: int, kernels: bool, bar: Bar) -> None:
+def record(
+    recordings: Sequence[Recording], data: Data, batch_size: int, kernels: bool, bar: Bar, given: Collection[str] = ()
+) -> None:
     """Run the models on the data, in one pass. The same recording may be given twice.
 
     kernels : metrics of the kernel view will follow, which need memory too
+    given : names of layers beside those of the recordings, which `channels` may name
     ValueError: `data` is empty, or `channels` names an unknown layer. MemoryError: as in `require_memory`.
     """
     recordings = list(dict.fromkeys(recordings))
@@ -312,8 +349,7 @@ def record(recordings: Sequence[Recording], data: Data, batch_size: int, kernels
             if first:
                 require_memory(recordings, examples(data, n, batch_size), kernels)
                 names = {name for recording in recordings for name in recording.columns}
-                if unknown := set(recordings[0].channels) - names:
-                    raise ValueError(f"channels names {sorted(unknown)}, which are not among the layers")
+                require_channels(recordings[0].channels, names.union(given))
             first = False
             bar.step()
     if first:

@@ -108,7 +108,7 @@ class Similarities:
         parts = [f"{metric} {min(of):.2f} to {max(of):.2f}" for metric, of in self.best_by_chance.items()]
         how = f"in the mean of {self.permutations} permutations" if self.permutations else "at most"
         return (
-            f"the best of {len(self.layers_y)} layers has by chance, for one layer of x or another, {how} "
+            f"by chance, the most similar of {len(self.layers_y)} layers of y is, depending on the layer of x, {how} "
             f"{', '.join(parts)}"
         )
 
@@ -146,6 +146,8 @@ class Similarities:
 
         if metric is None and len(self.metrics) == 1:
             (metric,) = self.metrics
+        if metric is None:
+            raise ValueError(f"several metrics were computed: choose one, as in matrix({self.metrics[0]!r})")
         if metric not in self.metrics:
             raise ValueError(f"metric must be one of {self.metrics}, got {metric!r}")
         values = np.array([row["value"] for row in self.rows if row["metric"] == metric], np.float64)  # None is NaN

@@ -3,6 +3,7 @@
 Decoding differs between JPEG libraries. So the decoded bytes are what is cached, digested and trained on.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -19,7 +20,7 @@ import numpy as np
 from PIL import Image
 
 from distsim.data.dataset import Dataset, Images, check_classes
-from distsim.data.fit import BITS, fit, largest_grey
+from distsim.data.fit import BITS, Greys, fit, greys_of
 from distsim.specs import AS_IS, Reading
 
 EXTENSIONS = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"))
@@ -27,10 +28,12 @@ EXTENSIONS = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif"
 # The formats of these extensions. Pillow would recognise many more by content, and run Ghostscript for PostScript.
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
 
-MOST_PIXELS = 300_000_000  # of one image: 0.9 GB while it is decoded
+# Of one image. While it is decoded and made RGB, it takes 1.0 GB as grey of 16 bits (3.2 bytes a pixel), 1.2 GB as RGB
+# and 1.5 GB with alpha, as measured with Pillow 13; an estimated 2.4 GB as CMYK or as a palette with alpha.
+MOST_PIXELS = 300_000_000
 NAMED = 5  # images that cannot be read, in one message
 SAID = 20  # images that were left out, in one message
-_CACHE_FORMAT = 3  # raise it when decoding or the cache's layout changes, so that old caches are not read
+_CACHE_FORMAT = 4  # raise it when decoding or the cache's layout changes, so that old caches are not read
 _ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
 _NOTES = "notes"  # JSON: which images were left out, and how grey values were scaled
 _DECODE_BLOCK = 64  # images that a thread decodes before it asks for more
@@ -54,8 +57,9 @@ def read_folder(
     EXTENSIONS. Decoded images are kept under `cache_root()` and used again as long as no file's name, size or time
     changes.
 
-    If all images are 16-bit grey, they are scaled by the bits that the data set uses: by 12 if no value in it is above
-    4,095. A warning says so. `reading.bits` says how many bits it is instead.
+    Images of 16-bit grey are scaled by the bits that the largest value of the data set needs, such as 12 for 4,095.
+    Fewer than 16 are said in a warning. `reading.bits` gives their number instead. Beside images of 8 bits, 16-bit
+    images that hold only multiples of 257 were made from 8 bits, and use 16.
     Up to `reading.skip_bad` images that cannot be read are left out; a warning names them, and `Dataset.skipped` has
     the reasons.
     FileNotFoundError: there is no such folder, or no `train` or `test` in it. ValueError: `train` and `test` have
@@ -160,8 +164,10 @@ def _class_folders(folder: Path) -> dict[str, Path]:
         )
     folders: dict[str, Path] = {}
     with os.scandir(folder) as entries:
-        paths = sorted(Path(entry.path) for entry in entries if not entry.name.startswith(".") and entry.is_dir())
-    for path in paths:
+        shown = sorted(Path(entry.path) for entry in entries if not entry.name.startswith("."))
+    if circles := [path for path in shown if path.is_symlink() and _broken(path) == _CIRCLE]:
+        raise ValueError(f"cannot read class {circles[0]}: {_CIRCLE}")
+    for path in filter(os.path.isdir, shown):
         if (other := folders.setdefault(_composed(path.name), path)) is not path:
             raise ValueError(
                 f"{folder} has two folders of class {path.name!r}, whose names differ only in their Unicode form "
@@ -185,7 +191,7 @@ def _list_images(folder: Path, names: tuple[str, ...]) -> _Listing:
                 if not entry.name.startswith(".") and os.path.splitext(entry.name)[1].lower() in EXTENSIONS
             ]
             images = [
-                (Path(entry.path), _stat(entry)) for entry in named if entry.is_file() or _points_to_nothing(entry)
+                (Path(entry.path), _stat(entry)) for entry in named if _points_to_nothing(entry) or entry.is_file()
             ]
         if not images:
             raise ValueError(f"class {name!r} has no image in {folder / name}")
@@ -197,6 +203,19 @@ def _points_to_nothing(entry: os.DirEntry[str]) -> bool:
     return entry.is_symlink() and not os.path.exists(entry.path)
 
 
+_CIRCLE = "its link leads in a circle"
+
+
+def _broken(link: Path) -> str:
+    """Say what is wrong with a link that leads to no file."""
+    try:
+        link.stat()
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            return _CIRCLE
+    return "its link points to nothing"
+
+
 def _stat(entry: os.DirEntry[str]) -> os.stat_result:
     return entry.stat(follow_symlinks=not _points_to_nothing(entry))
 
@@ -204,7 +223,7 @@ def _stat(entry: os.DirEntry[str]) -> os.stat_result:
 def _decode(
     listings: dict[str, _Listing], names: tuple[str, ...], size: int, channels: int, reading: Reading
 ) -> tuple[Dataset, _Greys]:
-    """Decode all images. If all have 16 bits and the data set does not use them, decode them again by fewer bits.
+    """Decode all images. If those of 16 bits do not use them, decode again, by fewer bits.
 
     ValueError: more images cannot be read than may be left out.
     """
@@ -218,10 +237,11 @@ def _decode(
         failures = [failure for part in PARTS for failure in decoded[part].failures]
         if len(failures) > reading.skip_bad:
             raise ValueError(_unreadable(failures, reading.skip_bad))
-        greys = [grey for part in decoded.values() for grey in part.greys]
-        largest = max((grey for grey in greys if grey is not None), default=None)
-        if reading.bits is None and None not in greys and largest is not None and largest < 2 ** (BITS - 1):
-            bits = max(8, largest.bit_length())
+        greys = {grey for part in decoded.values() for grey in part.greys}
+        largest = max((grey.largest for grey in greys if grey is not None), default=None)
+        if reading.bits is None:
+            bits = _bits_used(greys)
+        if bits != (reading.bits or BITS):
             decoded = {part: _decode_part(listings[part], size, channels, bits) for part in PARTS}
     for part, found in decoded.items():
         if found.failures:
@@ -232,6 +252,14 @@ def _decode(
     )
     train, test = (decoded[part].images for part in PARTS)
     return Dataset(train, labels["train"], test, labels["test"], names, skipped), _Greys(largest, bits)
+
+
+def _bits_used(greys: set[Greys | None]) -> int:
+    """Return how many bits the images use that are stored in more than 8. None stands for the other images."""
+    deep = [grey for grey in greys if grey is not None]
+    largest = max((grey.largest for grey in deep), default=2**BITS - 1)
+    widened = None in greys and all(grey.widened for grey in deep)
+    return BITS if widened or largest >= 2 ** (BITS - 1) else max(8, largest.bit_length())
 
 
 @dataclass(frozen=True)
@@ -253,7 +281,7 @@ class _Decoded:
     """The images of train or test, and what was found while they were decoded."""
 
     images: Images  # arbitrary where an image cannot be read
-    greys: set[int | None]  # the largest grey values of images with more than 8 bits; None stands for the other images
+    greys: set[Greys | None]  # of images with more than 8 bits; None stands for the other images
     failures: list[_Failure]
 
 
@@ -261,16 +289,16 @@ def _decode_part(listing: _Listing, size: int, channels: int, bits: int) -> _Dec
     files = [file for images in listing.values() for file, _ in images]
     decoded = np.empty((len(files), channels, size, size), dtype=np.uint8)
 
-    def decode_block(start: int) -> tuple[set[int | None], list[_Failure]]:
-        greys, failures = set(), []
+    def decode_block(start: int) -> tuple[set[Greys | None], list[_Failure]]:
+        greys, failures = set[Greys | None](), list[_Failure]()
         for i in range(start, min(start + _DECODE_BLOCK, len(files))):
             try:
                 if not os.path.exists(files[i]):
-                    raise OSError("its link points to nothing")
+                    raise OSError(_broken(files[i]))
                 with Image.open(files[i], formats=FORMATS) as image:
-                    largest = largest_grey(image)
+                    of_image = greys_of(image)
                     decoded[i] = fit(image, size, channels, bits)
-                    greys.add(largest)
+                    greys.add(of_image)
             except Exception as error:  # Pillow raises OSError, ValueError, SyntaxError, struct.error and more
                 said = " ".join(str(error).split()).replace(f" {str(files[i])!r}", "")  # the file is named anyway
                 failures.append(_Failure(i, files[i], _text(said or type(error).__name__)))

@@ -3,8 +3,9 @@
 import numpy as np
 
 from distsim.metrics.arrays import Array, Undefined, both_examples, or_nan
-from distsim.metrics.distances import squared_distances
+from distsim.metrics.distances import ROUNDING, squared_distances
 from distsim.metrics.kernels import KernelPair, KernelSide, kernel_pair
+from distsim.metrics.reads import read
 
 NEIGHBOURS = 10
 
@@ -37,9 +38,15 @@ def from_pair(pair: KernelPair, k: int = NEIGHBOURS) -> float:
 
 
 def _near(side: KernelSide, k: int) -> np.ndarray:
-    """Return whether example j is among the k nearest of example i, (n, n) bool."""
-    squared = squared_distances(side)
+    """Return whether example j is among the k nearest of example i, (n, n) bool.
+
+    Examples within rounding of the k-th nearest are equally near: copies of an example are, however they are rounded.
+    """
+    squared, norms = squared_distances(side), read(side.diagonal)[:, None]
     np.fill_diagonal(squared, np.inf)
-    near = np.zeros(squared.shape, bool)
-    np.put_along_axis(near, np.argsort(squared, axis=1, kind="stable")[:, :k], True, axis=1)
-    return near
+    last = np.partition(squared, k - 1, axis=1)[:, k - 1 : k]
+    rounding = ROUNDING * side.unit * (norms + (np.sqrt(norms) + np.sqrt(last)) ** 2)  # norms of both, at most
+    nearer = squared < last - rounding
+    equal = (squared <= last + rounding) & ~nearer
+    wanted = k - nearer.sum(axis=1, keepdims=True)
+    return nearer | (equal & (np.cumsum(equal, axis=1) <= wanted))

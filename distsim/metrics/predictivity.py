@@ -6,6 +6,7 @@ from array_api_compat import array_namespace, device
 from distsim.metrics.arrays import Array, Undefined, both_examples, or_nan
 from distsim.metrics.kernels import KernelPair, kernel_pair
 from distsim.metrics.reads import read
+from distsim.metrics.rounding import rank_of_gram, unit_of
 
 FOLDS = 5
 PENALTIES = np.logspace(-8, 2, 21)  # times the mean eigenvalue of the training examples' Gram matrix
@@ -48,15 +49,31 @@ def _of_fold(K: Array, L: Array, left_out: np.ndarray) -> tuple[float, float]:
     K_tt, K_vt, _ = _centred(K, left_out)
     L_tt, L_vt, l_vv = _centred(L, left_out)
     xp = array_namespace(K)
-    values, vectors = xp.linalg.eigh(K_tt)
-    values = xp.clip(values, 0.0, None)
-    aligned = vectors.T @ L_tt @ vectors
-    penalty = _penalty(read(values), np.diagonal(read(aligned)))
-    if penalty is None:  # the training examples of this side are all equal
-        return float(read(xp.sum(l_vv))), float(read(xp.sum(l_vv)))
-    H = K_vt @ (vectors / (values + penalty))  # in the basis of the eigenvectors
-    errors = xp.sum(l_vv) - 2 * xp.sum(H * (L_vt @ vectors)) + xp.sum((H @ aligned) * H)
-    return float(read(errors)), float(read(xp.sum(l_vv)))
+    total = float(read(xp.sum(l_vv)))
+    values, vectors = xp.linalg.eigh(_but_mean(_but_mean(K_tt).T))
+    rank = int(rank_of_gram(values, unit_of(K)))
+    if not rank or not float(read(values[-1])) > 0:  # the training examples of this side are all equal
+        return total, total
+    aligned = vectors.T @ _but_mean(_but_mean(L_tt).T) @ vectors
+    penalty = _penalty(read(values)[-rank:], np.clip(np.diagonal(read(aligned)), 0.0, None))
+    values, vectors = values[-rank:], vectors[:, -rank:]
+    H = _but_mean(K_vt) @ (vectors / (values + penalty))  # in the basis of the eigenvectors
+    errors = xp.sum(l_vv) - 2 * xp.sum(H * (_but_mean(L_vt) @ vectors)) + xp.sum((H @ aligned[-rank:, -rank:]) * H)
+    return float(read(errors)), total
+
+
+def _but_mean(G: Array) -> Array:
+    """Return the rows of G in a basis of what is orthogonal to the constant vector: n columns become n − 1.
+
+    The constant vector is one that a centred Gram matrix maps to zero. It belongs to the mean, which the fit has to
+    itself. Left among the eigenvectors, it would stand there as rounding, which small penalties magnify. A Householder
+    reflection maps it to the first unit vector, and that column is left out.
+    """
+    xp, n = array_namespace(G), int(G.shape[1])
+    across = np.full(n, n**-0.5)
+    across[0] += 1
+    w = xp.asarray(across / np.linalg.norm(across), dtype=G.dtype, device=device(G))
+    return (G - 2 * (G @ w)[:, None] * w[None, :])[:, 1:]
 
 
 def _centred(G: Array, left_out: np.ndarray) -> tuple[Array, Array, Array]:
@@ -79,16 +96,15 @@ def _centred(G: Array, left_out: np.ndarray) -> tuple[Array, Array, Array]:
     )
 
 
-def _penalty(values: np.ndarray, aligned: np.ndarray) -> float | None:
-    """Return the penalty with the least n·‖(I − H)Y‖²/tr(I − H)², or None if all eigenvalues are zero.
+def _penalty(values: np.ndarray, aligned: np.ndarray) -> float:
+    """Return the penalty with the least n·‖(I − H)Y‖²/tr(I − H)².
 
-    values : eigenvalues of K on the training examples; aligned : vᵀLv of their eigenvectors
+    values : eigenvalues of K above rounding, on the training examples and without the constant vector, ascending
+    aligned : vᵀLv of the eigenvectors of all eigenvalues; those that `values` lacks come first, and nothing is fitted
+        along them
     """
-    scale = values.mean()
-    if not scale > 0:
-        return None
-    penalties = scale * PENALTIES
+    unfitted = len(aligned) - len(values)
+    penalties = values.sum() / (len(aligned) + 1) * PENALTIES
     left = penalties[:, None] / (values + penalties[:, None])  # eigenvalues of I − H, one row for each penalty
-    # one of the eigenvalues belongs to the mean, which the fit has to itself
-    scores = (left**2 * aligned).sum(axis=1) / (left.sum(axis=1) - 1) ** 2
-    return float(penalties[np.argmin(scores)])
+    errors = (left**2 * aligned[unfitted:]).sum(axis=1) + aligned[:unfitted].sum()
+    return float(penalties[np.argmin(errors / (left.sum(axis=1) + unfitted) ** 2)])

@@ -2,6 +2,7 @@
 
 import importlib.util
 import math
+import numbers
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -56,7 +57,7 @@ class Metric:
              form; None: it is not, and sweeps permute examples
     without  of a BlockedPair (distsim.metrics.jackknife): the values without each block of examples, where that is
              cheaper than computing each; for the kernel view only
-    ValueError: another view, or a name that is not an identifier.
+    ValueError, TypeError: another view, a name that is not an identifier, or a field of another type.
     """
 
     name: str
@@ -74,14 +75,36 @@ class Metric:
     without: Callable[..., list[float]] | None = None
 
     def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not self.name.isidentifier():
+            raise ValueError(f"a metric's name must be an identifier, got {self.name!r}")
         if self.view not in VIEWS:
             raise ValueError(f"metric {self.name}: view must be one of {VIEWS}, got {self.view!r}")
-        if not self.name.isidentifier():
-            raise ValueError(f"a metric's name must be an identifier, got {self.name!r}")
+        for field in ("measure", "caution", "kept", "enclosed", "null", "without"):
+            function = getattr(self, field)
+            if not (callable(function) or (function is None and field != "measure")):
+                raise TypeError(f"metric {self.name}: {field} must be a function, got {function!r}")
+        for field in ("label", "needs", "extra"):
+            if not isinstance(text := getattr(self, field), str):
+                raise TypeError(f"metric {self.name}: {field} must be text, got {text!r}")
+        if not isinstance(self.deferred, bool):
+            raise TypeError(f"metric {self.name}: deferred must be True or False, got {self.deferred!r}")
+        if not _are_bounds(self.bounds):
+            raise ValueError(
+                f"metric {self.name}: bounds must be two numbers, the smaller one first, got {self.bounds!r}"
+            )
 
     def applies_to(self, kind: str) -> bool:
         """Return whether layers of this kind (conv, pool, fc, out, ...) have the metric."""
         return self.view != "output" or kind == "out"
+
+
+def _are_bounds(bounds: Any) -> bool:
+    return (
+        isinstance(bounds, tuple | list)
+        and len(bounds) == 2
+        and all(isinstance(bound, numbers.Real) for bound in bounds)
+        and bool(bounds[0] < bounds[1])
+    )
 
 
 METRICS: dict[str, Metric] = {}

@@ -10,6 +10,7 @@ from functools import partial
 import torch
 from torch import nn
 
+from distsim.models.answers import NAME, logits_of
 from distsim.models.contract import Contract, Refused, construct, examined, says_layers
 from distsim.models.layers import Adopted, Dropout, Layer, Network, initialise
 from distsim.models.lenet5 import LeNet5
@@ -18,7 +19,7 @@ from distsim.models.vgg import VGG
 from distsim.seeds import GLOBAL_GENERATOR
 from distsim.specs import Problem
 
-__all__ = ["MODELS", "Dropout", "Layer", "Network", "build"]
+__all__ = ["MODELS", "Dropout", "Layer", "Network", "build", "logits_of"]
 
 VGG16 = "64* 64* M 128* 128* M 256* 256* 256* M 512* 512* 512* M 512* 512* 512* M | gap"
 
@@ -36,6 +37,8 @@ MODELS: dict[str, Callable[[int, int, int], nn.Module]] = {
 BUILT_IN = frozenset(MODELS)  # the models that come with distsim
 
 
+@torch.inference_mode(False)
+@torch.enable_grad()  # what is checked needs gradients, whatever the caller's mode is
 def build(problem: Problem, classes: int | None = None, generator: torch.Generator | None = None) -> Network:
     """Make the problem's network on the CPU.
 
@@ -61,6 +64,7 @@ def build(problem: Problem, classes: int | None = None, generator: torch.Generat
     elif generator is not None:
         initialise(network, generator)
     network.__dict__.update(layers=contract.layers, output=contract.output, draws=contract.draws)
+    network.__dict__[NAME] = problem.model
     return network
 
 

@@ -77,7 +77,9 @@ def chosen(ran: Sequence[Call], result: torch.Tensor, single: Sequence[Call], pa
 def _named(ran: Sequence[Call], names: dict[Call, str], patterns: Sequence[str]) -> list[Call]:
     wanted: set[Call] = set()
     for pattern in patterns:
-        matching = {call for call in ran if names[call] and _matches(pattern, names[call], call.path)}
+        named = {call for call in ran if names[call]}
+        exact = {call for call in named if pattern in (names[call], call.path)}  # names may have brackets
+        matching = exact or {call for call in named if _matches(pattern, names[call], call.path)}
         if not matching:
             raise ValueError(_no_match(pattern, [name for name in names.values() if name]))
         wanted |= matching

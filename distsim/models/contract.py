@@ -213,13 +213,15 @@ def _evaluated(
             "in evaluation mode it returns other values for the same images a second time: it keeps something from one "
             "batch to the next, or draws random numbers"
         )
-    single, alone = _shown(network, images[:1], classes)
-    far = (alone - result[:1]).abs().max()
-    if far > ALONE * result.abs().max():  # false if a value is not finite, which training reports
-        raise Refused(
-            "its output for an image depends on the other images in the batch: does a module take one dimension for "
-            "another?"
-        )
+    single, first = _shown(network, images[:1], classes)
+    _, last = _shown(network, images[-1:], classes)  # an image may be mixed with those before it only
+    for alone, together in ((first, result[:1]), (last, result[-1:])):
+        far = (alone - together).abs().max()
+        if far > ALONE * result.abs().max():  # false if a value is not finite, which training reports
+            raise Refused(
+                "its output for an image depends on the other images in the batch: does a module take one dimension "
+                "for another?"
+            )
     return ran, single, result
 
 

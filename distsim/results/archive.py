@@ -5,6 +5,7 @@ import textwrap
 from pathlib import Path
 
 from distsim import __version__
+from distsim.named_files import write_all
 from distsim.results.merging import publish
 from distsim.results.published import Published
 from distsim.results.report.page import verdicts_of
@@ -36,22 +37,25 @@ IMAGES = {  # source -> whose images they are
 }
 
 
-def deposit(study: Published, folder: Path, recipe: str) -> list[str]:
-    """Write a study into a folder that can be deposited as it is, and return the names of the files.
+def deposit(study: Published, folder: Path, recipe: str) -> tuple[list[str], list[str]]:
+    """Write a study into a folder that can be deposited as it is.
 
-    recipe : the text of study.toml. Errors are those of `distsim.results.merging.publish`.
+    recipe : the text of study.toml
+
+    Return the names of the files, and of those of README.md and LICENSES.md that were there, differ from what they
+    would be and are left alone: they are for the user to edit. Errors are those of `distsim.results.merging.publish`.
     """
     files = publish(study, folder)
     write_file([study], folder / "report.html")
     texts: dict[str, bytes] = {f"{name}.csv": to_csv_bytes(frame) for name, frame in _readable(study).items()}
     texts[RECIPE] = recipe.encode()
     files = sorted({*files, "report.html", *texts, README, LICENSES})
-    texts |= {README: _readme(study, files).encode(), LICENSES: _licenses(study).encode()}
-    for name, content in texts.items():
-        (folder / name).write_bytes(content)
+    to_edit = {README: _readme(study, files).encode(), LICENSES: _licenses(study).encode()}
+    there = {name: (folder / name).read_bytes() for name in to_edit if (folder / name).is_file()}
+    write_all(folder, texts | {name: content for name, content in to_edit.items() if name not in there})
     sums = [f"{hashlib.sha256((folder / name).read_bytes()).hexdigest()}  {name}" for name in files]
-    (folder / SUMS).write_text("\n".join(sums) + "\n")
-    return [*files, SUMS]
+    write_all(folder, {SUMS: ("\n".join(sums) + "\n").encode()})
+    return [*files, SUMS], [name for name in there if there[name] != to_edit[name]]
 
 
 def _readable(study: Published) -> dict[str, object]:

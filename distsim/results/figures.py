@@ -85,12 +85,18 @@ def _require_takes(name: str, choice: Choice) -> None:
 
 
 def _of_layers(summary: pd.DataFrame, patterns: Sequence[str]) -> set[str]:
-    """Return the layers whose names match a pattern. ValueError: no layer matches one of the patterns."""
+    """Return the layers of these names, or whose names match a pattern. ValueError: no layer matches one of them.
+
+    A layer's own name is no pattern, since names may have brackets.
+    """
     there = list(dict.fromkeys(summary.sort_values("position", kind="stable")["layer"]))
+    chosen: set[str] = set()
     for pattern in patterns:
-        if not any(fnmatchcase(layer, pattern) for layer in there):
+        found = {pattern} if pattern in there else {layer for layer in there if fnmatchcase(layer, pattern)}
+        if not found:
             raise ValueError(f"layers: no layer matches {shown(pattern)}; there are {', '.join(there)}")
-    return {layer for layer in there if any(fnmatchcase(layer, pattern) for pattern in patterns)}
+        chosen |= found
+    return chosen
 
 
 class _Study:

@@ -1,5 +1,6 @@
 """Making published studies: of what a store holds, and of other studies of the same sweep."""
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,6 +9,7 @@ import pandas as pd
 
 from distsim import plotting
 from distsim.metrics.registry import BUILT_IN
+from distsim.named_files import write_all
 from distsim.problems import PROBLEMS
 from distsim.results import figures
 from distsim.results.claims.images import remark
@@ -16,11 +18,22 @@ from distsim.results.claims.study import Verdict
 from distsim.results.columns import TABLES
 from distsim.results.published import ENVIRONMENT, KEYS, Published, encoded, read
 from distsim.results.reduce import collect, current, made_from
-from distsim.results.study_record import PartRecord
+from distsim.results.study_record import PartRecord, read_record
 from distsim.results.table_files import to_csv_bytes
 from distsim.results.tables import Tables, sorted_by
 from distsim.results.titles import titles_of
-from distsim.specs import COMPLETE, Identity, Request, canonical_json, differences
+from distsim.specs import (
+    CHOSEN,
+    COMPLETE,
+    DEFAULT_METRICS,
+    MEASURES,
+    NULL_PERMUTATIONS,
+    Identity,
+    Problem,
+    Request,
+    canonical_json,
+    differences,
+)
 from distsim.store import DamagedStore, SweepStore
 from distsim.store.descriptions import labels_of, layers_of
 from distsim.store.existing import is_published
@@ -56,9 +69,9 @@ def of_store(store: SweepStore) -> Published:
         tables.functional_summary,
         tables.reference,
     )
-    command = _command(identity, store.request())
+    request = store.request()
     parts = tuple(
-        _part(number, named[number, "", -1, 0], command, networks, provenance, numbers)
+        _part(number, named[number, "", -1, 0], identity, request, networks, provenance, numbers)
         for number in sorted(networks["complete"].unique())
     )
     own = [name for name in dict.fromkeys(tables.similarities["metric"]) if name not in BUILT_IN]
@@ -67,7 +80,13 @@ def of_store(store: SweepStore) -> Published:
 
 
 def _part(
-    number: int, weights: str, command: str, networks: pd.DataFrame, provenance: pd.DataFrame, numbers: pd.Series
+    number: int,
+    weights: str,
+    identity: Identity,
+    request: Request,
+    networks: pd.DataFrame,
+    provenance: pd.DataFrame,
+    numbers: pd.Series,
 ) -> PartRecord:
     """Describe the runs of one complete network of a store."""
     rows, made = networks[networks["complete"] == number], provenance[provenance["complete"] == number]
@@ -77,7 +96,7 @@ def _part(
         weights=weights,
         runs=runs,
         iterations=iterations,
-        command=command,
+        command=_command(identity, request, runs, iterations),
         environments=sorted(map(int, numbers[made.index].unique())),
         training_hours=_hours(made, training=True),
         comparison_hours=_hours(made, training=False),
@@ -130,20 +149,40 @@ def _hours(provenance: pd.DataFrame, training: bool) -> float:
     return round(float(pieces.loc[(pieces["table"] == "networks") == training, "seconds"].sum()) / 3600, 3)
 
 
-def _command(identity: Identity, request: Request) -> str:
+def _command(identity: Identity, request: Request, runs: int, iterations: int) -> str:
     """Return the command that computes these runs. The place of the data is left to the reader, as is a lost script."""
-    name = identity.problem.name
-    script = Path(request.script).name or (f"sweeps/{name}.py" if name in PROBLEMS else "SCRIPT")
+    problem, extent = identity.problem.name, request.extent
+    script = Path(request.script).name or (f"sweeps/{problem}.py" if problem in PROBLEMS else "SCRIPT")
     scheme = request.data.partition(":")[0] if ":" in request.data else ""
     flags = [f"--data {scheme}:FOLDER"] if scheme else []
-    extent = request.extent
-    flags += [f"--runs {extent.runs}", f"--iterations {extent.iterations}"]
+    flags += [*_reduced_by(identity.problem), f"--runs {runs}", f"--iterations {iterations}"]
     flags += [f"--complete {extent.complete}"] if extent.complete > 1 else []
-    flags += [f"--control {' '.join(extent.control)} --control-runs {extent.control_runs}"] if extent.control else []
+    flags += [f"--control {' '.join(extent.control) or 'none'}"]
+    flags += [f"--control-runs {extent.control_runs}"] if extent.control else []
+    flags += [f"--metrics {' '.join(extent.metrics)}"] if extent.metrics != DEFAULT_METRICS else []
+    flags += [f"--measure {' '.join(extent.measure) or 'none'}"] if extent.measure != MEASURES else []
+    flags += [f"--permutations {extent.permutations}"] if extent.permutations != NULL_PERMUTATIONS else []
+    flags += ["--no-chance"] if not extent.chance else []
     flags += [f"--threads {identity.threads}", f"--device {request.device}"]
-    flags += ["--probe-from test"] if identity.problem.probe_from == "test" else []
-    flags += ["--activations memory"] if request.extent.activations == "memory" else []
+    usual = {field.name: field.default for field in dataclasses.fields(identity)}
+    for name in CHOSEN:
+        if (value := getattr(identity, name)) != usual[name] and name != "threads":
+            flags.append(f"--{name}" if value is True else f"--{name} {value}")
+    flags += ["--activations memory"] if extent.activations == "memory" else []
     return " ".join(["python", script, *flags, "--storage STORE"])
+
+
+def _reduced_by(problem: Problem) -> list[str]:
+    """Return the flags that make this problem of the paper's of the same name."""
+    if (ours := PROBLEMS.get(problem.name)) is None:
+        return []
+    flags = {
+        "--epochs": (problem.recipe.epochs, ours.recipe.epochs),
+        "--train-limit": (problem.train_limit, ours.train_limit),
+        "--probe": (problem.probe, ours.probe),
+        "--probe-from": (problem.probe_from, ours.probe_from),
+    }
+    return [f"{flag} {value}" for flag, (value, usual) in flags.items() if value != usual]
 
 
 # --- joining ---------------------------------------------------------------------------------------------------------
@@ -261,10 +300,11 @@ def _joined_part(
 def publish(study: Published, folder: Path) -> list[str]:
     """Write a study's tables, figures and claims into a folder, and return the names of the files.
 
-    A study of the same networks that is there is replaced; other files in the folder are left alone. ValueError: the
-    folder holds something else, or networks that this study lacks.
+    A study of the same networks that is there is replaced; other files in the folder are left alone. The files take
+    their places when all are on the disk, so whatever ends this leaves the study that was there.
+    ValueError: the folder holds something else, or networks that this study lacks; or it cannot be written.
     """
-    if folder.is_dir() and any(folder.iterdir()):
+    if folder.is_dir() and any(not entry.name.startswith(".") for entry in folder.iterdir()):
         _require_no_loss(study, folder)
     files = {"claims.csv": to_csv_bytes(claims_table(study))}
     titles = titles_of([study.identity.problem])
@@ -272,9 +312,7 @@ def publish(study: Published, folder: Path) -> list[str]:
     for name, figure in drawn.items():
         files[f"{name}.png"] = plotting.render(figure, "png")
     files |= encoded(study)  # study.json last: until it is written, its digests do not fit the tables
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, content in files.items():
-        (folder / name).write_bytes(content)
+    write_all(folder, files)
     for name in set(map("{}.parquet".format, TABLES)) - set(files):
         (folder / name).unlink(missing_ok=True)
     return sorted(files)
@@ -285,18 +323,29 @@ def _require_no_loss(study: Published, folder: Path) -> None:
     if not is_published(folder):
         raise ValueError(f"{folder} is not empty and holds no published study: name another folder")
     try:
-        there = read(folder)
-    except DamagedStore:  # to publish again is the way to mend it
-        return
-    if there.identity.hash != study.identity.hash:
-        fields = differences(study.identity.as_dict(), there.identity.as_dict())
+        record, identity = read_record(folder)
+    except DamagedStore as error:
+        raise ValueError(f"{error}. What else is in this folder would be lost: move it, or name another") from None
+    if identity.hash != study.identity.hash:
+        fields = differences(study.identity.as_dict(), identity.as_dict())
         here = "; ".join(fields).replace("asked for", "in yours").replace("in the store", "there")
         raise ValueError(f"{folder} holds another study, of another sweep: {here}. Name another folder")
-    lost = set(there.tables.networks["weights"]) - set(study.tables.networks["weights"])
+    try:
+        lost = len(set(read(folder).tables.networks["weights"]) - set(study.tables.networks["weights"]))
+    except DamagedStore as error:  # to publish again is the way to mend it, if that has all that is told of it
+        if all(any(_holds(ours, part) for ours in study.parts) for part in record["parts"]):
+            return
+        raise ValueError(f"{error}. It holds runs that would be lost: move the folder, or name another") from None
     if lost:
         raise ValueError(
-            f"{folder} holds {len(lost)} networks that would be lost: name it as a source as well, to join the two"
+            f"{folder} holds {lost} networks that would be lost: name it as a source as well, to join the two"
         )
+
+
+def _holds(ours: PartRecord, theirs: PartRecord) -> bool:
+    """Return whether our runs of a complete network are at least as many and as long as theirs."""
+    counts = ((part["runs"], part["iterations"], part.get("controls", 0)) for part in (ours, theirs))
+    return ours["weights"] == theirs["weights"] and all(a >= b for a, b in zip(*counts, strict=True))
 
 
 def claims_table(study: Published) -> pd.DataFrame:

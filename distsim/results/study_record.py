@@ -9,7 +9,7 @@ from distsim.specs.fields import Natural
 from distsim.specs.json_shape import require_json
 from distsim.store import DamagedStore
 from distsim.store.commits import Sha256
-from distsim.store.existing import STUDY, is_published
+from distsim.store.existing import STUDY
 from distsim.store.records import identity_in
 from distsim.store.storage import first_line
 
@@ -51,9 +51,9 @@ def read_record(folder: Path) -> tuple[Any, Identity]:
 
     FileNotFoundError: the folder holds no published study. DamagedStore: the file is not what it was.
     """
-    if not is_published(folder):
-        raise FileNotFoundError(f"{folder} holds no published study: there is no {STUDY} in it")
     file = folder / STUDY
+    if not file.is_file():
+        raise FileNotFoundError(f"{folder} holds no published study: there is no {STUDY} in it")
     if file.stat().st_size > LARGEST:
         raise DamagedStore(f"{file} is damaged: it has more than {LARGEST:,} bytes")
     try:

@@ -23,6 +23,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar, Union, get_args, get_
 T = TypeVar("T")
 
 MOST = 10**9  # the largest number of anything that is counted; a larger one is a typing error
+LARGEST = 1e100  # the largest number that is measured; its square, and axes of figures around it, are finite
 
 
 class UnknownField(TypeError):
@@ -67,6 +68,8 @@ Count = Annotated[int, *count(MOST)]
 Natural = Annotated[int, _NOT_NEGATIVE]
 Positive = Annotated[float, Bound("be positive", lambda x: x > 0)]
 NotNegative = Annotated[float, _NOT_NEGATIVE]
+Real = Annotated[float, Bound(f"be between -{LARGEST:g} and {LARGEST:g}", lambda x: abs(x) <= LARGEST)]
+Proportion = Annotated[float, Bound("be in [0, 1]", lambda x: 0 <= x <= 1)]
 Share = Annotated[float, Bound("be in (0, 1)", lambda x: 0 < x < 1)]
 
 

@@ -4,6 +4,7 @@ A record that a store holds is described by a `TypedDict`. `require_json` checks
 field that does not fit. A stranger may have written the store, so nothing may be assumed of what is in it.
 """
 
+from collections.abc import Iterator
 from functools import cache
 from typing import Any, NotRequired, get_args, get_origin, get_type_hints, is_typeddict
 
@@ -16,14 +17,23 @@ def require_json(field: str, value: Any, kind: Any) -> None:
     field  the value's name for the text, such as `values.cka`; "" for the whole record
     kind   a TypedDict, whose value may have further fields; dict[str, X]; list[X]; tuple[X, Y], for a list of two; or
            what `distsim.specs.fields.require` knows: numbers with bounds, text, Literal, unions of these
+
+    All text in the value, names of fields among it, must be encodable: JSON can hold halves of a character.
     """
+    _require_kind(field, value, kind)
+    if not all(map(encodable, (text for _, text in _texts(field, value)))):
+        where, text = next(found for found in _texts(field, value) if not encodable(found[1]))
+        raise ValueError(f"{_named(where)} must be text that can be encoded, got {shown(text)}")
+
+
+def _require_kind(field: str, value: Any, kind: Any) -> None:
     if is_typeddict(kind):
         _require_fields(field, value, kind)
     elif get_origin(kind) is dict:
         if not isinstance(value, dict):
             raise ValueError(f"{_named(field)} must be an object, got {shown(value)}")
         for name, entry in value.items():
-            require_json(_inner(field, name), entry, get_args(kind)[1])
+            _require_kind(_inner(field, name), entry, get_args(kind)[1])
     elif get_origin(kind) in (list, tuple):
         _require_list(field, value, kind)
     elif kind is not Any:
@@ -44,7 +54,7 @@ def _require_fields(field: str, value: Any, kind: Any) -> None:
         raise ValueError(f"{_named(_inner(field, lacking[0]))} is missing")
     for name, of in _hints(kind):
         if name in value:
-            require_json(_inner(field, name), value[name], of)
+            _require_kind(_inner(field, name), value[name], of)
 
 
 def _require_list(field: str, value: Any, kind: Any) -> None:
@@ -57,7 +67,30 @@ def _require_list(field: str, value: Any, kind: Any) -> None:
     else:
         inner = inner * len(value)
     for place, (entry, of) in enumerate(zip(value, inner, strict=True)):
-        require_json(f"{field}[{place}]", entry, of)
+        _require_kind(f"{field}[{place}]", entry, of)
+
+
+def _texts(field: str, value: Any) -> Iterator[tuple[str, str]]:
+    """Yield all texts in a JSON value, each with the name of the field that holds it or has it as its own name."""
+    waiting = [(field, value)]  # no recursion: JSON may be nested deeper than calls
+    while waiting:
+        where, found = waiting.pop()
+        if isinstance(found, str):
+            yield where, found
+        elif isinstance(found, dict):
+            yield from ((where, name) for name in found)
+            waiting += [(f"{where}.{name}" if where else name, entry) for name, entry in found.items()]
+        elif isinstance(found, list):
+            waiting += [(where, entry) for entry in found]
+
+
+def encodable(text: str) -> bool:
+    """Return whether UTF-8 has the text: no half of a character, as Python's strings may hold."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 @cache

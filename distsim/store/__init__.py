@@ -3,7 +3,7 @@
 from distsim.store.commits import DamagedStore, Mark
 from distsim.store.contents import Contents
 from distsim.store.existing import existing_root, existing_stores, new_root, problems_in
-from distsim.store.lease import Lease, StoreInUse
+from distsim.store.lease import Lease, StoreGone, StoreInUse
 from distsim.store.paths import Pair
 from distsim.store.storage import NoSpace, NotWritable, Storage, StorageError
 from distsim.store.sweep_store import IdentityMismatch, SweepStore
@@ -19,6 +19,7 @@ __all__ = [
     "Pair",
     "Storage",
     "StorageError",
+    "StoreGone",
     "StoreInUse",
     "SweepStore",
     "existing_root",

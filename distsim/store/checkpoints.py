@@ -9,17 +9,25 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, TypedDict
 
 import safetensors.torch
 
 from distsim import stopping, trace
 from distsim.specs import canonical_json
+from distsim.specs.json_shape import require_json
 from distsim.store.epochs import CHECKPOINT, EPOCHS
 from distsim.store.storage import Storage, StorageError
 from distsim.training.checkpoint import Checkpoint
 
 SHARE = 0.02  # share of the training time that writing checkpoints may take
+
+
+class _Values(TypedDict):
+    """What a training keeps beside its tensors, as `distsim.training.loop` writes it."""
+
+    losses: list[float]  # of each epoch
+    memories: dict[str, dict[str, Any]]  # of what hears of each epoch, by name
 
 
 class StoredCheckpoints:
@@ -81,6 +89,7 @@ class StoredCheckpoints:
             values = about.pop("values")
             if canonical_json(about) != canonical_json(self._about):
                 return None
+            require_json("values", values, _Values)
             return Checkpoint(safetensors.torch.load(content), values)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError, safetensors.SafetensorError):
             return None  # the digest is right, but the content is not a checkpoint

@@ -19,7 +19,7 @@ from typing import Annotated, Any, NotRequired, TypedDict, TypeVar
 
 from distsim.specs import canonical_json, digest
 from distsim.specs.canonical import signed, unsigned
-from distsim.specs.fields import Bound, Natural
+from distsim.specs.fields import Bound, Natural, Real
 from distsim.specs.json_shape import require_json, require_record
 from distsim.store.storage import Storage, StorageError
 
@@ -66,7 +66,7 @@ class ProvenanceRecord(TypedDict, total=False):
     host: str
     pid: Natural
     started: str
-    seconds: float
+    seconds: Real
     piece: str
     dtype_x: str
     dtype_y: str

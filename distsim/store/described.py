@@ -38,7 +38,7 @@ class StoredLayer:
 
     name: str
     kind: str
-    module: str  # path within the network
+    module: str  # path within the network; "": the network itself
     shape: tuple[int, ...]  # for one image: (h, w, c) or (p,)
 
 
@@ -66,10 +66,15 @@ _Text = Annotated[
 ]
 
 
+_Path = Annotated[
+    str, Bound(f"be at most {LONGEST} printable characters", lambda text: len(text) <= LONGEST and text.isprintable())
+]
+
+
 class _LayerRecord(TypedDict):
     name: _Text
     kind: _Text
-    module: _Text
+    module: _Path  # "": the network itself, where it computes its output outside its modules
     shape: list[Count]
 
 

@@ -6,9 +6,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from distsim.specs.problem import OTHER_FOLDERS
+from distsim.store import local
 from distsim.store.paths import PAIRS, place_of
 from distsim.store.remote import require_a_place
-from distsim.store.storage import Storage
+from distsim.store.storage import NotReadable, Storage
 from distsim.store.sweep_store import SweepStore
 
 _RECORD = re.compile(r"behaviour/(?:network|metric-[^/]+|criterion-[^/]+)\.json|layers\.json")
@@ -69,10 +70,16 @@ def existing_stores(where: str | Path, problem: str | None = None) -> list[Sweep
     root = existing_root(where)
     names = problems_in(root)
     if not names:
-        raise FileNotFoundError(f"no sweep in {root.url}")
+        raise FileNotFoundError(f"no sweep in {root.url}{unreadable(root)}")
     if problem is not None and problem not in names:
-        raise FileNotFoundError(f"no sweep of {problem} in {root.url}; there are {', '.join(names)}")
+        raise FileNotFoundError(f"no sweep of {problem} in {root.url}; there are {', '.join(names)}{unreadable(root)}")
     return [SweepStore(root, name) for name in ([problem] if problem else names)]
+
+
+def unreadable(root: Storage) -> str:
+    """Return words that name the folders which may hold a sweep and may not be read, "" if there are none."""
+    names = [] if root.folder is None else local.shut(root.folder)
+    return f" ({', '.join(names)} cannot be read: permission is missing)" if names else ""
 
 
 def existing_store(where: str | Path, problem: str | None = None) -> SweepStore:
@@ -86,13 +93,18 @@ def existing_store(where: str | Path, problem: str | None = None) -> SweepStore:
 def problems_in(root: Storage) -> list[str]:
     """Return the names of the problems that have a sweep in the store, sorted.
 
-    Another's folder in which there is a file spec.json is none of them.
+    Another's folder is none of them, also if there is a file spec.json in it, or if it may not be read.
     """
     return [name for name in root.folders() if name not in OTHER_FOLDERS and _is_sweep(root, name)]
 
 
 def _is_sweep(root: Storage, name: str) -> bool:
-    spec = root.get(f"{name}/spec.json")
+    try:
+        spec = root.get(f"{name}/spec.json")
+    except NotReadable:
+        if root.folder is None:
+            raise
+        spec = b""  # a sweep's, or somebody else's: what lies beside it tells
     return spec is not None and (b'"identity"' in spec or holds_sweep(name, root.sizes(name)))  # it may be damaged
 
 
@@ -110,8 +122,11 @@ def _is_record(path: str) -> bool:
 
 
 def is_published(folder: Path) -> bool:
-    """Return whether this is the folder of a published study."""
-    return (folder / STUDY).is_file()
+    """Return whether this is the folder of a published study, which may be damaged.
+
+    Where there are sweeps, a study.json is not looked at: it may be anybody's. OSError: the folder cannot be read.
+    """
+    return (folder / STUDY).is_file() and not problems_in(Storage(folder))
 
 
 def published_in(where: str | Path) -> Path | None:

@@ -8,7 +8,8 @@ A process of another user may be hidden (`hidepid` of /proc, usual on login node
 proof that it has ended: unless the system says that no process has its number, its beat is waited for.
 
 Commits need no lease: they are safe beside any writer. Dropping activations and replacing tables are not, so a driver
-calls `check` before these, and `store.fenced` sees to what is replaced.
+calls `check` before these, and `store.fenced` sees to what is replaced. A store may also go while a driver is at work,
+as when its disk is unmounted: so each write into a folder first looks for the driver's own lease (`check_there`).
 """
 
 import contextlib
@@ -37,6 +38,10 @@ _SIGN = re.compile(rb"over|[0-9a-f]{32}")
 
 class StoreInUse(StorageError):
     """Another driver is at work in the store."""
+
+
+class StoreGone(StorageError):
+    """The store in which this driver works is not there any more."""
 
 
 class Lease:
@@ -80,7 +85,9 @@ class Lease:
         self._over.set()
         self._beating.join()
         with contextlib.suppress(StorageError):  # e.g. a full disk; the next driver sees that this process is gone
-            if not self.lost:
+            if self._gone():
+                self._root.lease = self  # so that nothing is written by what ends after this, either
+            elif not self.lost:
                 self._root.put(_path(self.number, "beat"), b"over")
 
     @property
@@ -94,11 +101,42 @@ class Lease:
         return self._last() != self.number
 
     def check(self) -> None:
-        """Check that this driver still holds the lease. StoreInUse: it is `lost`."""
+        """Check that this driver still holds the lease.
+
+        StoreInUse: another driver took over. StoreGone: the store is not there any more.
+        """
+        self.check_there()
         if self.lost:
             raise StoreInUse(
                 f"another driver took over {self._root.url} because this one gave no sign of life: this one stops"
             )
+
+    def check_there(self) -> None:
+        """Check that the store is still there, and with it what says that this driver, or a later one, holds it.
+
+        StoreGone: it is not, so that whatever is written would begin another store in its place, such as in the folder
+        on which its disk was mounted.
+        """
+        if self._gone():
+            raise StoreGone(
+                f"the store {self._root.url} has gone (unmounted or removed?): {_path(self.number)}, which this driver "
+                "wrote there, is not there any more. This driver stops"
+            )
+
+    def _gone(self) -> bool:
+        return self._vanished() and self._last() <= self.number
+
+    def _vanished(self) -> bool:
+        """Return whether the file of this driver's lease is not there. It is asked before every write."""
+        if self._root.folder is None:
+            return self._root.get(_path(self.number)) is None
+        try:
+            os.stat(self._root.folder / _path(self.number))
+        except (FileNotFoundError, NotADirectoryError):
+            return True
+        except OSError:  # such as a file server that does not answer: what is written next says so
+            pass
+        return False
 
     def _last(self) -> int:
         return _highest(_FILE, self._root.sizes(FOLDER))
@@ -144,6 +182,8 @@ class Lease:
     def _go_on_beating(self) -> None:
         while True:
             with contextlib.suppress(StorageError):  # if this lasts, another driver takes over and `check` says so
+                if self._vanished():  # a beat would bring back a store that has gone
+                    return
                 self._root.put(_path(self.number, "beat"), uuid.uuid4().hex.encode())
             if self._over.wait(self._beat):
                 return

@@ -13,15 +13,16 @@ from typing import Any, Literal, NotRequired, TypedDict
 import distsim
 from distsim.comparison.pair import Result
 from distsim.metrics.jackknife import BLOCKS
-from distsim.metrics.registry import METRICS
+from distsim.metrics.registry import BUILT_IN, METRICS
 from distsim.specs import PERMUTATIONS, Control, Identity, NetworkId, shown
-from distsim.specs.fields import Count, Natural, expect
+from distsim.specs.fields import Count, Natural, Proportion, Real, expect
 from distsim.specs.json_shape import require_json
 from distsim.store.commits import LARGEST_MARK, DamagedStore, Mark, Sha256, decode_mark, read_decoded
 from distsim.store.paths import Place, pairs_key, place_of
 from distsim.store.storage import Storage
 
 LARGEST_SPEC = 2**20  # bytes of spec.json and request.json
+ROUNDING = 0.01  # by which values may pass a bound: float32 eigenvalues err by 0.004 at most (comparison.pair)
 # Fields of provenance: the SHA-256 of the weights that activations and logits, or the two sides of values, come from.
 WEIGHTS, WEIGHTS_X, WEIGHTS_Y = "weights", "weights_x", "weights_y"
 
@@ -34,13 +35,13 @@ class NetworkRecord(TypedDict):
     complete: NotRequired[Natural]  # number of the complete network; 0 is not written
     control: NotRequired[Control]  # not written of other runs
     epochs: Natural  # trained
-    accuracy: float  # on the test set, 0..1
-    loss: float
-    remaining: float  # alive / all parameters
-    remaining_pool: float  # alive / prunable parameters
+    accuracy: Proportion  # on the test set
+    loss: Real
+    remaining: Proportion  # alive / all parameters
+    remaining_pool: Proportion  # alive / prunable parameters
     reduced: bool
-    train_loss: NotRequired[list[float]]  # of each epoch
-    validation_loss: NotRequired[list[float]]
+    train_loss: NotRequired[list[Real]]  # of each epoch
+    validation_loss: NotRequired[list[Real]]
     best_epoch: NotRequired[Natural | None]
 
 
@@ -69,7 +70,7 @@ class LogitsRecord(TypedDict):
 class ChanceResult(TypedDict):
     """A metric's values for permuted examples, one for each permutation; or without a block of the examples."""
 
-    values: list[float | None]
+    values: list[Real | None]
     reasons: list[str]
 
 
@@ -206,7 +207,7 @@ def _network(place: Place, record: dict[str, Any]) -> None:
 def _comparison(place: Place, values: dict[str, Any]) -> None:
     _require_metrics(place, values)
     for metric, result in values.items():
-        _require_value_or_reason(f"values.{metric}", result["value"], result["reason"])
+        _require_value_or_reason(f"values.{metric}", metric, result["value"], result["reason"])
         if metric in METRICS and METRICS[metric].view == "channels":
             expect(None not in (result["rank_x"], result["rank_y"]), f"field values.{metric} has no ranks")
 
@@ -216,14 +217,14 @@ def _several(place: Place, values: dict[str, Any]) -> None:
     most = {"chance": PERMUTATIONS, "null": len(place.permutations), "se": BLOCKS}[place.kind]
     _require_metrics(place, values)
     for metric, result in values.items():
-        _require_several(f"values.{metric}", result, most)
+        _require_several(f"values.{metric}", metric, result, most)
 
 
-def _require_several(field: str, result: dict[str, Any], most: int) -> None:
+def _require_several(field: str, metric: str, result: dict[str, Any], most: int) -> None:
     counts = len(result["values"]), len(result["reasons"])
     expect(counts == (most,) * 2, f"field {field} must have {most} values, got {counts[0]}")
     for value, reason in zip(result["values"], result["reasons"], strict=True):
-        _require_value_or_reason(field, value, reason)
+        _require_value_or_reason(field, metric, value, reason)
 
 
 def _pairs(place: Place, values: dict[str, Any]) -> None:
@@ -235,9 +236,9 @@ def _pairs(place: Place, values: dict[str, Any]) -> None:
         for metric, result in results.items():
             where = f"{metric} of {x.label} and {y.label}"
             if place.kind == "pairs_se":
-                _require_several(where, result, BLOCKS)
+                _require_several(where, metric, result, BLOCKS)
             else:
-                _require_value_or_reason(where, result["value"], result["reason"])
+                _require_value_or_reason(where, metric, result["value"], result["reason"])
 
 
 def _pair_tables(place: Place, values: dict[str, Any]) -> None:
@@ -256,12 +257,16 @@ def _require_metrics(place: Place, values: dict[str, Any]) -> None:
     expect(names == sorted(place.metrics), f"it holds {shown(', '.join(names))}, but its name says otherwise")
 
 
-def _require_value_or_reason(field: str, value: float | None, reason: str) -> None:
-    """Check that there is either a value or a reason why there is none."""
+def _require_value_or_reason(field: str, metric: str, value: float | None, reason: str) -> None:
+    """Check that there is either a value that the metric can have, or a reason why there is none."""
     if value is None:
         expect(bool(reason), f"field {field} has neither a value nor a reason")
-    else:
-        expect(math.isfinite(value) and not reason, f"field {field} has the value {value} and a reason why it has none")
+        return
+    expect(math.isfinite(value) and not reason, f"field {field} has the value {value} and a reason why it has none")
+    if metric in BUILT_IN:  # what one's own metrics say of their values is nobody's promise
+        low, high = BUILT_IN[metric].bounds
+        within = low - ROUNDING <= value <= high + ROUNDING
+        expect(within, f"field {field} has the value {value}, and {metric} lies between {low:g} and {high:g}")
 
 
 _AGREES: dict[str, Callable[[Place, dict[str, Any]], None]] = {

@@ -31,6 +31,10 @@ class NoSpace(StorageError):
     """There is no room to write: the disk is full or a quota is used up."""
 
 
+class NotReadable(StorageError):
+    """An object may not be read: permission is missing, it is a pipe, or a link leads out of the store."""
+
+
 class NotWritable(StorageError):
     """The storage may be read and not written: a read-only file system, or missing permission."""
 
@@ -52,6 +56,7 @@ class Storage:
         self._for_large: dict[int, Any] = {}  # size in bytes -> obstore store for requests of that size
         self.conditional = True  # `exclusive` sets it to False if the store has no conditional puts
         self.lease: Any = None  # the `store.lease.Lease` of this process, while it holds one; a root has it
+        self._outer: Storage | None = None  # that this one is within, up to the root
         self.url = str(url)
         try:
             if "://" in self.url:
@@ -83,11 +88,23 @@ class Storage:
     def within(self, prefix: str) -> "Storage":
         """Return the storage of the objects under a prefix. StorageError: a symbolic link leads out of the folder."""
         self._require_inside(prefix)
+        self.require_there()
         if self.folder is None:
             prefix = urllib.parse.quote(prefix)  # as the prefix of a URL is
         inner = Storage(f"{self.url.rstrip('/')}/{prefix}")
-        inner.conditional = self.conditional
+        inner.conditional, inner._outer = self.conditional, self
         return inner
+
+    def require_there(self) -> None:
+        """Check that the folder in which this process works (`lease`) is still there, so that it is not made anew.
+
+        An object store keeps no folders. StoreGone (`distsim.store.lease`): it is not.
+        """
+        root = self
+        while root._outer is not None:
+            root = root._outer
+        if root.lease is not None and root.folder is not None:
+            root.lease.check_there()
 
     @property
     def folder(self) -> Path | None:
@@ -95,14 +112,16 @@ class Storage:
         return None if "://" in self.url else Path(self.url)
 
     def get(self, path: str, most: int | None = None) -> bytes | None:
-        """Return the object's bytes, or None if it does not exist. StorageError: it cannot be read.
+        """Return the object's bytes, or None if it does not exist.
+
+        NotReadable, StorageError: it cannot be read.
 
         most : bytes that may be expected. Of a larger object, only the first most + 1 are read
         """
         self._require_inside(path)
         if self.folder is not None and local.is_special(self.folder / path):
-            raise StorageError(f"cannot read {path} in {self.url}: it is not a regular file")
-        with explaining(f"cannot read {path} in {self.url}"):
+            raise NotReadable(f"cannot read {path} in {self.url}: it is not a regular file")
+        with self._explaining("read", path):
             try:
                 return remote.again(lambda: self._read(path, most))
             except FileNotFoundError as error:
@@ -119,7 +138,10 @@ class Storage:
         return bytes((found if store is self._store else obstore.get(store, path)).bytes())
 
     def put(self, path: str, content: bytes) -> None:
-        """Write the object and replace an existing one. NoSpace: there is no room for it."""
+        """Write the object and replace an existing one. NoSpace: there is no room for it.
+
+        StoreGone: the store that this process holds (`lease`) is not there any more.
+        """
         self._put(path, content, "overwrite")
 
     def create(self, path: str, content: bytes) -> bool:
@@ -215,7 +237,9 @@ class Storage:
 
     def _put(self, path: str, content: bytes, mode: Any) -> None:
         self._require_inside(path)
-        with explaining(f"cannot write {path} in {self.url}"):
+        if not path.startswith("lease/"):  # its holder has looked
+            self.require_there()
+        with self._explaining("write", path):
             if mode == "overwrite" and self.folder is not None:
                 with contextlib.suppress(FileNotFoundError):  # another writer is removing it; then obstore makes it
                     local.make_folder((self.folder / path).parent)
@@ -241,7 +265,7 @@ class Storage:
         objects. prefix : must be whole path segments
         """
         self._require_inside(prefix)
-        with explaining(f"cannot list {prefix or '/'} in {self.url}"):
+        with self._explaining("list", prefix):
             if self.folder is not None:
                 try:
                     return local.files(self.folder, prefix)
@@ -253,7 +277,7 @@ class Storage:
     def folders(self, prefix: str = "") -> list[str]:
         """Return the names of the folders directly under a prefix, sorted."""
         self._require_inside(prefix)
-        with explaining(f"cannot list {prefix or '/'} in {self.url}"):
+        with self._explaining("list", prefix):
             if self.folder is not None:
                 return local.folders(self.folder, prefix)
             listing = remote.again(lambda: obstore.list_with_delimiter(self._store, prefix=prefix or None))
@@ -281,7 +305,23 @@ class Storage:
         A store may come from somebody else, so nothing outside its folder is read, written or deleted.
         """
         if self.folder is not None and path and not os.path.realpath(f"{self.url}/{path}").startswith(f"{self.url}/"):
-            raise StorageError(f"{path} leads out of the store {self.url}")
+            raise NotReadable(f"{path} leads out of the store {self.url}")
+
+    @contextlib.contextmanager
+    def _explaining(self, verb: str, path: str) -> Iterator[None]:
+        """Make a StorageError of what is raised inside the block, which names a file in the place of a folder.
+
+        verb : what cannot be done, path : with what; "" for everything
+        """
+        what = f"cannot {verb} {path or '/'} in {self.url}"
+        try:
+            with explaining(what):
+                yield
+        except StorageError:
+            inside = f"{path}/x" if verb == "list" else path
+            if self.folder is None or (there := local.in_the_way(self.folder, inside)) is None:
+                raise
+            raise StorageError(f"{what}: {there} {local.IN_THE_WAY}") from None
 
 
 def _version(entry: Any) -> str:
@@ -301,7 +341,7 @@ def explaining(what: str) -> Iterator[None]:
 
 
 def storage_error(what: str, error: BaseException) -> StorageError:
-    """Make an error that says what could not be done and why. NoSpace if there is no room.
+    """Make an error that says what could not be done and why: NoSpace, NotWritable and NotReadable where it is that.
 
     Credentials that the server's answer may repeat are replaced by "...".
     """
@@ -309,8 +349,9 @@ def storage_error(what: str, error: BaseException) -> StorageError:
     reason = reasons.explained(text) or type(error).__name__
     if reasons.no_space(text):  # asked first: S3 answers 403 for a full quota too
         return NoSpace(f"{what}: {reason}")
-    if what.startswith("cannot write") and reasons.not_allowed(text):
-        return NotWritable(f"{what}: {reason}")
+    if reasons.not_allowed(text):
+        kind = {"cannot write": NotWritable, "cannot read": NotReadable}.get(" ".join(what.split()[:2]), StorageError)
+        return kind(f"{what}: {reason}")
     return StorageError(f"{what}: {reason}")
 
 

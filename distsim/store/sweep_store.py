@@ -51,6 +51,7 @@ from distsim.store.contents import Contents, contents_of, current_marks
 from distsim.store.epochs import delete_checkpoints
 from distsim.store.fenced import replace, replace_one
 from distsim.store.paths import PAIRS, VALUES, Kind, OfPairs, Pair, pairs_path, place_of, values_path
+from distsim.store.readable import readable
 from distsim.store.records import LARGEST_SPEC, WEIGHTS, decode_spec, identity_in, read_record, weights_of
 from distsim.store.storage import Storage
 
@@ -327,9 +328,9 @@ class SweepStore:
         self._create(pairs_path(layer, results, metrics, what), values, fields)
 
     def _create(self, path: str, values: dict[str, Any], fields: dict[str, Any]) -> None:
-        """Create a mark that holds values, unless there is one. fields : of the Mark."""
+        """Create a mark that holds values, unless there is one. fields : of the Mark. ValueError: see `readable`."""
         fields["provenance"] = fields.get("provenance", {}) | {"piece": path}
-        self.storage.create(path, Mark(attempt="", objects={}, values=values, **fields).encode())
+        self.storage.create(path, readable(Mark(attempt="", objects={}, values=values, **fields), path))
 
     def pair_marks(self, what: OfPairs = "pairs") -> dict[str, Mark]:
         """Return path -> mark that holds values of pairs, sorted by path. DamagedStore: a mark holds something else.

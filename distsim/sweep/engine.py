@@ -197,7 +197,7 @@ class Lines(Callback):
 def describe(event: Event) -> str:
     """Return an event as a line of a log."""
     if "died" in event:
-        return f"{time.strftime('%H:%M:%S')} {event['problem']} {event['piece']}: its worker died"
+        return f"{time.strftime('%H:%M:%S')} {event['problem']} {event['piece']}: {event['why'] or 'its worker died'}"
     number, control = event.get("complete", 0), event.get("control", "")
     which = NetworkId(complete=number).label
     if event["run"] is not None:

@@ -8,10 +8,13 @@ drivers that begin while it is in force.
 import contextlib
 import time
 from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 from distsim import stopping
 from distsim.stopping import Border, Stopped
-from distsim.store import Storage, StorageError, StoreInUse, control
+from distsim.store import Storage, StorageError, StoreGone, StoreInUse, control
+
+T = TypeVar("T")
 
 LOOK = 2.0  # seconds between two looks into a folder
 LOOK_REMOTE = 10.0  # and into an object store, where each look is a request
@@ -54,7 +57,7 @@ class Heeded:
         """Return once the sweep may go on: at once, unless it is paused.
 
         say : gets a sentence when waiting begins, and one when it ends
-        check : raises if another driver has taken over
+        check : raises if another driver has taken over, or the store has gone
 
         Stopped: it is to end instead.
         """
@@ -82,7 +85,7 @@ class Heeded:
             if last is not None:
                 check()
             return self._newest()
-        except StoreInUse:
+        except (StoreInUse, StoreGone):
             raise
         except StorageError:
             if last is None:
@@ -120,8 +123,20 @@ def wait_if_paused(say: Callable[[str], object], check: Callable[[], None]) -> N
         heeded.wait(say, check)
 
 
-def wait_after(stopped: Stopped, say: Callable[[str], object], check: Callable[[], None]) -> None:
-    """Return once the sweep may go on that has stopped. Stopped: it is to end, as its user or an instruction asks."""
-    if stopping.asked() or stopping.heeded() is None:
-        raise stopped
-    wait_if_paused(say, check)
+def through_pauses(work: Callable[[bool], T], say: Callable[[str], object], check: Callable[[], None]) -> T:
+    """Return what the work returns. Where somebody pauses it, wait, and then begin it again: it does what is left.
+
+    work : gets whether it begins again
+    say, check : those of `Heeded.wait`
+
+    Stopped: it is to end, as its user or an instruction asks.
+    """
+    again = False
+    while True:
+        try:
+            return work(again)
+        except Stopped:
+            if stopping.asked() or stopping.heeded() is None:
+                raise
+            again = True
+            wait_if_paused(say, check)

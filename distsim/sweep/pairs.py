@@ -21,11 +21,10 @@ from distsim.metrics.registry import known, se_belongs_to
 from distsim.models import Layer, build
 from distsim.results.pairs import Found, FoundSe, found_in, se_in
 from distsim.specs import NetworkId
-from distsim.stopping import Stopped
 from distsim.store import Pair, SweepStore
 from distsim.sweep.cost import Cost, beside_cost, layer_cost, product_rate
 from distsim.sweep.engine import Engine
-from distsim.sweep.heeding import wait_after, wait_if_paused
+from distsim.sweep.heeding import through_pauses, wait_if_paused
 from distsim.sweep.jobs import PairJob
 from distsim.sweep.order import Prepared
 
@@ -181,54 +180,52 @@ def compare(
     FileNotFoundError: a network is not committed. ValueError: no metric applies to any of these layers. Stopped:
     somebody has asked it to stop.
     """
-    while True:
-        try:
-            wait_if_paused(say, check)
-            return _compare(order, store, engine, pairs, metrics, names, memory, forecast, say, measure)
-        except Stopped as stopped:
-            wait_after(stopped, say, check)
+    name, layers = order.name, _sized(order, metrics, names)
+    with_se = tuple(metric.name for metric in known(metrics) if se_belongs_to(metric) in measure)
+
+    def once(again: bool) -> list[str]:
+        asked, device = _with_images(order, store, pairs), order.sweep.device
+        slots = 1 if forecast else engine.slots([asked])
+        share = (memory or (free_memory() or 8 * 2.0**30) / 2) / slots
+        todo = jobs(name, pairs, layers, metrics, found_in(store), share, with_se, se_in(store) if with_se else {})
+        if not todo:
+            say(f"{name}: nothing is missing")
+            return []
+        with threads(order.sweep.identity.threads):
+            sentence = cost(todo, layers).sentence(product_rate(device, engine.here), slots, device)
+        errors_too = f", with standard errors of {', '.join(with_se)}" if any(job.se for job in todo) else ""
+        count = sum(len(job.pairs) for job in todo)
+        say(f"{name}: {count} pairs of layers in {len(todo)} tiles: {sentence}{errors_too}")
+        return [] if forecast else engine.compare([asked], todo)
+
+    wait_if_paused(say, check)
+    return through_pauses(once, say, check)
 
 
-def _compare(
-    order: Prepared,
-    store: SweepStore,
-    engine: Engine,
-    pairs: Sequence[Pair],
-    metrics: tuple[str, ...],
-    names: Sequence[str] | None,
-    memory: float | None,
-    forecast: bool,
-    say: Callable[[str], None],
-    measure: Collection[str],
-) -> list[str]:
-    problem, name = order.sweep.problem, order.name
-    contents, wanted = store.contents(), {network for pair in pairs for network in pair}
-    if absent := wanted - contents.networks:
-        raise FileNotFoundError(f"{name}: {min(absent).label} is not in {store.root.url}")
-    shapes = layer_shapes(build(problem), problem)
+def _sized(order: Prepared, metrics: tuple[str, ...], names: Sequence[str] | None) -> dict[Layer, tuple[int, ...]]:
+    """Return layer -> its shape (n, ...), of the layers with these names. ValueError: no metric applies to any."""
+    problem = order.sweep.problem
     layers = [layer for layer in order.layers if names is None or layer.name in names]
     if not any(applicable(metrics, layer.kind) for layer in layers):
         raise ValueError(
-            f"{name}: none of the metrics {', '.join(metrics)} applies to {', '.join(x.name for x in layers)}"
+            f"{order.name}: none of the metrics {', '.join(metrics)} applies to {', '.join(x.name for x in layers)}"
         )
-    sized = {layer: (problem.probe, *shapes[layer.name]) for layer in layers}
-    if not wanted <= contents.activations:  # then workers need the images
-        extent = dataclasses.replace(order.sweep.extent, activations="memory")
-        order = dataclasses.replace(order, sweep=dataclasses.replace(order.sweep, extent=extent))
-    slots = 1 if forecast else engine.slots([order])
-    memory = memory or (free_memory() or 8 * 2.0**30) / 2
-    with_se = tuple(metric.name for metric in known(metrics) if se_belongs_to(metric) in measure)
-    errors = se_in(store) if with_se else {}
-    todo = jobs(name, pairs, sized, metrics, found_in(store), memory / slots, with_se, errors)
-    if not todo:
-        say(f"{name}: nothing is missing")
-        return []
-    device = order.sweep.device
-    with threads(order.sweep.identity.threads):
-        sentence = cost(todo, sized).sentence(product_rate(device, engine.here), slots, device)
-    errors_too = f", with standard errors of {', '.join(with_se)}" if any(job.se for job in todo) else ""
-    say(f"{name}: {sum(len(job.pairs) for job in todo)} pairs of layers in {len(todo)} tiles: {sentence}{errors_too}")
-    return [] if forecast else engine.compare([order], todo)
+    shapes = layer_shapes(build(problem), problem)
+    return {layer: (problem.probe, *shapes[layer.name]) for layer in layers}
+
+
+def _with_images(order: Prepared, store: SweepStore, pairs: Sequence[Pair]) -> Prepared:
+    """Return the order as workers need it: with images, unless the store holds the activations of all these networks.
+
+    FileNotFoundError: a network is not committed.
+    """
+    contents, wanted = store.contents(), {network for pair in pairs for network in pair}
+    if absent := wanted - contents.networks:
+        raise FileNotFoundError(f"{order.name}: {min(absent).label} is not in {store.root.url}")
+    if wanted <= contents.activations:
+        return order
+    extent = dataclasses.replace(order.sweep.extent, activations="memory")
+    return dataclasses.replace(order, sweep=dataclasses.replace(order.sweep, extent=extent))
 
 
 def _components(pairs: Sequence[Pair]) -> list[list[Pair]]:

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterable, Mapping, Set
 from functools import partial
 
-from distsim import stopping
 from distsim.processor import Load
 from distsim.results import reduce
 from distsim.results.report import writing as report
@@ -12,7 +11,7 @@ from distsim.store import Contents, Storage, SweepStore
 from distsim.sweep.engine import Engine
 from distsim.sweep.failures import SweepFailed, attempt, unless_full
 from distsim.sweep.forecast import comparison_forecast, to_do, training_forecast, training_warnings, work_sentence
-from distsim.sweep.heeding import wait_after, wait_if_paused
+from distsim.sweep.heeding import through_pauses, wait_if_paused
 from distsim.sweep.jobs import Comparison, NetworkComparison, comparisons
 from distsim.sweep.order import Prepared
 from distsim.sweep.pairs import references
@@ -43,14 +42,8 @@ def run(
     Stopped: somebody has asked it to stop. SweepFailed lists lasting failures, after everything else is finished.
     NoSpace: the disk is full; what is committed stays.
     """
-    orders, worked = list(orders), False
     try:
-        while True:
-            try:
-                return _run(orders, root, engine, say, check, worked)
-            except stopping.Stopped as stopped:
-                wait_after(stopped, say, check)
-                worked = True
+        return through_pauses(partial(_run, list(orders), root, engine, say, check), say, check)
     finally:
         engine.watcher.on_end()
 

@@ -50,8 +50,8 @@ class Trials:
             return [NetworkId(complete=pack)] * stored
         return [chain.of_run.network(iteration) for chain in pack for iteration in chain.extract]
 
-    def died(self, number: int, piece: str) -> None:
-        self._watcher.on_died({"problem": self._tasks[number][0], "piece": piece})
+    def died(self, number: int, piece: str, why: str = "") -> None:
+        self._watcher.on_died({"problem": self._tasks[number][0], "piece": piece, "why": why})
         self.ended(number)
 
     def _begins(self, problem: str, network: NetworkId, last: int) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 
@@ -293,11 +293,17 @@ class Trainer:
         return TrainedNetwork(iteration, weights, masks, record, rewind)
 
 
+class _NoValues(TypedDict):
+    pass
+
+
 class _RewindState:
     """The complete network's state after `epoch` epochs, to which pruned networks return.
 
     An `after_epoch` function that never stops the training.
     """
+
+    values = _NoValues
 
     def __init__(self, epoch: int, network: Network) -> None:
         self._epoch = epoch

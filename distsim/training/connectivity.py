@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from distsim.activations.probe import BATCH, Probe
 from distsim.data import augment
-from distsim.models import Network
+from distsim.models import Network, logits_of
 from distsim.training.loop import evaluate
 from distsim.training.stepper import State
 
@@ -80,7 +80,7 @@ def measure_statistics(network: Network, probe: Probe) -> None:
         module.momentum = None  # a plain mean over batches
         module.train()
     for images in _full_batches(probe.images):
-        network(augment.normalise(images, probe.mean, probe.sd))
+        logits_of(network, augment.normalise(images, probe.mean, probe.sd))
     for module, momentum in zip(norms, momenta, strict=True):
         module.momentum = momentum
     network.eval()

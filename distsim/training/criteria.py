@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from distsim.data import augment
-from distsim.models import Network
+from distsim.models import Network, logits_of
 from distsim.specs import MAGNITUDE
 
 NEEDS = ("gradients", "activations")
@@ -123,7 +123,7 @@ def _measured(network: Network, data: Calibration, backward: bool) -> tuple[dict
     try:
         with inputs.watched(), torch.set_grad_enabled(backward):
             for which in torch.arange(len(data.images)).split(BATCH):
-                output = network(augment.normalise(data.images[which], data.mean, data.sd))
+                output = logits_of(network, augment.normalise(data.images[which], data.mean, data.sd))
                 loss = nn.functional.cross_entropy(output, data.labels[which], reduction="sum") / len(data.images)
                 if backward:
                     loss.backward()  # type: ignore[no-untyped-call]

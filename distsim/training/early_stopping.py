@@ -2,6 +2,7 @@
 
 import copy
 import math
+from typing import TypedDict
 
 from distsim.models import Network
 from distsim.training.checkpoint import Checkpoint
@@ -9,12 +10,22 @@ from distsim.training.loop import TrainingData, evaluate
 from distsim.training.stepper import State, on_cpu
 
 
+class _Values(TypedDict):
+    losses: list[float]
+    best_epoch: int
+    best_loss: float | None
+    waited: int
+
+
 class EarlyStopping:
     """An `after_epoch` function that stops after `patience` epochs without a strictly smaller validation loss.
 
     It keeps the best epoch's state. Epochs before index `earliest` do not count and cannot be the best.
-    ValueError: the data has no validation split.
+    FloatingPointError, where it is called: the validation loss is not finite. ValueError: the data has no validation
+    split.
     """
+
+    values = _Values
 
     def __init__(self, data: TrainingData, patience: int, earliest: int = 0) -> None:
         if data.validation is None:
@@ -29,6 +40,8 @@ class EarlyStopping:
 
     def __call__(self, epoch: int, network: Network) -> bool:
         _, loss = evaluate(network, self.images, self.labels, self.data.mean, self.data.sd)
+        if not math.isfinite(loss):
+            raise FloatingPointError(f"the validation loss of epoch {epoch + 1} is {loss}")
         self.losses.append(loss)
         if epoch < self.earliest:
             return False

@@ -16,10 +16,10 @@ import torch
 from distsim.data import augment
 from distsim.models import Network, build
 from distsim.training.chain import TrainedNetwork, Trainer
-from distsim.training.checkpoint import Checkpoint, Checkpointed, part_of
+from distsim.training.checkpoint import Checkpoint, Checkpointed, fits, part_of
 from distsim.training.early_stopping import EarlyStopping
 from distsim.training.fused_stepper import Epoch, FusedStepper
-from distsim.training.loop import AfterEpoch, EpochStreams, checkpoint_of, choices, require_finite
+from distsim.training.loop import AfterEpoch, EpochStreams, checkpoint_of, choices, require_finite, stops
 from distsim.training.optimizers import Schedule
 from distsim.training.pruning import Masks
 from distsim.training.stepper import Arithmetic, State
@@ -142,13 +142,18 @@ class GroupTrainer:
     ) -> GroupSteps:
         stepper = self._stepper
         stepper.reset_runs({member.slot: member.start for member in members.values()})
+        epochs, rate = self.trainer.epochs(iteration)
         kept = checkpoints.load(sorted(members)) if checkpoints is not None else {}
+        for run, checkpoint in kept.items():
+            member = members[run]
+            if not fits(checkpoint, stepper.weights_of(member.slot), member.memories, len(epochs)):
+                kept = {}
+                break
         stepper.load_runs({members[run].slot: checkpoint.tensors for run, checkpoint in kept.items()})
         for run, checkpoint in kept.items():
             members[run].losses = list(checkpoint.values["losses"])
             for name, memory in members[run].memories.items():
                 memory.load(part_of(checkpoint, name))
-        epochs, rate = self.trainer.epochs(iteration)
         done = len(next(iter(members.values())).losses)
         everyone = tuple(members.values())
         with contextlib.closing(_ahead(lambda epoch: self._epoch(epoch, everyone, rate), epochs[done:])) as ahead:
@@ -202,8 +207,11 @@ class GroupTrainer:
         if not functions and not last:
             return None
         self._network.load_state_dict(self._stepper.weights_of(member.slot))
-        stops = [stop(epoch, self._network) for stop in functions]
-        if not any(stops) and not last:
+        try:
+            ends = stops(functions, epoch, self._network, member.streams) or last
+        except FloatingPointError as error:
+            return Ended(run, error=error)
+        if not ends:
             return None
         _, masks = member.start
         trained = self.trainer.finished(self._network, masks, member.streams, member.losses, member.stopping)

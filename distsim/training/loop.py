@@ -10,12 +10,12 @@ import torch
 from torch import nn
 
 from distsim.data import Dataset, augment, validation_split
-from distsim.models import Network
+from distsim.models import Network, logits_of
 from distsim.seeds import derive, torch_stream
 from distsim.specs import NetworkId, OfControl, Recipe
 from distsim.tf32 import SWITCH
 from distsim.training import optimizers as optim
-from distsim.training.checkpoint import Checkpoint, Checkpointed, CheckpointStore, part_of
+from distsim.training.checkpoint import Checkpoint, Checkpointed, CheckpointStore, fits, part_of
 from distsim.training.stepper import Arithmetic, State, Stepper, on_cpu
 
 EVALUATED = 500  # images per forward pass; fixed, because the batch size may change the last bits
@@ -153,13 +153,14 @@ def train_steps(
     """
     rate, checkpointed = rate or optim.schedule(recipe), checkpointed or {}
     losses: list[float] = []
+    epochs = list(epochs)
     checkpoint = checkpoints.load() if checkpoints is not None else None
-    if checkpoint is not None:
+    if checkpoint is not None and fits(checkpoint, stepper.network.state_dict(), checkpointed, len(epochs)):
         losses = list(checkpoint.values["losses"])
         stepper.load(checkpoint.tensors)
         for name, memory in checkpointed.items():
             memory.load(part_of(checkpoint, name))
-    for epoch in list(epochs)[len(losses) :]:
+    for epoch in epochs[len(losses) :]:
         seeds = [streams.seed_for("dropout", epoch, index) for index in range(stepper.dropouts)]
         order, draws = choices(streams, recipe, epoch, stepper.examples, stepper.size)
         rates = [rate(epoch, step, stepper.steps) for step in range(stepper.steps)]
@@ -172,8 +173,7 @@ def train_steps(
         require_finite(losses[-1], streams, epoch)
         if heard is not None:
             heard(streams, len(losses), losses[-1])
-        stops = [stop(epoch, stepper.network) for stop in after_epoch]
-        if any(stops):
+        if stops(after_epoch, epoch, stepper.network, streams):
             break
         if checkpoints is not None:
             checkpoints.offer(lambda: checkpoint_of(stepper.state(), losses, checkpointed))
@@ -192,6 +192,18 @@ def require_finite(loss: float, streams: EpochStreams, epoch: int) -> None:
     """Check the mean loss of an epoch, counted from 0. FloatingPointError: it is not finite."""
     if not math.isfinite(loss):
         raise FloatingPointError(f"training diverged: {streams.label}: the loss of epoch {epoch + 1} is {loss}")
+
+
+def stops(functions: Sequence[AfterEpoch], epoch: int, network: Network, streams: EpochStreams) -> bool:
+    """Call all of these after an epoch, and return whether one stops the training.
+
+    FloatingPointError: the training has diverged, as one of them sees.
+    """
+    try:
+        said = [stop(epoch, network) for stop in functions]
+    except FloatingPointError as error:
+        raise FloatingPointError(f"training diverged: {streams.label}: {error}") from None
+    return any(said)
 
 
 def checkpoint_of(tensors: State, losses: list[float], checkpointed: Mapping[str, Checkpointed]) -> Checkpoint:
@@ -220,7 +232,7 @@ def outputs(network: nn.Module, images: torch.Tensor, mean: torch.Tensor, sd: to
     network.eval()
     for batch in images.split(EVALUATED):
         with SWITCH.float32():
-            logits = network(augment.normalise(batch, mean, sd))
+            logits = logits_of(network, augment.normalise(batch, mean, sd))
         yield logits
 
 

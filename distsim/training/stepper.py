@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from distsim.data import augment
-from distsim.models import Dropout, Network
+from distsim.models import Dropout, Network, logits_of
 from distsim.seeds import GLOBAL_GENERATOR
 from distsim.specs import Identity, Recipe
 from distsim.tf32 import SWITCH, set_tf32
@@ -263,7 +263,8 @@ class Stepper:
         # no cache: within a step each weight is used once, and a graph must not use the copies of another step
         half = self._arithmetic.precision == "bfloat16"
         with torch.autocast(self.device.type, torch.bfloat16, enabled=half, cache_enabled=False):
-            loss = nn.functional.cross_entropy(self._logits(images), self._labels.index_select(0, chosen))
+            logits = logits_of(self.network, images, self._logits)
+            loss = nn.functional.cross_entropy(logits, self._labels.index_select(0, chosen))
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self._hold_back()

@@ -98,7 +98,7 @@ def test_training_that_takes_too_long_is_not_waited_for(monkeypatch: pytest.Monk
     run = subprocess.Popen
 
     def slow(command: list[str], **choices: Any) -> "subprocess.Popen[str]":
-        started.append(run(["sleep", "600"], **choices))
+        started.append(run(["sleep", "20"], **choices))
         return started[-1]
 
     monkeypatch.setattr(subprocess, "Popen", slow)
@@ -108,7 +108,10 @@ def test_training_that_takes_too_long_is_not_waited_for(monkeypatch: pytest.Monk
     monkeypatch.setattr(doctor, "PATIENCE", 0.0)
     monkeypatch.setattr(doctor, "measure", lambda problem, way, enough: None)
     assert doctor._training(PROBLEMS["digits"], [Way(2, 1, "bfloat16")], 0.0, said.append) == []
-    assert said[-1] == "training  digits, bfloat16, 2 at once x 1 thread: no step was finished in that time"
+    way = "digits, bfloat16, 2 at once x 1 thread"
+    announced, told = said
+    assert announced == f"measuring training of {way}, about 0 s, at most 0 s"
+    assert told == f"training  {way}: no step was finished in that time"
     assert doctor.advice(PROBLEMS["digits"], [], comparison=1e9, free=None) == []
 
 
@@ -117,7 +120,7 @@ def test_an_interrupt_ends_the_processes_that_measure(monkeypatch: pytest.Monkey
     run = subprocess.Popen
 
     def interrupted(command: list[str], **choices: Any) -> "subprocess.Popen[str]":
-        started.append(run(["sleep", "600"], **choices))
+        started.append(run(["sleep", "20"], **choices))
         signal.setitimer(signal.ITIMER_REAL, 0.1)
         return started[-1]
 
@@ -152,6 +155,10 @@ def test_training_in_bfloat16_is_not_measured_where_it_is_lacking(
     assert said[1].strip() == "this processor lacks instructions for bfloat16 (x)"
     assert "training  digits, bfloat16: not measured, since this processor does not have it" in said
     assert sum(line.startswith("advice") for line in said) == 1
+    for what in ("products", "storage"):
+        place = next(i for i, line in enumerate(said) if line.startswith(what))
+        assert said[place - 1].startswith("measuring "), "each measurement is said before it begins"
+        assert re.search(r"about [\d.]+ s$", said[place - 1])
 
 
 @pytest.mark.parametrize("load", [1000.0, 0.0, None])

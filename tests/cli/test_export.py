@@ -163,6 +163,18 @@ def test_a_published_study_is_deposited_too_and_again(store: Path) -> None:
         assert Path("deposit", name).read_bytes() == Path("other", name).read_bytes(), name
 
 
+def test_texts_that_were_edited_are_left_alone(store: Path) -> None:
+    assert distsim("export", store, "--publish", "deposit").status == 0
+    Path("deposit/README.md").write_text("By Jane Doe")
+    for _ in range(2):  # not even when the digest of the edited text is in SHA256SUMS
+        status, out, err = distsim("export", store, "--publish", "deposit")
+        assert (status, err) == (0, "")
+        assert "because you may have edited them: README.md. Remove them to make them anew\n" in out
+        assert Path("deposit/README.md").read_text() == "By Jane Doe"
+    digest = hashlib.sha256(b"By Jane Doe").hexdigest()
+    assert f"{digest}  README.md" in Path("deposit/SHA256SUMS").read_text()
+
+
 # --- mistakes --------------------------------------------------------------------------------------------------------
 
 
@@ -177,7 +189,9 @@ def test_mistakes_are_sentences(store: Path) -> None:
         "full is not empty and holds no published study: name another folder"
     )
     assert [file.name for file in Path("full").iterdir()] == ["mine.txt"]
-    assert "is a directory" in sentence(distsim("export", store, "--network", "run=complete", "--out", "full")).lower()
+    assert sentence(distsim("export", store, "--network", "run=complete", "--out", "full")) == (
+        "--out 'full' cannot be written: it is a folder"
+    )
     for line in ((), ("--network", "run=complete", "--publish", "x"), ("--network", "run=complete", "--to", "onnx")):
         done = subprocess.run(
             [sys.executable, "-m", "distsim", "export", str(store), *line], capture_output=True, text=True, timeout=120

@@ -105,7 +105,7 @@ MISTAKES: dict[str, tuple[Iterable[str], str]] = {
         "layers: fig8 shows the output layer, so none can be chosen",
     ),
     "nothing to show": (("--figure", "functional"), "functional: the store has nothing of golden yet that it shows"),
-    "no folder": (("--figure", "fig1", "--out", "/proc/none"), "--out '/proc/none' cannot be written: "),
+    "no folder": (("--figure", "fig1", "--out", "/proc/none"), "--out '/proc/none' cannot be made: "),
 }
 
 

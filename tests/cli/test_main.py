@@ -28,6 +28,7 @@ from distsim.models import MODELS, Layer, Network
 from distsim.problems import PROBLEMS
 from distsim.specs import NetworkId, Problem
 from distsim.store import Storage, SweepStore
+from distsim.store.storage import storage_error
 
 pytestmark = pytest.mark.usefixtures("blank_figures")
 
@@ -610,6 +611,21 @@ def test_a_file_system_that_is_read_only(kept: Path, tmp_path: Path) -> None:
     said = sentence(Outcome(done.returncode, done.stdout, done.stderr))
     assert said.startswith("cannot write ")
     assert "Read-only file system" in said
+
+
+def test_a_store_that_may_only_be_read_is_looked_at(kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def put(self: Storage, path: str, content: bytes, mode: object) -> None:
+        raise storage_error(f"cannot write {path} in {self.url}", OSError("Read-only file system (os error 30)"))
+
+    monkeypatch.setattr(Storage, "_put", put)
+    before = files(kept)
+    status, out, err = distsim("report", kept)
+    assert (status, err) == (0, "")
+    assert "\nnothing was written: cannot write " in out
+    assert distsim("status", kept).status == 0
+    dry = distsim("pairs", kept, "--plan", "complete", "--metrics", "cka", "--dry-run", *HERE)
+    assert (dry.status, dry.err) == (0, "")
+    assert files(kept) == before
 
 
 # --- numbers that are not finite --------------------------------------------------------------------------------------

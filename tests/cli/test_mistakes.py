@@ -107,7 +107,8 @@ def test_what_computes_it_asks_for_it_by_name(store: Path) -> None:
 # --- one network ------------------------------------------------------------------------------------------------------
 
 
-def test_a_network_whose_predecessor_is_missing_is_named_with_it(store: Path) -> None:
+def test_a_network_whose_predecessor_is_missing_is_named_with_it(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(order, "load", None)  # the data are not looked for
     result = command("run", store, "--network", "run=1,iteration=4", "--device", "cpu")
     refused(result, "run 1, iteration 4 of digits is pruned from run 1, iteration 3, which is not in ")
     shutil.rmtree(store / "digits" / "complete")
@@ -146,6 +147,12 @@ def test_values_are_checked_before_the_data_are_looked_for(
         monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     refused(script("--storage", tmp_path / "new" / "store", *flags, problem=PROBLEMS["cifar2"]), VALUES[flags])
     assert everything(tmp_path) == []
+
+
+def test_an_order_is_checked_before_its_data_are_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(order, "load", None)
+    with pytest.raises(ValueError, match="runs must be at least 1, got -1"):
+        order.prepare(PROBLEMS["cifar2"], data="/nowhere", runs=-1)
 
 
 def test_a_network_that_cannot_be_trained_is_refused_before_the_data_are_looked_for(
@@ -241,3 +248,44 @@ def test_failed_commands_leave_nothing_behind(store: Path, tmp_path: Path) -> No
     ):
         assert command(*flags).status == 1, flags
     assert everything(tmp_path) == before
+
+
+# --- places outside the store ----------------------------------------------------------------------------------------
+
+OUT = [
+    ("claims", "--out"),
+    ("report", "--out"),
+    ("figures", "--out"),
+    ("export", "--publish"),
+    ("export --network run=complete", "--out"),
+    ("merge", "--into"),
+]
+
+
+@pytest.mark.parametrize(("line", "flag"), OUT)
+def test_places_that_cannot_be_are_said(line: str, flag: str, store: Path, tmp_path: Path) -> None:
+    name, *more = line.split()
+    refused(command(name, store, *more, flag, "~nobodyhere/x"), "cannot be used: there is no such home folder")
+    file = tmp_path / "file"
+    file.write_text("mine")
+    refused(command(name, store, *more, flag, file / "x"), f"cannot be made: {file} is a file")
+    assert file.read_text() == "mine"
+
+
+def test_a_home_means_the_same_in_each_flag(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    assert command("export", store, "--network", "run=complete", "--out", "~/weights.pt").status == 0
+    networks = ("run=complete", "run=0,iteration=1")
+    assert command("layers", store, "--networks", *networks, "--metrics", "cka", "--out", "~/layers").status == 0
+    assert not (tmp_path / "~").exists()
+    home = {file.relative_to(tmp_path / "home").parts[0] for file in (tmp_path / "home").rglob("*") if file.is_file()}
+    assert home == {"weights.pt", "weights.pt.json", "layers"}
+
+
+def test_a_folder_that_is_gone_is_said(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    refused(command("layers", "store", "--networks", "run=complete", "run=0,iteration=1"), "in which this command was")
+    monkeypatch.chdir(tmp_path)

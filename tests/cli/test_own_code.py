@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import importlib
 import json
 import os
 import re
@@ -344,6 +345,21 @@ def test_what_comes_with_distsim_records_no_script(tmp_path: Path) -> None:
 def test_half_a_script_is_no_request(folder: Path, script: dict[str, Any]) -> None:
     asked(folder / "store", **script)
     assert "request.json" in sentence(distsim("status", folder / "store"))
+
+
+def test_workers_get_a_module_beside_the_script_by_its_text(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The program imports its network from a file that is on no other machine."""
+    from distsim.sweep.on_ray import engine as ray_engine
+
+    (folder / "beside_the_program.py").write_text(own_script.SCRIPT)
+    monkeypatch.syspath_prepend(folder)
+    importlib.import_module("beside_the_program")
+    one: Any = SimpleNamespace(sweep=SimpleNamespace(problem=SimpleNamespace(model="wide")))
+    pickled = ray_engine.ray.cloudpickle.dumps(ray_engine.own([one]).models)
+    del sys.modules["beside_the_program"]
+    code = "import sys, pickle; print(len(pickle.loads(sys.stdin.buffer.read())['wide'](1, 8, 10).layers))"
+    done = subprocess.run([sys.executable, "-c", code], input=pickled, capture_output=True, timeout=300)
+    assert (done.returncode, done.stdout) == (0, b"3\n"), done.stderr
 
 
 def test_workers_get_what_was_imported_by_its_text(folder: Path) -> None:

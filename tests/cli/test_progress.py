@@ -1,6 +1,7 @@
 """What somebody sees of a running sweep: on a terminal, in a pipe, in the log; and what Ctrl-C does there."""
 
 import io
+import os
 import re
 import subprocess
 import sys
@@ -9,11 +10,13 @@ from pathlib import Path
 
 import pytest
 import terminal
+from fuzzing import in_time
 from rich.console import Console
 from sweep_scripts import SWEEPS, outcome, run_script
 from terminal import Terminal
 
 from distsim import stopping
+from distsim.cli import progress
 from distsim.cli.main import main
 from distsim.specs import COMPLETE, NetworkId
 from distsim.store import Storage, SweepStore
@@ -145,6 +148,29 @@ def test_a_log_that_cannot_be_written(tmp_path: Path, place: str) -> None:
     status, _, err = run_script("digits", *SMALL, "--epochs", 1, "--storage", tmp_path / "store", "--log", log)
     assert status == 1
     assert re.fullmatch(rf"distsim: --log {re.escape(str(log))}: cannot write this file: .+\n", err)
+
+
+def test_a_log_is_where_a_shell_would_find_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    with progress._log("~/log") as file:
+        assert Path(file.name) == tmp_path / "log"
+    assert not (tmp_path / "~").exists()
+    with pytest.raises(ValueError, match="--log '~nobodyhere/log' cannot be used: there is no such home folder"):
+        progress._log("~nobodyhere/log").__enter__()
+
+
+def test_a_pipe_that_nobody_reads_is_no_log(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with in_time(10), pytest.raises(ValueError, match="cannot write this file: it is a pipe that nobody reads"):
+        progress._log(str(tmp_path / "pipe")).__enter__()
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        with progress._log(str(tmp_path / "pipe")) as log:
+            log.write(b"a line")
+        assert os.read(reader, 100) == b"a line"
+    finally:
+        os.close(reader)
 
 
 # --- a sweep that runs elsewhere -------------------------------------------------------------------------------------

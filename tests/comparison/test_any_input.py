@@ -304,7 +304,7 @@ def test_one_pass_for_all_models() -> None:
     a.register_forward_pre_hook(lambda module, inputs: ran.append(len(inputs[0])))
     compare([a, net(), a], batches())
     assert read == [10] * 4
-    assert ran == [2, 10, 2, 10, 10, 10], "a model that is there twice runs once"
+    assert ran == [2, 10, 2, 2, 10, 10, 10], "a model that is there twice runs once"
 
 
 def test_errors_and_warnings_have_the_models_names() -> None:
@@ -412,3 +412,129 @@ def test_a_bar_goes_away_when_the_work_fails(monkeypatch: pytest.MonkeyPatch) ->
         if "Refresh" in type(thread).__name__:
             thread.join(timeout=30)
             assert not thread.is_alive()
+
+
+ARRAY, MODEL = np.random.default_rng(0).standard_normal((N, 4)), nn.Sequential(nn.Linear(20, 4))
+WRONG: dict[str, Any] = {
+    "metrics": [
+        (5, "a name or a list of names, got 5"),
+        (None, "got None"),
+        ([[]], r"got \[\[\]\]"),
+        ([5], r"got \[5\]"),
+    ],
+    "measure": [(5, "takes se and se_nbs, got 5"), (None, "got None"), ([[]], "got"), ([5, "x"], r"got \[5, 'x'\]")],
+    "channels": [
+        (5, "must be a dict of dimensions by layer, got 5"),
+        ("0", "must be a dict of dimensions by layer, got '0'"),
+        ({0: 1}, "must be by the layers' names, got 0"),
+        ({"0": "x"}, r"\['0'\] must be a dimension, a whole number such as 1 or -1, got 'x'"),
+        ({"0": None}, "must be a dimension"),
+        ({"0": 1.0}, "must be a dimension, a whole number such as 1 or -1, got 1.0"),
+        ({"zz": 1}, r"names \['zz'\], which are not among the layers"),
+    ],
+    "progress": [("no", "must be True, False or None, got 'no'"), (5, "got 5")],
+    "batch_size": [(0, "must be a whole number from 1 on, got 0"), (2.0, "got 2.0")],
+}
+
+
+@pytest.mark.parametrize(("argument", "wrong", "said"), [(name, *case) for name in WRONG for case in WRONG[name]])
+def test_a_mistaken_argument_is_named(argument: str, wrong: Any, said: str) -> None:
+    for given in ((ARRAY, ARRAY), (MODEL, MODEL, torch.randn(N, 20))):
+        with pytest.raises((TypeError, ValueError), match=rf"^{argument}.*{said}"):
+            compare(*given, **{argument: wrong})
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    chosen: Any = {"batch_size": np.int64(8), "permutations": np.int64(2), "channels": {"0": np.int64(-1)}}
+    found = compare(MODEL, MODEL, torch.randn(N, 20), progress=np.bool_(False), **chosen)
+    assert found.permutations == 2
+
+
+@pytest.mark.parametrize("kind", [object, str, complex])
+def test_data_that_are_no_numbers_are_refused(kind: type) -> None:
+    with pytest.raises(TypeError, match=r"^data is an array of .*; expected real numbers"):
+        compare(MODEL, MODEL, np.ones((N, 20)).astype(kind))
+
+
+def test_arrays_of_any_byte_order_are_data() -> None:
+    x = np.random.default_rng(0).standard_normal((N, 20)).astype(np.float32)
+    expected = compare(MODEL, MODEL, x, metrics="nbs").rows
+    for dtype in (">f4", np.longdouble):
+        assert compare(MODEL, MODEL, x.astype(dtype), metrics="nbs").rows == expected
+    with pytest.raises(TypeError, match="data holds a masked array"):
+        compare(MODEL, MODEL, np.ma.masked_array(x, x > 0))
+
+
+@pytest.mark.parametrize(
+    ("layer", "said"),
+    [
+        (torch.rand(N, 3).to_sparse(), "a sparse tensor; expected a dense one"),
+        (torch.rand(N, 3, device="meta"), "a meta tensor; expected a dense one"),
+        (np.ma.masked_array(ARRAY, ARRAY > 0), "a masked array, whose mask no metric takes"),
+    ],
+)
+def test_activations_that_are_no_dense_numbers_are_refused(layer: Any, said: str) -> None:
+    with pytest.raises(TypeError, match=f"^model_b: layer 'fc' is {said}"):
+        compare({"fc": ARRAY}, {"fc": layer})
+
+
+def test_channels_of_activations_beside_a_network() -> None:
+    x, activations = torch.randn(N, 20), np.random.default_rng(0).standard_normal((N, 7, 3))
+    found = compare(MODEL, {"l": activations}, x, channels={"l": 1}, metrics="mean_cca")
+    turned = compare(MODEL, {"l": activations.transpose(0, 2, 1)}, x, metrics="mean_cca")
+    assert found.rows == turned.rows
+    assert found.rows[0]["columns_y"] == 7
+
+
+def test_keys_that_read_alike_are_two_layers() -> None:
+    with pytest.raises(ValueError, match=r"^model_a has two keys that both read '1'"):
+        compare({1: ARRAY, "1": ARRAY}, {"l": ARRAY})
+    with pytest.raises(ValueError, match=r"^the dict of models has two keys that both read '1'"):
+        compare({1: MODEL, "1": MODEL}, torch.randn(N, 20))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda a: a + 1e7,
+        lambda a: a * 1e-46,
+        lambda a: a * 1e39,
+        lambda a: torch.from_numpy(a) + 1e7,
+        lambda a: a.astype(np.longdouble) * 1e-46,
+    ],
+)
+def test_activations_of_float64_are_not_rounded_to_float32(change: Any) -> None:
+    a, b = (np.random.default_rng(seed).standard_normal((N, 5)) for seed in (0, 1))
+    names = ("cka", "svcca", "mean_cca", "nbs")
+    found = compare(change(a), a + b, metrics=names)
+    for row in found.rows:
+        assert row["value"] == pytest.approx(getattr(metrics, row["metric"])(a, a + b), abs=1e-6), row["metric"]
+
+
+def test_whole_numbers_are_not_rounded() -> None:
+    rng = np.random.default_rng(0)
+    a, b = rng.integers(0, 5, (N, 4)), rng.standard_normal((N, 4))
+    expected = compare(a, b, metrics=("cka", "mean_cca")).rows
+    for row, other in zip(compare(a + 2**30, b, metrics=("cka", "mean_cca")).rows, expected, strict=True):
+        assert row["value"] == pytest.approx(other["value"], abs=1e-9)
+    with pytest.raises(ValueError, match=r"^model_a: layer 'fc' has a channel whose values differ by less than"):
+        compare({"fc": a + 2**62}, b)
+    compare(rng.integers(2**62, 2**63, (N, 4)), b)
+
+
+def test_numbers_that_float32_holds_are_the_same_in_any_type() -> None:
+    """Such as what a network in float32 returned, with its rounding."""
+    a, b = (torch.randn(N, 5) for _ in range(2))
+    a[:, 0] = 1 + torch.rand(N) * 2**-22
+    expected = compare(a, b, metrics=("cka", "mean_cca")).rows
+    assert expected[0]["dead_x"] == 1
+    for wide in (a.double(), a.numpy().astype(np.float64)):
+        assert compare(wide, b, metrics=("cka", "mean_cca")).rows == expected
+
+
+@pytest.mark.parametrize("size", [1e-300, 1e300])
+def test_activations_of_no_size_for_float64_are_refused_by_name(size: float) -> None:
+    with pytest.raises(ValueError, match=r"^model_b: layer 'fc' has values up to .*; expected 1e-60 to 1e\+60"):
+        compare({"fc": ARRAY}, {"fc": size * ARRAY})
+    dead = compare({"fc": ARRAY}, {"fc": 0 * ARRAY}).rows[0]
+    assert dead["reason"] == "every activation is the same for all examples"

@@ -120,6 +120,8 @@ def test_values_are_those_of_the_public_metrics() -> None:
                 value = found.matrix(metric).loc[i, j]
                 np.testing.assert_allclose(value, PUBLIC[metric](ours[i], theirs[j]), rtol=0, atol=1e-9, err_msg=metric)
     assert np.isnan(found.matrix("cosine").to_numpy()).all(), "6 channels against 5"
+    with pytest.raises(ValueError, match=r"^several metrics were computed: choose one, as in matrix\('mean_cca'\)$"):
+        found.matrix()
 
 
 def test_other_sizes_are_pooled_for_metrics_over_channels_only() -> None:
@@ -174,7 +176,7 @@ def test_only_one_forward_pass_of_a_model_with_itself() -> None:
     model, sizes = mlp(7), []
     model.register_forward_pre_hook(lambda module, inputs: sizes.append(len(inputs[0])))
     compare(model, model, torch.randn(10, 20), batch_size=5)
-    assert sizes == [2, 5, 2, 5]  # two inputs of the first batch run by themselves too
+    assert sizes == [2, 5, 2, 2, 5]  # two inputs at each end of the first batch run by themselves too
 
 
 def test_two_models_that_share_modules() -> None:
@@ -376,7 +378,7 @@ def test_more_than_the_memory_is_refused_after_the_first_batch() -> None:
     model.register_forward_pre_hook(lambda module, inputs: calls.append(len(inputs[0])))
     with pytest.raises(MemoryError, match=r"for 1000000000 examples need \d+\.\d GiB, and .* GiB are free"):
         compare(model, model, torch.zeros(1, 20).expand(10**9, 20), batch_size=2)
-    assert calls == [2, 2, 1]  # the first batch, and parts of it
+    assert calls == [2, 2, 1, 1]  # the first batch, and parts of it
 
 
 # --- the models afterwards -------------------------------------------------------------------------------------------
@@ -539,8 +541,8 @@ def test_the_table() -> None:
     matrix = found.matrix("cka")
     assert (matrix.index.tolist(), matrix.columns.tolist()) == (["stem", "out"], ["1"])
     assert (matrix.index.name, matrix.columns.name) == ("layer_x", "layer_y")
-    with pytest.raises(ValueError, match=r"metric must be one of \('mean_cca', 'cka'\), got None"):
-        found.matrix()
+    with pytest.raises(ValueError, match=r"metric must be one of \('mean_cca', 'cka'\), got 'nbs'"):
+        found.matrix("nbs")
     assert "rows" not in repr(found)
     assert found.table["n_per_p"].tolist() == [N / 9, N / 216, N / 9, N / 9]
     assert found.table["warning"].tolist() == ["", "0.28 by chance, with 67 rows", "", ""]
@@ -815,6 +817,54 @@ def test_values_that_depend_on_the_batch_are_refused_by_name(between: nn.Module,
     compare(model, model, x, layers=["first"])
 
 
+class Causal(nn.Module):
+    """Mixes each example with those before it only."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how, self.lstm, self.attention = how, nn.LSTM(8, 8), nn.MultiheadAttention(8, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.how == "sum":
+            return x.cumsum(0)
+        if self.how == "recurrence":
+            return self.lstm(x)[0]
+        if self.how == "largest":  # which is an early one
+            return x / x.abs().amax()
+        mask = nn.Transformer.generate_square_subsequent_mask(len(x))
+        return x + self.attention(x, x, x, attn_mask=mask, need_weights=False)[0]
+
+
+@pytest.mark.parametrize("how", ["sum", "recurrence", "attention", "largest"])
+@pytest.mark.parametrize("n", [2, 3, 30])
+def test_values_that_depend_on_earlier_examples_only_are_refused_by_name(how: str, n: int) -> None:
+    x = torch.randn(n, 20)
+    x[0] *= 10
+    model = Mixing(Causal(how))
+    with pytest.raises(ValueError, match="model_a: layer 'second' returns other values for the same inputs"):
+        compare(model, model, x, layers=["first", "second"])
+    compare(model, model, x, layers=["first"])
+
+
+@pytest.mark.parametrize("sizes", [(1, 29), (1, 1, 28), (1,) * 30])
+def test_batches_of_one_input_are_checked_too(sizes: tuple[int, ...]) -> None:
+    model, data = Mixing(nn.BatchNorm1d(8, track_running_stats=False)), list(torch.randn(30, 20).split(sizes))
+    model.between.forward = lambda x: F.batch_norm(x, None, None, training=True) if len(x) > 1 else x
+    with pytest.raises(ValueError, match="model_a: layer 'second' returns other values for the same inputs"):
+        compare(model, model, data, layers=["first", "second"])
+    sound = Mixing(nn.BatchNorm1d(8))
+    compare(sound, sound, data, layers=["first", "second"])
+
+
+def test_dicts_of_one_input_are_checked_together() -> None:
+    model = Mixing(nn.BatchNorm1d(8))
+    data = [{"x": x, "name": ["a"], "scale": torch.tensor(2.0)} for x in torch.randn(30, 20).split(1)]
+    sizes = set()
+    model.register_forward_pre_hook(lambda module, args, kwargs: sizes.add(len(kwargs["x"])), with_kwargs=True)
+    compare(model, model, data)
+    assert sizes == {1, 2}
+
+
 class Rounding(nn.Module):
     """Returns other values for large batches, by a share of each value.
 
@@ -901,6 +951,22 @@ def test_a_sequence_that_is_as_long_as_the_batch_is_not_taken_for_examples() -> 
         compare(model, model, data, layers=["inside"])
 
 
+class Gram(nn.Linear):
+    """Returns (n, n): what each input has in common with each of its batch."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = super().forward(x)
+        return y @ y.T
+
+
+def test_a_layer_that_is_as_wide_as_the_batch_is_left_out() -> None:
+    model, data = nn.Sequential(nn.Linear(6, 8), Gram(8, 4)), torch.randn(20, 6)
+    with pytest.warns(LeftOut, match=r"'1': returns \(2, 2\) for 2 inputs"):
+        assert compare(model, model, data).layers_x == ("0",)
+    with pytest.raises(ValueError, match=r"model_a: layer '1' returns \(2, 2\) for 2 inputs"):
+        compare(model, model, data, layers=["1"])
+
+
 def test_weights_without_a_module_of_their_own_are_named() -> None:
     model = nn.Sequential(nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 6))
     model.append(model[0])
@@ -925,7 +991,7 @@ def test_the_best_of_many_layers_is_more_by_chance_than_any_of_them() -> None:
     assert set(found.best_by_chance) == {"cka", "cka_unbiased"}, "NBS needs permutations"
     for best, (_, of_layer) in zip(found.best_by_chance["cka"], table.groupby("layer_x", sort=False), strict=True):
         assert of_layer["null"].max() < best < of_layer["null"].max() + 3 * of_layer["null_sd"].max()
-    assert f"the best of {len(found.layers_y)} layers has by chance" in found.said_of_the_best
+    assert f"by chance, the most similar of {len(found.layers_y)} layers of y is" in found.said_of_the_best
 
 
 def test_the_best_of_many_layers_by_chance_is_measured_for_any_metric() -> None:
@@ -951,7 +1017,7 @@ def test_the_best_of_many_layers_by_chance_is_measured_for_any_metric() -> None:
                 assert best >= alone.max() - 1e-12
     assert table[table["metric"] == "procrustes"]["calibrated"].isna().all(), "it is not 1 for equal sides"
     assert table[table["metric"] == "nbs"]["calibrated"].notna().all()
-    assert f"the best of {len(found.layers_y)} layers has by chance" in found.said_of_the_best
+    assert f"by chance, the most similar of {len(found.layers_y)} layers of y is" in found.said_of_the_best
     assert "in the mean of 20 permutations" in found.said_of_the_best
     few = compare(a, b, inputs, metrics=("nbs", "cka"), permutations=2)
     of_nbs = few.table[few.table["metric"] == "nbs"]
@@ -972,7 +1038,7 @@ def test_a_permutation_is_that_of_the_other_models_inputs() -> None:
 
 
 class _Outputs(nn.Module):
-    """A model's outputs for all inputs, in another order; whatever it is given."""
+    """A model's outputs for all inputs, in another order: for an input, that of the one in its place."""
 
     def __init__(self, model: nn.Module, inputs: torch.Tensor, order: Any, names: tuple[str, ...]) -> None:
         super().__init__()
@@ -988,12 +1054,13 @@ class _Outputs(nn.Module):
             model(inputs)
         for hook in hooks:
             hook.remove()
-        self.outputs = [found[name][torch.as_tensor(order)] for name in names]
+        self.inputs, self.outputs = inputs, [found[name][torch.as_tensor(order)] for name in names]
         self.taps = nn.ModuleList(nn.Identity() for _ in names)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        places = [int((self.inputs == one).flatten(1).all(1).nonzero()[0]) for one in x]
         for tap, output in zip(self.taps, self.outputs, strict=True):
-            tap(output[: len(x)])
+            tap(output[places])
         return x
 
 

@@ -292,3 +292,23 @@ def test_unknown_names_and_views() -> None:
         Metric("x", "pixels", lambda pair: 0.0)
     with pytest.raises(ValueError, match="identifier"):
         Metric("a/b", "kernel", lambda pair: 0.0)
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"name": 5}, "a metric's name must be an identifier, got 5"),
+        ({"measure": 5}, "metric own: measure must be a function, got 5"),
+        ({"measure": None}, "metric own: measure must be a function, got None"),
+        ({"caution": "few"}, "metric own: caution must be a function, got 'few'"),
+        ({"label": 5}, "metric own: label must be text, got 5"),
+        ({"deferred": "no"}, "metric own: deferred must be True or False, got 'no'"),
+        ({"bounds": "ab"}, "metric own: bounds must be two numbers, the smaller one first, got 'ab'"),
+        ({"bounds": (0, "1")}, "metric own: bounds must be two numbers, .*'1'"),
+        ({"bounds": (1, 0)}, r"metric own: bounds must be two numbers, the smaller one first, got \(1, 0\)"),
+    ],
+)
+def test_the_fields_of_a_metric_have_their_types(fields: dict[str, Any], said: str) -> None:
+    given: dict[str, Any] = {"name": "own", "view": "kernel", "measure": lambda pair: 0.0} | fields
+    with pytest.raises((TypeError, ValueError), match=f"^{said}"):
+        Metric(**given)

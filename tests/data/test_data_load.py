@@ -5,9 +5,11 @@ import hashlib
 import pickle
 import re
 import struct
+import sys
 import threading
 import urllib.request
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib.util import find_spec
 from urllib.error import URLError
 
 import numpy as np
@@ -17,7 +19,7 @@ from scipy.io import savemat
 from torchvision import datasets
 from torchvision.datasets import mnist
 
-from distsim.data import default_root, limit, load, published, subset
+from distsim.data import default_root, digits, limit, load, published, subset
 from distsim.data.digits import read_digits
 from distsim.data.fit import fit_all
 from distsim.data.formats import MNIST_FILES, SVHN_FILES, read_idx
@@ -386,6 +388,19 @@ def test_digits_are_scikit_learns_each_once():
         return sorted(map(bytes, np.column_stack([images, labels.astype(np.uint8)])))
 
     assert rows(ours, np.concatenate([data.train_labels, data.test_labels])) == rows(expected, labels)
+
+
+def test_digits_are_read_without_importing_scikit_learn(monkeypatch):
+    expected, found = read_digits().digest, find_spec("sklearn")
+    monkeypatch.setitem(sys.modules, "sklearn", None)  # an import fails
+    monkeypatch.setattr(digits, "find_spec", lambda name: found)
+    assert read_digits().digest == expected
+
+
+def test_digits_come_from_scikit_learn_where_its_file_is_elsewhere(monkeypatch):
+    expected = read_digits().digest
+    monkeypatch.setattr(digits, "find_spec", lambda name: None)
+    assert read_digits().digest == expected
 
 
 def test_digits_split_holds_a_fifth_of_each_class():

@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
-from scipy.spatial.distance import pdist
+from scipy.spatial.distance import pdist, squareform
 from scipy.stats import spearmanr
 from sklearn.linear_model import Ridge
 from sklearn.neighbors import NearestNeighbors
@@ -40,6 +40,21 @@ def test_overlap_of_neighbours_is_that_of_another_library(p1, p2, rng):
     found = [NearestNeighbors(n_neighbors=7).fit(Z).kneighbors(return_distance=False) for Z in (A, B)]
     common = [len(set(a) & set(b)) for a, b in zip(*found, strict=True)]
     same(knn_overlap(A, B, k=7), np.mean(common) / 7)
+
+
+def test_copies_of_an_example_are_equally_near(rng):
+    """However they are rounded: here copies differ in the last bit, and one of two is the last neighbour."""
+    A, B = (np.vstack([Z, Z]) for Z in related(rng, 30, 6, 8))
+    found = []
+    for Z in (A, B):
+        among = np.tile(squareform(pdist(Z[:30], "sqeuclidean")), (2, 2))  # copies have the very same distances
+        np.fill_diagonal(among, np.inf)
+        found.append([set(row[:4]) for row in np.argsort(among, axis=1, kind="stable")])
+    expected = np.mean([len(a & b) for a, b in zip(*found, strict=True)]) / 4
+    same(knn_overlap(A, B, k=4), expected)
+    for _ in range(5):
+        rounded = (Z * (1 + np.finfo(float).eps * rng.integers(-1, 2, Z.shape)) for Z in (A, B))
+        same(knn_overlap(*rounded, k=4), expected)
 
 
 def test_overlap_of_independent_sides_is_k_of_the_others(rng):
@@ -93,6 +108,28 @@ def test_predictivity_is_ridge_regression_fold_by_fold(p1, p2, rng):
         error += ((B[folds == k] - best.predict(A[folds == k])) ** 2).sum()
         total += ((B[folds == k] - Y.mean(axis=0)) ** 2).sum()
     same(linear_predictivity(A, B), 1 - error / total, atol=1e-7)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_small_penalties_are_not_judged_by_rounding(seed):
+    """The best penalty is the least of all here. The eigenvalue of the constant vector, a rounding, may not hide it."""
+    rng = np.random.default_rng(seed)
+    A = rng.standard_normal((43, 60)) + 7
+    B = np.hstack([A, rng.standard_normal((43, 3))]) @ rng.standard_normal((63, 5))
+    folds, error, total = np.arange(43) % FOLDS, 0.0, 0.0
+    for k in range(FOLDS):
+        X, Y, new = A[folds != k], B[folds != k], A[folds == k] - A[folds != k].mean(axis=0)
+        U, s, Vt = np.linalg.svd(X - X.mean(axis=0), full_matrices=False)
+        U, s, Vt = U[:, :-1], s[:-1], Vt[:-1]  # the last singular value is zero, for the mean
+        parts, scores = U.T @ (Y - Y.mean(axis=0)), []
+        for penalty in (penalties := PENALTIES * (s**2).sum() / len(X)):
+            left = penalty / (s**2 + penalty)
+            scores.append(((left[:, None] * parts) ** 2).sum() / left.sum() ** 2)
+        least = penalties[np.argmin(scores)]
+        fit = new @ Vt.T @ ((s / (s**2 + least))[:, None] * parts)
+        error += ((B[folds == k] - Y.mean(axis=0) - fit) ** 2).sum()
+        total += ((B[folds == k] - Y.mean(axis=0)) ** 2).sum()
+    same(linear_predictivity(A, B), 1 - error / total, atol=1e-9)
 
 
 def test_predictivity_of_a_linear_map_is_1_one_way_only(rng):

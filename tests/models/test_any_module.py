@@ -61,6 +61,20 @@ def test_patterns_name_layers(registry, patterns, expected):
     assert names(built(small_resnet18, registry, layers=patterns)) == expected
 
 
+def test_a_module_is_named_as_it_is_or_by_a_pattern(registry):
+    """Names of modules may have brackets, which patterns have too."""
+
+    def odd(channels, size, classes):
+        parts = {"[a]": nn.Linear(64, 8), "a": nn.Linear(8, 8), "fc": nn.Linear(8, classes)}
+        network = nn.Sequential(nn.Flatten())
+        for name, part in parts.items():
+            network.add_module(name, part)
+        return network
+
+    assert names(built(odd, registry, layers=["[a]", "fc"])) == ["[a]", "fc"]
+    assert names(built(odd, registry, layers=["[ab]", "fc"])) == ["a", "fc"]
+
+
 def test_patterns_choose_among_the_layers_that_a_network_says(registry):
     network = build(dataclasses.replace(DIGITS, layers=("conv*", "out")), 10)
     assert names(network) == ["conv1_1", "conv1_2", "conv2_1", "conv2_2", "out"]

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrizations, prune
 from torchvision.models import googlenet
 
+from distsim import models
 from distsim.models import MODELS, Dropout, Layer, Network, build
 from distsim.problems import PROBLEMS
 from distsim.specs import Pruning
@@ -225,6 +226,14 @@ REFUSED = {
         net(end=lambda n, x: x.softmax(0)),
         "its output for an image depends on the other images in the batch: does a module",
     ),
+    "earlier images": (
+        net(end=lambda n, x: x.cumsum(0)),
+        "its output for an image depends on the other images in the batch: does a module",
+    ),
+    "the image before": (
+        net(end=lambda n, x: x + torch.cat([0 * x[:1], x[:-1]])),
+        "its output for an image depends on the other images in the batch: does a module",
+    ),
     "dropout always": (
         net(body=lambda n, x: F.dropout(x)),
         r"the network \(Net\) draws random numbers in evaluation mode too",
@@ -336,3 +345,13 @@ def test_an_own_network_that_does_not_fit_its_images_is_refused():
     problem = dataclasses.replace(PROBLEMS["vgg16_cifar10"], size=16)
     with pytest.raises(ValueError, match="model vgg16_bn: in evaluation mode it fails for 3 images of 16 x 16 pixels"):
         build(problem, 10)
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_a_network_is_built_whatever_the_mode_of_gradients(mode, monkeypatch):
+    """As in the block of `with torch.no_grad()` in which a stored network is used for the first time."""
+    monkeypatch.setattr(models, "_CONTRACTS", {})
+    with mode():
+        network = build(DIGITS, 10)
+        assert not torch.is_grad_enabled()
+    assert all(parameter.requires_grad and not parameter.is_inference() for parameter in network.parameters())

@@ -1,5 +1,6 @@
 """What figures show: panels, lines, ticks, gaps; and that equal tables give equal files."""
 
+import dataclasses
 from collections.abc import Callable
 
 import matplotlib as mpl
@@ -11,9 +12,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from small_study import ITERATIONS, LAYERS, tables
 
-from distsim.plotting import render
+from distsim.plotting import drawn, render
 from distsim.results.accuracy_figures import accuracy_mean, accuracy_median
-from distsim.results.figures import draw_all
+from distsim.results.figures import Choice, draw_all, planned
 from distsim.results.iteration_maps import iteration_maps
 from distsim.results.layer_figures import similarity_by_layer, similarity_panels
 from distsim.results.output_figures import output_layer
@@ -229,6 +230,21 @@ def test_accuracies_of_fewer_runs_are_crossed() -> None:
     assert notes(figure) == "crossed: on fewer runs than the study has"
 
 
+def test_names_are_text_and_no_formulas() -> None:
+    """A name may have dollar signs. What is no formula would end the drawing in an error."""
+
+    @drawn
+    def draw() -> Figure:
+        figure = Figure()
+        figure.suptitle("$\\frac$")
+        figure.subplots().set_xticks([0.5], ["$x^2$"])
+        return figure
+
+    figure = draw()
+    assert render(figure, "png").startswith(b"\x89PNG")
+    assert b"$x^2$" in render(figure, "svg"), "in a comment beside its outlines"
+
+
 def test_bands_end_where_values_end() -> None:
     study = tables("digits", level=0.7)
     accuracy = study.accuracy.assign(sd=0.1)
@@ -246,3 +262,28 @@ def test_cells_of_maps_are_marked() -> None:
     assert marks(panels(figure)[0], "care") == [(0.0, 2.0), (2.0, 0.0)]
     assert notes(figure).startswith("IMP iteration hollow")
     assert notes(iteration_maps(rows.assign(warning=""), "digits", "cka")) == "IMP iteration"
+
+
+@pytest.mark.parametrize(
+    ("chosen", "shown"),
+    [
+        (("m.[a]",), ["m.[a]"]),
+        (("m.[ab]",), ["m.a"]),
+        (("m.[a]", "pool?"), ["m.[a]", "pool1", "pool2"]),
+        (("m.*",), ["m.[a]", "m.a"]),
+    ],
+)
+def test_a_layer_is_chosen_by_its_own_name_or_by_a_pattern(chosen: tuple[str, ...], shown: list[str]) -> None:
+    """Names of modules may have brackets, which patterns have too."""
+    study = tables("digits")
+    names = {"conv1_1": "m.[a]", "conv2_1": "m.a"}
+    summary = study.summary.assign(layer=study.summary["layer"].replace(names))
+    (draw,) = planned(
+        dataclasses.replace(study, summary=summary), Choice(("digits",), layers=chosen), ["fig2"]
+    ).values()
+    assert sorted(ticks(panels(draw())[0])) == sorted(shown)
+
+
+def test_a_layer_that_is_not_there_is_named() -> None:
+    with pytest.raises(ValueError, match=r"layers: no layer matches 'm\.\[a\]'; there are conv1_1, "):
+        planned(tables("digits"), Choice(("digits",), layers=("m.[a]",)), ["fig2"])

@@ -1,7 +1,10 @@
 """Published studies: of a store, joined, written and read again."""
 
 import dataclasses
+import errno
+import itertools
 import json
+import os
 import shutil
 import tarfile
 from pathlib import Path
@@ -12,11 +15,12 @@ import pytest
 from pandas.testing import assert_frame_equal
 
 from distsim.cli.main import main
+from distsim.problems import PROBLEMS
 from distsim.results.columns import OF_OLDER, TABLES
-from distsim.results.merging import claims_table, merge, of_store, publish
+from distsim.results.merging import _command, claims_table, merge, of_store, publish
 from distsim.results.published import Published, read
 from distsim.results.tables import summarise
-from distsim.specs import COMPLETE
+from distsim.specs import COMPLETE, Extent, Identity, Request
 from distsim.store import DamagedStore, SweepStore, existing_stores
 from distsim.store.existing import STUDY
 
@@ -76,10 +80,25 @@ def test_every_row_of_the_store_is_there_and_says_where_it_was_computed(store: S
         assert list(study.environments[name]) == [str(mark.environment[name])]
     (part,) = study.parts
     assert (part["runs"], part["iterations"]) == (1, 2)
-    assert part["command"].startswith("python SCRIPT --runs 1 --iterations 2 --threads 1 --device cpu")
+    asked = "--runs 1 --iterations 2 --control none --measure none"
+    assert part["command"] == f"python SCRIPT {asked} --threads 1 --device cpu --storage STORE"
     assert part["training_hours"] > 0
     complete = study.tables.networks[study.tables.networks["run"].isna()]
     assert list(complete["weights"]) == [part["weights"]]
+
+
+def test_the_command_has_every_flag_that_decides_numbers() -> None:
+    """A new study without a flag has both controls, all that is measured, and the paper's recipe."""
+    problem = PROBLEMS["cifar2"].reduced_to(epochs=20, train_limit=4000, probe=2000, probe_from="test")
+    identity = Identity(problem, "0" * 64, seed=3, precision="bfloat16", compile=True)
+    extent = Extent(2, 10, ("cka",), control=("retrain",), control_runs=1, complete=2, permutations=20, chance=False)
+    request = Request(extent, "folder:images", "cpu")
+    reduced = "--epochs 20 --train-limit 4000 --probe 2000 --probe-from test"
+    assert _command(identity, request, 2, 8) == (
+        f"python sweeps/cifar2.py --data folder:FOLDER {reduced} --runs 2 --iterations 8 --complete 2 "
+        "--control retrain --control-runs 1 --metrics cka --permutations 20 --no-chance --threads 1 --device cpu "
+        "--seed 3 --precision bfloat16 --compile --storage STORE"
+    )
 
 
 def test_no_host_is_named(store: SweepStore, kept: Path) -> None:
@@ -243,5 +262,51 @@ def test_what_is_published_is_not_lost(study: Published, folder: Path, tmp_path:
         publish(other, into)
     assert {file.name: file.read_bytes() for file in into.iterdir()} == before
     (into / "results.parquet").write_bytes(b"damaged")
-    publish(study, into)  # what cannot be read is made again
-    assert len(read(into).parts) == 1
+    with pytest.raises(ValueError, match=r"results.parquet is damaged.* It holds runs that would be lost: move the "):
+        publish(study, into)
+    with pytest.raises(ValueError, match="holds another study, of another sweep"):
+        publish(other, into)
+    publish(merge([study, elsewhere(study)], ["here", "there"]), into)  # what cannot be read is made again
+    assert {file.name: file.read_bytes() for file in into.iterdir()} == before
+    (into / "study.json").write_bytes(b"{")
+    with pytest.raises(ValueError, match=r"study.json is damaged: .* What else is in this folder would be lost"):
+        publish(study, into)
+
+
+def test_a_full_disk_leaves_the_study_that_was_there(
+    study: Published, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tables, figures and study.json are those of before. A new folder is empty, and can be used later."""
+    into = tmp_path / "study"
+    publish(study, into)
+    before = {file.name: file.read_bytes() for file in into.iterdir()}
+    both = merge([study, elsewhere(study)], ["here", "there"])
+    room = itertools.count(5, -1)  # files for which there is room
+
+    def full(descriptor: int) -> None:
+        if next(room) == 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(ValueError, match=r"cannot be written: No space left on device"):
+        publish(both, into)
+    assert {file.name: file.read_bytes() for file in into.iterdir()} == before
+    room = itertools.count(0, -1)
+    with pytest.raises(ValueError, match=r"cannot be written: No space left on device"):
+        publish(both, tmp_path / "new")
+    assert list((tmp_path / "new").iterdir()) == []
+    monkeypatch.undo()
+    (tmp_path / "new" / ".DS_Store").write_bytes(b"a file browser's")
+    publish(both, tmp_path / "new")  # the same again, when there is room
+    assert len(read(tmp_path / "new").parts) == 2
+
+
+def test_a_link_in_a_published_study_is_replaced(study: Published, tmp_path: Path) -> None:
+    into, precious = tmp_path / "study", tmp_path / "precious.csv"
+    precious.write_text("mine")
+    publish(study, into)
+    (into / "claims.csv").unlink()
+    (into / "claims.csv").symlink_to(precious)
+    publish(study, into)
+    assert precious.read_text() == "mine"
+    assert (into / "claims.csv").read_text().startswith("claim,")

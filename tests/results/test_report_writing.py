@@ -132,7 +132,7 @@ def test_out_writes_there_and_nowhere_else(store: Path, tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     status, _, err = command("report", store, "--out", tmp_path / "folder")
     assert status == 1
-    assert err.startswith(f"distsim: the report cannot be written to '{tmp_path}/folder': ")
+    assert err.startswith(f"distsim: the report '{tmp_path}/folder' cannot be written: ")
 
 
 def test_a_published_study_has_one_too(tmp_path: Path) -> None:
@@ -150,6 +150,17 @@ def test_python_writes_the_same(store: Path, tmp_path: Path) -> None:
     assert same_page(file, store / "report.html")
     publish(study(), tmp_path / "study")
     assert intact(distsim.open(tmp_path / "study").report(str(tmp_path / "other.html")).read_bytes())
+
+
+def test_what_is_damaged_and_needed_for_it_is_said_once_and_ends_in_status_1(store: Path, tmp_path: Path) -> None:
+    (store / "digits/request.json").write_bytes(b"damaged")
+    for flags in ((), ("--out", tmp_path / "mine.html")):
+        status, out, err = command("report", store, *flags)
+        assert status == 1
+        assert "no report was written" not in out
+        assert err.count("\n") == 1
+        assert err.startswith(f"distsim: no report was written: request.json of {store}/digits is damaged: ")
+    assert not (tmp_path / "mine.html").exists()
 
 
 def test_a_store_without_a_network_has_none(store: Path, tmp_path: Path) -> None:

@@ -75,7 +75,7 @@ def test_statistics_are_those_worked_out_by_hand() -> None:
 
 @pytest.mark.parametrize("count", [2, 3, 4, 5])
 def test_of_fewer_than_six_values_the_range_is_given(count: int) -> None:
-    """No interval within the range of five covers the median with 95 %, and the bootstrap's is narrower for some."""
+    """No interval within the range of five covers the median with 95 %, and the bootstrap's of so few is that range."""
     values = np.array([0.31, 0.1, 0.12, 0.3, 0.9])[:count]
     (found,) = summarise(long_table(sweep(values))).to_dict("records")
     assert (found["ci_low"], found["ci_high"]) == (values.min(), values.max())

@@ -54,6 +54,32 @@ def test_what_does_not_fit(change: dict[str, Any], said: str) -> None:
     assert str(caught.value).startswith(said)
 
 
+@pytest.mark.parametrize(
+    ("change", "where"),
+    [
+        ({"pair": ["\ud800", 1]}, "pair"),
+        ({"inner": {"x": {"count": 1, "name": "\udce9"}}}, "inner.x.name"),
+        ({"inner": {"\udce9": {"count": 1}}}, "inner"),
+        ({"unknown": [[{"deep": "a\ud800"}]]}, "unknown.deep"),
+        ({"\ud800": 1}, ""),
+    ],
+)
+def test_text_that_cannot_be_encoded(change: dict[str, Any], where: str) -> None:
+    """JSON can hold halves of a character, which no file and no terminal takes. "é" and "\U0001f600" are whole."""
+    require_json("", GOOD | {"anything": ["é", {"\U0001f600": "\U0001f600"}]}, Outer)
+    with pytest.raises(ValueError, match="must be text that can be encoded, got '") as caught:
+        require_json("", GOOD | change, Outer)
+    assert str(caught.value).startswith(f"field {where} must" if where else "it must")
+
+
+def test_text_however_deep_it_lies() -> None:
+    deep: Any = "\ud800"
+    for _ in range(5000):
+        deep = [deep]
+    with pytest.raises(ValueError, match="field unknown must be text that can be encoded"):
+        require_json("", GOOD | {"unknown": deep}, Outer)
+
+
 def test_a_record_has_no_other_fields() -> None:
     require_record("", GOOD, Outer)
     with pytest.raises(ValueError, match=r"^field a has the field 'unknown', which this distsim does not know$"):

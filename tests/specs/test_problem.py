@@ -63,6 +63,8 @@ PROBLEM = Problem("toy", "digits", "vgg_digits", 8, 1, RECIPE, PRUNING)
         (PROBLEM, {"name": 3}, "name must be text, got 3"),
         (PROBLEM, {"name": "x" * 101}, "a problem's name must be the name of a folder"),
         (PROBLEM, {"train_limit": 0}, "train_limit must be at least 1, got 0"),
+        (PROBLEM, {"size": 4097}, "size must be at most 4,096, got 4,097"),
+        (RECIPE, {"milestones": (1,) * 1001}, "at most 1,000 milestones are allowed, got 1,001"),
         (PROBLEM, {"recipe": None}, "recipe must be a Recipe, got None"),
         (PROBLEM, {"name": "lease"}, "a problem's name must be .* and not figures, tune, lease, control; got 'lease'"),
     ],

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from distsim.store import aws, reasons
+from distsim.store import aws, reasons, remote
 
 CREDENTIALS = """
 [default]
@@ -50,6 +50,14 @@ def test_a_named_profile(monkeypatch: pytest.MonkeyPatch) -> None:
     assert aws.config() == keys
     monkeypatch.setenv("AWS_PROFILE", "keys")
     assert aws.config() == {"aws_access_key_id": "AKIACONFIG", "aws_secret_access_key": "five"}
+
+
+def test_what_a_profile_says_reaches_the_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = {"access_key_id": "AKIADEFAULT", "secret_access_key": "one%two", "region": "eu-central-1"}
+    assert remote.connect("s3://bucket/prefix").config == {"bucket": "bucket", **keys}
+    monkeypatch.setenv("AWS_PROFILE", "sso")
+    with pytest.raises(ValueError, match=r"profile sso of ~/\.aws has no keys but sso_start_url"):
+        remote.connect("s3://bucket/prefix")
 
 
 def test_the_environment_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,8 +2,10 @@
 
 import hashlib
 import itertools
+import json
 
 import pytest
+import safetensors.torch
 import torch
 
 from distsim import stopping
@@ -12,6 +14,7 @@ from distsim.specs import NetworkId
 from distsim.store import Storage, StorageError, SweepStore
 from distsim.store import checkpoints as kept
 from distsim.store.checkpoints import StoredCheckpoints, StoredGroupCheckpoints
+from distsim.store.epochs import delete_checkpoints
 from distsim.sweep.chain_training import train_chains
 from distsim.sweep.order import prepare
 from distsim.sweep.plan import Chain
@@ -96,6 +99,61 @@ def test_a_damaged_one_is_as_good_as_none(storage, harm):
     (path,) = objects(storage)
     storage.put(path, harm(storage.get(path)))
     assert StoredCheckpoints(storage, "complete", "abc", HERE).load() is None
+
+
+def no_checkpoint(about):
+    return safetensors.torch.save({"w": torch.zeros(2)}, metadata=about)
+
+
+def with_values(values):
+    return no_checkpoint({"about": json.dumps({"identity": "abc", "environment": HERE, "values": values})})
+
+
+STRANGE = {
+    "nothing": b"",
+    "no safetensors": b"\x02\0\0\0\0\0\0\0{}",
+    "no metadata": safetensors.torch.save({"w": torch.zeros(2)}),
+    "about nothing": no_checkpoint({"format": "pt"}),
+    "about a list": no_checkpoint({"about": "[1]"}),
+    "about a number": no_checkpoint({"about": "3"}),
+    "no values": no_checkpoint({"about": "{}"}),
+    "too deep": no_checkpoint({"about": "[" * 100_000}),
+    "values without fields": with_values({}),
+    "values that are a number": with_values(3),
+    "losses that are a number": with_values({"losses": 3, "memories": {}}),
+    "losses that are text": with_values({"losses": ["x"], "memories": {}}),
+    "losses that are infinite": with_values({"losses": [float("inf")], "memories": {}}),
+    "no memories": with_values({"losses": [0.5]}),
+    "memories that are a list": with_values({"losses": [0.5], "memories": []}),
+    "a memory that is a number": with_values({"losses": [0.5], "memories": {"rewind": 3}}),
+}
+
+
+def test_a_checkpoint_may_have_any_tensors(storage):
+    """What follows is refused for its values alone."""
+    content = with_values({"losses": [0.5], "memories": {}})
+    storage.put(f"complete/epoch/{hashlib.sha256(content).hexdigest()}.safetensors", content)
+    assert StoredCheckpoints(storage, "complete", "abc", HERE).load() is not None
+
+
+@pytest.mark.parametrize("content", STRANGE.values(), ids=STRANGE)
+def test_what_is_no_checkpoint_is_as_good_as_none(storage, content):
+    """Its name is its digest, as if distsim had written it."""
+    storage.put(f"complete/epoch/{hashlib.sha256(content).hexdigest()}.safetensors", content)
+    assert StoredCheckpoints(storage, "complete", "abc", HERE).load() is None
+
+
+def test_files_of_others_beside_checkpoints_stay(storage, tmp_path):
+    StoredCheckpoints(storage, "complete", "abc", HERE).offer(lambda: checkpoint(1))
+    (own,) = objects(storage)
+    (tmp_path / "store" / f"{own}#12").write_bytes(b"half")
+    others = ("notes.txt", "0" * 64, "best.safetensors", "best.safetensors#12", "Homework #2", "mine/x")
+    folder = tmp_path / "store" / "complete" / "epoch"
+    (folder / "mine").mkdir()
+    for name in others:
+        (folder / name).write_bytes(b"mine")
+    delete_checkpoints(storage, "complete")
+    assert {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()} == set(others)
 
 
 def test_it_declines_what_would_cost_too_much(storage, monkeypatch):

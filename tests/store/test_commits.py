@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from distsim.store import DamagedStore, Mark, Storage, StorageError, commits
 from distsim.store.commits import MARK, Attempt, drop, generation, read_mark, read_object, read_piece
+from distsim.store.records import read_record
 
 PIECE = "runs/0000/iter_01"
 
@@ -55,6 +56,18 @@ def test_the_mark_names_every_object_with_size_and_digest(storage: Storage) -> N
         assert read_object(storage, PIECE, mark, name) == expected
     on_disk = storage.sizes(f"{PIECE}/attempt-{attempt.id}")
     assert on_disk == {f"{PIECE}/attempt-{attempt.id}/{name}": size for name, (size, _) in mark.objects.items()}
+
+
+def test_the_mark_names_its_piece_and_is_refused_in_another_place(storage: Storage) -> None:
+    own, other = f"{PIECE}/activations", "runs/0001/iter_01/activations"
+    attempt = Attempt(storage, own)
+    attempt.put("x", b"1")
+    mark = attempt.commit()
+    assert mark.provenance["piece"] == own
+    storage.put(f"{other}/{MARK}", storage.get(f"{own}/{MARK}") or b"")
+    assert read_record(storage, f"{own}/{MARK}") == mark
+    with pytest.raises(DamagedStore, match=f"it belongs to '{own}'"):
+        read_record(storage, f"{other}/{MARK}")
 
 
 def test_the_mark_is_plain_json(storage: Storage) -> None:
@@ -115,6 +128,15 @@ def test_a_crashed_attempt_is_garbage_and_goes_with_the_next_commit(storage: Sto
     mark = written(storage, "x").commit()
     assert f"attempt-{crashed.id}" not in storage.folders(PIECE)
     assert storage.folders(PIECE) == ["activations", f"attempt-{mark.attempt}"], "only attempts are swept"
+
+
+def test_folders_of_others_beside_an_attempt_stay(storage: Storage, tmp_path: Path) -> None:
+    others = ("attempt-mine", "attempt-XYZ", "attempt-0123456789ab copy", "attempt-01234567", "notes")
+    for name in others:
+        storage.put(f"{PIECE}/{name}/x", b"mine")
+    written(storage, "x").commit()
+    drop(storage, PIECE)
+    assert {name: (tmp_path / PIECE / name / "x").read_bytes() for name in others} == dict.fromkeys(others, b"mine")
 
 
 def test_other_pieces_are_left_alone(storage: Storage) -> None:

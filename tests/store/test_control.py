@@ -1,6 +1,7 @@
 """Instructions to the drivers of a store: their order, what is passed over, and which of them concern whom."""
 
 import json
+import os
 import pickle
 import uuid
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from faults.proxy import Proxy
 
 from distsim import stopping
 from distsim.stopping import Stopped
-from distsim.store import Storage, StorageError, control
+from distsim.store import Storage, StorageError, StoreGone, control
 from distsim.store.control import PAUSE, RESUME, STOP, Instruction, give, newest
 from distsim.sweep import heeding
 from distsim.sweep.heeding import Heeded
@@ -122,6 +123,17 @@ def test_what_is_no_instruction_is_passed_over(root: Storage, name: str) -> None
     assert said in sentence
 
 
+def test_a_user_without_a_name(root: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container that runs under a number of its own. What Python raises depends on its version."""
+    for error in (KeyError("getpwuid(): uid not found: 12345"), OSError("No username set in the environment")):
+
+        def getuser(error: Exception = error) -> str:
+            raise error
+
+        monkeypatch.setattr("getpass.getuser", getuser)
+        assert give(root, PAUSE).user == f"user {os.getuid()}"
+
+
 def test_files_of_others(root: Storage) -> None:
     for name in ("notes.json", "20240101.json", "7.json", "000009.json.bak", "sub/000008.json", "999999.json"):
         root.put(f"control/{name}", b"mine")
@@ -220,3 +232,16 @@ def test_ctrl_c_ends_the_waiting(root: Storage) -> None:
         stopping.forget()
     assert len(said) == 1
     assert stopping.said() == ""
+
+
+def test_who_waits_is_told_that_the_store_has_gone(root: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other errors of a store may pass, and are waited for."""
+    monkeypatch.setattr(heeding, "LOOK", 0.0)
+    heeded, answers = Heeded(root), [StorageError("no answer"), StoreGone("it has gone")]
+    give(root, PAUSE)
+
+    def check() -> None:
+        raise answers.pop(0)
+
+    with pytest.raises(StoreGone, match="it has gone"):
+        heeded.wait(lambda said: None, check)

@@ -35,6 +35,8 @@ def store_in(folder: Path) -> SweepStore:
 
 def test_what_is_written_is_read() -> None:
     assert decode_layers(encode_layers(LAYERS, "abc")) == (LAYERS, "abc")
+    of_the_network = (StoredLayer("out", "out", "", (10,)),)  # computed outside its modules
+    assert decode_layers(encode_layers(of_the_network, "abc")) == (of_the_network, "abc")
     metric = StoredMetric("mine", "output", "my own")
     assert decode_metric(encode_metric(metric), "mine") == metric
 
@@ -48,6 +50,7 @@ def test_what_is_written_is_read() -> None:
         ({"name": "two\nlines"}, "name must be 1 to 200 printable characters"),
         ({"kind": 3}, "field layers.0..kind must be text, got 3"),
         ({"module": None}, "module must be"),
+        ({"module": "x" * 201}, "module must be at most 200 printable characters"),
         ({"shape": []}, "1 to 8 sizes"),
         ({"shape": [8, True]}, "shape.1. must be a whole number"),
         ({"shape": [0]}, "shape.0. must be at least 1"),

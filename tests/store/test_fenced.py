@@ -236,6 +236,19 @@ def test_one_set_of_each_kind_is_kept(tmp_path: Path) -> None:
         assert archive.read(f"{FOLDER}/results.csv") == b"3again"
 
 
+def test_an_archive_of_somebody_else_stays(tmp_path: Path) -> None:
+    """It has the name of an older set, and is none: distsim's have a comment in them."""
+    root, content = Storage(tmp_path), io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        archive.writestr("mine.txt", b"mine")
+    path = "lease/000000-1.digits.results.zip"
+    root.put(path, content.getvalue())
+    for files in (OLD, NEW):
+        with Lease(root):
+            replace(root, FOLDER, files)
+    assert root.get(path) == content.getvalue()
+
+
 def test_a_store_whose_lease_files_were_deleted_goes_on(tmp_path: Path) -> None:
     root = Storage(tmp_path)
     for _ in range(3):

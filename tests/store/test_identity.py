@@ -13,7 +13,7 @@ import zarr
 
 import distsim
 from distsim.problems import PROBLEMS
-from distsim.specs import COMPLETE, FORMAT, Extent, Identity, NetworkId, Request, canonical_json, digest
+from distsim.specs import COMPLETE, FORMAT, PERMUTATIONS, Extent, Identity, NetworkId, Request, canonical_json, digest
 from distsim.store import DamagedStore, IdentityMismatch, Mark, Storage, SweepStore
 from distsim.store.activations import Reader
 from distsim.store.commits import Attempt
@@ -168,8 +168,9 @@ def test_a_mark_counts_in_its_own_generation_only(store: SweepStore, there: list
 
 
 def test_values_and_activations_count_while_their_network_is_committed(store: SweepStore) -> None:
-    for what in ("comparison", "chance"):
-        store.commit_comparison(NETWORK, "fc1", similarity(0.5), what)
+    by_chance = {"cka": {"values": [0.5] * PERMUTATIONS, "reasons": [""] * PERMUTATIONS}}
+    store.commit_comparison(NETWORK, "fc1", similarity(0.5))
+    store.commit_comparison(NETWORK, "fc1", by_chance, "chance")
     store.storage.put(f"{store.activations_path(NETWORK)}/COMMIT.json", Mark("", {}).encode())
     assert not any(store.contents().__dict__.values())
     store.commit_network(NETWORK, STEP)
@@ -192,6 +193,25 @@ def test_values_of_the_first_writer_stay(store: SweepStore) -> None:
         store.commit_comparison(NETWORK, "fc1", similarity(value))
     (mark,) = store.comparisons()[NETWORK, "fc1"]
     assert mark.values == similarity(0.1)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"value": None}, "field values.cka has neither a value nor a reason"),
+        ({"value": float("nan")}, "Out of range float"),
+        ({"warning": None}, "field values.cka.warning must be text, got None"),
+        ({"n": -1}, "field values.cka.n must not be negative, got -1"),
+    ],
+)
+def test_values_that_no_reader_takes_are_not_written(store: SweepStore, change: dict[str, Any], said: str) -> None:
+    values = {"cka": similarity(0.5)["cka"] | change}
+    with pytest.raises(ValueError, match=said):
+        store.commit_comparison(NETWORK, "fc1", values)
+    with pytest.raises(ValueError, match=said.replace("field values.cka", ".*")):
+        store.commit_pairs("fc1", {(COMPLETE, NETWORK): values})
+    assert not store.comparisons()
+    assert not store.pair_marks()
 
 
 class Program:

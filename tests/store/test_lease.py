@@ -1,7 +1,9 @@
 """The lease: one driver at a time, whoever dies, sleeps or is far away."""
 
+import itertools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,7 +14,9 @@ from pathlib import Path
 import pytest
 from sweep_scripts import run_script
 
-from distsim.store import Lease, Storage, StoreInUse
+from distsim.store import Lease, Storage, StoreGone, StoreInUse, lease
+from distsim.store.commits import Attempt
+from distsim.store.fenced import replace_one
 from distsim.store.lease import FOLDER
 
 HOLD = """
@@ -148,10 +152,75 @@ def test_who_was_overtaken_is_told(root: Storage) -> None:
     assert root.get("lease/000002.beat") is None, "it has no say over another's lease"
 
 
+def test_a_store_that_has_gone_is_not_begun_anew(tmp_path: Path) -> None:
+    """As if its disk were unmounted: nobody took over, and nothing is written into the place where it was."""
+    root = Storage(tmp_path / "store")
+    with quick(root) as lease:
+        problem = root.within("digits")
+        with Attempt(problem, "complete") as attempt:
+            attempt.put("x", b"1")
+            attempt.commit()
+        shutil.rmtree(root.url)
+        (tmp_path / "store").mkdir()  # where it was mounted
+        for work in (
+            lease.check,
+            lambda: problem.put("runs/0000/iter_01/epoch/x", b"1"),
+            lambda: problem.create("complete/COMMIT.json", b"1"),
+            lambda: root.within("digits"),
+            lambda: replace_one(root, "digits/request.json", b"{}"),
+            lambda: Attempt(problem, "complete").put("x", b"1"),
+        ):
+            with pytest.raises(StoreGone, match=r"has gone \(unmounted or removed\?\): lease/000001.json"):
+                work()  # type: ignore[operator]
+        lease._beating.join(10)
+        assert not lease._beating.is_alive(), "it gives no sign of life any more"
+    with pytest.raises(StoreGone):
+        root.within("digits")
+    assert list((tmp_path / "store").iterdir()) == []
+
+
 def test_a_lease_that_cannot_be_read_counts_as_one_that_does_not_beat(root: Storage) -> None:
     root.put("lease/000007.json", b"\x00 no JSON")
     with quick(root) as lease:
         assert lease.number == 8
+
+
+def test_a_driver_whose_process_is_hidden_is_not_taken_for_dead(root: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a login node, where /proc shows one's own processes only: whether it lives is seen from its beat."""
+    holder = {"machine": "here", "pid": 4711, "started": "1", "host": "login"}
+    root.put("lease/000001.json", json.dumps(holder).encode())
+    root.put("lease/000001.beat", b"0")
+    number, said = itertools.count(1), list[str]()
+
+    def kill(pid: int, signal: int) -> None:
+        assert (pid, signal) == (4711, 0)
+        raise PermissionError("it belongs to another user")
+
+    def sleep(seconds: float) -> None:
+        root.put("lease/000001.beat", str(next(number)).encode())
+
+    monkeypatch.setattr(lease, "_machine", lambda: "here")
+    monkeypatch.setattr(lease, "_state", lambda pid: None)
+    monkeypatch.setattr(os, "kill", kill)
+    monkeypatch.setattr(lease.time, "sleep", sleep)
+    with pytest.raises(StoreInUse, match="process 4711 on login"), quick(root, said):
+        pass
+    assert len(said) == 1, "it was listened for"
+
+
+def test_files_of_others_in_its_folder_stay(root: Storage) -> None:
+    others = {
+        "lease/000000.json": b'{"of": "the user"}',
+        "lease/000000.beat": b"a file of the user's",
+        "lease/notes.json": b"mine",
+        "lease/2024.json": b"mine",
+    }
+    for path, content in others.items():
+        root.put(path, content)
+    for _ in range(2):
+        with quick(root):
+            pass
+    assert {path: root.get(path) for path in others} == others
 
 
 def test_of_many_that_want_it_one_at_a_time_has_it(root: Storage) -> None:

@@ -11,7 +11,8 @@ from sweep_scripts import outcome, run_script
 
 import distsim
 from distsim.cli import main as cli
-from distsim.store import Storage, existing_root
+from distsim.store import Storage, StorageError, existing_root, existing_stores, problems_in
+from distsim.store.existing import published_in
 
 ONE, OTHER, GROUP = 4001, 4002, 4242  # two people of one group
 MEMBER = """
@@ -80,6 +81,139 @@ def test_a_place_is_the_same_however_it_is_written(tmp_path: Path, monkeypatch: 
         assert {existing_root(way).url for way in ways} == {str(tmp_path / place)}
     assert not (tmp_path / "~").exists()
     assert not (tmp_path / "other").exists()
+
+
+def test_a_folder_of_others_with_a_spec_is_no_sweep(tmp_path: Path) -> None:
+    root = Storage(tmp_path)
+    for name, content in (("mine", b"{}"), ("notes", b"a specification"), ("api", b'{"openapi": "3.1.0", "info": {}}')):
+        root.put(f"{name}/spec.json", content)
+        root.put(f"{name}/results/mine.csv", b"1")
+    root.put("digits/spec.json", b"damaged")
+    root.put("digits/complete/COMMIT.json", b"{}")
+    assert problems_in(root) == ["digits"], "what distsim has written is a sweep's, whatever its spec has become"
+
+
+def sweep(folder: Path) -> Storage:
+    """A store that looks as if there were a sweep in it."""
+    root = Storage(folder)
+    root.put("lease/000001.json", b"{}")
+    root.put("digits/spec.json", b'{"identity": {}}')
+    root.put("digits/complete/COMMIT.json", b"{}")
+    return root
+
+
+def test_a_study_json_of_others_does_not_hide_a_store(tmp_path: Path) -> None:
+    root = sweep(tmp_path / "store")
+    for content in (b'{"title": "mine"}', b"not JSON", b'{"version": 1, "identity": {}, "hash": "", "parts": []}'):
+        root.put("study.json", content)
+        assert published_in(root.url) is None
+        assert [store.problem for store in existing_stores(root.url)] == ["digits"]
+    alone = Storage(tmp_path / "alone")
+    alone.put("study.json", b"damaged")
+    alone.put("mine/spec.json", b"{}")
+    assert published_in(alone.url) == Path(alone.url), "which may be damaged, and is then called so"
+
+
+def test_links_and_pipes_of_others_with_names_like_distsims_block_nothing(tmp_path: Path) -> None:
+    root, outside = sweep(tmp_path / "store"), tmp_path / "outside"
+    store = Path(root.url)
+    before = root.sizes()
+    (outside / "x").mkdir(parents=True)
+    (outside / "spec.json").write_bytes(b'{"identity": {}}')
+    for name in ("linked", "pipe", "loop", "mine"):
+        (store / name).mkdir()
+    (store / "linked" / "spec.json").symlink_to(outside / "spec.json")
+    os.mkfifo(store / "pipe" / "spec.json")
+    (store / "loop" / "spec.json").symlink_to("spec.json")
+    (store / "digits" / "loop").symlink_to("loop")
+    (store / "linked" / "results").symlink_to(outside)
+    for name in ("2024", "runs", "results", "mine/results", "mine/runs", "mine/COMMIT.json"):
+        (store / name).symlink_to(outside)
+    for name in ("controls", "complete", "pairs"):  # to a folder that is no sweep's
+        (store / name).symlink_to(outside / "x")
+    assert problems_in(root) == ["digits"]
+    assert root.sizes() == before
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("figures", "report.html", "tune", "digits/runs", "digits/complete-1", "digits/results", "digits/layers.json"),
+        *("digits/controls/retrain/runs/0000/iter_01/COMMIT.json", "digits/runs/0000/iter_01/activations"),
+        *("digits/complete-1/runs/0002", "digits/runs/0000/iter_01/logits/attempt-0123456789ab", "digits/behaviour"),
+    ],
+)
+def test_a_link_out_of_the_store_in_the_place_of_something_of_distsims_is_refused(tmp_path: Path, path: str) -> None:
+    root = sweep(tmp_path / "store")
+    link = Path(root.url, path)
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.symlink_to(tmp_path)
+    with pytest.raises(StorageError, match=f"{path} leads out of the store"):
+        root.sizes()
+    if path.startswith("digits/"):
+        with pytest.raises(StorageError, match="leads out of the store"):
+            root.within("digits").sizes()
+
+
+SHUT = """
+import os, sys
+from distsim.cli import main as cli
+from distsim.store import Storage, StorageError, existing_stores, problems_in
+from distsim.verify.store import verify_store
+if os.geteuid() == 0:
+    os.setgroups([])
+    os.setgid(4001)
+    os.setuid(4001)
+root = Storage(sys.argv[1])
+if sys.argv[2] == "other":
+    print(problems_in(root), sorted(root.sizes()))
+    print([str(note) for note in verify_store(root).of("note") if note.object in ("lost+found", "other")])
+    try:
+        existing_stores(root.url, "cifar4")
+    except FileNotFoundError as error:
+        print(str(error).partition(root.url)[2])
+else:
+    try:
+        print(root.sizes())
+    except StorageError as error:
+        print(error)
+"""
+
+
+def test_a_folder_that_may_not_be_read_blocks_nothing_unless_it_is_distsims(tmp_path: Path) -> None:
+    """As lost+found, which is in the root of each ext4 file system, and is root's."""
+    for above in tmp_path.parents:
+        if above.stat().st_uid == os.geteuid() and not above.stat().st_mode & 0o077:
+            above.chmod(0o711)
+    tmp_path.chmod(0o711)
+    root = sweep(tmp_path / "store")
+    store = Path(root.url)
+    for name in ("lost+found", "other"):
+        (store / name).mkdir()
+    (store / "other" / "spec.json").write_bytes(b"{}")
+    inside = store / "digits" / "runs" / "mine"
+    inside.mkdir(parents=True)
+    for path in (store, *store.rglob("*")) if os.geteuid() == 0 else ():
+        os.chown(path, 4001, 4001)
+
+    def seen(what: str) -> str:
+        return subprocess.run([sys.executable, "-c", SHUT, root.url, what], capture_output=True, text=True).stdout
+
+    shut = [store / "lost+found", store / "other" / "spec.json"]
+    try:
+        for path in shut:
+            path.chmod(0)
+        listed = (
+            "['digits'] ['digits/complete/COMMIT.json', 'digits/spec.json', 'lease/000001.json', 'other/spec.json']"
+        )
+        note = "['lost+found: may not be read by this user, and is left alone']"
+        there = "; there are digits (lost+found cannot be read: permission is missing)"
+        assert seen("other") == f"{listed}\n{note}\n{there}\n"
+        inside.chmod(0)
+        assert "Permission denied" in seen("inside"), "what is in a sweep may be part of it"
+    finally:
+        for path in (*shut, inside):
+            path.chmod(0o755)
 
 
 FLAGS = ("--local", "--device", "cpu", "--epochs", 1, "--train-limit", 100, "--probe", 40, "--metrics", "cka")

@@ -58,6 +58,12 @@ def fault(path: str, values: Any) -> str:
         ({"train_loss": [0.5, []]}, "field values.train_loss[1] must be a finite number, got []"),
         ({"train_loss": 3}, "field values.train_loss must be a list, got 3"),
         ({"later": "a field of a newer version"}, ""),
+        ({"accuracy": 7}, "field values.accuracy must be in [0, 1], got 7"),
+        ({"remaining": -0.1}, "field values.remaining must be in [0, 1], got -0.1"),
+        ({"remaining_pool": 1.5}, "field values.remaining_pool must be in [0, 1], got 1.5"),
+        ({"accuracy": 1.0, "remaining": 1, "remaining_pool": 0.0}, ""),
+        ({"loss": 3e38, "train_loss": [3e38, -1.0]}, ""),
+        ({"loss": 1.7e308}, "field values.loss must be between -1e+100 and 1e+100, got 1.7e+308"),
     ],
 )
 def test_the_record_of_a_network(change: dict[str, Any], said: str) -> None:
@@ -98,6 +104,31 @@ def test_a_comparison() -> None:
     assert fault(COMPARISON, VALUES | {"cka": {}}) == "field values.cka.columns_x is missing"
     assert fault(COMPARISON, VALUES | {"cka": 3}) == "field values.cka must be an object, got 3"
     assert fault(f"{RUN}/comparison/fc1/mine.json", {"mine": KERNEL}) == "", "a metric that only a script knows"
+
+
+def test_values_lie_within_their_metrics_bounds() -> None:
+    def said(metric: str, value: float, what: str = "comparison") -> str:
+        if what == "comparison":
+            return fault(f"{RUN}/comparison/fc1/{metric}.json", {metric: CHANNELS | {"value": value}})
+        values = {"values": [value] * 5, "reasons": [""] * 5}
+        return fault(f"{RUN}/chance/fc1/{metric}.json", {metric: values})
+
+    for what in ("comparison", "chance"):
+        assert said("cka", 5.0, what) == "field values.cka has the value 5.0, and cka lies between 0 and 1"
+        assert said("rsa", -1.5, what) == "field values.rsa has the value -1.5, and rsa lies between -1 and 1"
+        assert said("linear_predictivity", 1.1, what)
+        assert said("cka", 1.7e308, what), what
+        for metric, value in (
+            *(("cka", 1.0000001), ("nbs", -1e-9), ("rsa", -1.0), ("procrustes", 1.5), ("dimension", 400.0)),
+            *(("cka_unbiased", -0.3), ("linear_predictivity", -1e6), ("mine", 5e9)),
+        ):
+            assert said(metric, value, what) == "", (metric, what)
+    tile = {"layer": "fc1", "pairs": [[[0, 1], [1, 1], {"cka": KERNEL | {"value": -3.0}}]]}
+    named = canonical_json([["((0, 1), (1, 1))"], ["cka"]]).encode()
+    path = f"pairs/fc1/{hashlib.sha256(named).hexdigest()[:16]}.json"
+    assert fault(path, tile).endswith("has the value -3.0, and cka lies between 0 and 1")
+    for change in ({"n_per_p": 1.7e308}, {"null": -1.7e308}, {"effective_rank_x": 1e101}, {"upper": 1e101}):
+        assert fault(COMPARISON, VALUES | {"cka": KERNEL | change}), change
 
 
 def test_values_of_permuted_examples() -> None:
@@ -184,6 +215,15 @@ WHOLE: dict[str, Any] = {
         ("provenance", {"seconds": None}, "field provenance.seconds must be a finite number, got None"),
         ("provenance", {"piece": "runs/0003/iter_08"}, "it belongs to 'runs/0003/iter_08'"),
         ("later", 1, "it has the field 'later', which this distsim does not know"),
+        (
+            "environment",
+            {"machine": "\ud800"},
+            "field environment.machine must be text that can be encoded, got '\\ud800'",
+        ),
+        ("environment", {"\udce9": 1}, "field environment must be text that can be encoded, got '\\udce9'"),
+        ("provenance", {"host": "a\ud800"}, "field provenance.host must be text that can be encoded, got "),
+        ("values", RECORD | {"later": ["\ud800"]}, "field values.later must be text that can be encoded, got "),
+        ("provenance", {"seconds": 1.7e308}, "field provenance.seconds must be between "),
     ],
 )
 def test_a_mark_whose_digest_is_right(tmp_path: Path, field: str, value: Any, said: str) -> None:

@@ -5,6 +5,7 @@ The servers are SeaweedFS (tests/seaweed_server.py), and moto's behind a proxy t
 
 import os
 import socket
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -118,11 +119,18 @@ def test_what_cannot_be_a_prefix_is_refused(prefix: str) -> None:
         Storage(f"s3://bucket/{prefix}")
 
 
+@pytest.mark.parametrize("url", ["s3://", "s3:///prefix", "s3:// bucket/prefix", "s3://bucket\n/prefix"])
+def test_what_cannot_be_a_bucket_is_refused(url: str) -> None:
+    with pytest.raises(StorageError, match="after s3:// comes the name of a bucket"):
+        Storage(url)
+
+
 # --- settings that cannot be meant -----------------------------------------------------------------------------------
 
 ENDPOINTS = {
     "": "is empty",
     "minio.example:9000": "begins with neither https:// nor http://",
+    f"user:{PASSWORD}@minio.example:9000": "begins with neither https:// nor http://",
     "ftp://minio.example": "begins with neither https:// nor http://",
     "http://": "port or host is not valid",
     "http://minio.example:99999": "port or host is not valid",
@@ -252,13 +260,25 @@ def test_a_request_that_makes_no_way_is_made_again(
     assert {request for _, request, _ in proxy.faults} == {*REQUESTS} - {"multipart"} - no_body, proxy.table()
 
 
+def test_how_long_a_request_may_take(bucket: str) -> None:
+    with s3_server.exported("http://127.0.0.1:1"):
+        limits = [
+            remote.connect(bucket, **how).client_options["timeout"] for how in ({}, {"size": 10**6}, {"first": True})
+        ]
+    assert limits == ["30s", "34s", "8s"]
+
+
 def test_a_store_that_never_answers_is_given_up(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, seconds in {"FIRST_TIMEOUT": 0.3, "FIRST_PATIENCE": 0.5, "TIMEOUT": 0.3, "PATIENCE": 0.5}.items():
+    for name, seconds in {"FIRST_TIMEOUT": 0.3, "FIRST_PATIENCE": 0.5, "TIMEOUT": 12.0, "PATIENCE": 12.0}.items():
         monkeypatch.setattr(remote, name, seconds)
     with socket.create_server(("127.0.0.1", 0)) as server:
         where = f"127.0.0.1:{server.getsockname()[1]}"
         with s3_server.exported(f"http://{where}"):
+            started = time.monotonic()
             assert refusal(bucket).endswith(f"{where} gave no whole answer in time")
+            assert time.monotonic() - started < 10, "the first request is given up sooner than others"
+            monkeypatch.setattr(remote, "TIMEOUT", 0.3)
+            monkeypatch.setattr(remote, "PATIENCE", 0.5)
             for operation in (lambda root: root.create("x", b"1"), lambda root: root.get("x"), Storage.sizes):
                 with pytest.raises(StorageError, match="gave no whole answer in time"):
                     operation(Storage(bucket))

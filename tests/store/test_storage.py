@@ -288,8 +288,41 @@ def test_files_of_others_never_block_a_listing(tmp_path: Path) -> None:
     assert {path for path in listed if not path.endswith((".DS_Store", "con", "ünï", " "))} == set(own)
     assert storage.folders() == ["digits"]
     assert storage.folders("digits/runs") == ["0000"]
-    with pytest.raises(StorageError, match=r"cannot read pipe in .*: it is not a regular file"):
-        storage.get("pipe")
+    writer = os.open(tmp_path / "pipe", os.O_RDWR)  # without one, whoever opened the pipe to read would wait for ever
+    try:
+        with pytest.raises(StorageError, match=r"cannot read pipe in .*: it is not a regular file"):
+            storage.get("pipe")
+    finally:
+        os.close(writer)
+
+
+def test_a_file_in_the_place_of_a_folder_is_named(tmp_path: Path) -> None:
+    storage = Storage(tmp_path)
+    storage.put("figures", b"mine")
+    storage.put("digits/behaviour", b"mine")
+    for there, work in (
+        ("figures", lambda: storage.get("figures/COMMIT.json")),
+        ("figures", lambda: storage.put("figures/COMMIT.json", b"1")),
+        ("figures", lambda: storage.create("figures/COMMIT.json", b"1")),
+        ("figures", lambda: storage.sizes("figures")),
+        ("figures", lambda: storage.folders("figures")),
+        ("digits/behaviour", lambda: storage.get("digits/behaviour/network.json")),
+        ("digits/behaviour", lambda: storage.put("digits/behaviour/deep/er/x", b"1")),
+    ):
+        said = rf"cannot .* in .*: {there} is a file where a folder of distsim's belongs: move it$"
+        with pytest.raises(StorageError, match=said):
+            work()  # type: ignore[no-untyped-call]
+    assert storage.sizes() == {"figures": 4, "digits/behaviour": 4}
+
+
+def test_of_a_larger_object_only_its_beginning_is_read(storage: Storage) -> None:
+    """One byte more than may be expected, so that it is seen to be larger."""
+    storage.put("x", b"0123456789")
+    assert storage.get("x", most=3) == b"0123"
+    assert storage.get("x", most=10) == storage.get("x") == b"0123456789"
+    with (Path(storage.url) / "huge").open("wb") as file:
+        file.truncate(2**40)
+    assert storage.get("huge", most=8) == bytes(9)
 
 
 def test_a_listing_in_a_folder_is_that_of_the_object_store(tmp_path: Path) -> None:

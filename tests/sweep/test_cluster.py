@@ -32,6 +32,21 @@ def test_nobody_at_an_address_is_said_at_once(port: int, form: str) -> None:
         cluster.require_answer(form.format(port))
 
 
+def test_silence_is_said_within_20_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As from behind a firewall that drops what is sent."""
+
+    def connect(place: tuple[str, int], patience: float) -> None:
+        assert place == ("10.0.0.1", 6379)
+        assert patience <= 20
+        raise TimeoutError("timed out")
+
+    monkeypatch.setattr(socket, "create_connection", connect)
+    with pytest.raises(
+        ConnectionError, match=r"no Ray cluster answers at 10\.0\.0\.1:6379 \(no answer\): check --address"
+    ):
+        cluster.require_answer("10.0.0.1:6379")
+
+
 def test_a_cluster_that_has_gone_is_named_for_auto(port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cluster.require_answer("auto")  # there is no cluster: Ray says so
     (tmp_path / "ray").mkdir()

@@ -240,7 +240,7 @@ def test_a_network_by_its_names(whole: SweepStore) -> None:
     assert network.which == NetworkId(0, 2, 1, "retrain")
     assert network.activations("fc1").attrs["control"] == "retrain"
     assert study.network(complete=1).which == study.network(run=0, iteration=0, complete=1).which
-    with pytest.raises(ValueError, match="control must be one of , retrain, random, got 'both'"):
+    with pytest.raises(ValueError, match="control must be one of '', retrain, random, got 'both'"):
         study.network(run=0, iteration=1, control="both")
     status = str(study.status()[0])
     assert "from each of 2 complete networks" in status

@@ -173,7 +173,7 @@ def test_the_command(store: SweepStore, capsys: pytest.CaptureFixture[str]) -> N
     networks = ["--networks", "run=0,iteration=1", "run=1,iteration=1", "--out", str(out)]
     beside = ["--measure", "se", "--permutations", "2"]
     assert cli.main(["layers", where, *networks, "--metrics", "nbs", "cka", *beside]) == 0
-    assert "has by chance, for one layer of x or another, in the mean of 2 permutations nbs" in capsys.readouterr().out
+    assert "layers of y is, depending on the layer of x, in the mean of 2 permutations nbs" in capsys.readouterr().out
     (file,) = out.glob("*.csv")
     layers = pd.read_csv(file)
     assert layers["null"].notna().all()

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,7 +20,7 @@ from distsim.callbacks import Callback, Event, Told
 from distsim.problems import PROBLEMS
 from distsim.results import reduce as results
 from distsim.specs import COMPLETE, Extent, NetworkId, Problem
-from distsim.store import Storage, StorageError, SweepStore
+from distsim.store import Lease, Storage, StorageError, StoreGone, SweepStore
 from distsim.sweep.cluster import ClusterLost
 from distsim.sweep.engine import Engine, LocalEngine
 from distsim.sweep.failures import SweepFailed
@@ -30,8 +31,9 @@ from distsim.sweep.run import run
 ray = pytest.importorskip("ray", reason="Ray is not installed")
 
 from distsim.sweep.on_ray import engine as ray_engine  # noqa: E402  it imports Ray
+from distsim.sweep.on_ray.deaths import short_of_memory, why  # noqa: E402
 from distsim.sweep.on_ray.engine import RayEngine  # noqa: E402
-from distsim.sweep.on_ray.trials import SAID, Handing, Searcher, Tasks  # noqa: E402
+from distsim.sweep.on_ray.trials import SAID, Handing, Lost, Searcher, Tasks, lost_ends_tune  # noqa: E402
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 
@@ -484,6 +486,28 @@ def said(failed: list[str]) -> dict[str, Any]:
     return {SAID: [{"failed": failed}]}
 
 
+def test_a_store_that_has_gone_ends_tune_at_once(tmp_path: Path) -> None:
+    """Workers cannot see it, and would begin the store anew with what they write."""
+    root = Storage(tmp_path / "store")
+    with Lease(root, lambda said: None):
+        engine = RayEngine(root, None, False)
+        engine._look()
+        Path(root.url).rename(tmp_path / "elsewhere")  # at once: the lease's thread writes beside this
+        with pytest.raises(Lost, match=r"has gone \(unmounted or removed\?\)") as caught:
+            lost_ends_tune(engine._look)()
+        assert isinstance(caught.value.__cause__, StoreGone)
+
+
+def test_a_store_that_has_gone_is_not_called_a_lost_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def ended(*_: object, **__: object) -> None:
+        raise Lost("it has gone") from StoreGone("it has gone")
+
+    monkeypatch.setattr(ray_engine.tune, "Tuner", ended)
+    unused: Any = SimpleNamespace(on_network=None, tick=None)
+    with pytest.raises(StoreGone, match="it has gone"):
+        RayEngine(Storage(tmp_path), None, False)._fit([], [], unused)
+
+
 def suggested(tasks: Tasks, trial: str) -> int | str | None:
     """The number of the task handed out; None: wait; "finished"."""
     config = tasks.suggest(trial)
@@ -550,6 +574,16 @@ def test_a_dead_trial_is_tried_again_until_it_gets_no_further() -> None:
         die(tasks, trial, "ray::x\nOSError: gone")
     assert suggested(tasks, "z") == "finished"
     assert tasks.failures == ["a, run 0: given up after 1 retries: OSError: gone"]
+
+
+def test_ray_that_ends_a_worker_for_want_of_memory_is_understood() -> None:
+    said = (
+        "ray::x\nOutOfMemoryError: 1 worker(s) were killed due to the node running low on memory. Memory on the node "
+    )
+    cause = f"{said}(IP: 10.0.0.1, ID: 8b) was 22.69GB used / 23.54GB limit (0.963709)\nRefer to the documentation"
+    short = "Ray ended its worker, because the machine was short of memory (22.7 of 23.5 GB in use)"
+    assert (short_of_memory(cause), short_of_memory("OSError: gone")) == (short, "")
+    assert why(cause) == f"{short}; a larger --cpus lets fewer workers run there at once"
 
 
 def test_tune_may_end_idle_workers_until_a_task_is_handed_out_again() -> None:

@@ -388,6 +388,65 @@ def test_a_training_goes_on_from_any_epoch_as_if_nothing_had_been(recipe):
         assert_same(trainer.iterate(0, 1, complete, complete, Kept(checkpoint)), first)
 
 
+def with_tensor(checkpoint, name, change):
+    return dataclasses.replace(checkpoint, tensors=checkpoint.tensors | {name: change(checkpoint.tensors[name])})
+
+
+def without(checkpoint, name):
+    return dataclasses.replace(checkpoint, tensors={n: t for n, t in checkpoint.tensors.items() if n != name})
+
+
+def with_values(checkpoint, **values):
+    return dataclasses.replace(checkpoint, values=checkpoint.values | values)
+
+
+def with_memory(checkpoint, name, values):
+    return with_values(checkpoint, memories=checkpoint.values["memories"] | {name: values})
+
+
+def moved(checkpoint, name, to):
+    return dataclasses.replace(without(checkpoint, name), tensors=checkpoint.tensors | {to: checkpoint.tensors[name]})
+
+
+WEIGHT, BUFFER, BEST = "network/out.weight", "optimizer/exp_avg/out.weight", "memory/stopping/out.weight"
+FORGED = {
+    "no memory": lambda kept: with_values(kept, memories={}),
+    "a memory of nobody": lambda kept: with_memory(kept, "mine", {}),
+    "a memory without values": lambda kept: with_memory(kept, "stopping", {}),
+    "a memory of another kind": lambda kept: with_memory(
+        kept, "stopping", {"losses": 3, "best_epoch": 0, "best_loss": 1.0, "waited": 0}
+    ),
+    "too many epochs": lambda kept: with_values(kept, losses=[0.5] * 7),
+    "a weight is lacking": lambda kept: without(kept, WEIGHT),
+    "a weight of another shape": lambda kept: with_tensor(kept, WEIGHT, lambda t: t[:1]),
+    "a weight of another type": lambda kept: with_tensor(kept, WEIGHT, lambda t: t.long()),
+    "a weight of no layer": lambda kept: moved(kept, WEIGHT, "network/in.weight"),
+    "a buffer of no weight": lambda kept: moved(kept, BUFFER, "optimizer/exp_avg/in.weight"),
+    "a buffer of another shape": lambda kept: with_tensor(kept, BUFFER, lambda t: t[:1]),
+    "a tensor of nobody": lambda kept: moved(kept, BUFFER, "mine/out.weight"),
+    "a tensor in a memory of nobody": lambda kept: moved(kept, BEST, "memory/mine/out.weight"),
+    "a memory's tensor of another shape": lambda kept: with_tensor(kept, BEST, lambda t: t[:1]),
+}
+
+
+@pytest.fixture(scope="module")
+def patient():
+    """A training that stops early, and what it kept of its second epoch."""
+    with threads(1):
+        problem, kept = dataclasses.replace(SMALL, recipe=RECIPES["patience"]), Kept()
+        return problem, trainer_of(problem).complete(kept), kept.offers[1]
+
+
+@pytest.mark.parametrize("forge", FORGED.values(), ids=FORGED)
+def test_a_checkpoint_that_does_not_fit_is_as_good_as_none(patient, forge):
+    """A stranger may have written it, under a digest that is right."""
+    problem, complete, offer = patient
+    assert {WEIGHT, BUFFER, BEST} <= offer.tensors.keys()
+    kept = Kept(forge(offer))
+    assert_same(trainer_of(problem).complete(kept), complete)
+    assert len(kept.offers[0].values["losses"]) == 1, "it began anew"
+
+
 def test_epochs_interleaved_within_two_trainings():
     """A second chain that trains a whole iteration between two epochs of the first changes no bit of it."""
     problem = SMALL.reduced_to(epochs=3)

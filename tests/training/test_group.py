@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import itertools
 import math
 
 import pytest
@@ -12,6 +13,7 @@ from distsim.environment import threads
 from distsim.problems import PROBLEMS
 from distsim.specs import Recipe
 from distsim.sweep.order import identify
+from distsim.training import early_stopping
 from distsim.training.chain import Trainer
 from distsim.training.group import GroupTrainer
 
@@ -131,6 +133,17 @@ def test_a_group_goes_on_from_any_epoch_as_if_nothing_had_been(recipe):
             assert_same(trained, whole[run])
 
 
+def test_checkpoints_of_which_one_does_not_fit_are_as_good_as_none(small):
+    trainer, complete = small
+    before, kept = {0: complete, 1: complete}, Kept()
+    whole = networks(GroupTrainer(trainer, 2), 1, before, complete, kept)
+    offer = kept.offers[0]
+    weight = {"network/out.weight": offer[1].tensors["network/out.weight"][:1]}
+    forged = offer | {1: dataclasses.replace(offer[1], tensors=offer[1].tensors | weight)}
+    for run, trained in networks(GroupTrainer(trainer, 2), 1, before, complete, Kept(forged)).items():
+        assert_same(trained, whole[run])
+
+
 def test_a_run_that_stops_early_ends_at_once_and_disturbs_nobody():
     trainer = trainer_of(with_recipe(STOPS))
     complete = trainer.complete()
@@ -143,6 +156,18 @@ def test_a_run_that_stops_early_ends_at_once_and_disturbs_nobody():
         assert_same(GroupTrainer(trainer, 4).iterate(run, 1, complete, complete), trained)
         best = trained.record["best_epoch"] - trainer.problem.pruning.rewind_epoch - 1
         assert trained.record["validation_loss"][best] == min(trained.record["validation_loss"])
+
+
+def test_a_run_whose_validation_loss_is_not_finite_ends_alone(monkeypatch):
+    trainer = trainer_of(with_recipe(STOPS))
+    complete = trainer.complete()
+    evaluate, asked = early_stopping.evaluate, itertools.count()
+    monkeypatch.setattr(early_stopping, "evaluate", lambda *of: evaluate(*of) if next(asked) else (0.0, math.nan))
+    found = ends(GroupTrainer(trainer, 2), 1, {0: complete, 1: complete}, complete)
+    assert list(found) == [0, 1]
+    with pytest.raises(FloatingPointError, match="training diverged: run 0, iteration 1: the validation loss of epoch"):
+        found[0].network()
+    assert found[1].network().record["validation_loss"]
 
 
 def test_a_run_that_diverges_ends_alone():

@@ -363,6 +363,15 @@ def test_early_stopping_ends_training(script):
     assert len(losses) == 4
 
 
+@pytest.mark.parametrize("loss", [float("inf"), float("nan")])
+def test_a_validation_loss_that_is_not_finite_ends_the_training_by_name(script, loss):
+    script([3, loss])
+    data = toy_data(validation=6)
+    said = rf"training diverged: {STREAMS.label}: the validation loss of epoch 2 is {loss}"
+    with pytest.raises(FloatingPointError, match=said):
+        train(Tiny(), data, RECIPE, STREAMS, {}, range(2), after_epoch=[EarlyStopping(data, patience=2)])
+
+
 def test_early_stopping_needs_a_validation_split():
     with pytest.raises(ValueError, match="early stopping needs a validation split"):
         EarlyStopping(toy_data(), patience=2)

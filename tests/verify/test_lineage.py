@@ -95,6 +95,8 @@ def test_values_of_other_weights(store: SweepStore, new: Callable[[], list[Findi
     changed = dataclasses.replace(mark, provenance=mark.provenance | {WEIGHTS_X: "0" * 64})
     store.storage.put(path, changed.encode())
     assert [(f.piece, f.sentence) for f in new()] == [(path, "comes from other weights than those of complete")]
+    with pytest.raises(DamagedStore, match=r"comparison of run 0, iteration 2, layer fc1, .* comes from other weights"):
+        collect(store, layers_of(store), seed=0)
     older = {name: value for name, value in mark.provenance.items() if name not in (WEIGHTS_X, WEIGHTS_Y)}
     store.storage.put(path, dataclasses.replace(mark, provenance=older).encode())
     assert new() == [], "older marks do not name the weights"

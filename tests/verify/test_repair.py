@@ -379,6 +379,14 @@ def test_a_writer_that_commits_just_before_keeps_its_piece(root: Path, store: Sw
     assert store.mark(NetworkId(7, 1)) == mark
 
 
+@pytest.mark.parametrize("flags", [(), ("--problem", "digits"), ("--dry-run",)])
+def test_a_folder_without_a_sweep_is_left_as_it_is(tmp_path: Path, flags: tuple[str, ...]) -> None:
+    (tmp_path / "mine").write_bytes(b"1")
+    status, out, err = repair(tmp_path, *flags)
+    assert (status, out, err) == (1, "", f"distsim: no sweep in {tmp_path}\n")
+    assert [path.name for path in tmp_path.rglob("*")] == ["mine"]
+
+
 def test_another_driver_at_work(root: Path) -> None:
     changed(root, COMPLETE)
     with Lease(Storage(root), lambda line: None):

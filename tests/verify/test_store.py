@@ -15,7 +15,7 @@ from distsim.cli import main as cli
 from distsim.store import Storage, StorageError, SweepStore
 from distsim.store.commits import MARK, read_mark
 from distsim.verify import networks, walk
-from distsim.verify.report import DAMAGED, LEFTOVER, NOTE, UNREAD, Finding, Report
+from distsim.verify.report import DAMAGED, FOREIGN, LEFTOVER, NOTE, UNREAD, Finding, Report
 from distsim.verify.store import verify_store
 
 # --- a whole store ---------------------------------------------------------------------------------------------------
@@ -218,6 +218,19 @@ def test_no_error_comes_through(root: Path, monkeypatch: pytest.MonkeyPatch, new
     assert {finding.severity for finding in found} == {UNREAD}
     assert {finding.sentence for finding in found} == {"could not be checked: MemoryError: no room"}
     assert len({finding.piece for finding in found}) == 5 + 5 + 5 + 32 + 8 + 8 + 32 + 16
+
+
+def test_files_in_the_places_of_folders_are_named(tmp_path: Path) -> None:
+    """The next command cannot go on, though nothing is damaged."""
+    root = Storage(tmp_path)
+    root.put("digits/spec.json", b'{"identity": {}}')
+    for path in ("lease", "figures", "digits/behaviour", "digits/results", "digits/runs/0000/iter_01/activations"):
+        root.put(path, b"mine")
+    found = {str(finding) for finding in verify_store(root).of(UNREAD)}
+    paths = ("lease", "figures", "digits/behaviour", "digits/results", "digits/runs/0000/iter_01/activations")
+    assert found >= {f"{path}: is a file where a folder of distsim's belongs: move it" for path in paths}
+    report = verify_store(root)
+    assert not [finding for finding in report.of(FOREIGN) if str(finding).startswith(paths)]
 
 
 def test_a_store_of_nonsense(tmp_path: Path) -> None:

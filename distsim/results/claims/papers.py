@@ -77,7 +77,8 @@ def _c4(evidence: Evidence, _: str, metric: str) -> list[Part]:
     easy, hard = spreads(EASY), spreads(HARD)
     ratio = quotient(hard, easy)
     numbers = {"spread_easy": easy, "spread_hard": hard, "spread_ratio": ratio}
-    return [Part("spread over iterations smaller for the harder problems", ratio <= T.smaller, numbers)]
+    ok = ratio <= T.smaller and easy - hard >= T.effect
+    return [Part("spread over iterations smaller for the harder problems", ok, numbers)]
 
 
 def _c5(evidence: Evidence, problem: str, metric: str) -> list[Part]:
@@ -117,7 +118,7 @@ def _c7(evidence: Evidence, problem: str, metric: str) -> list[Part]:
         fans_out(study),
         lowest_in("from the third pool to the next convolutions", study, third_pool + convolutions(study, 4)),
         u_shaped(study, T.u_depth_nbs),
-        Part("output above CKA's", above > 0, {"output_above_cka": above}),
+        Part("output above CKA's", above >= T.effect, {"output_above_cka": above}),
         gathers(study, T.c7_gathering),
     ]
 
@@ -133,7 +134,7 @@ def _c8(evidence: Evidence, problem: str, metric: str) -> list[Part]:
         return [
             Part("close to CKA outside block 3", apart <= T.about, {"apart": apart}),
             Part("CKA has a bowl in block 3", bowl >= T.u_depth_nbs, {"bowl_cka": bowl}),
-            Part("its own bowl is shallower", bowl_nbs < bowl, {"bowl_nbs": bowl_nbs}),
+            Part("its own bowl is shallower", bowl - bowl_nbs >= T.effect, {"bowl_nbs": bowl_nbs}),
         ]
     early, late = profile[study.block(1, 2)].min(), [profile[study.block(number)].min() for number in (3, 4)]
     bottoms = [profile.index.get_loc(profile[study.block(number)].idxmin()) for number in (3, 4)]
@@ -190,14 +191,14 @@ def _c10(evidence: Evidence, problem: str, metric: str) -> list[Part]:
         by_run = runs.pivot_table(index=runs_of(runs), columns="iteration", values="accuracy")
         first = complete - float(pruned.iloc[0])
         return [
-            Part("first iteration below the complete network", first > 0, {"first_loss": first}),
+            Part("first iteration below the complete network", first >= T.c10_apart, {"first_loss": first}),
             falls("falls with iteration", accuracy, by_run, effect=T.effect_accuracy),
         ]
     gain = float(pruned[pruned.index <= T.c10_first].min()) - complete
     peak, last = pruned.idxmax(), float(pruned.iloc[-1])
     left = float(rows["remaining"][peak])
     return [
-        Part("first iterations beat the complete network", gain > 0, {"first_gain": gain}),
+        Part("first iterations beat the complete network", gain >= T.c10_apart, {"first_gain": gain}),
         Part("peak at about 10 % left", T.c10_peak[0] <= left <= T.c10_peak[1], {"peak_remaining": left}),
         declines("then declines", pruned.loc[peak:]),
         Part("stays comparable", last >= complete - T.comparable, {"last_minus_complete": last - complete}),
@@ -238,7 +239,7 @@ def _c15(evidence: Evidence, problem: str, metric: str) -> list[Part]:
     steps = study.profile.diff()[study.kinds[study.hidden.index] == "pool"]
     if steps.empty:
         raise Absent("a pooling layer")
-    share = float((steps > 0).mean())
+    share = float((steps >= T.tick).mean())
     numbers = {"share_up": share, "median_step": float(steps.median())}
     return [Part("almost all pooling layers tick up", share >= T.most, numbers)]
 

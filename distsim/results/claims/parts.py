@@ -60,11 +60,11 @@ def _slope(x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]) -> float:
 
 
 def falls_with_iteration(study: Study, layers: pd.Index) -> Part:
-    """Judge whether the mean over `layers` falls, and most of the layers by themselves."""
+    """Judge whether the mean over `layers` falls, and most of the layers by themselves: by rank and by `effect`."""
     levels = study.levels.loc[layers]
     runs = study.runs[study.runs["layer"].isin(layers)]
     part = falls("falls with iteration", levels.mean(axis=0), _by_run(runs, "iteration"), "iteration_")
-    alone = [spearman(levels.columns, row) <= T.spearman and row[0] > row[-1] for row in levels.to_numpy()]
+    alone = [spearman(levels.columns, row) <= T.spearman and row[0] - row[-1] >= T.effect for row in levels.to_numpy()]
     share = float(np.mean(alone))
     part = Part(part.says, part.ok and share > T.most_layers, part.numbers | {"layers_falling": share})
     if study.control is None:
@@ -160,11 +160,13 @@ def lowest(study: Study) -> dict[str, float]:
 
 
 def fans_out(study: Study) -> Part:
-    """Judge whether levels spread less over iterations in blocks 1 and 2 than in the layers after them."""
+    """Judge whether levels spread less over iterations in blocks 1 and 2 than later: by a share, and by `effect`."""
     early = study.block(1, 2)
     late = [layer for layer in study.hidden.index if layer not in early]
-    ratio = quotient(study.spread(early), study.spread(late))
-    return Part("blocks 1 and 2 packed, fan-out after", ratio <= T.smaller, {"spread_ratio": ratio})
+    packed, fanned = study.spread(early), study.spread(late)
+    ratio = quotient(packed, fanned)
+    ok = ratio <= T.smaller and fanned - packed >= T.effect
+    return Part("blocks 1 and 2 packed, fan-out after", ok, {"spread_ratio": ratio, "spread_after": fanned})
 
 
 def spikes(says: str, last: float, previous: float) -> Part:

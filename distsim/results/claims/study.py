@@ -26,7 +26,7 @@ class Thresholds:
     runs: int = 5
     iterations: int = 20
     spearman: float = -0.8  # falls: rank correlation with the iteration or the layer, at most
-    effect: float = 0.02  # falls: first level minus last, at least; ours
+    effect: float = 0.02  # a difference that counts: first level minus last, one level above another; at least; ours
     effect_accuracy: float = 0.005  # the same for accuracies; ours
     climbs_back: float = 0.25  # falls: what is regained after the lowest level, as a share of the fall, at most; ours
     most_layers: float = 0.5  # falls with iteration: more than this share of the layers fall by themselves; ours
@@ -35,6 +35,7 @@ class Thresholds:
     flat: float = 0.1  # range of the profile over hidden layers
     spike: float = 0.1  # last minus previous
     smaller: float = 0.7  # ratio of median ranges
+    tick: float = 0.005  # a pooling layer above the layer before it, at least: "a slight incremental effect"; ours
     about: float = 0.03
     near_layers: int = 1  # "about block b": in it, or this many layers before or after
     comparable: float = 0.01  # accuracy lost at most; ours, the papers give no number
@@ -55,6 +56,7 @@ class Thresholds:
     c9_nbs: float = 0.82
     c10_first: int = 3  # iterations that must beat the complete network
     c10_peak: tuple[float, float] = (0.05, 0.2)  # about 10 % left: within a factor of two
+    c10_apart: float = 0.002  # of first iterations and the complete network: what 10,000 images leave to luck; ours
     c10_decline: float = 0.005  # from the peak to the last iteration, at least; ours
     c11_output: float = 0.9
     c11_cosine: tuple[float, float] = (0.80, 0.97)

@@ -59,13 +59,14 @@ def accuracy_sentence(study: Published) -> str:
     last, left = float(pruned.iloc[-1]), float(rows["remaining"][pruned.index[-1]])
     against = (
         f"with {share(left)} of the parameters left, {_per_cent(last)} of the test images are classified correctly, "
-        f"against {_per_cent(complete)} by the complete network ({_over(statistic, rows['count'].drop(0))})"
+        f"against {_per_cent(complete)} by the complete network ({_over(statistic, rows['count'].drop(0))}"
+        f"{_retrained_accuracy(study, int(pruned.index[-1]))})"
     )
     lost = complete - pruned
     near = _points(T.comparable)
     if lost.max() <= T.comparable:
         better = lost.iloc[-1] < -T.comparable
-        head = "Pruning improves the accuracy" if better else "Pruning leaves the accuracy as it is"
+        head = "The accuracy is higher after pruning" if better else "Pruning leaves the accuracy as it is"
         return f"{head}: {against}, and no iteration is more than {near} below it."
     if lost.iloc[-1] <= T.comparable:
         worst = f"iteration {lost.idxmax()} is {_points(lost.max())} below it"
@@ -75,6 +76,14 @@ def accuracy_sentence(study: Published) -> str:
         return f"Pruning costs accuracy from the first iteration on: {against}."
     until = f"down to {share(rows['remaining'][fine[-1]])} left, the loss stays within {near}"
     return f"Pruning costs accuracy in the end: {against}; {until}."
+
+
+def _retrained_accuracy(study: Published, iteration: int) -> str:
+    """Say the accuracy of the control that is never pruned, after as many trainings. "": there is none."""
+    rows = study.tables.accuracy
+    rows = rows[(rows["problem"] == study.problem) & (rows["control"] == "retrain") & (rows["iteration"] == iteration)]
+    levels = rows[statistic_of(study.problem)].dropna()
+    return f"; {_per_cent(float(levels.iloc[0]))} after as much retraining without pruning" if len(levels) else ""
 
 
 def _over(statistic: str, counts: pd.Series) -> str:
@@ -99,7 +108,8 @@ def _points(difference: float) -> str:
 
 def similarity_sentence(study: Published) -> str:
     """Say in how many layers similarity falls and where most, by one metric, and what others say of that layer."""
-    levels = _levels(study)
+    all_levels, end_of_study = _levels(study), _last_iteration(study)
+    levels = {name: table for name, table in all_levels.items() if table.columns[-1] == end_of_study} or all_levels
     metric = next((name for name in (*PREFERRED, *levels) if name in levels), None)
     if metric is None:
         return ""
@@ -108,7 +118,8 @@ def similarity_sentence(study: Published) -> str:
     fall = first - last
     falling = [layer for layer in table.index if _falls(table.loc[layer])]
     name, most = _short(metric, study.labels), str(fall.idxmax())
-    where = f"from {first[most]:.2f} after the first pruning to {last[most]:.2f} after the last"
+    end = "the last" if table.columns[-1] == end_of_study else f"pruning {table.columns[-1]} of {end_of_study}"
+    where = f"from {first[most]:.2f} after the first pruning to {last[most]:.2f} after {end}"
     by_chance = _beside(study, metric, most)
     if not falling:
         return (
@@ -116,7 +127,8 @@ def similarity_sentence(study: Published) -> str:
             f"{most} changes most, {where}{by_chance}."
         )
     count = "all" if len(falling) == len(table) > 1 else f"{len(falling)} of"
-    others = _others(study, levels, metric, most)
+    alike = {name: other for name, other in levels.items() if other.columns[-1] == table.columns[-1]}
+    others = _others(study, alike, metric, most, end)
     return (
         f"What the layers represent moves away from the complete network: {name} falls in {count} {len(table)} hidden "
         f"layers, most in {most}, {where}{by_chance}{others}."
@@ -131,15 +143,16 @@ def _beside(study: Published, metric: str, layer: str) -> str:
     return f"; {', and '.join(said)}" if said else ""
 
 
-def _others(study: Published, levels: Mapping[str, pd.DataFrame], metric: str, layer: str) -> str:
-    """Say what other metrics are in the same layer after the last pruning, and what they would be by chance."""
+def _others(study: Published, levels: Mapping[str, pd.DataFrame], metric: str, layer: str, end: str) -> str:
+    """Say what other metrics are in the same layer after the same pruning, and what they would be by chance."""
     said = []
     for other in ("svcca", "cka", "nbs"):
         if other != metric and other in levels and layer in levels[other].index:
             chance = _chance(study, other, layer)
             by_chance = f" (by chance {chance:.2f})" if chance is not None else ""
             said.append(f"{_short(other, study.labels)} is {levels[other].loc[layer].iloc[-1]:.2f}{by_chance}")
-    return f". There, after the last pruning, {listed(said)}" if said else ""
+    after = "the last pruning" if end == "the last" else end
+    return f". There, after {after}, {listed(said)}" if said else ""
 
 
 def _short(metric: str, labels: Mapping[str, str]) -> str:
@@ -148,17 +161,31 @@ def _short(metric: str, labels: Mapping[str, str]) -> str:
 
 
 def _levels(study: Published) -> dict[str, pd.DataFrame]:
-    """Return metric -> hidden layers × iterations, where every layer has a value and there are two iterations."""
-    summary = study.tables.pruned.summary
+    """Return metric -> hidden layers × iterations, where every layer has a value and there are two iterations.
+
+    Iterations at which runs are not compared yet are left out.
+    """
+    summary, runs = study.tables.pruned.summary, _pruned(study).groupby("iteration").size()
     rows = summary[(summary["problem"] == study.problem) & (summary["kind"] != "out")]
     found = {}
     for metric in in_order(rows["metric"]):
         of_metric = rows[rows["metric"] == metric].sort_values(["position", "iteration"])
         statistic = statistic_of(study.problem)
+        of_metric = of_metric[of_metric["count"] + of_metric["missing"] == of_metric["iteration"].map(runs)]
         table = of_metric.pivot(index="layer", columns="iteration", values=statistic).dropna(axis=1)
         if table.shape[1] > 1:
             found[metric] = table.loc[list(dict.fromkeys(of_metric["layer"]))]
     return found
+
+
+def _last_iteration(study: Published) -> int:
+    """Return the last iteration of a pruned network."""
+    return int(_pruned(study)["iteration"].max())
+
+
+def _pruned(study: Published) -> pd.DataFrame:
+    networks = study.tables.pruned.networks
+    return networks[(networks["problem"] == study.problem) & (networks["iteration"] > 0)]
 
 
 def _falls(levels: pd.Series) -> bool:
@@ -219,8 +246,7 @@ def _by(metrics: Sequence[str], labels: Mapping[str, str]) -> str:
 
 def note(study: Published, verdicts: Sequence[Verdict]) -> str:
     """Say what the sentences rest on, and what is to be kept in mind."""
-    networks = study.tables.pruned.networks
-    pruned = networks[(networks["problem"] == study.problem) & (networks["iteration"] > 0)]
+    pruned = _pruned(study)
     if pruned.empty:
         return "There are no pruned networks yet."
     complete = len(study.parts)

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
+from distsim.named_files import write as write_whole
 from distsim.results.merging import of_store
 from distsim.results.published import Published
 from distsim.results.reduce import made_from
@@ -54,9 +55,7 @@ def write_file(studies: Sequence[Published], file: Path) -> Path:
     try:
         if file.is_file() and not ours(file.read_bytes()):
             raise ValueError(f"{shown(str(file))} is not a report of distsim's, and is left alone: name another file")
-        file.parent.mkdir(parents=True, exist_ok=True)
-        elsewhere = [dataclasses.replace(study, made_from="") for study in studies]  # it stands beside no store
-        file.write_bytes(html(elsewhere, verdicts_of(elsewhere)))
     except OSError as error:
-        raise ValueError(f"the report cannot be written to {shown(str(file))}: {error.strerror or error}") from None
-    return file
+        raise ValueError(f"the report {str(file)!r} cannot be written: {error.strerror or error}") from None
+    elsewhere = [dataclasses.replace(study, made_from="") for study in studies]  # it stands beside no store
+    return write_whole(file, html(elsewhere, verdicts_of(elsewhere)), "the report")

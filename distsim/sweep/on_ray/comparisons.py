@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayError
+from ray.exceptions import RayError, RayTaskError
 
 from distsim import stopping
 from distsim.store import Storage, SweepStore
@@ -168,12 +168,12 @@ class Comparisons:
             self.stopped |= failures is None
             self._idle.append(actor)
             self.heard(job)
-        except RayActorError as error:  # the worker or its machine died; its commits stay
-            self._end(actor)  # it may only be unreachable, and would keep its slot if it came back
-            self._deaths.note(job, job, actor.avoided, str(error))
-        except RayError as error:
+        except RayTaskError as error:  # of the job itself
             self.failures.append(f"{job.problem}, {job.label}: {last_line(error)}")
             self._idle.append(actor)
+        except RayError as error:  # the worker or its machine died, or Ray ended it; its commits stay
+            self._end(actor)  # it may only be unreachable, and would keep its slot if it came back
+            self._deaths.note(job, job, actor.avoided, str(error))
 
     def _decide(self) -> None:
         again, given_up = self._deaths.decided()

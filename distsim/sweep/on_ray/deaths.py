@@ -1,5 +1,6 @@
 """What becomes of a piece of work whose worker died: done again, or given up."""
 
+import re
 from collections import Counter
 from collections.abc import Hashable
 from typing import Generic, TypeVar
@@ -9,6 +10,7 @@ from distsim.sweep.on_ray.hosts import Hosts
 
 RETRIES = 3  # of a trial or a comparison whose worker died; EXPECTED failures are not retried
 UNKNOWN = "its worker died, or an error ended it"
+SHORT = re.compile(r"low on memory.*?was ([\d.]+)GB used / ([\d.]+)GB", re.DOTALL)  # in the words of Ray
 
 W = TypeVar("W")
 
@@ -58,7 +60,21 @@ class Deaths(Generic[W]):
                 again.append(work)
             else:
                 self._counted.pop(key, None)
-                why = last_line_of(cause) or UNKNOWN
-                given_up.append((work, f"given up after {self._retries} retries: {why}"))
+                given_up.append((work, f"given up after {self._retries} retries: {why(cause)}"))
         self._waiting = waiting
         return again, given_up
+
+
+def why(cause: str) -> str:
+    """Return why a worker died, in a sentence. cause : the text of Ray's error, "" if there is none"""
+    if short := short_of_memory(cause):
+        return f"{short}; a larger --cpus lets fewer workers run there at once"
+    return last_line_of(cause) or UNKNOWN
+
+
+def short_of_memory(cause: str) -> str:
+    """Return a sentence if Ray ended a worker because its machine had little memory left, else ""."""
+    if not (found := SHORT.search(cause)):
+        return ""
+    used, limit = map(float, found.groups())
+    return f"Ray ended its worker, because the machine was short of memory ({used:.1f} of {limit:.1f} GB in use)"

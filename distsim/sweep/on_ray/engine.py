@@ -174,8 +174,8 @@ class RayEngine:
                         failure_config=tune.FailureConfig(max_failures=0),  # `Tasks` retries
                     ),
                 ).fit()
-            except Lost as error:
-                raise ClusterLost(str(error)) from None
+            except Lost as lost:
+                raise lost.__cause__ or ClusterLost(str(lost)) from None
             except (OSError, ValueError) as error:  # Tune cannot write its files, or does not find them at the end
                 if not waiting.begun:
                     raise StorageError(f"Ray Tune cannot write {self.root.url}/tune: {first_line(error)}") from None
@@ -254,7 +254,8 @@ class RayEngine:
             self._watch.check(now=True)
 
     def _look(self) -> None:
-        """See whether Ray lives, and which machines have joined."""
+        """See whether the store is there, which workers cannot tell, and Ray lives, and which machines have joined."""
+        self.root.require_there()
         if self._watch is not None:
             self._watch.check()
         if self._hosts is not None:

@@ -14,8 +14,9 @@ from ray.tune.search.search_generator import SearchGenerator
 from distsim import stopping
 from distsim.callbacks import Event
 from distsim.specs import NetworkId
+from distsim.store import StoreGone
 from distsim.sweep.cluster import ClusterLost
-from distsim.sweep.on_ray.deaths import RETRIES, Deaths
+from distsim.sweep.on_ray.deaths import RETRIES, Deaths, short_of_memory
 from distsim.sweep.on_ray.hosts import Hosts
 from distsim.sweep.plan import runs_of
 from distsim.sweep.trials import Task, Trials
@@ -146,17 +147,20 @@ class Handing(SearchGenerator):  # type: ignore[misc]
 
 
 class Lost(BaseException):
-    """Ray has died. Tune cleans up after an Exception, and would wait for a Ray that does not answer."""
+    """Ray has died, or the store has gone; the cause says which.
+
+    Tune cleans up after an Exception, and would wait for a Ray that does not answer, or write into the store's place.
+    """
 
 
 def lost_ends_tune(check: Callable[[], None]) -> Callable[[], None]:
-    """Return a function that calls check, and raises Lost where that raises ClusterLost."""
+    """Return a function that calls check, and raises Lost where that raises ClusterLost or StoreGone."""
 
     def checked() -> None:
         try:
             check()
-        except ClusterLost as error:
-            raise Lost(str(error)) from None
+        except (ClusterLost, StoreGone) as error:
+            raise Lost(str(error)) from error
 
     return checked
 
@@ -202,8 +206,9 @@ class Listener(tune.Callback):  # type: ignore[misc]
 
     def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
         if self._heard and self._tasks:
-            self._tasks.died(trial.trial_id, _cause(trial))
-            self._heard.died(trial.config["task"], trial.config["piece"])
+            cause = _cause(trial)
+            self._tasks.died(trial.trial_id, cause)
+            self._heard.died(trial.config["task"], trial.config["piece"], short_of_memory(cause))
 
     def __getstate__(self) -> dict[str, Any]:
         return dict.fromkeys(vars(self))  # Tune pickles its callbacks into its snapshots
