@@ -21,6 +21,11 @@ def readable(size: float) -> str:
     return f"{size:.3g} TB"
 
 
+def counted(number: int, what: str) -> str:
+    """Return a number of things in words, such as "1 epoch" or "2 epochs". what : one of them"""
+    return f"{number:,} {what}{'s' * (number != 1)}"
+
+
 def enumerated(names: Sequence[str]) -> str:
     """Return names as a list in a sentence, such as "a, b and c"."""
     return f"{', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else "".join(names)

@@ -18,6 +18,7 @@ from distsim.sweep.jobs import Job, pieces
 from distsim.sweep.order import Prepared
 from distsim.sweep.plan import Chain, runs_of, trials_of
 from distsim.sweep.training_worker import TrainingWorker
+from distsim.words import counted
 
 JobsOf = Callable[[Mapping[str, set[NetworkId]], int], Sequence[Job]]
 
@@ -205,5 +206,5 @@ def describe(event: Event) -> str:
         which = ", ".join([which] * bool(number) + [f"control {control}"] * bool(control) + [of_run])
     return (
         f"{time.strftime('%H:%M:%S')} {event['problem']} {which}: accuracy {event['accuracy']:.4f}, "
-        f"remaining {event['remaining']:.3f}, {event['epochs']} epochs, {event['seconds']:.1f} s"
+        f"remaining {event['remaining']:.3f}, {counted(event['epochs'], 'epoch')}, {event['seconds']:.1f} s"
     )

@@ -66,13 +66,15 @@ def _on_device(order: Prepared, shapes: Mapping[tuple[str, str], tuple[int, ...]
 def training_forecast(busy: list[Prepared], order: Prepared, lack: Missing, engine: Engine) -> str:
     """Return what training a sweep's missing networks costs, in words: images and about how long.
 
+    An image counts once for each epoch of each network.
+
     The time is left out if there is little to train, or if the work is done on other machines.
     """
     sweep, dataset = order.sweep, order.dataset
     identity, problem = sweep.identity, sweep.problem
     images = _images(order, lack)
     most = "at most " if problem.recipe.patience is not None else ""
-    text = f"{order.name}: training on {most}{images:,} images{_fused(order, lack)}"
+    text = f"{order.name}: training on {most}{images:,} images over all epochs{_fused(order, lack)}"
     if not engine.here or images < WORTH_MEASURING:
         return text
     at_once = _at_once(busy, order, lack, engine)

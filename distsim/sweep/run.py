@@ -76,6 +76,8 @@ def _run(
         worked |= failed is not None
         failures += _heard(engine, failed or [])
     check()
+    if worked:
+        say("making tables, figures and the report")
     written, unwritten = _results(orders, stores, root)
     if failures or unless_full(unwritten):
         raise SweepFailed(sorted({*failures, *unwritten}))

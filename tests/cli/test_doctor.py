@@ -309,10 +309,13 @@ def test_a_sweep_says_how_much_it_will_train(tmp_path: Path, monkeypatch: pytest
 
     sweep_of("small")
     images = 3 * 64 * (3 + 2)
-    assert f"digits: training on {images} images" in said, "too few to be worth measuring"
+    assert f"digits: training on {images} images over all epochs" in said, "too few to be worth measuring"
     monkeypatch.setattr(forecast, "WORTH_MEASURING", 1)
     sweep_of("large")
-    assert any(re.fullmatch(rf"digits: training on {images} images, about \d+ s with 1 trial at once", s) for s in said)
+    assert any(
+        re.fullmatch(rf"digits: training on {images} images over all epochs, about \d+ s with 1 trial at once", s)
+        for s in said
+    )
 
 
 def test_what_cannot_fit_into_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

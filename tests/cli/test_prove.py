@@ -230,7 +230,7 @@ def test_where_only_tables_are_left_networks_are_trained_again(study: Path) -> N
     result = distsim("prove", study, ROW, "run=1,iteration=1", "--retrain")
     assert (result.status, result.err) == (0, "")
     assert "digits: 3 networks to train" in result.out
-    assert "digits: training on 192 images" in result.out
+    assert "digits: training on 192 images over all epochs" in result.out
     assert re.findall(r"digits (.*): accuracy", result.out) == [
         "complete network",
         "run 1 iteration 1",

@@ -222,6 +222,19 @@ def test_small_studies_have_a_page_too(what: str) -> None:
     assert isinstance(made.identity, Identity)
 
 
+def test_short_work_and_a_single_epoch_are_said_in_words() -> None:
+    made = study(runs=1, iterations=1)
+    part = made.parts[0] | {"training_hours": 0.01, "comparison_hours": 0.001}
+    recipe = dataclasses.replace(made.identity.problem.recipe, epochs=1, milestones=())
+    pruning = dataclasses.replace(made.identity.problem.pruning, rewind="LRR")
+    problem = dataclasses.replace(made.identity.problem, recipe=recipe, pruning=pruning, reduced=True)
+    identity = dataclasses.replace(made.identity, problem=problem)
+    text = Parsed(page(dataclasses.replace(made, identity=identity, parts=(part,)))).text
+    assert "Computing time40 s" in text
+    assert "1 epoch of" in text
+    assert "Computing time1.8 h" in Parsed(page(made)).text
+
+
 def test_what_a_mark_does_not_say_of_its_machine_is_not_known() -> None:
     made = study()
     environments = made.environments.assign(torch=float("nan"), blas=None)

@@ -284,7 +284,9 @@ def test_the_forecast_counts_empty_slots(tmp_path, monkeypatch):
     engine = LocalEngine(Storage(tmp_path))
     said = forecast.training_forecast([order], order, lack, engine)
     # 192 images in 3 batches; 3 epochs of the complete network, 2 of a pruned one
-    assert said.startswith("digits: training on 4,416 images in steps of 4 runs, 38% of them empty, with ")
+    assert said.startswith(
+        "digits: training on 4,416 images over all epochs in steps of 4 runs, 38% of them empty, with "
+    )
     assert " of memory, about " in said
     assert forecast._images(order, lack, slots=True) == 192 * (3 + 2 * 16)
     assert cost.training_rate(SMALL, 10, "cpu", enough=0.0, fuse=4) > 0

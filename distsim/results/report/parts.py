@@ -16,6 +16,7 @@ from distsim.results.published import Published
 from distsim.results.report.arrays import first_metric
 from distsim.results.report.sentences import FOR, Findings
 from distsim.results.report.words import decided_by, machine, question, share, title
+from distsim.words import duration
 
 SIGNS = {True: "✓", False: "✗"}
 FIGURES = (
@@ -65,7 +66,7 @@ def _facts(study: Published, runs: int, last: int) -> str:
         ("Parameters left", share(left)),
         ("Layers compared", str(summary["layer"].nunique())),
         ("Similarities", f"{len(study.tables.similarities):,}"),
-        ("Computing time", f"{hours:.1f} h"),
+        ("Computing time", duration(3600 * hours)),
     ]
     return '<dl class="facts">' + "".join(f"<dt>{text(a)}</dt><dd>{text(b)}</dd>" for a, b in facts) + "</dl>"
 

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from distsim.specs import MAGNITUDE, Identity, Problem
+from distsim.words import counted
 
 SOURCES = {
     "cifar10": "CIFAR-10",
@@ -110,10 +111,10 @@ def _training(problem: Problem) -> str:
         "triangle": f"up until epoch {recipe.peak:g}, then down",
     }[recipe.schedule]
     augmented = f"; augmented by {listed(recipe.augment)}" if recipe.augment else ""
-    patience = f"; stopped after {recipe.patience} epochs without improvement" if recipe.patience else ""
+    patience = f"; stopped after {counted(recipe.patience, 'epoch')} without improvement" if recipe.patience else ""
     return (
-        f"{recipe.epochs} epochs of {OPTIMIZERS[recipe.optimizer]}, batches of {recipe.batch_size}, learning rate "
-        f"{recipe.lr:g} ({schedule}), weight decay {recipe.weight_decay:g}{augmented}{patience}"
+        f"{counted(recipe.epochs, 'epoch')} of {OPTIMIZERS[recipe.optimizer]}, batches of {recipe.batch_size}, "
+        f"learning rate {recipe.lr:g} ({schedule}), weight decay {recipe.weight_decay:g}{augmented}{patience}"
     )
 
 
@@ -129,10 +130,11 @@ def _pruning(problem: Problem) -> str:
 
 def _rewinding(problem: Problem) -> str:
     pruning = problem.pruning
+    finetuning = counted(pruning.finetune_epochs, "epoch")
     return {
         "WR": f"weights return to their values after epoch {pruning.rewind_epoch}, and are trained from there",
         "LRR": "weights are kept, and the whole schedule is trained again",
-        "FT": f"weights are kept, and trained for {pruning.finetune_epochs} epochs at the last learning rate",
+        "FT": f"weights are kept, and trained for {finetuning} at the last learning rate",
     }[pruning.rewind]
 
 
