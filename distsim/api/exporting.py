@@ -2,6 +2,7 @@
 
 import io
 import json
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import torch
@@ -61,6 +62,23 @@ def exported(network: Exportable, to: Format = "state_dict") -> bytes:
     written = io.BytesIO()
     torch.save(weights, written)
     return written.getvalue()
+
+
+def files_of(network: Exportable, file: Path, to: Format) -> dict[Path, bytes]:
+    """Return what an export writes: the network into this file, and what it is into a JSON file beside it.
+
+    A pipe or a device, such as /dev/stdout, has nothing beside it. Errors are those of `exported`.
+    """
+    files = {file: exported(network, to)}
+    if not file.exists() or file.is_file():
+        about = json.dumps(described(network), indent=1, ensure_ascii=False) + "\n"
+        files[about_of(file)] = about.encode()
+    return files
+
+
+def about_of(file: Path) -> Path:
+    """Return the JSON file that says what an exported network is."""
+    return file.with_name(f"{file.name}.json")
 
 
 def _reparametrised(weights: dict[str, Tensor], masks: dict[str, Tensor]) -> dict[str, Tensor]:

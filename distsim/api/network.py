@@ -16,14 +16,14 @@ from torch import Tensor, nn
 from distsim import extras, specs
 from distsim.activations.probe import held, layer_shapes, make_probe
 from distsim.api.data import placed
-from distsim.api.exporting import Format, exported
+from distsim.api.exporting import Format, files_of
 from distsim.data import Dataset, load, suited
 from distsim.data.arrays import as_images
 from distsim.data.augment import normalisation, normalise
 from distsim.data.fit import fit_all
 from distsim.environment import threads
 from distsim.models import Network, build
-from distsim.named_files import place, write
+from distsim.named_files import place, write_together
 from distsim.store import SweepStore
 from distsim.store.activations import LayerArray, Reader
 from distsim.store.commits import read_object
@@ -69,10 +69,13 @@ class StudyNetwork:
     def export(self, path: Any, to: Format = "state_dict") -> Path:
         """Write the weights to a file for other programs, and return its path. Errors are those of `exported`.
 
+        Beside it, under the same name and `.json`, lies what the network is (`distsim.api.exporting.described`).
+
         to : state_dict, torch_prune or safetensors, as `distsim.api.exporting.exported` describes them
         """
         file = place(path, "path")
-        return write(file, exported(self, to), "path")
+        write_together(files_of(self, file, to), "path")
+        return file
 
     @cached_property
     def masks(self) -> dict[str, Tensor]:

@@ -2,7 +2,6 @@
 
 import argparse
 import dataclasses
-import json
 from typing import Any
 
 from distsim.cli.arguments import store_flags
@@ -54,7 +53,7 @@ def _network(flags: argparse.Namespace) -> int:
     from distsim import extras
 
     extras.require("distsim export --network", ["train"])
-    from distsim.api.exporting import ENDINGS, described, exported
+    from distsim.api.exporting import ENDINGS, about_of, files_of
     from distsim.api.network import StudyNetwork
     from distsim.specs import NetworkId
     from distsim.store.existing import existing_store
@@ -64,10 +63,10 @@ def _network(flags: argparse.Namespace) -> int:
     which = NetworkId.parse(flags.network)
     network = StudyNetwork(store, which, store.committed(which).values)
     file = place(flags.out or f"{Stored(store, which).label}.{ENDINGS[flags.to]}", "--out")
-    about = file.with_name(f"{file.name}.json")
-    described_as = json.dumps(described(network), indent=1, ensure_ascii=False) + "\n"
-    write_together({file: exported(network, flags.to), about: described_as.encode()}, "--out")
-    print_line(f"{network.which.label} of {store.problem}: {file}, and what it is in {about}")
+    files = files_of(network, file, flags.to)
+    write_together(files, "--out")
+    beside = f", and what it is in {about_of(file)}" if about_of(file) in files else ""
+    print_line(f"{network.which.label} of {store.problem}: {file}{beside}")
     return 0
 
 

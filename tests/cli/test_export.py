@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -114,6 +115,20 @@ def test_a_network_of_a_study_is_exported_from_python(store: Path, tmp_path: Pat
     with pytest.raises(ValueError, match="a network is exported to state_dict, torch_prune, safetensors, got 'onnx'"):
         network.export(tmp_path / "net.onnx", "onnx")  # type: ignore[arg-type]
     assert tuple(ENDINGS) == FORMATS
+
+
+def test_from_python_a_network_has_its_description_beside_it(store: Path, tmp_path: Path) -> None:
+    opened(store).network(run=0, iteration=1).export(tmp_path / "net.pt")
+    assert distsim("export", store, "--network", "run=0,iteration=1").status == 0
+    about = (tmp_path / "net.pt.json").read_text()
+    assert about == Path("digits-run0-iteration1.pt.json").read_text()
+    assert json.loads(about)["network"] == "run 0, iteration 1"
+
+
+def test_a_device_has_no_description_beside_it(store: Path) -> None:
+    status, out, err = distsim("export", store, "--network", "run=0,iteration=1", "--out", os.devnull)
+    assert (status, out, err) == (0, f"run 0, iteration 1 of digits: {os.devnull}\n", "")
+    assert not Path(f"{os.devnull}.json").exists()
 
 
 # --- a study ---------------------------------------------------------------------------------------------------------
