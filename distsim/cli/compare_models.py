@@ -10,6 +10,7 @@ from distsim.cli.arguments import resolved_device, se_flag, whole
 from distsim.cli.output import print_line
 from distsim.cli.studies import import_named
 from distsim.named_files import place, write_all
+from distsim.words import counted
 
 DESCRIPTION = (
     "Compare two or more models on the same inputs, every layer of one with every layer of another. Print what is most "
@@ -102,11 +103,21 @@ def do_compare_models(flags: argparse.Namespace) -> int:
     for pair in found.pairs.values():
         for metric in found.metrics:
             print_line(_as_text(pair, metric) + "\n")
-    for said in (found.doubts, getattr(found, "said_of_the_best", "")):
+    for said in (_inputs_in_words(data, flags), found.doubts, getattr(found, "said_of_the_best", "")):
         if said:
             print_line(said)
-    print_line(f"{_write(found, folder, names)}.csv and .png")
+    print_line(_write(found, folder, names))
     return 0
+
+
+def _inputs_in_words(data: Any, flags: argparse.Namespace) -> str:
+    """Return on what the models were compared, or "" if its size is not known before it is read."""
+    one = next(iter(data.values()), None) if isinstance(data, dict) else data
+    shape = tuple(getattr(one, "shape", ()))
+    if not shape:
+        return ""
+    each = f", each {' x '.join(map(str, shape[1:]))}" if len(shape) > 1 else ""
+    return f"compared on {counted(shape[0], 'input')}{each}, from {flags.data} (at most --examples {flags.examples})"
 
 
 def _compared(models: Any, data: Any, layers: Any, device: str, flags: argparse.Namespace) -> Any:
@@ -163,12 +174,13 @@ def _best(matrix: Any, metric: str) -> str:
     return "\n".join(f"{name:<{width}}  {value:>6}  {best}" for name, value, best in rows)
 
 
-def _write(found: Any, folder: Path, names: Sequence[str]) -> Path:
-    """Write the table and the figure into the folder. Return their path without the ending."""
+def _write(found: Any, folder: Path, names: Sequence[str]) -> str:
+    """Write the table and the figure into the folder. Return a sentence with their path."""
     from distsim.plotting import render
     from distsim.results.table_files import to_csv_bytes
 
     path = folder / "_".join(["compare", *(re.sub(r"[^\w.-]+", "-", name)[:40] for name in names[:4])])
     files = {f"{path.name}.csv": to_csv_bytes(found.table), f"{path.name}.png": render(found.figure(), "png")}
+    replaced = any((folder / name).exists() for name in files)
     write_all(folder, files, "--out")
-    return path
+    return f"{path}.csv and .png" + (", in place of those of an earlier comparison" if replaced else "")

@@ -64,6 +64,16 @@ def test_it_prints_a_table_and_writes_table_and_figure(here: Path) -> None:
     assert (here / "o" / "compare_Small_big.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_it_says_what_was_compared_and_what_it_replaced() -> None:
+    models = ("nets.py:Small", "big=nets.py:wide")
+    said = run(*models, "--data", "digits", "--examples", 300).out
+    assert "\ncompared on 300 inputs, each 1 x 8 x 8, from digits (at most --examples 300)\n" in said
+    assert said.endswith("compare_Small_big.csv and .png\n")
+    said = run(*models, "--data", "nets.py:inputs").out
+    assert "\ncompared on 50 inputs, each 1 x 8 x 8, from nets.py:inputs (at most --examples 1000)\n" in said
+    assert said.endswith("compare_Small_big.csv and .png, in place of those of an earlier comparison\n")
+
+
 def test_three_models_of_a_script_with_its_own_batches() -> None:
     words = ("nets.py:Takes", "nets.py:Takes", "nets.py:wide", "--data", "nets.py:batches", "--batch", "pixels")
     done = run(*words, "--layers", "Conv2d", "3", "--metric", "cka", "svcca")
