@@ -20,8 +20,6 @@ def test_duration(seconds: float, said: str) -> None:
     assert duration(seconds) == said
 
 
-@pytest.mark.parametrize(
-    ("names", "said"), [([], ""), (["a"], "a"), (["a", "b", "c"], "a, b and c")]
-)
+@pytest.mark.parametrize(("names", "said"), [([], ""), (["a"], "a"), (["a", "b", "c"], "a, b and c")])
 def test_enumerated(names: list[str], said: str) -> None:
     assert enumerated(names) == said
