@@ -106,7 +106,8 @@ def test_fast_is_exact_on_a_gpu(
     found = values(X, Y, "cuda", "fast")
     assert found == values(X, Y, "cuda", "exact")
     pairs = compare_pairs([InMemory(X, rows=4), InMemory(Y, rows=4)], [(0, 1)], METRICS, "cuda", "fast")
-    assert {name: result["value"] for name, result in pairs[0, 1].items()} == pytest.approx(found, rel=0, abs=1e-8)
+    rounding = 1e-8 if card == DATA_CENTRE else EPS32  # a desktop card multiplies in float32, in another order
+    assert {name: result["value"] for name, result in pairs[0, 1].items()} == pytest.approx(found, rel=0, abs=rounding)
     monkeypatch.setattr(sides, "NARROW", np.inf)
     assert found == pytest.approx(values(X, Y, "cpu"), rel=0, abs=EXACT)
 

@@ -88,6 +88,15 @@ def test_what_no_metric_has_of_the_last_networks_is_not_said_of_them() -> None:
     assert "after the last" not in sentence
 
 
+def test_of_a_study_without_pruned_networks_nothing_is_said_about_similarity() -> None:
+    made = study()
+    networks = made.tables.networks
+    tables = dataclasses.replace(
+        made.tables, networks=networks[networks["iteration"] == 0], summary=made.tables.summary.iloc[:0]
+    )
+    assert similarity_sentence(dataclasses.replace(made, tables=tables)) == ""
+
+
 def of_two_runs(made: Published, rows: pd.Series) -> Published:
     """Leave one run out of these medians."""
     summary = made.tables.summary.assign(count=made.tables.summary["count"] - rows)

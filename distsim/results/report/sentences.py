@@ -108,11 +108,12 @@ def _points(difference: float) -> str:
 
 def similarity_sentence(study: Published) -> str:
     """Say in how many layers similarity falls and where most, by one metric, and what others say of that layer."""
-    all_levels, end_of_study = _levels(study), _last_iteration(study)
-    levels = {name: table for name, table in all_levels.items() if table.columns[-1] == end_of_study} or all_levels
-    metric = next((name for name in (*PREFERRED, *levels) if name in levels), None)
-    if metric is None:
+    all_levels = _levels(study)
+    if not all_levels:
         return ""
+    end_of_study = _last_iteration(study)
+    levels = {name: table for name, table in all_levels.items() if table.columns[-1] == end_of_study} or all_levels
+    metric = next(name for name in (*PREFERRED, *levels) if name in levels)
     table = levels[metric]
     first, last = table.iloc[:, 0], table.iloc[:, -1]
     fall = first - last
@@ -179,7 +180,7 @@ def _levels(study: Published) -> dict[str, pd.DataFrame]:
 
 
 def _last_iteration(study: Published) -> int:
-    """Return the last iteration of a pruned network."""
+    """Return the last iteration of a pruned network, of which there must be one."""
     return int(_pruned(study)["iteration"].max())
 
 
