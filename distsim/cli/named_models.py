@@ -202,7 +202,8 @@ def _arrays(file: str) -> dict[str, Any]:
         if ending == ".safetensors":
             from safetensors.torch import load_file
 
-            found: dict[str, Any] = load_file(path)
+            loaded = load_file(path)  # such a file keeps no order
+            found: dict[str, Any] = {name: loaded[name] for name in sorted(loaded, key=_by_number)}
         else:
             loaded = np.load(path, allow_pickle=False)
             found = {name: loaded[name] for name in loaded.files} if ending == ".npz" else {path.stem: loaded}
@@ -211,6 +212,12 @@ def _arrays(file: str) -> dict[str, Any]:
     if not found:
         raise ValueError(f"{file} holds no array")
     return found
+
+
+def _by_number(name: str) -> list[tuple[int, str]]:
+    """Return by what names of layers are sorted: layer2 before layer10."""
+    parts = re.split(r"(\d+)", name)
+    return [(int(part) if place % 2 else 0, part) for place, part in enumerate(parts)]
 
 
 def _kind(made: object) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from distsim import extras
-from distsim.metrics.registry import METRICS
+from distsim.metrics.registry import DISTANCES, METRICS
 
 CELL = 0.19  # inches: the space of a tick label
 ANNOTATED = 12  # layers of a model up to which values are written into the cells
@@ -48,7 +48,8 @@ class Panel:
 def heatmap_figure(panels: Sequence[Panel], columns: int | None = None) -> Any:
     """Draw the panels side by side, or in rows of this many. Cells without a value are grey and crossed.
 
-    A line below says what a star is.
+    Similar layers are dark. Of a distance these are those with a small value, as its colour bar says. A line below says
+    what a star is.
     """
     extras.require_modules("a heat map", "matplotlib")
     import matplotlib.style
@@ -82,7 +83,9 @@ def _cells(figure: Any, axes: Any, panel: Panel) -> None:
     defined = values[np.isfinite(values)]
     low, high = defined.min(initial=0.0), defined.max(initial=1.0)
     axes.set_facecolor("0.88")
-    image = axes.imshow(values, cmap=SHADES, vmin=low, vmax=high, origin="lower", aspect="equal")
+    distance = metric in DISTANCES
+    shades = SHADES.reversed() if distance else SHADES
+    image = axes.imshow(values, cmap=shades, vmin=low, vmax=high, origin="lower", aspect="equal")
     axes.set_xticks(range(len(matrix.columns)), matrix.columns, rotation=90)
     axes.set_yticks(range(len(matrix.index)), matrix.index)
     axes.tick_params(length=0)
@@ -93,11 +96,13 @@ def _cells(figure: Any, axes: Any, panel: Panel) -> None:
         if not np.isfinite(value):
             axes.text(j, i, "×", ha="center", va="center", fontsize=7, color="0.4")
         elif panel.few or panel.warned[i, j]:
-            dark = (value - low) / (high - low) > 0.45
+            share = (value - low) / (high - low)
+            dark = (1 - share if distance else share) > 0.45
             text = f"{value:.2f}" * panel.few + "*" * bool(panel.warned[i, j])
             axes.text(j, i, text, ha="center", va="center", fontsize=7, color="white" if dark else "0.1")
     label = METRICS[metric].label if metric in METRICS else ""
-    figure.colorbar(image, ax=axes, label=label or metric, fraction=0.05, pad=0.02)
+    title = f"{label or metric}{', 0 for equal layers' * distance}"
+    figure.colorbar(image, ax=axes, label=title, fraction=0.05, pad=0.02)
 
 
 def as_html(title: str, figure: Any, notes: Sequence[str]) -> str:

@@ -103,6 +103,15 @@ def test_files_of_activations_and_of_inputs(here: Path) -> None:
     assert run("nets.py:Takes", "nets.py:Takes", "--data", "named.npz").status == 0
 
 
+def test_layers_of_a_safetensors_file_are_in_the_order_of_their_numbers() -> None:
+    rng = np.random.default_rng(0)
+    names = ["conv1", "conv2", "conv10", "conv10.b", "fc"]
+    made = {name: torch.from_numpy(rng.random((30, 4))) for name in names}
+    save_file(made, "a.safetensors")
+    assert run("a.safetensors", "b=a.safetensors").status == 0
+    assert list(dict.fromkeys(pd.read_csv("compare_a_b.csv")["layer_x"])) == names
+
+
 def test_folders_of_images(here: Path) -> None:
     rng = np.random.default_rng(0)
     for place in range(9):

@@ -616,6 +616,20 @@ def test_the_heat_map_names_every_layer() -> None:
     assert (panel.get_xlabel(), panel.get_ylabel()) == ("Sequential (y)", "Sequential (x)")
 
 
+@pytest.mark.parametrize("metric", ["cka", "procrustes"])
+def test_similar_layers_are_dark_in_a_heat_map_of_distances_too(metric: str) -> None:
+    x = mlp(6, 4)
+    panel, bar = compare(x, x, torch.randn(9, 20), metrics=[metric]).heatmap().axes
+    (image,) = panel.images
+    shades = image.cmap(image.norm(image.get_array()))[..., :3].sum(-1)  # 3 is white
+    assert shades[0, 0] < shades[0, 1], "a layer and itself"
+    colours = [text.get_color() for text in panel.texts]
+    assert (colours[0], bar.get_ylabel()) == (
+        "white",
+        {"cka": "CKA", "procrustes": "angular Procrustes, 0 for equal layers"}[metric],
+    )
+
+
 def test_the_heat_map_has_the_models_names() -> None:
     x, y = mlp(6, 4), mlp(6, 4)
     named = compare({"dense": x, "pruned": y}, torch.randn(9, 20)).heatmap().axes[0]
