@@ -17,8 +17,9 @@ import pytest
 # The files that take longest, or have a long test. With `-n` they begin first, so that no worker has one left when all
 # else is done.
 LONGEST = (
-    *("sweep/test_ray_engine.py", "cli/test_sweep_scripts.py", "store/test_s3.py", "cli/test_fuzz.py"),
-    *("sweep/test_ray_alone.py", "test_gpu_bench.py", "training/test_exact_counts.py", "cli/test_foreign_files.py"),
+    *("test_gpu_bench.py", "sweep/test_ray_engine.py", "store/test_s3.py", "cli/test_fuzz.py"),
+    *("sweep/test_ray_alone.py", "cli/test_sweep_scripts.py", "cluster_files/test_slurm.py", "cli/test_progress.py"),
+    *("training/test_exact_counts.py", "cli/test_foreign_files.py"),
     *("training/test_fused.py", "cli/test_prove.py", "sweep/test_fused_sweep.py", "test_api.py", "cli/test_ending.py"),
     *("cli/test_doctor.py", "test_kills.py", "cli/test_own_code.py", "test_docs.py", "sweep/test_pairs.py"),
     *("test_bench.py", "training/test_compiling.py", "sweep/test_stale_driver.py", "sweep/test_any_network.py"),

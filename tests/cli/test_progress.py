@@ -135,7 +135,8 @@ def test_lines_are_also_written_to_the_log(tmp_path: Path) -> None:
     before, *lines = log.read_text().splitlines()
     assert before == "from before"
     assert out.startswith("\n".join(lines)), "the same lines, up to the results"
-    assert len(lines) == 6
+    assert len(lines) == 7
+    assert lines[-1] == "making tables, figures and the report"
     status, out, err = run_script("digits", *SMALL, "--epochs", 1, "--storage", tmp_path / "other", "--quiet")
     assert (status, err) == (0, "")
     assert re.match(r"log: .*\n\ndigits: 1 runs, 2 iterations\n", out)
