@@ -47,6 +47,7 @@ from mutants import (
     faults_of_places,
     faults_of_processes,
     faults_of_records,
+    faults_of_sentences,
     faults_of_stores,
     faults_of_values,
     fused,
@@ -72,6 +73,7 @@ FOUND = (
         faults_of_inputs,
         faults_of_batches,
         faults_of_effects,
+        faults_of_sentences,
     ),
 )
 KINDS: tuple[Kind, ...] = tuple(kind for part in FOUND for kind in part.KINDS)
