@@ -27,6 +27,7 @@ import dataclasses
 import hashlib
 import io
 import json
+import multiprocessing
 import random
 import shutil
 import sys
@@ -34,9 +35,10 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from unittest import mock
 
 import safetensors.torch
@@ -63,6 +65,7 @@ FLAGS = (*FLAGS, "--train-limit", "200", "--probe", "60", "--control", "none")
 LOSSES = ("deleted", "emptied", "cut", "last byte gone", "doubled", "replaced")
 FORGERIES = ("field of another type", "another's piece", "another's piece, renamed")
 OUTCOMES = ("found", "noted", "harmless", "silent")
+T = TypeVar("T")
 
 
 class FlipsFailed(RuntimeError):
@@ -371,6 +374,12 @@ def repaired(kept: Path, damages: Sequence[Damage]) -> list[str]:
         return wrong
 
 
+def _repaired(kept: Path, damages: Sequence[Damage]) -> tuple[list[str], float]:
+    """What is then not as it was, and how many seconds it took."""
+    started = time.monotonic()
+    return repaired(kept, damages), time.monotonic() - started
+
+
 def _digests(root: Path) -> dict[str, str]:
     return SweepStore(Storage(root), "digits").digests()
 
@@ -406,36 +415,66 @@ class Counts:
 
 
 def experiment(
-    root: Path, flips: int, losses: int, forgeries: int, seed: int
+    root: Path, flips: int, losses: int, forgeries: int, seed: int, jobs: int = 1
 ) -> tuple[Counts, Counts, list[tuple[Damage, str]]]:
-    """By kind of object, by kind of damage, and each damage with what it led to."""
-    rng = random.Random(seed)
-    healthy, before, sizes = verify_store(Storage(root)), reading(root), files(root)
+    """By kind of object, by kind of damage, and each damage with what it led to. jobs : processes, each with a copy"""
+    healthy, before = verify_store(Storage(root)), reading(root)
     if not healthy.whole:
         raise FlipsFailed(f"the store is damaged before anything was done: {healthy.of(DAMAGED, UNREAD)}")
     for problem in problems_in(Storage(root)):
         if faults := store_faults(SweepStore(Storage(root), problem)):
             raise FlipsFailed(f"the store is not what a sweep computes: {faults}")
+    damages = all_drawn(root, flips, losses, forgeries, seed)
+    shares = [damages[job::jobs] for job in range(jobs)]
+    outcomes = at_once(_outcomes, [(root, share, healthy, before) for share in shares], jobs)
     by_object, by_damage = Counts({}), Counts({})
     judgements = []
+    for number, damage in enumerate(damages):
+        outcome = outcomes[number % jobs][number // jobs]
+        by_object.add(kind_of(damage.path), outcome)
+        by_damage.add(damage.how, outcome)
+        judgements.append((damage, outcome))
+    return by_object, by_damage, judgements
+
+
+def all_drawn(root: Path, flips: int, losses: int, forgeries: int, seed: int) -> list[Damage]:
+    """As many damages of each kind as are asked for, each of which changes something."""
+    rng, sizes = random.Random(seed), files(root)
     hows = ["flip"] * flips
     for number, kinds in ((losses, LOSSES), (forgeries, FORGERIES)):
         hows += [kinds[n % len(kinds)] for n in range(number)]
+    damages: list[Damage] = []
     while hows:
         damage = forged(rng, root, hows[-1]) if hows[-1] in FORGERIES else drawn(rng, sizes, hows[-1])
         with damaged(root, damage) as changes:
             if not changes:
                 continue  # an object replaced by one of the same content: draw another
-            outcome = judged(root, damage, healthy, before)
-            if damage.how in FORGERIES:
-                _commands_end_in_a_sentence(root, damage)
         hows.pop()
-        by_object.add(kind_of(damage.path), outcome)
-        by_damage.add(damage.how, outcome)
-        judgements.append((damage, outcome))
-    if reading(root) != before:
-        raise FlipsFailed("the store is not as it was, though every damage was undone")
-    return by_object, by_damage, judgements
+        damages.append(damage)
+    return damages
+
+
+def _outcomes(kept: Path, damages: Sequence[Damage], healthy: Report, before: str) -> list[str]:
+    """What each damage to a copy of the store leads to. FlipsFailed: the copy is not as it was in the end."""
+    with tempfile.TemporaryDirectory() as scratch:
+        root = Path(shutil.copytree(kept, Path(scratch) / "store"))
+        outcomes = []
+        for damage in damages:
+            with damaged(root, damage):
+                outcomes.append(judged(root, damage, healthy, before))
+                if damage.how in FORGERIES:
+                    _commands_end_in_a_sentence(root, damage)
+        if reading(root) != before:
+            raise FlipsFailed("the store is not as it was, though every damage was undone")
+        return outcomes
+
+
+def at_once(work: Callable[..., T], calls: Sequence[tuple[Any, ...]], jobs: int) -> list[T]:
+    """What the work returns for the arguments of each call, made in so many processes; of one job, in this one."""
+    if jobs == 1:
+        return [work(*call) for call in calls]
+    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
+        return list(pool.map(work, *zip(*calls, strict=True)))
 
 
 def _commands_end_in_a_sentence(root: Path, damage: Damage) -> None:
@@ -465,6 +504,7 @@ def main() -> int:
     parser.add_argument("--forgeries", type=int, default=200, help="under right digests (default: %(default)s)")
     parser.add_argument("--repairs", type=int, default=16, help="of these damages (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
+    parser.add_argument("--jobs", type=int, default=2, help="damages, or repairs, at a time (default: %(default)s)")
     parser.add_argument("--out", type=Path, help="a file for every damage and what it led to, as JSON lines")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="flips-") as folder:
@@ -472,7 +512,7 @@ def main() -> int:
         make(root)
         started = time.monotonic()
         by_object, by_damage, judgements = experiment(
-            root, options.flips, options.losses, options.forgeries, options.seed
+            root, options.flips, options.losses, options.forgeries, options.seed, options.jobs
         )
         print(by_object.table("object", [kind for kind, _ in KINDS]))
         print("\n" + by_damage.table("damage", ("flip", *LOSSES, *FORGERIES)))
@@ -485,12 +525,10 @@ def main() -> int:
             )
         wrong = [f"silent: {damage}" for damage, outcome in judgements if outcome == "silent"]
         chosen = sample(judgements, options.repairs)
-        for damages in [[damage] for damage in chosen] + ([chosen] if chosen else []):
-            started = time.monotonic()
-            faults = repaired(root, damages)
+        cases = [(root, damages) for damages in [[damage] for damage in chosen] + ([chosen] if chosen else [])]
+        for (_, damages), (faults, seconds) in zip(cases, at_once(_repaired, cases, options.jobs), strict=True):
             what = f"{damages[0].how}, {damages[0].path}" if len(damages) == 1 else f"{len(damages)} damages at once"
-            print(f"repair and run: {what}: {'digests as before' if not faults else 'NOT AS BEFORE'}, ", end="")
-            print(f"{time.monotonic() - started:.1f} s", flush=True)
+            print(f"repair and run: {what}: {'NOT AS BEFORE' if faults else 'digests as before'}, {seconds:.1f} s")
             wrong += [f"{what}: {fault}" for fault in faults]
     for sentence in wrong:
         print(f"flips: {sentence}", file=sys.stderr)

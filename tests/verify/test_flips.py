@@ -38,6 +38,10 @@ def test_sixty_flips_twenty_losses_and_fifteen_forgeries(root: Path) -> None:
     assert by_object.rows["chunks of activations"]["found"] >= 5
 
 
+def test_in_two_processes_the_same_comes_out(root: Path) -> None:
+    assert experiment(root, 4, 2, 1, seed=2, jobs=2) == experiment(root, 4, 2, 1, seed=2)
+
+
 # --- the instrument itself -------------------------------------------------------------------------------------------
 
 
