@@ -13,6 +13,7 @@ from distsim.specs import NetworkId, Problem
 
 Format = Literal["state_dict", "torch_prune", "safetensors"]
 ENDINGS: dict[Format, str] = {"state_dict": "pt", "torch_prune": "pt", "safetensors": "safetensors"}
+OPEN_FILES = ("/dev", "/dev/fd", "/proc/self/fd")  # where names of open files are, such as /dev/stdout
 
 
 class Exportable(Protocol):
@@ -70,10 +71,15 @@ def files_of(network: Exportable, file: Path, to: Format) -> dict[Path, bytes]:
     A pipe or a device, such as /dev/stdout, has nothing beside it. Errors are those of `exported`.
     """
     files = {file: exported(network, to)}
-    if not file.exists() or file.is_file():
+    if not _is_stream(file):
         about = json.dumps(described(network), indent=1, ensure_ascii=False) + "\n"
         files[about_of(file)] = about.encode()
     return files
+
+
+def _is_stream(file: Path) -> bool:
+    """Return whether this is a pipe, a device, or a name of an open file. /dev/stdout may lead to a file, or be one."""
+    return file.exists() and (not file.is_file() or str(file.absolute().parent) in OPEN_FILES)
 
 
 def about_of(file: Path) -> Path:

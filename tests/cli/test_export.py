@@ -15,6 +15,7 @@ from sweep_scripts import Outcome, outcome, run_script
 from torch import nn
 from torch.nn.utils import prune
 
+from distsim.api import exporting
 from distsim.api.exporting import ENDINGS
 from distsim.api.opening import open as opened
 from distsim.cli import main as cli
@@ -125,10 +126,26 @@ def test_from_python_a_network_has_its_description_beside_it(store: Path, tmp_pa
     assert json.loads(about)["network"] == "run 0, iteration 1"
 
 
-def test_a_device_has_no_description_beside_it(store: Path) -> None:
-    status, out, err = distsim("export", store, "--network", "run=0,iteration=1", "--out", os.devnull)
-    assert (status, out, err) == (0, f"run 0, iteration 1 of digits: {os.devnull}\n", "")
-    assert not Path(f"{os.devnull}.json").exists()
+def test_a_device_has_no_description_beside_it(store: Path, tmp_path: Path) -> None:
+    device = tmp_path / "device"
+    device.symlink_to(os.devnull)
+    status, out, err = distsim("export", store, "--network", "run=0,iteration=1", "--out", device)
+    assert (status, out, err) == (0, f"run 0, iteration 1 of digits: {device}\n", "")
+    assert os.listdir(tmp_path) == ["device"]
+
+
+def test_where_the_output_goes_to_a_file_there_is_no_description_beside_its_name(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`--out /dev/stdout > weights.pt`: the name leads to a file, and its folder is not the user's."""
+    monkeypatch.setattr(exporting, "OPEN_FILES", (str(tmp_path / "dev"),))
+    (tmp_path / "weights.pt").touch()
+    (tmp_path / "dev").mkdir()
+    (tmp_path / "dev/stdout").symlink_to(tmp_path / "weights.pt")
+    status, out, err = distsim("export", store, "--network", "run=0,iteration=1", "--out", tmp_path / "dev/stdout")
+    assert (status, out, err) == (0, f"run 0, iteration 1 of digits: {tmp_path / 'dev/stdout'}\n", "")
+    assert os.listdir(tmp_path / "dev") == ["stdout"]
+    assert torch.load(tmp_path / "weights.pt", weights_only=True)
 
 
 # --- a study ---------------------------------------------------------------------------------------------------------

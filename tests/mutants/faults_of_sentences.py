@@ -81,17 +81,25 @@ SHOWN = (
         "exported-without-a-description",
         "A network that Python exported lies alone: nothing says what it is.",
         "api/exporting.py",
-        "    if not file.exists() or file.is_file():\n",
+        "    if not _is_stream(file):\n",
         "    if False:\n",
         (EXPORT + "test_from_python_a_network_has_its_description_beside_it",),
     ),
     Mutant(
         "description-beside-a-device",
-        "An export to /dev/stdout tries to write a file into /dev.",
+        "An export to /dev/null writes a file into /dev.",
         "api/exporting.py",
-        "    if not file.exists() or file.is_file():\n",
+        "    if not _is_stream(file):\n",
         "    if True:\n",
         (EXPORT + "test_a_device_has_no_description_beside_it",),
+    ),
+    Mutant(
+        "description-beside-stdout",
+        "An export to /dev/stdout, which leads to a file, writes another file into /dev.",
+        "api/exporting.py",
+        "(not file.is_file() or str(file.absolute().parent) in OPEN_FILES)",
+        "not file.is_file()",
+        (EXPORT + "test_where_the_output_goes_to_a_file_there_is_no_description_beside_its_name",),
     ),
 )
 
