@@ -25,7 +25,7 @@ from distsim.cli import (
 from distsim.cli import completion as completing
 from distsim.cli import sweep_command as sweeping
 from distsim.cli.arguments import store_flags
-from distsim.cli.output import UNUSABLE, reported, say_loading
+from distsim.cli.output import UNUSABLE, Help, reported, say_loading
 
 # What needs torch is imported inside functions, so that --help answers at once.
 
@@ -267,6 +267,7 @@ def parser() -> argparse.ArgumentParser:
             help=command.does,
             description=command.more or f"{command.does[0].upper()}{command.does[1:]}.",
             epilog=f"Example: distsim {command.name} {command.example}",
+            formatter_class=Help,
         )
         command.flags(of_command)
         of_command.set_defaults(command=command, parser=whole)

@@ -1,5 +1,6 @@
 """The output of a command: its results, and one sentence if it fails."""
 
+import argparse
 import os
 import re
 import sys
@@ -11,6 +12,13 @@ from distsim import extras
 from distsim.cli.ending import NO_MEMORY, early_ends, in_a_terminal, lacks_memory, reason, say
 
 UNUSABLE = 2  # exit status: the command line cannot be read, or a library is not installed
+
+
+class Help(argparse.HelpFormatter):
+    """The help of a command. Its example stays on one line however narrow the terminal is, so that it can be copied."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return text if text.startswith("Example: ") else super()._fill_text(text, width, indent)
 
 
 def reported(work: Any, typed: bool = True) -> int:

@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from distsim.cli.output import print_line
+from distsim.cli.output import Help, print_line
 from distsim.cli.studies import import_named
 from distsim.cli.sweeps import add_flags, run_flags
 from distsim.problems import PROBLEMS, departures
@@ -58,7 +58,8 @@ def do_sweep(arguments: Sequence[str]) -> int:
     if own.print_config:
         print_line("\n".join(_config(problems)))
         return 0
-    parser = argparse.ArgumentParser(prog=NAME, description=DESCRIPTION, epilog=f"Example: {NAME} {EXAMPLE}")
+    example = f"Example: {NAME} {EXAMPLE}"
+    parser = argparse.ArgumentParser(prog=NAME, description=DESCRIPTION, epilog=example, formatter_class=Help)
     flags(parser, problems or tuple(PROBLEMS.values()))
     asked = parser.parse_args([*names, *_as_flags(config.get("sweep", {}), parser), *rest])
     if not problems:

@@ -18,7 +18,7 @@ from distsim.cli.arguments import (
     resolved_device,
     whole,
 )
-from distsim.cli.output import reported, say_loading
+from distsim.cli.output import Help, reported, say_loading
 from distsim.cli.run import carry_out
 from distsim.metrics.registry import METRICS as KNOWN
 from distsim.specs import (
@@ -57,6 +57,7 @@ def parser_for(problems: Sequence[Problem], defaults: dict[str, Any]) -> argpars
     names = ", ".join(problem.name for problem in problems)
     parser = argparse.ArgumentParser(
         epilog="Example: python sweeps/digits.py --runs 2 --iterations 3",
+        formatter_class=Help,
         description=f"Run the {names} sweep: train the complete network once, prune it iteratively in independent "
         "runs, compare every layer of every pruned network with the complete one, and draw the figures. The same "
         "command again resumes an interrupted sweep; larger --runs or --iterations extend a finished one.",

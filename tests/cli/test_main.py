@@ -806,9 +806,12 @@ def test_a_warning_is_a_sentence_without_a_line_of_code(capsys: pytest.CaptureFi
     assert capsys.readouterr().err == "distsim: one thing and another\n"
 
 
-def test_every_command_has_an_example_that_it_understands() -> None:
+def test_every_command_has_an_example_that_it_understands(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a narrow terminal, too, it is one line: a half one would be a command when it is copied."""
+    monkeypatch.setenv("COLUMNS", "60")
     (commands,) = (action for action in cli.parser()._actions if action.dest == "command" or action.choices)
     for name, parser in dict(commands.choices).items():
+        assert parser.format_help().splitlines()[-1] == parser.epilog
         example = parser.epilog.removeprefix("Example: distsim ")
         assert example.split()[0] == name
         assert cli.parser().parse_args(example.split())
