@@ -175,7 +175,7 @@ def wheel(typist: Typist) -> None:
     small = "--runs 1 --iterations 2 --epochs 1 --control none"
     typist.types(f"{distsim} sweep digits {small} --storage results/digits", says=["report:"])
     typist.types(f"{distsim} sweep digits {small} --storage results/digits", says=["nothing is missing"])
-    typist.types(f"{distsim} list results/digits", says=["1 runs, up to iteration 2"])
+    typist.types(f"{distsim} list results/digits", says=["1 run, up to iteration 2"])
     typist.types(f"{distsim} export results/digits --network run=0,iteration=2 --to safetensors", says=["safetensors"])
 
 

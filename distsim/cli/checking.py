@@ -7,6 +7,7 @@ from distsim.cli.arguments import store_flags
 from distsim.cli.commands import root_of, stores_of
 from distsim.cli.output import one_line
 from distsim.cli.run import at_work
+from distsim.words import counted
 
 
 def digest_flags(parser: argparse.ArgumentParser) -> None:
@@ -35,7 +36,7 @@ def do_digest(flags: argparse.Namespace) -> int:
             for piece, digest in pieces.items():
                 print(f"{digest}  {store.problem}/{piece}")
         whole = hashlib.sha256("".join(f"{p} {d}\n" for p, d in pieces.items()).encode()).hexdigest()
-        print(f"{whole}  {store.problem} ({len(pieces)} pieces)")
+        print(f"{whole}  {store.problem} ({counted(len(pieces), 'piece')})")
     return 0
 
 

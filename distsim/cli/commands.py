@@ -20,6 +20,7 @@ from distsim.cli.run import carry_out
 from distsim.cli.studies import import_named, require_problem
 from distsim.specs import CHOSEN, Extent, NetworkId, Request
 from distsim.specs.fields import frozen
+from distsim.words import counted
 
 
 def root_of(flags: argparse.Namespace) -> Any:
@@ -217,7 +218,7 @@ def do_list(flags: argparse.Namespace) -> int:
         complete = f", from {several} complete networks" if several > 1 else ""
         controls = {n.of_run for n in contents.networks if n.control}
         of_controls = f" and {len(controls)} of controls" if controls else ""
-        _print_sweep(store.problem, store.identity(), f"{len(runs)} runs{of_controls}{complete}", last)
+        _print_sweep(store.problem, store.identity(), f"{counted(len(runs), 'run')}{of_controls}{complete}", last)
     return 0
 
 
@@ -229,7 +230,7 @@ def _list_published(folder: Any, flags: argparse.Namespace) -> None:
     parts = record["parts"]
     runs, last = (sum(part["runs"] for part in parts), max(part["iterations"] for part in parts))
     complete = f", from {len(parts)} complete networks" if len(parts) > 1 else ""
-    _print_sweep(identity.problem.name, identity, f"{runs} runs{complete}", last, ", published")
+    _print_sweep(identity.problem.name, identity, f"{counted(runs, 'run')}{complete}", last, ", published")
 
 
 def _print_sweep(problem: str, identity: Any, runs: str, last: int, more: str = "") -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from distsim.cli import ending
 from distsim.cli.output import print_line
 from distsim.cli.progress import reporting, saying_what_is_kept
+from distsim.words import counted
 
 if TYPE_CHECKING:
     from distsim.sweep.engine import Engine
@@ -39,7 +40,7 @@ def _print_results(orders: list[Any], root: Any) -> None:
 
     for order in orders:
         extent = order.sweep.extent
-        print_line(f"\n{order.name}: {extent.runs} runs, {extent.iterations} iterations")
+        print_line(f"\n{order.name}: {counted(extent.runs, 'run')}, {counted(extent.iterations, 'iteration')}")
         tables = read_tables(root, [order.name])
         print_line(text.as_text(tables, order.name, order.sweep.problem.probe_from))
     print_line(f"\ntables in {root.url}/<problem>/results, figures in {root.url}/figures")

@@ -5,6 +5,7 @@ from typing import Any
 
 from distsim.cli.output import print_line
 from distsim.named_files import place
+from distsim.words import counted
 
 
 def merge_flags(parser: argparse.ArgumentParser) -> None:
@@ -22,7 +23,7 @@ def do_merge(flags: argparse.Namespace) -> int:
     study = merge([source(where, flags.problem) for where in sources], sources)
     files = publish(study, into)
     for part in study.parts:
-        runs = f"{part['runs']} runs, up to iteration {part['iterations']}"
+        runs = f"{counted(part['runs'], 'run')}, up to iteration {part['iterations']}"
         hours = f"{part['training_hours']:.2f} h of training, {part['comparison_hours']:.2f} h of comparisons"
         print_line(f"complete network {part['complete']} ({part['weights'][:12]}): {runs}; {hours}")
     print_line(f"{study.problem}: {len(files)} files in {into}")

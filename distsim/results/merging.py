@@ -38,6 +38,7 @@ from distsim.store import DamagedStore, SweepStore
 from distsim.store.descriptions import labels_of, layers_of
 from distsim.store.existing import is_published
 from distsim.store.records import weights_of
+from distsim.words import counted
 
 # --- from a store ----------------------------------------------------------------------------------------------------
 
@@ -338,7 +339,7 @@ def _require_no_loss(study: Published, folder: Path) -> None:
         raise ValueError(f"{error}. It holds runs that would be lost: move the folder, or name another") from None
     if lost:
         raise ValueError(
-            f"{folder} holds {lost} networks that would be lost: name it as a source as well, to join the two"
+            f"{folder} holds {counted(lost, 'network')} that would be lost: name it as a source, too, to join the two"
         )
 
 

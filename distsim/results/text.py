@@ -5,6 +5,7 @@ import pandas as pd
 from distsim.metrics.registry import in_order
 from distsim.results.columns import ALL_CLASSES
 from distsim.results.tables import Tables, few
+from distsim.words import counted
 
 CARE, FEW = "*", "!"  # behind a value: some layer carries a warning; some layer rests on fewer runs than the study has
 NAMED = 6  # layers in one line
@@ -45,7 +46,7 @@ def as_text(tables: Tables, problem: str, probe_from: str = "train", most: int |
     lines += _of_predictions(tables.functional_summary, problem)
     missing = int(summary["missing"].sum())
     if missing:
-        lines.append(f"{missing} values are missing; results.csv gives the reason of each.")
+        lines.append(f"{counted(missing, 'value')} {'is' if missing == 1 else 'are'} missing; results.csv says why.")
     return "\n".join(lines)
 
 

@@ -15,6 +15,7 @@ from distsim.sweep.order import Prepared
 from distsim.sweep.plan import Chain, Missing, trials_of
 from distsim.sweep.training_worker import TrainingWorker
 from distsim.training.stepper import require_streams
+from distsim.words import counted
 
 
 def chains(networks: Iterable[NetworkId]) -> list[Chain]:
@@ -56,7 +57,7 @@ def retrain(
     store = SweepStore(root, sweep.name)
     lacking = Missing(numbers, {chain.of_run: chain.train for chain in wanted}, (), {})
     order = Prepared(sweep, dataset)
-    say(f"{sweep.name}: {lacking.networks} networks to train; they are not kept")
+    say(f"{sweep.name}: {counted(lacking.networks, 'network')} to train, not to be kept")
     say(training_forecast([order], order, lacking, LocalEngine(root)))
     store.claim(identity)
     worker, failures = TrainingWorker(store, sweep, dataset), list[str]()

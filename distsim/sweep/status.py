@@ -7,6 +7,7 @@ from distsim.specs import RunId, Sweep
 from distsim.store import SweepStore
 from distsim.store.descriptions import layers_of, metrics_of
 from distsim.sweep.plan import missing
+from distsim.words import counted
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Status:
         of_each = f", from each of {self.complete_networks} complete networks" if several else ""
         pruned = self.complete_networks * self.runs * self.iterations
         lines = [
-            f"{self.problem}: {self.runs} runs x {self.iterations} iterations asked for{of_each}",
+            f"{self.problem}: {counted(self.runs, 'run')} x {counted(self.iterations, 'iteration')} asked for{of_each}",
             f"  complete network{'s' * several:2}{'done' if self.complete else 'missing'}",
             f"  pruned networks   {self.pruned} of {pruned} ({self.in_store} in the store)",
             *([f"  controls          {self.controls[0]} of {self.controls[1]} networks"] if self.controls[1] else []),

@@ -20,6 +20,7 @@ from distsim.store.records import pairs_in, read_record
 from distsim.verify.derived import FIGURES, PAIR_TABLES, TABLES
 from distsim.verify.listing import ASIDE, of_network
 from distsim.verify.report import DAMAGED, LEFTOVER, UNREAD, Finding, Report
+from distsim.words import counted
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ def summary(report: Report, actions: Sequence[Action]) -> list[str]:
     leftovers = report.of(LEFTOVER)
     if leftovers:
         size = sum(report.sizes.get(_from_root(f.problem, f.object or ""), 0) for f in leftovers)
-        lines.append(f"remove what is left over: {len(leftovers)} objects, {size:,} bytes")
+        lines.append(f"remove what is left over: {counted(len(leftovers), 'object')}, {size:,} bytes")
     for finding in report.of(UNREAD):
         lines.append(f"left alone: {finding}")
     paths = {action.path for action in repairs}

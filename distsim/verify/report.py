@@ -4,6 +4,8 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from distsim.words import counted
+
 DAMAGED = "damaged"  # changed or gone
 UNREAD = "unread"  # it could not be read or checked, so it may be whole or damaged
 NOTE = "note"  # not damaged, but worth knowing
@@ -69,7 +71,7 @@ def summary(report: Report) -> list[str]:
         if findings := report.of(severity):
             size = sum(report.sizes.get(f"{f.problem}/{f.object}".lstrip("/"), 0) for f in findings)
             first = ", ".join(str(f).split(": ")[0] for f in findings[:3]) + ", ..." * (len(findings) > 3)
-            lines.append(f"{heading}: {len(findings)} objects, {size:,} bytes: {first}")
+            lines.append(f"{heading}: {counted(len(findings), 'object')}, {size:,} bytes: {first}")
     pieces = ", ".join(f"{n} {KINDS[kind] if n > 1 else kind}" for kind in KINDS if (n := report.pieces[kind]))
     damaged = {(finding.problem, finding.piece) for finding in report.of(DAMAGED)}
     unread = {(finding.problem, finding.piece) for finding in report.of(UNREAD)}

@@ -72,7 +72,7 @@ def test_quiet_shows_results_only(tmp_path: Path) -> None:
         assert screen.status() == 0
     first, second, *_ = filter(None, screen.seen.splitlines())
     assert first.startswith(f"log: {tmp_path}/distsim-")
-    assert second == "digits: 1 runs, 2 iterations"
+    assert second == "digits: 1 run, 2 iterations"
     assert len(LINE.findall(log_in(tmp_path))) == 2
 
 
@@ -139,7 +139,7 @@ def test_lines_are_also_written_to_the_log(tmp_path: Path) -> None:
     assert lines[-1] == "making tables, figures and the report"
     status, out, err = run_script("digits", *SMALL, "--epochs", 1, "--storage", tmp_path / "other", "--quiet")
     assert (status, err) == (0, "")
-    assert re.match(r"log: .*\n\ndigits: 1 runs, 2 iterations\n", out)
+    assert re.match(r"log: .*\n\ndigits: 1 run, 2 iterations\n", out)
     Path(out.splitlines()[0].removeprefix("log: ")).unlink()
 
 

@@ -51,7 +51,7 @@ def test_a_file_is_the_problem_and_flags_win(tmp_path):
     arguments = ("--iterations=1", "--runs=1", "--storage", tmp_path / "s", *HERE[1:], "--probe=20")
     status, out, err = distsim("sweep", "--config", file, *arguments)
     assert (status, err) == (0, "")
-    assert "mine: 1 runs, 1 iterations" in out
+    assert "mine: 1 run, 1 iteration" in out
     problem = identity(tmp_path / "s", "mine").problem
     assert (problem.recipe.epochs, problem.model, problem.probe) == (2, "vgg_digits", 20)
 

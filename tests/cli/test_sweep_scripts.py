@@ -486,7 +486,7 @@ def test_several_problems_land_in_one_store(data: dict[str, str], tmp_path: Path
         results = read_csv(tmp_path / name / "results" / "results.csv")
         assert set(results["problem"]) == {name}
         assert set(results["layer"]) == set(ROWS[name].names)
-        assert f"\n{name}: 1 runs, 1 iterations\n" in out
+        assert f"\n{name}: 1 run, 1 iteration\n" in out
     drawn = figures.draw_all(read_tables(Storage(tmp_path)))
     for figure in ("fig1_accuracy_median", "fig2_svcca_by_layer", "fig4_accuracy_mean"):
         assert [panel.get_title() for panel in panels(drawn[figure])] == ["cifar2", "cifar4"]

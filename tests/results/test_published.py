@@ -225,7 +225,7 @@ def test_the_command(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     into = tmp_path / "study"
     assert main(["merge", str(folder), "--into", str(into)]) == 0
     said = capsys.readouterr().out
-    assert "1 runs, up to iteration 2" in said
+    assert "1 run, up to iteration 2" in said
     assert f"files in {into}" in said
     assert main(["merge", str(into), str(folder), "--into", str(into)]) == 0, "a study may be extended in place"
     (tmp_path / "mine").mkdir()
@@ -255,7 +255,7 @@ def test_what_is_published_is_not_lost(study: Published, folder: Path, tmp_path:
     into = tmp_path / "study"
     publish(merge([study, elsewhere(study)], ["here", "there"]), into)
     before = {file.name: file.read_bytes() for file in into.iterdir()}
-    with pytest.raises(ValueError, match=r"holds \d+ networks that would be lost: name it as a source as well"):
+    with pytest.raises(ValueError, match=r"holds \d+ networks? that would be lost: name it as a source, too"):
         publish(study, into)
     other = dataclasses.replace(study, identity=dataclasses.replace(study.identity, seed=7))
     with pytest.raises(ValueError, match="holds another study, of another sweep: seed: 7 in yours, 0 there"):

@@ -17,6 +17,7 @@ from distsim.results.looks import label
 from distsim.results.published import Published
 from distsim.results.report.arrays import PREFERRED
 from distsim.results.report.words import listed, runs_text, share, shortened, times
+from distsim.words import counted
 
 FOR, AGAINST = ("holds", "tendency: for"), ("fails", "tendency: against")
 
@@ -270,5 +271,5 @@ def note(study: Published, verdicts: Sequence[Verdict]) -> str:
         said.append("Nothing was trained again without pruning, so how much of the fall is pruning’s own is not known.")
     missing = study.tables.summary.loc[study.tables.summary["problem"] == study.problem, "missing"].sum()
     if missing:
-        said.append(f"{int(missing)} values are missing.")
+        said.append(f"{counted(int(missing), 'value')} {'is' if missing == 1 else 'are'} missing.")
     return " ".join(said)
