@@ -7,6 +7,7 @@ from distsim.cli.arguments import store_flags
 from distsim.cli.commands import root_of, stores_of
 from distsim.cli.output import one_line
 from distsim.cli.run import at_work
+from distsim.cli.studies import published_studies
 from distsim.words import counted
 
 
@@ -41,9 +42,13 @@ def do_digest(flags: argparse.Namespace) -> int:
 
 
 def do_verify(flags: argparse.Namespace) -> int:
+    from distsim.store.existing import STUDY
     from distsim.verify.report import summary
     from distsim.verify.store import verify_store
 
+    if studies := published_studies(flags):  # read whole, and each table is what study.json says
+        print(f"{studies[0].problem}, published: its tables are what {STUDY} says: nothing damaged")
+        return 0
     report = verify_store(root_of(flags), [flags.problem] if flags.problem else None)
     print("\n".join(map(one_line, summary(report))))
     return 0 if report.whole else 1

@@ -70,10 +70,20 @@ def existing_stores(where: str | Path, problem: str | None = None) -> list[Sweep
     root = existing_root(where)
     names = problems_in(root)
     if not names:
-        raise FileNotFoundError(f"no sweep in {root.url}{unreadable(root)}")
+        raise no_sweep(root)
     if problem is not None and problem not in names:
         raise FileNotFoundError(f"no sweep of {problem} in {root.url}; there are {', '.join(names)}{unreadable(root)}")
     return [SweepStore(root, name) for name in ([problem] if problem else names)]
+
+
+def no_sweep(root: Storage) -> FileNotFoundError:
+    """Return the error of a store without a sweep. Of a published study it says what can be done with it."""
+    if root.folder is not None and is_published(root.folder):
+        return FileNotFoundError(
+            f"{root.url} is a published study: it has tables and no networks. The commands report, figures, claims, "
+            "prove and verify can read it"
+        )
+    return FileNotFoundError(f"no sweep in {root.url}{unreadable(root)}")
 
 
 def unreadable(root: Storage) -> str:

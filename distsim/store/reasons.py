@@ -49,7 +49,7 @@ CONNECTIONS = {
 
 
 def explained(text: str) -> str:
-    """Return in a sentence what obstore's text of an error says."""
+    """Return in a sentence what the text of an error says that obstore, or a local file system, raised."""
     line = first_line(text)
     if any(address in line for address in METADATA):
         kind = next((kind for kind in NO_CREDENTIALS if f"Generic {kind} error" in line), "S3")
@@ -66,6 +66,8 @@ def explained(text: str) -> str:
                 return sentence.replace("HOST", _host(text))
     if answer := re.search(r"status code: (\d+ [\w -]+)", line):
         return f"{_host(text)} answers {answer[1].strip()}"
+    if local := _LOCAL.fullmatch(line):
+        return local["python"] or local["obstore"]
     return masked(line)
 
 
@@ -113,6 +115,10 @@ def busy(text: str) -> bool:
     return _BUSY.search(text) is not None
 
 
+# The operating system's reason, without its number and without the names that a file has while it is written.
+_LOCAL = re.compile(
+    r"\[Errno \d+\] (?P<python>[^:]+?)(?:: .*)?|Generic LocalFileSystem error: .*: (?P<obstore>[^:]+) \(os error \d+\)"
+)
 _BUSY = re.compile(r"status code: 5(?!01)")
 _NO_SPACE = re.compile(
     r"no space left|disk quota exceeded|QuotaExceeded|StorageFull|Insufficient Storage", re.IGNORECASE

@@ -9,7 +9,7 @@ from distsim.results.report.page import intact, ours
 from distsim.results.report.writing import NAME as REPORT
 from distsim.specs.problem import OTHER_FOLDERS
 from distsim.store import DamagedStore, Storage, SweepStore, control, local
-from distsim.store.existing import holds_sweep, problems_in, unreadable
+from distsim.store.existing import holds_sweep, no_sweep, problems_in, unreadable
 from distsim.store.storage import first_line
 from distsim.verify.derived import FIGURES, files_faults
 from distsim.verify.report import DAMAGED, FOREIGN, LEFTOVER, NOTE, UNREAD, Finding, Report
@@ -43,7 +43,7 @@ def _sweeps_in(root: Storage, sizes: Mapping[str, int], problems: Sequence[str] 
     specs = problems_in(root)
     names = [name for name in folders if name not in OTHER_FOLDERS and (name in specs or holds_sweep(name, sizes))]
     if not names:
-        raise FileNotFoundError(f"no sweep in {root.url}{unreadable(root)}")
+        raise no_sweep(root)
     if unknown := set(problems or ()) - set(names):
         there = f"{', '.join(names)}{unreadable(root)}"
         raise FileNotFoundError(f"no sweep of {sorted(unknown)[0]} in {root.url}; there are {there}")

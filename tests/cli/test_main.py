@@ -352,6 +352,29 @@ def test_what_reads_json_imports_nothing_that_takes_seconds(
     assert done.stdout == distsim(command, where).out
 
 
+@pytest.mark.parametrize("command", ["status", "digest", "repair", "run", "compare"])
+def test_what_needs_networks_says_that_a_published_study_has_none(published: Path, command: str) -> None:
+    said = sentence(distsim(command, published))
+    assert said.startswith(f"{published} is a published study: it has tables and no networks. The commands report, ")
+
+
+def test_the_tables_of_a_published_study_are_verified(published: Path) -> None:
+    assert distsim("verify", published) == (
+        0,
+        "digits, published: its tables are what study.json says: nothing damaged\n",
+        "",
+    )
+    table = published / "results.parquet"
+    content = table.read_bytes()
+    table.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    try:
+        assert sentence(distsim("verify", published)) == (
+            f"{table} is damaged: its digest is not the one in study.json"
+        )
+    finally:
+        table.write_bytes(content)
+
+
 def test_what_imports_torch_says_so_at_a_terminal(kept: Path) -> None:
     """It says so first, and only there."""
     line = [sys.executable, "-m", "distsim", "verify", kept]

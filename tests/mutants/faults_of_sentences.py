@@ -103,4 +103,32 @@ SHOWN = (
     ),
 )
 
-KINDS = (Kind("What is shown says what it is", SHOWN),)
+PUBLISHED = "cli/test_main.py::"
+TABLES_ONLY = (
+    Mutant(
+        "published-is-no-sweep",
+        "Of a published study commands say that there is no sweep, and not what it is.",
+        "store/existing.py",
+        "    if root.folder is not None and is_published(root.folder):\n",
+        "    if False:\n",
+        (PUBLISHED + "test_what_needs_networks_says_that_a_published_study_has_none",),
+    ),
+    Mutant(
+        "published-is-not-verified",
+        "verify takes a published study for a store, and does not look at its tables.",
+        "cli/checking.py",
+        "    if studies := published_studies(flags):",
+        "    if studies := []:",
+        (PUBLISHED + "test_the_tables_of_a_published_study_are_verified",),
+    ),
+    Mutant(
+        "one-runs",
+        "A sweep of one run ends with 1 runs.",
+        "cli/run.py",
+        "{counted(extent.runs, 'run')}",
+        "{extent.runs} runs",
+        ("cli/test_sweep_command.py::test_a_file_is_the_problem_and_flags_win",),
+    ),
+)
+
+KINDS = (Kind("What is shown says what it is", (*SHOWN, *TABLES_ONLY)),)

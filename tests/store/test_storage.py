@@ -337,6 +337,23 @@ def test_a_listing_in_a_folder_is_that_of_the_object_store(tmp_path: Path) -> No
     assert storage.sizes("nothing") == {}
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[Errno 30] Read-only file system: '/a/b/probe-59#1'", "Read-only file system"),
+        ("[Errno 28] No space left on device", "No space left on device"),
+        (
+            "Generic LocalFileSystem error: Unable to open file /b#1: Permission denied (os error 13)",
+            "Permission denied",
+        ),
+        ("the bucket is full", "the bucket is full"),
+    ],
+)
+def test_of_a_local_file_system_the_reason_is_said_alone(text: str, said: str) -> None:
+    """Its number, and the names that a file has while it is written, help nobody."""
+    assert str(storage_error("cannot write x in /a", OSError(text))) == f"cannot write x in /a: {said}"
+
+
 def test_what_may_not_be_written_is_an_error_of_its_own() -> None:
     for text in (
         "Read-only file system (os error 30)",
