@@ -27,6 +27,7 @@ HEAD, WORKERS, DESK = 1, (2, 3), 4
 FLAGS = ("--runs", "3", "--iterations", "2", "--epochs", "12", "--train-limit", "400", "--probe", "100")
 FLAGS = (*FLAGS, "--control", "none", "--metrics", "cka", "cosine", "--no-chance")
 PATIENCE = 600.0  # seconds for one sweep
+HELD = 30.0  # seconds for which a process waits for one on another host
 Wrong = list[str]
 
 
@@ -74,17 +75,23 @@ class Stages:
         """Stop the next process that is in the middle of this stage on one of these hosts.
 
         Those on other hosts wait until then: one worker that is up early would do all the work of so small a sweep.
+        They wait for a while only, since the driver may be waiting for what one of them has begun.
         """
         held: list[Caught] = []
-        deadline = time.monotonic() + PATIENCE
+        deadline, since = time.monotonic() + PATIENCE, 0.0
         try:
             while time.monotonic() < deadline and running.process.poll() is None:
+                if held and time.monotonic() - since > HELD:
+                    for caught in held:
+                        caught.go_on()
+                    held.clear()
                 for host in (HEAD, *WORKERS):
                     for number in self._read(host, stage):
                         if (pid := self._stopped(host, number, stage)) is None:
                             continue
                         if host in wanted:
                             return Caught(host, pid)
+                        since = since if held else time.monotonic()
                         held.append(Caught(host, pid))
                 time.sleep(0.001)
         finally:
