@@ -61,22 +61,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--check", action="store_true", help="write nothing, and compare")
     flags = parser.parse_args(arguments)
     studies = {folder.name: read(folder) for folder in sorted(flags.studies.iterdir()) if is_published(folder)}
-    before = flags.write.read_text()
-    document = flags.write if not flags.check else _copy(before)
-    for section in (*sections(studies), *sensitivities(flags.studies), *ladders(flags.studies)):
-        put(document, section)
     if flags.check:
+        before = flags.write.read_text()
+        document = _copy(before)
+        _write_tables(document, studies, flags.studies)
         same = document.read_text() == before
         document.unlink()
         print("as written" if same else f"{flags.write} is not what the studies say: run make results")
         return 0 if same else 1
     with ProcessPoolExecutor(len(os.sched_getaffinity(0)), multiprocessing.get_context("spawn")) as pool:
-        for said in pool.map(_published_again, [flags.studies / name for name in studies]):
+        published = pool.map(_published_again, [flags.studies / name for name in studies])  # begins at once
+        _write_tables(flags.write, studies, flags.studies)
+        for said in published:
             print(said, flush=True)
     for file in flags.studies.glob(f"*/{LADDER}"):
         file.with_suffix(".png").write_bytes(render(ladder.figure(pd.read_parquet(file)), "png"))
     print(f"tables in {flags.write}")
     return 0
+
+
+def _write_tables(document: Path, studies: dict[str, Published], folder: Path) -> None:
+    for section in (*sections(studies), *sensitivities(folder), *ladders(folder)):
+        put(document, section)
 
 
 def _published_again(folder: Path) -> str:
