@@ -426,15 +426,19 @@ def experiment(
             raise FlipsFailed(f"the store is not what a sweep computes: {faults}")
     damages = all_drawn(root, flips, losses, forgeries, seed)
     shares = [damages[job::jobs] for job in range(jobs)]
-    outcomes = at_once(_outcomes, [(root, share, healthy, before) for share in shares], jobs)
+    outcomes = in_turn(at_once(_outcomes, [(root, share, healthy, before) for share in shares], jobs))
     by_object, by_damage = Counts({}), Counts({})
     judgements = []
-    for number, damage in enumerate(damages):
-        outcome = outcomes[number % jobs][number // jobs]
+    for damage, outcome in zip(damages, outcomes, strict=True):
         by_object.add(kind_of(damage.path), outcome)
         by_damage.add(damage.how, outcome)
         judgements.append((damage, outcome))
     return by_object, by_damage, judgements
+
+
+def in_turn(shares: Sequence[Sequence[T]]) -> list[T]:
+    """What was dealt out, one to each share in turn, in its order."""
+    return [shares[n % len(shares)][n // len(shares)] for n in range(sum(map(len, shares)))]
 
 
 def all_drawn(root: Path, flips: int, losses: int, forgeries: int, seed: int) -> list[Damage]:

@@ -42,6 +42,11 @@ def test_in_two_processes_the_same_comes_out(root: Path) -> None:
     assert experiment(root, 4, 2, 1, seed=2, jobs=2) == experiment(root, 4, 2, 1, seed=2)
 
 
+def test_outcomes_are_told_in_the_order_of_their_damages() -> None:
+    dealt = list(range(5))
+    assert flips.in_turn([dealt[0::2], dealt[1::2]]) == dealt
+
+
 # --- the instrument itself -------------------------------------------------------------------------------------------
 
 
