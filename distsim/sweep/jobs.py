@@ -1,8 +1,8 @@
 """Comparisons as jobs for workers."""
 
 import itertools
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Set
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TypeVar
 
@@ -110,6 +110,40 @@ class PairJob:
 
 
 Job = Comparison | NetworkComparison | PairJob
+
+
+def without(jobs: Iterable[Job], others: Iterable[Job]) -> list[Job]:
+    """Return the jobs without what the others do: layers of networks, with their examples permuted or not."""
+    done: dict[tuple[str, bool, NetworkId], set[str]] = {}
+    for other in others:
+        for layer in () if isinstance(other, PairJob) else other.layers:
+            for network, _ in layer.networks:
+                done.setdefault((other.problem, layer.chance, network), set()).add(layer.layer)
+    kept: list[Job] = []
+    for job in jobs:
+        if not isinstance(job, PairJob):
+            job = _without(
+                job, {network: done.get((job.problem, job.chance, network), set()) for network, _ in job.networks}
+            )
+        kept += [job] if pieces(job) else []
+    return kept
+
+
+def _without(job: Comparison | NetworkComparison, done: Mapping[NetworkId, Set[str]]) -> Comparison | NetworkComparison:
+    """Return a job without these layers of its networks."""
+    if isinstance(job, Comparison):
+        return replace(job, networks=tuple(asked for asked in job.networks if job.layer not in done[asked[0]]))
+    beside = _layers_without(job.beside, done)
+    networks = _layers_without(job.networks, done)
+    return replace(
+        job, networks=tuple(asked for asked in networks if asked[1] or dict(beside).get(asked[0])), beside=beside
+    )
+
+
+def _layers_without(
+    networks: Iterable[tuple[NetworkId, tuple[tuple[str, T], ...]]], done: Mapping[NetworkId, Set[str]]
+) -> tuple[tuple[NetworkId, tuple[tuple[str, T], ...]], ...]:
+    return tuple((network, tuple(of for of in layers if of[0] not in done[network])) for network, layers in networks)
 
 
 def pieces(job: Job) -> int:

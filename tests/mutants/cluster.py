@@ -5,6 +5,7 @@ from mutants.mutant import Mutant
 PREFLIGHT = "sweep/test_preflight.py::"
 HOSTS = "sweep/test_ray_hosts.py::"
 CONTROL = "store/test_control.py::"
+OTHERS = ("sweep/test_ray_engine.py::test_others_compare_while_one_that_began_in_training_goes_on",)
 
 MUTANTS = (
     Mutant(
@@ -54,5 +55,25 @@ MUTANTS = (
         "while not root.create(_path(number), content):",
         "while root.put(_path(number), content) is not None:",
         (CONTROL + "test_two_who_write_at_once_overwrite_nothing",),
+    ),
+    Mutant(
+        "comparisons-wait-for-early-ones",
+        "When the last training ends, no comparison begins until those that have begun are done.",
+        "sweep/on_ray/early.py",
+        """        \"\"\"Begin no more comparisons. Those that have begun go on: `Comparisons.jobs_at_work` are theirs.\"\"\"
+""",
+        """        self._pool.slots = 0
+        while self._pool.at_work:
+            self._pool.step(LOOKS)
+""",
+        OTHERS,
+    ),
+    Mutant(
+        "early-comparisons-twice",
+        "What is being compared when the last training ends is given out once more.",
+        "sweep/on_ray/engine.py",
+        "jobs = without(jobs, begun)",
+        "jobs = list(jobs)",
+        OTHERS,
     ),
 )

@@ -24,7 +24,7 @@ from distsim.specs import (
     Sweep,
 )
 from distsim.store import Contents, NoSpace, Storage, SweepStore
-from distsim.sweep.jobs import comparisons
+from distsim.sweep.jobs import Job, PairJob, comparisons, pieces, without
 from distsim.sweep.plan import (
     Beside,
     Chain,
@@ -292,6 +292,35 @@ def test_a_comparison_job_has_one_complete_network() -> None:
             [{0}, {1}],
             [{0}] * 3 + [{1}] * 3,
         )
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_jobs_without_what_others_do_are_the_rest(device: str) -> None:
+    """Each layer of a network is in the one or the other, with its metrics and what is measured beside them."""
+    extent = Extent(2, 2, PAPER_METRICS, activations="memory", measure=("null", "se"))
+    sweep = dataclasses.replace(sweep_of(), device=device, extent=extent)
+    lack = missing(sweep, NOTHING, LAYERS)
+    values = comparisons(lack.comparisons, sweep, slots=1, beside=lack.beside)
+    by_chance = comparisons(lack.chance, sweep, slots=1, chance=True)
+    first, last = NetworkId(0, 1), NetworkId(1, 2)
+    begun = comparisons({first: {"conv1": BOTH}, last: ALL}, sweep, slots=1)
+    rest = without([*values, *by_chance], begun)
+    taken = {(False, "conv1", first), *((False, layer, last) for layer in ALL)}
+    assert asked_of(rest) == {one for one in asked_of([*values, *by_chance]) if one[:3] not in taken}
+    assert sum(map(pieces, rest)) == len(asked_of(rest)) > len(asked_of(by_chance)) > 0
+    assert without(begun, [*values, *by_chance]) == []
+    assert without(values, by_chance) == values
+
+
+def asked_of(jobs: Iterable[Job]) -> set[Any]:
+    """Whether examples are permuted, layer, network, metrics, and what else is measured."""
+    return {
+        (layer.chance, layer.layer, network, metrics, layer.beside_of(network))
+        for job in jobs
+        if not isinstance(job, PairJob)
+        for layer in job.layers
+        for network, metrics in layer.networks
+    }
 
 
 def test_no_room_is_needed_where_nothing_is_to_be_written() -> None:

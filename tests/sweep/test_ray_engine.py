@@ -113,6 +113,12 @@ def attempts(store: SweepStore) -> dict[NetworkId, str]:
     return {network: mark.attempt for network in store.contents().networks if (mark := store.mark(network))}
 
 
+def same_pieces(some: SweepStore, more: SweepStore) -> bool:
+    """Say whether all pieces of a store, without its tables, are those of another one."""
+    pieces = {piece: digest for piece, digest in some.digests().items() if not piece.startswith("results/")}
+    return bool(pieces) and pieces.items() <= more.digests().items()
+
+
 def made_by(store: SweepStore, network: NetworkId) -> int:
     """The pid of the process that committed the network."""
     mark = store.mark(network)
@@ -409,9 +415,48 @@ def test_a_network_is_compared_while_a_later_one_is_trained(local: Path, tmp_pat
         finally:
             over.set()
         assert compared.result()
-    networks = store_in(local).digests()
-    found = store_in(tmp_path).digests()
-    assert all(networks[piece] == digest for piece, digest in found.items() if not piece.startswith("results/"))
+    assert same_pieces(store_in(tmp_path), store_in(local))
+
+
+def test_others_compare_while_one_that_began_in_training_goes_on(
+    local: Path, tmp_path: Path, ray_cluster: Path
+) -> None:
+    """A comparison stands still from the training until another process compares. None is made twice."""
+    watch = Watch(ray_cluster)
+    watch.read()
+    before = watch.begun["comparison"]
+    over = threading.Event()
+    order = ordered(1, 3)
+
+    def hold() -> bool:
+        trial = watch.freeze(
+            Kill("commit", "worker", occurrence=4), 0.0, over.is_set
+        )  # the first is the complete one's
+        assert trial is not None
+        try:
+            actor = watch.freeze(Kill("comparison", "worker"), 0.0, over.is_set)
+        finally:
+            os.kill(trial, signal.SIGCONT)
+        assert actor is not None
+        try:
+            while not over.wait(0.1):
+                if any(begin.pid != actor for begin in watch.read() if begin.stage == "comparison"):
+                    return True
+            return False
+        finally:
+            os.kill(actor, signal.SIGCONT)
+
+    with ThreadPoolExecutor(1) as pool:
+        compared = pool.submit(hold)
+        try:
+            assert by_ray(tmp_path, order, seconds=120)
+        finally:
+            over.set()
+        assert compared.result()
+    watch.read()
+    compared_once = len(order.layers) * (3 + 1)  # the first network also with its examples permuted
+    assert watch.begun["comparison"] - before == compared_once
+    assert same_pieces(store_in(tmp_path), store_in(local))
 
 
 def test_an_interrupt_is_not_mistaken_for_the_end(tmp_path: Path) -> None:

@@ -99,6 +99,11 @@ class Comparisons:
         return len(self._running)
 
     @property
+    def jobs_at_work(self) -> list[Job]:
+        """Return the jobs that are being done."""
+        return [job for job, _ in self._running.values()]
+
+    @property
     def starting(self) -> int:
         """Return the number of actors that may still wait for room."""
         return sum(not actor.known for _, actor in self._running.values())

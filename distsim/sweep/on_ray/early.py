@@ -22,8 +22,8 @@ UNREADY = 5.0  # seconds until a network is looked at again whose activations we
 class Early:
     """Compares networks of a wave that are committed, as long as no training waits for a machine.
 
-    So a cluster is not idle while the last runs of a wave train. What is not compared here is compared after the wave.
-    So is what fails here, and is reported then.
+    So a cluster is not idle while the last runs of a wave train. A comparison that has begun goes on when the training
+    ends. What has not begun by then, and what has failed, is compared after it.
 
     chains : by problem, those of the wave
     jobs_of : returns the jobs that compare these networks, for so many comparisons at once
@@ -75,12 +75,8 @@ class Early:
         self._pool.keeps = no_trial_waits
         self._pool.step(0)
 
-    def end(self, check: Callable[[], None]) -> None:
-        """Wait for the comparisons that have begun, and begin no more. Their actors stay. check : called meanwhile"""
-        self._pool.slots, self._pool.keeps = 0, True
-        while self._pool.at_work:
-            self._pool.step(LOOKS)
-            check()
+    def end(self) -> None:
+        """Begin no more comparisons. Those that have begun go on: `Comparisons.jobs_at_work` are theirs."""
         self._pool.drop_waiting()
 
     def _ready(self, now: float) -> dict[str, set[NetworkId]]:

@@ -23,7 +23,7 @@ from distsim.sweep.chain_training import train_chains
 from distsim.sweep.cluster import ClusterLost
 from distsim.sweep.engine import JobsOf, no_jobs
 from distsim.sweep.failures import attempt
-from distsim.sweep.jobs import Job, pieces
+from distsim.sweep.jobs import Job, pieces, without
 from distsim.sweep.on_ray import cluster as ray_cluster
 from distsim.sweep.on_ray.cluster import LOOKS, Watch
 from distsim.sweep.on_ray.comparisons import ComparisonActor, Comparisons, count
@@ -128,7 +128,7 @@ class RayEngine:
             stopping.here()
             with interrupts_end_tune(self._started):
                 failures = self._fit(orders, tasks, early)
-            early.end(self._look)
+            early.end()
         except BaseException:  # an interrupt too: actors would keep their room while a paused sweep waits
             pool.close()
             raise
@@ -198,18 +198,20 @@ class RayEngine:
         return sum(chain.of_run.network(i) in committed for chain in chains for i in chain.train)
 
     def compare(self, orders: list[Prepared], jobs: Sequence[Job]) -> list[str]:
-        """Do the jobs by actors, also by those that compared while networks were trained."""
+        """Do the jobs by actors, also by those that compared while networks were trained, and may still do so."""
         self._start(orders)
-        compared, whole = 0, count(jobs)
+        known = self._pool is not None and {order.name for order in orders} <= self._pool_of
+        pool = self._pool if known and self._pool is not None else self._new_pool(orders)
+        pool.drop_waiting()
+        begun = pool.jobs_at_work
+        jobs = without(jobs, begun)
+        compared, whole = 0, count([*begun, *jobs])
 
         def heard(job: Job) -> None:
             nonlocal compared
             compared += pieces(job)
             self.watcher.on_comparison({"done": compared, "of": whole})
 
-        known = self._pool is not None and {order.name for order in orders} <= self._pool_of
-        pool = self._pool if known and self._pool is not None else self._new_pool(orders)
-        pool.drop_waiting()
         pool.slots, pool.keeps, pool.heard = self.slots(orders), False, heard
         pool.add(jobs)
         while pool:
