@@ -60,12 +60,8 @@ MUTANTS = (
         "comparisons-wait-for-early-ones",
         "When the last training ends, no comparison begins until those that have begun are done.",
         "sweep/on_ray/early.py",
-        """        \"\"\"Begin no more comparisons. Those that have begun go on: `Comparisons.jobs_at_work` are theirs.\"\"\"
-""",
-        """        self._pool.slots = 0
-        while self._pool.at_work:
-            self._pool.step(LOOKS)
-""",
+        "        self._pool.drop_waiting()\n",
+        "        self._pool.slots = 0\n        while self._pool.at_work:\n            self._pool.step(LOOKS)\n",
         OTHERS,
     ),
     Mutant(
