@@ -4,11 +4,12 @@ A record that a store holds is described by a `TypedDict`. `require_json` checks
 field that does not fit. A stranger may have written the store, so nothing may be assumed of what is in it.
 """
 
-from collections.abc import Iterator
+import json
+from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any, NotRequired, get_args, get_origin, get_type_hints, is_typeddict
 
-from distsim.specs.fields import require, shown
+from distsim.specs.fields import fitting, require, shown
 
 
 def require_json(field: str, value: Any, kind: Any) -> None:
@@ -20,10 +21,38 @@ def require_json(field: str, value: Any, kind: Any) -> None:
 
     All text in the value, names of fields among it, must be encodable: JSON can hold halves of a character.
     """
-    _require_kind(field, value, kind)
-    if not all(map(encodable, (text for _, text in _texts(field, value)))):
+    if not _shaped(kind)(value):
+        _require_kind(field, value, kind)  # which says where it is wrong
+    if not _all_encodable(value):
         where, text = next(found for found in _texts(field, value) if not encodable(found[1]))
         raise ValueError(f"{_named(where)} must be text that can be encoded, got {shown(text)}")
+
+
+@cache
+def _shaped(kind: Any) -> Callable[[Any], bool]:
+    """Return a function that says whether `_require_kind` has nothing to say. It is quick, as `fitting` is."""
+    origin, inner = get_origin(kind), get_args(kind)
+    if is_typeddict(kind):
+        required, fields = kind.__required_keys__, tuple((name, _shaped(of)) for name, of in _hints(kind))
+        return lambda value: (
+            isinstance(value, dict)
+            and required <= value.keys()
+            and all(shaped(value[name]) for name, shaped in fields if name in value)
+        )
+    if origin is dict:
+        of_entries = _shaped(inner[1])
+        return lambda value: isinstance(value, dict) and all(map(of_entries, value.values()))
+    if origin is list:
+        of_each = _shaped(inner[0])
+        return lambda value: isinstance(value, list) and all(map(of_each, value))
+    if origin is tuple:
+        parts = tuple(map(_shaped, inner))
+        return lambda value: (
+            isinstance(value, list)
+            and len(value) == len(parts)
+            and all(shaped(entry) for shaped, entry in zip(parts, value, strict=True))
+        )
+    return (lambda value: True) if kind is Any else fitting(kind)
 
 
 def _require_kind(field: str, value: Any, kind: Any) -> None:
@@ -82,6 +111,14 @@ def _texts(field: str, value: Any) -> Iterator[tuple[str, str]]:
             waiting += [(f"{where}.{name}" if where else name, entry) for name, entry in found.items()]
         elif isinstance(found, list):
             waiting += [(where, entry) for entry in found]
+
+
+def _all_encodable(value: Any) -> bool:
+    try:
+        json.dumps(value, ensure_ascii=False).encode()  # many texts at once
+    except (TypeError, ValueError, RecursionError):  # of what is not JSON too
+        return all(encodable(text) for _, text in _texts("", value))
+    return True
 
 
 def encodable(text: str) -> bool:

@@ -87,6 +87,8 @@ def test_what_fits_its_annotation_is_taken(kind: Any, values: tuple[Any, ...]) -
         (tuple[SMALL, SMALL] | None, (9, 1), "below 5, got 9"),
         (SMALL, "5", "a whole number (64 bits), got '5'"),
         (Recipe, None, "a Recipe, got None"),
+        (str | bool | float, None, "text or True or False or a finite number, got None"),
+        (str | int | None, 0.5, "text or a whole number (64 bits) or None, got 0.5"),
     ],
 )
 def test_what_does_not_is_refused_by_its_name(kind: Any, value: Any, said: str) -> None:

@@ -3,7 +3,10 @@
 from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from distsim.specs import json_shape
 from distsim.specs.fields import Bound, Natural
 from distsim.specs.json_shape import require_json, require_record
 
@@ -27,6 +30,24 @@ GOOD: dict[str, Any] = {"inner": {"x": {"count": 3, "name": "abc"}}, "sizes": [1
 def test_what_fits() -> None:
     require_json("", GOOD, Outer)
     require_json("", GOOD | {"kind": "b", "anything": {"deep": [[]]}, "unknown": 3}, Outer)
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers(-3, 2**64) | st.floats() | st.sampled_from(["a", "b", "c", "longer"]),
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["count", "name"]), inner),
+    ),
+    st.sampled_from(["count", "name", "inner", "sizes", "pair", "kind", "anything"]),
+)
+def test_the_quick_check_lets_through_what_the_one_that_names_fields_does(value: Any, place: str) -> None:
+    changed = {"count": 3, place: value} if place in ("count", "name") else GOOD | {place: value}
+    kind = Inner if place in ("count", "name") else Outer
+    try:
+        json_shape._require_kind("", changed, kind)
+    except ValueError:
+        assert not json_shape._shaped(kind)(changed)
+    else:
+        assert json_shape._shaped(kind)(changed)
 
 
 @pytest.mark.parametrize(
