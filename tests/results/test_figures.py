@@ -1,6 +1,7 @@
 """What figures show: panels, lines, ticks, gaps; and that equal tables give equal files."""
 
 import dataclasses
+import io
 from collections.abc import Callable
 
 import matplotlib as mpl
@@ -10,9 +11,10 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from PIL import Image
 from small_study import ITERATIONS, LAYERS, tables
 
-from distsim.plotting import drawn, render
+from distsim.plotting import STYLE, drawn, render
 from distsim.results.accuracy_figures import accuracy_mean, accuracy_median
 from distsim.results.figures import Choice, draw_all, planned
 from distsim.results.iteration_maps import iteration_maps
@@ -169,6 +171,18 @@ def test_equal_tables_give_equal_bytes(format: str) -> None:
             assert first == render(figure, format) == render(again[name], format)
             assert b"Date" not in first
             assert mpl.__version__.encode() not in first
+
+
+def test_a_picture_of_256_colours_looks_the_same() -> None:
+    for figure in draw_all(tables("digits", "cifar2")).values():
+        with mpl.rc_context(STYLE):
+            figure.savefig(whole := io.BytesIO(), format="png")
+        of_few = Image.open(io.BytesIO(render(figure, "png")))
+        assert of_few.mode == "P"
+        before = np.asarray(Image.open(whole).convert("RGB"), dtype=float)
+        change = abs(np.asarray(of_few.convert("RGB")) - before)
+        assert change.mean() < 0.3, "of 255"
+        assert (change > 30).mean() < 1e-3
 
 
 def test_an_unknown_format_is_refused() -> None:
