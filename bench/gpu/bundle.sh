@@ -7,7 +7,7 @@
 # safetensors, threadpoolctl, hypothesis and pytest. It has no Ray. Pillow is brought along although it has one: another
 # version may decode JPEGs into other pixels, and a sweep of those is another sweep.
 set -eu
-NEEDED="zarr numcodecs obstore array-api-compat donfig google-crc32c pillow rich markdown-it-py mdurl pygments"
+NEEDED="zarr numcodecs obstore array-api-compat donfig pyyaml google-crc32c pillow rich markdown-it-py mdurl pygments"
 MOST=$((60 * 2**20))  # bytes that may travel, with the code
 images=${IMAGES:?is not set: a folder with train/CLASS and test/CLASS, or a tar archive of one}
 python=${PYTHON:-python3} folder=.gpu
