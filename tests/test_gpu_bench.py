@@ -98,14 +98,14 @@ def test_a_bundle_without_images_is_refused() -> None:
 
 
 def test_the_code_leaves_room_for_the_images_that_travel_with_it() -> None:
-    """Published figures had grown until the bundle of 41 MiB no longer fitted beside them."""
+    """Published figures had grown until the bundle of 42 MiB no longer fitted beside them."""
     listed = run("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard")
     if listed.returncode:
         pytest.skip("this is not a clone")
     files = [ROOT / name for name in listed.stdout.split("\0") if name and (ROOT / name).is_file()]
     most = next(line for line in (GPU / "bundle.sh").read_text().splitlines() if line.startswith("MOST="))
     assert most.startswith("MOST=$((60 * 2**20))")
-    assert sum(file.stat().st_size for file in files) <= (60 - 41) * 2**20
+    assert sum(file.stat().st_size for file in files) <= (60 - 42) * 2**20
 
 
 @pytest.mark.parametrize("script", ["run.sh", "study.sh"])
