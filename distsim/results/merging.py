@@ -1,9 +1,12 @@
 """Making published studies: of what a store holds, and of other studies of the same sweep."""
 
 import dataclasses
+import json
 import math
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -154,6 +157,8 @@ def _command(identity: Identity, request: Request, runs: int, iterations: int) -
     """Return the command that computes these runs. The place of the data is left to the reader, as is a lost script."""
     problem, extent = identity.problem.name, request.extent
     script = Path(request.script).name or (f"sweeps/{problem}.py" if problem in PROBLEMS else "SCRIPT")
+    settings = [] if request.script else _settings(identity.problem)
+    begin = f"distsim sweep {problem}" if settings else f"python {script}"
     scheme = request.data.partition(":")[0] if ":" in request.data else ""
     flags = [f"--data {scheme}:FOLDER"] if scheme else []
     flags += [*_reduced_by(identity.problem), f"--runs {runs}", f"--iterations {iterations}"]
@@ -170,20 +175,48 @@ def _command(identity: Identity, request: Request, runs: int, iterations: int) -
         if (value := getattr(identity, name)) != usual[name] and name != "threads":
             flags.append(f"--{name}" if value is True else f"--{name} {value}")
     flags += ["--activations memory"] if extent.activations == "memory" else []
-    return " ".join(["python", script, *flags, "--storage STORE"])
+    flags += [f"--set {shlex.join(settings)}"] if settings else []
+    return " ".join([begin, *flags, "--storage STORE"])
 
 
 def _reduced_by(problem: Problem) -> list[str]:
     """Return the flags that make this problem of the paper's of the same name."""
     if (ours := PROBLEMS.get(problem.name)) is None:
         return []
-    flags = {
-        "--epochs": (problem.recipe.epochs, ours.recipe.epochs),
-        "--train-limit": (problem.train_limit, ours.train_limit),
-        "--probe": (problem.probe, ours.probe),
-        "--probe-from": (problem.probe_from, ours.probe_from),
+    usual = _reduction(ours)
+    return [
+        f"--{name.replace('_', '-')} {value}" for name, value in _reduction(problem).items() if value != usual[name]
+    ]
+
+
+def _reduction(problem: Problem) -> dict[str, Any]:
+    """Return the arguments of `Problem.reduced_to` that make such a problem."""
+    return {
+        "epochs": problem.recipe.epochs,
+        "train_limit": problem.train_limit,
+        "probe": problem.probe,
+        "probe_from": problem.probe_from,
     }
-    return [f"{flag} {value}" for flag, (value, usual) in flags.items() if value != usual]
+
+
+def _settings(problem: Problem) -> list[str]:
+    """Return what --set gets to make this problem of the paper's of the same name, beside the flags that reduce it."""
+    if (ours := PROBLEMS.get(problem.name)) is None:
+        return []
+    reduced = ours.reduced_to(**_reduction(problem))
+    found: list[str] = []
+    for part in ("recipe", "pruning"):
+        before, now = getattr(reduced, part), getattr(problem, part)
+        names = (field.name for field in dataclasses.fields(now))
+        changes = {name: getattr(now, name) for name in names if getattr(now, name) != getattr(before, name)}
+        if ours.recipe.normalise is None:
+            changes.pop("normalise", None)  # it is computed from the images
+        found += [f"{part}.{name}={_as_setting(value)}" for name, value in changes.items()]
+    return found
+
+
+def _as_setting(value: Any) -> str:
+    return "none" if value is None else value if isinstance(value, str) else json.dumps(value)
 
 
 # --- joining ---------------------------------------------------------------------------------------------------------

@@ -2,9 +2,11 @@
 
 import dataclasses
 import errno
+import functools
 import itertools
 import json
 import os
+import shlex
 import shutil
 import tarfile
 from pathlib import Path
@@ -21,6 +23,7 @@ from distsim.results.merging import _command, claims_table, merge, of_store, pub
 from distsim.results.published import Published, read
 from distsim.results.tables import summarise
 from distsim.specs import COMPLETE, Extent, Identity, Request
+from distsim.specs.changes import changed, merged, parsed
 from distsim.store import DamagedStore, SweepStore, existing_stores
 from distsim.store.existing import STUDY
 
@@ -99,6 +102,27 @@ def test_the_command_has_every_flag_that_decides_numbers() -> None:
         "--control retrain --control-runs 1 --metrics cka --permutations 20 --no-chance --threads 1 --device cpu "
         "--seed 3 --precision bfloat16 --compile --storage STORE"
     )
+
+
+def test_the_command_sets_what_no_flag_does() -> None:
+    """A recipe of one's own under a paper's name: the command says it in the words that `distsim sweep` reads."""
+    recipe = {"lr": 0.003, "batch_size": 32, "augment": ["flip"], "schedule": "step", "milestones": [2, 5]}
+    reduced = PROBLEMS["vgg16_cifar10"].reduced_to(epochs=6, train_limit=4000)
+    tree = {"recipe": recipe | {"patience": "none"}, "pruning": {"scope": "local"}}
+    problem = dataclasses.replace(changed(reduced, tree, "--set"), reduced=True)
+    request = Request(Extent(1, 3), "folder:images", "cpu")
+    words = shlex.split(_command(Identity(problem, "0" * 64), request, 1, 3))
+    assert words[:3] == ["distsim", "sweep", "vgg16_cifar10"]
+    settings = words[words.index("--set") + 1 : words.index("--storage")]
+    assert "recipe.lr=0.003" in settings
+    assert {setting.partition("=")[0] for setting in settings} == {
+        *(f"recipe.{name}" for name in ("lr", "batch_size", "augment", "milestones")),
+        "pruning.scope",
+    }
+    again = changed(reduced, functools.reduce(merged, map(parsed, settings)), "--set")
+    assert dataclasses.replace(again, reduced=True) == problem
+    script = dataclasses.replace(request, script="mine.py", script_sha256="0" * 64)
+    assert _command(Identity(problem, "0" * 64), script, 1, 3).startswith("python mine.py --data")
 
 
 def test_no_host_is_named(store: SweepStore, kept: Path) -> None:
