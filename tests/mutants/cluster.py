@@ -59,9 +59,9 @@ MUTANTS = (
     Mutant(
         "comparisons-wait-for-early-ones",
         "When the last training ends, no comparison begins until those that have begun are done.",
-        "sweep/on_ray/early.py",
-        "        self._pool.drop_waiting()\n",
-        "        self._pool.slots = 0\n        while self._pool.at_work:\n            self._pool.step(LOOKS)\n",
+        "sweep/on_ray/engine.py",
+        "        begun = pool.jobs_at_work\n",
+        "        while pool.at_work:\n            pool.step(LOOKS)\n        begun = pool.jobs_at_work\n",
         OTHERS,
     ),
     Mutant(

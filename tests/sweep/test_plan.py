@@ -310,6 +310,8 @@ def test_jobs_without_what_others_do_are_the_rest(device: str) -> None:
     assert sum(map(pieces, rest)) == len(asked_of(rest)) > len(asked_of(by_chance)) > 0
     assert without(begun, [*values, *by_chance]) == []
     assert without(values, by_chance) == values
+    only_beside = comparisons({}, sweep, slots=1, beside=lack.beside)
+    assert without(only_beside, []) == only_beside != []
 
 
 def asked_of(jobs: Iterable[Job]) -> set[Any]:

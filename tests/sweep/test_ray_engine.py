@@ -172,6 +172,18 @@ def killing(stages: Path, *kills: Kill) -> Iterator[list[int]]:
         striking.result()
 
 
+@contextlib.contextmanager
+def held(hold: Callable[[], bool], over: threading.Event) -> Iterator[None]:
+    """While the block runs, `hold` does in another thread; it must have come about. over : set when the block ends"""
+    with ThreadPoolExecutor(1) as pool:
+        holding = pool.submit(hold)
+        try:
+            yield
+        finally:
+            over.set()
+        assert holding.result()
+
+
 @dataclass(frozen=True)
 class Swept:
     """A sweep by Ray of several problems."""
@@ -408,13 +420,8 @@ def test_a_network_is_compared_while_a_later_one_is_trained(local: Path, tmp_pat
         finally:
             os.kill(pid, signal.SIGCONT)
 
-    with ThreadPoolExecutor(1) as pool:
-        compared = pool.submit(hold)
-        try:
-            assert by_ray(tmp_path, ordered(1, 3))
-        finally:
-            over.set()
-        assert compared.result()
+    with held(hold, over):
+        assert by_ray(tmp_path, ordered(1, 3))
     assert same_pieces(store_in(tmp_path), store_in(local))
 
 
@@ -429,9 +436,8 @@ def test_others_compare_while_one_that_began_in_training_goes_on(
     order = ordered(1, 3)
 
     def hold() -> bool:
-        trial = watch.freeze(
-            Kill("commit", "worker", occurrence=4), 0.0, over.is_set
-        )  # the first is the complete one's
+        # the first commit is the complete network's
+        trial = watch.freeze(Kill("commit", "worker", occurrence=4), 0.0, over.is_set)
         assert trial is not None
         try:
             actor = watch.freeze(Kill("comparison", "worker"), 0.0, over.is_set)
@@ -446,13 +452,8 @@ def test_others_compare_while_one_that_began_in_training_goes_on(
         finally:
             os.kill(actor, signal.SIGCONT)
 
-    with ThreadPoolExecutor(1) as pool:
-        compared = pool.submit(hold)
-        try:
-            assert by_ray(tmp_path, order, seconds=120)
-        finally:
-            over.set()
-        assert compared.result()
+    with held(hold, over):
+        assert by_ray(tmp_path, order, seconds=120)
     watch.read()
     compared_once = len(order.layers) * (3 + 1)  # the first network also with its examples permuted
     assert watch.begun["comparison"] - before == compared_once

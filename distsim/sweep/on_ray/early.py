@@ -75,10 +75,6 @@ class Early:
         self._pool.keeps = no_trial_waits
         self._pool.step(0)
 
-    def end(self) -> None:
-        """Begin no more comparisons. Those that have begun go on: `Comparisons.jobs_at_work` are theirs."""
-        self._pool.drop_waiting()
-
     def _ready(self, now: float) -> dict[str, set[NetworkId]]:
         """Return the committed networks that can be compared, each only once."""
         ready: dict[str, set[NetworkId]] = {}

@@ -128,7 +128,6 @@ class RayEngine:
             stopping.here()
             with interrupts_end_tune(self._started):
                 failures = self._fit(orders, tasks, early)
-            early.end()
         except BaseException:  # an interrupt too: actors would keep their room while a paused sweep waits
             pool.close()
             raise
