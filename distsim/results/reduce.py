@@ -30,15 +30,24 @@ LISTING = "listing"  # in the provenance of the mark of tables: what a listing s
 VERSION = 5  # raise it when tables of the same values would come out differently: then written ones are made again
 
 
-def reduce(store: SweepStore, layers: Sequence[ComparedLayer], seed: int, again: bool = False) -> bool:
+def reduce(
+    store: SweepStore,
+    layers: Sequence[ComparedLayer],
+    seed: int,
+    again: bool = False,
+    listed: Mapping[str, tuple[int, str]] | None = None,
+) -> bool:
     """Write the tables of everything committed for this problem. Return False if they are up to date already.
 
     All but provenance hold values only (distsim.results.tables) and are equal byte for byte for equal sweeps.
     provenance says where, when and by which code each piece was computed. Each table is written to `results/` as
     Parquet and as CSV. The mark beside them keeps what a listing said of the store. While it says the same, they are up
-    to date, and no other mark is read. again : write them even if they are up to date.
+    to date, and no other mark is read.
+
+    again : write them even if they are up to date
+    listed : what `Storage.listed` just said, where the caller has it
     """
-    listed = store.storage.listed()
+    listed = store.storage.listed() if listed is None else listed
     seen = {LISTING: listing(listed)}
     mark = None if again else undamaged(store.results_mark)
     there = None if mark is None or mark.values.get("version") != VERSION else _files(store.storage, mark, "results")

@@ -153,9 +153,9 @@ class SweepStore:
 
     # --- contents ----------------------------------------------------------------------------------------------------
 
-    def contents(self) -> Contents:
-        """Return everything that is committed, from one listing of the store."""
-        return contents_of(self.storage.sizes())
+    def contents(self, listed: Iterable[str] | None = None) -> Contents:
+        """Return everything that is committed, from one listing of the store. listed : one that was just made"""
+        return contents_of(self.storage.sizes() if listed is None else listed)
 
     # --- networks ----------------------------------------------------------------------------------------------------
 

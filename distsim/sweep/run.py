@@ -18,6 +18,7 @@ from distsim.sweep.pairs import references
 from distsim.sweep.plan import Chain, Missing, finished_with, missing, room_for_activations, wave
 
 Say = Callable[[str], None]
+Listed = Mapping[str, tuple[int, str]]  # what `Storage.listed` says
 
 
 def run(
@@ -54,7 +55,8 @@ def _run(
     stores = {order.name: SweepStore(root, order.name) for order in orders}
     failures: list[str] = []
     given_up: dict[str, set[NetworkId]] = {order.name: set() for order in orders}
-    while lacking := _lacking(orders, contents := _contents(stores), given_up):
+    listed = _listed(stores)
+    while lacking := _lacking(orders, contents := _contents(stores, listed), given_up):
         busy = [order for order in orders if order.name in lacking]
         if not worked:
             wait_if_paused(say, check)
@@ -69,16 +71,19 @@ def _run(
         _drop_activations(busy, stores, check)
         for order in busy:
             given_up[order.name] |= _failed(order, stores[order.name], chains[order.name])
+        listed = _listed(stores)
     for order in orders:
         check()
         networks = contents[order.name].networks.intersection(order.sweep.extent.complete_networks)
         failed = references(order, stores[order.name], networks, engine, say) if len(networks) > 1 else None
-        worked |= failed is not None
-        failures += _heard(engine, failed or [])
+        if failed is not None:
+            worked = True
+            del listed[order.name]  # it does not say what was compared now
+            failures += _heard(engine, failed)
     check()
     if worked:
         say("making tables, figures and the report")
-    written, unwritten = _results(orders, stores, root)
+    written, unwritten = _results(orders, stores, listed, root)
     if failures or unless_full(unwritten):
         raise SweepFailed(sorted({*failures, *unwritten}))
     return worked or written
@@ -94,7 +99,7 @@ def _heard(engine: Engine, failures: list[str]) -> list[str]:
 def foretell(orders: list[Prepared], root: Storage, engine: Engine, say: Say = print) -> bool:
     """Say what the store lacks of what is asked for, and what it costs. Return False if nothing is missing."""
     stores = {order.name: SweepStore(root, order.name) for order in orders}
-    lacking = _lacking(orders, _contents(stores), {order.name: set() for order in orders})
+    lacking = _lacking(orders, _contents(stores, _listed(stores)), {order.name: set() for order in orders})
     busy = [order for order in orders if order.name in lacking]
     if not busy:
         return False
@@ -168,19 +173,29 @@ def _drop_activations(busy: list[Prepared], stores: dict[str, SweepStore], check
             stores[order.name].drop_activations(network)
 
 
-def _results(orders: list[Prepared], stores: dict[str, SweepStore], root: Storage) -> tuple[bool, list[str]]:
-    """Make tables, figures and the report. Return whether tables or figures were written, and what failed."""
+def _results(
+    orders: list[Prepared], stores: dict[str, SweepStore], listed: Mapping[str, Listed], root: Storage
+) -> tuple[bool, list[str]]:
+    """Make tables, figures and the report. Return whether tables or figures were written, and what failed.
+
+    listed : the listings that still hold
+    """
     written, failures = [], []
     for order in orders:
-        work = partial(reduce.reduce, stores[order.name], order.layers, order.sweep.identity.seed)
+        seed, last = order.sweep.identity.seed, listed.get(order.name)
+        work = partial(reduce.reduce, stores[order.name], order.layers, seed, listed=last)
         failures += attempt(f"{order.name}, tables", lambda work=work: written.append(work()))
     failures += attempt("figures", lambda: written.append(bool(reduce.draw(root))))
     failures += attempt("report", report.write, root)
     return any(written), failures
 
 
-def _contents(stores: dict[str, SweepStore]) -> dict[str, Contents]:
-    return {name: store.contents() for name, store in stores.items()}
+def _listed(stores: dict[str, SweepStore]) -> dict[str, Listed]:
+    return {name: store.storage.listed() for name, store in stores.items()}
+
+
+def _contents(stores: dict[str, SweepStore], listed: Mapping[str, Listed]) -> dict[str, Contents]:
+    return {name: store.contents(listed[name]) for name, store in stores.items()}
 
 
 def _lacking(

@@ -13,7 +13,8 @@ import distsim
 from distsim.cli import main as cli
 from distsim.environment import threads
 from distsim.problems import PROBLEMS
-from distsim.results.reduce import current
+from distsim.results.committed import listing
+from distsim.results.reduce import LISTING, current, read_tables
 from distsim.specs import COMPLETE, NetworkId
 from distsim.store import DamagedStore, Storage, SweepStore
 from distsim.sweep import run as sweep
@@ -101,6 +102,16 @@ def test_everything_but_themselves_keeps_its_bits(whole: SweepStore, plain: Swee
     found, expected = pieces(whole), pieces(plain)
     assert expected.items() <= found.items()
     assert {path.split("/")[0] for path in found.keys() - expected.keys()} == {"controls", "complete-1", "pairs"}
+
+
+def test_a_sweeps_tables_have_its_complete_networks_compared(whole: SweepStore) -> None:
+    """Which is the last that a sweep computes: its tables are made after it."""
+    reference = read_tables(whole.root).reference
+    assert set(zip(reference["complete_x"], reference["complete_y"], strict=True)) == {(0, 1)}
+    assert set(reference["layer"]) == set(current(whole)[0].similarities["layer"])  # type: ignore[index]
+    mark = whole.results_mark()
+    assert mark is not None
+    assert mark.provenance[LISTING] == listing(whole.storage.listed()), "the next start needs to read no mark"
 
 
 def test_networks_of_other_names_are_others(whole: SweepStore) -> None:

@@ -69,6 +69,14 @@ def test_the_command_makes_no_request_for_each_piece(finished: dict[int, Storage
     assert taken[MANY] - taken[FEW] <= most(finished), taken
 
 
+def test_the_command_lists_the_sweep_once(finished: dict[int, Storage], monkeypatch: pytest.MonkeyPatch) -> None:
+    """So it makes one request for each thousand objects."""
+    listed, of = list[str](), Storage.listed
+    monkeypatch.setattr(Storage, "listed", lambda self, prefix="": listed.append(self.url) or of(self, prefix))
+    assert "nothing is missing" in sweep(finished[FEW], FEW)
+    assert listed.count(f"{finished[FEW].url}/digits") == 1, listed
+
+
 def test_status_makes_no_request_for_each_piece(
     finished: dict[int, Storage], server: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
