@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import json
 import os
 import shutil
 import signal
@@ -273,6 +274,14 @@ def test_a_chain_goes_on_in_another_worker(struck: tuple[Path, list[int]], local
     found = {piece: digest for piece, digest in store.digests().items() if not piece.startswith("results/")}
     assert found == {piece: expected[piece] for piece in found}
     assert store.contents().networks == {COMPLETE, NetworkId(0, 1), NetworkId(0, 2), NetworkId(0, 3)}
+
+
+def test_tune_keeps_no_averages_of_trials_that_have_ended(struck: tuple[Path, list[int]]) -> None:
+    """Which would be the largest part of what it holds in memory for each. One of these trials died."""
+    states = [json.loads(path.read_text()) for path in struck[0].glob("tune/*/experiment_state-*.json")]
+    trials = [[json.loads(part) for part in trial] for state in states for trial in state["trial_data"]]
+    assert sorted(trial["status"] for trial, _ in trials) == ["ERROR", "TERMINATED", "TERMINATED"]
+    assert [kept[name] for _, kept in trials for name in ("metric_analysis", "metric_n_steps")] == [{}] * 6
 
 
 @pytest.mark.long

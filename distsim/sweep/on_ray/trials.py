@@ -203,12 +203,14 @@ class Listener(tune.Callback):  # type: ignore[misc]
         if self._heard:
             last = reported(trial.last_result)
             self._heard.ended(trial.config["task"], whole=not (last.get("failed") or last.get("stopped")))
+        _forget_averages(trial)
 
     def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
         if self._heard and self._tasks:
             cause = _cause(trial)
             self._tasks.died(trial.trial_id, cause)
             self._heard.died(trial.config["task"], trial.config["piece"], short_of_memory(cause))
+        _forget_averages(trial)
 
     def __getstate__(self) -> dict[str, Any]:
         return dict.fromkeys(vars(self))  # Tune pickles its callbacks into its snapshots
@@ -227,6 +229,12 @@ def reported(result: Mapping[str, Any] | None) -> dict[str, Any]:
     """Return what a trial has said with this result, nothing if it has said nothing."""
     (said,) = (result or {}).get(SAID) or [{}]
     return dict(said)
+
+
+def _forget_averages(trial: Any) -> None:
+    """Drop the averages that Tune keeps of an ended trial's times: nobody reads them, and a sweep has many trials."""
+    trial.metric_analysis.clear()
+    trial.metric_n_steps.clear()
 
 
 def _cause(trial: Any) -> str:
