@@ -156,7 +156,7 @@ def section(rows: list[dict[str, Any]]) -> Section:
         "listing in a process that runs already, and the difference to what was asked for. The other two are whole "
         "processes, their start included; the command also looks at its tables, figures and report. Requests that "
         "read are counted, by moto's server on loopback, which takes one at a time and is itself slow to list: its "
-        "seconds are no object store's. The driver also gives a sign of life every 5 s."
+        "seconds are no object store's. The driver also gives a sign of life every 5 s, and reads its lease before it."
     )
     table.notes += _verdicts(rows)
     loads = sorted({f"{row['where']}, {row['runs']:,} runs: {row['load']}" for row in rows})

@@ -29,6 +29,7 @@ LONGEST = (
 HERE = Path(__file__).parent
 DRAWN = 8  # studies whose figures are kept
 IN_MEMORY = Path("/dev/shm")
+OF_A_GPU = Path("/dev/nvidiactl")
 ENOUGH = 8 * 2**30  # bytes free in memory; all tests together leave about 3 GB of files
 
 
@@ -37,6 +38,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
     Each commit of a store waits for the disk several times. On a slow disk that is most of what the tests do.
     """
+    if not OF_A_GPU.exists():
+        os.environ["TRITON_INTERPRET"] = "1"  # Triton's kernels run on the CPU then; it reads this when it is imported
     if config.option.basetemp is None and in_memory():
         config.option.basetemp = tempfile.mkdtemp(prefix="distsim-tests-", dir=IN_MEMORY)
         config.add_cleanup(lambda: shutil.rmtree(config.option.basetemp, ignore_errors=True))

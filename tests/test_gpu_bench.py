@@ -1,5 +1,6 @@
 """What measures a GPU: its scripts are sound, results become tables, and the document shows what the records say."""
 
+import importlib.util
 import json
 import subprocess
 import sys
@@ -141,18 +142,20 @@ def test_a_row_is_there_at_once_and_a_failure_stops_nothing(
     assert json.loads((tmp_path / "late.jsonl").read_text()) == {"way": 4, "note": "out of time"}
 
 
-def test_features_are_read_from_the_flags(loaded: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_features_are_read_from_flags_and_modules(loaded: None, monkeypatch: pytest.MonkeyPatch) -> None:
     import argparse
 
     import rows
 
     parser = argparse.ArgumentParser()
     monkeypatch.setattr("distsim.cli.sweeps.parser_for", lambda problems, defaults: parser)
-    assert rows.features() <= {"tf32"}
+    assert rows.features() <= {"tf32", "tails"}
     parser.add_argument("--fuse")
     parser.add_argument("--compile")
     assert {"fuse", "compile"} <= rows.features()
-    assert rows.lacking("fuse", "compile") == ""
+    assert rows.lacking("fuse", "compile", "tails") == ""
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert rows.lacking("fuse", "tails") == "tails"
 
 
 def test_every_open_cell_of_the_tables_is_measured(loaded: None, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -180,7 +183,7 @@ def test_every_open_cell_of_the_tables_is_measured(loaded: None, monkeypatch: py
     assert asked - never <= planned
     opened = [row for table in tables.chains(newest) for row in table.rows]
     for problem, chains, way, *numbers in opened:
-        name, _, compiled = way.partition(", ")
+        name, _, compiled = way.replace("fused with own kernels", "tails").partition(", ")
         columns = [("float32", False), ("tf32", False), ("bfloat16", False), ("bfloat16", True)]
         for (precision, deterministic), cell in zip(columns, numbers, strict=True):
             if cell:

@@ -27,7 +27,7 @@ data: augment dataset mat digits fit formats folder loose published load arrays 
 models: answers layers lenet5 resnet_fast vgg calls compared contract .
 activations: . layout probe
 training: . optimizers pruning criteria streams compiling stepper checkpoint loop early_stopping chain
-training: fused fusible fused_stepper group connectivity alignment
+training: fused fusible kernels tails fused_stepper group connectivity alignment
 comparison: . devices arguments inputs choosing progress recording given sides measured pair spread beside
 comparison: heatmaps similarities several layer models
 store: aws local exclusive reasons remote storage commits control lease fenced epochs arrays activations described

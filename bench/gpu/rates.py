@@ -39,7 +39,8 @@ class Way:
 
     problem: str
     precision: str
-    way: str = "alone"  # or: eager (a plain PyTorch step, its batch on the device), packed, fused
+    # or: eager (a plain PyTorch step, its batch on the device), packed, fused, tails (fused, with kernels of our own)
+    way: str = "alone"
     compiled: bool = False
     deterministic: bool = False
     chains: int = 1
@@ -47,7 +48,8 @@ class Way:
     @property
     def lacks(self) -> str:
         """Return the first feature that it needs and this version does not have, or ""."""
-        needed = {"fuse": self.way == "fused", "compile": self.compiled, "tf32": self.precision == "tf32"}
+        fused, tails = self.way in ("fused", "tails"), self.way == "tails"
+        needed = {"fuse": fused, "tails": tails, "compile": self.compiled, "tf32": self.precision == "tf32"}
         return lacking(*(feature for feature, needs in needed.items() if needs))
 
 
@@ -56,15 +58,16 @@ def ways() -> Iterator[Way]:
     if SMALL:
         yield from (Way("cifar2", precision) for precision in ("float32", "tf32"))
         yield from (Way("lenet5_mnist", "float32", way) for way in ("alone", "eager"))
-        yield from (Way("cifar2", "float32", way, chains=GROUP) for way in ("packed", "fused"))
+        yield from (Way("cifar2", "float32", way, chains=GROUP) for way in ("packed", "fused", "tails"))
         yield Way("lenet5_mnist", "float32", compiled=True)
         return
     yield from (Way(name, "bfloat16", compiled=compiled) for compiled in (False, True) for name in MAIN)
     yield from (Way("cifar2", "bfloat16", "fused", compiled, chains=GROUP) for compiled in (True, False))
+    yield Way("cifar2", "bfloat16", "tails", chains=GROUP)
     yield from (Way(name, precision) for precision in ("float32", "tf32") for name in MAIN)
     yield from (Way("cifar2", "bfloat16", "packed", chains=count) for count in (GROUP, 5))
     yield Way("cifar2", "tf32", "fused", compiled=True, chains=GROUP)
-    yield Way("cifar2", "float32", "fused", chains=GROUP)
+    yield from (Way("cifar2", "float32", way, chains=GROUP) for way in ("fused", "tails"))
     for name in ("cifar10", "vgg16_cifar10"):  # groups with 512 channels too
         yield Way(name, "bfloat16", "fused", compiled=True, chains=5)
     others = [name for name in training.NAMES if name not in MAIN]
@@ -79,7 +82,7 @@ def ways() -> Iterator[Way]:
 def main() -> int:
     rows = Rows("rates", until(__doc__))
     for way in ways():
-        refused = SMALL and way.precision == "tf32"
+        refused = SMALL and (way.precision == "tf32" or way.way == "tails")
         if refused:
             rows.add(**asdict(way), note="refused on a CPU")
         else:
@@ -102,7 +105,7 @@ def made(way: Way) -> tuple[Callable[[int], None], int]:
     batch = min(inputs.problem.recipe.batch_size, len(inputs.images))
     if way.way == "eager":
         return waited(training.Synthetic(inputs, way.precision).run), batch
-    if way.way == "fused":
+    if way.way in ("fused", "tails"):
         return waited(fused(inputs, way)), batch
     options = {"compile": True} if way.compiled else {}
     chains = [training.Ours(inputs, way.precision, way.deterministic, options) for _ in range(way.chains)]
@@ -124,7 +127,7 @@ def fused(inputs: training.Material, way: Way) -> Callable[[int], None]:
     network = build(problem, inputs.classes, torch_stream(0, "initialisation"))
     weights = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     arithmetic = Arithmetic(way.precision, way.deterministic, **({"compile": True} if way.compiled else {}))
-    stepper = FusedStepper(network, count, inputs.pictures, inputs.labels, recipe, arithmetic)
+    stepper = FusedStepper(network, count, inputs.pictures, inputs.labels, recipe, arithmetic, way.way == "tails")
     stepper.reset_runs({slot: (weights, {}) for slot in range(count)})
     generators = [torch_stream(slot, "bench") for slot in range(count)]
     order = torch.stack([torch.randperm(stepper.examples, generator=generator) for generator in generators])

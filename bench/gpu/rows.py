@@ -73,13 +73,14 @@ def until(doc: str | None) -> float:
 
 
 def features() -> set[str]:
-    """Return which of fuse, compile and tf32 this version has, from the flags of the sweeps' scripts."""
+    """Return which of fuse, compile, tf32 and tails this version has, by its flags and modules."""
     from distsim.cli.sweeps import parser_for
     from distsim.problems import PROBLEMS
     from distsim.specs import Precision
 
     text = parser_for([PROBLEMS["cifar2"]], {}).format_help()
     found = {name for name in ("fuse", "compile") if f"--{name}" in text}
+    found |= {"tails"} if importlib.util.find_spec("distsim.training.tails") else set()
     return found | ({"tf32"} & set(get_args(Precision)))
 
 

@@ -37,7 +37,7 @@ class ResNetFast(Network):
         return self.out(self.linear(x.flatten(1)))
 
 
-class ConvNormReLU(nn.Module):
+class ConvNormReLU(nn.Sequential):
     """3x3 convolution with padding 1 and no bias, batch norm, ReLU."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
@@ -45,9 +45,6 @@ class ConvNormReLU(nn.Module):
         self.conv = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
         self.norm = nn.BatchNorm2d(outputs)
         self.relu = nn.ReLU()
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.relu(self.norm(self.conv(x)))
 
 
 class Residual(nn.Module):

@@ -104,6 +104,16 @@ class FusedConv2d(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return F.conv2d(x, self.weight.flatten(0, 1), _flat(self.bias), **self._options)
 
+    def products(self, x: Tensor, multiple: int = 1) -> Tensor:
+        """Return the convolutions without their bias. A group's inputs are filled up with zeros to this multiple."""
+        weight = self.weight.flatten(0, 1)
+        if lack := -weight.shape[1] % multiple:
+            weight = F.pad(weight, (0, 0, 0, 0, 0, lack))
+            n, _, h, w = x.shape
+            by_group = x.permute(0, 2, 3, 1).reshape(n, h, w, self._options["groups"], -1)
+            x = F.pad(by_group, (0, lack)).flatten(3).permute(0, 3, 1, 2)
+        return F.conv2d(x, weight, None, **self._options)
+
     def extra_repr(self) -> str:
         return f"{tuple(self.weight.shape)}, {self._options}"
 
@@ -142,7 +152,7 @@ class FusedBatchNorm(nn.Module):
         for name in ("running_mean", "running_var", "num_batches_tracked"):
             buffer = getattr(norm, name)
             self.register_buffer(name, None if buffer is None else _stacked(buffer, runs))
-        self._momentum, self._eps = cast(float, norm.momentum), norm.eps
+        self.momentum, self.eps = cast(float, norm.momentum), norm.eps
 
     def forward(self, x: Tensor) -> Tensor:
         if self.training and self.num_batches_tracked is not None:
@@ -150,10 +160,10 @@ class FusedBatchNorm(nn.Module):
         statistics = _flat(self.running_mean), _flat(self.running_var)
         of_batch = self.training or self.running_mean is None
         weight, bias = _flat(self.weight), _flat(self.bias)
-        return F.batch_norm(x, *statistics, weight, bias, of_batch, self._momentum, self._eps)
+        return F.batch_norm(x, *statistics, weight, bias, of_batch, self.momentum, self.eps)
 
     def extra_repr(self) -> str:
-        return f"momentum={self._momentum}, eps={self._eps}"
+        return f"momentum={self.momentum}, eps={self.eps}"
 
 
 class FusedDropout(nn.Module):

@@ -18,6 +18,7 @@ from distsim.training import optimizers as optim
 from distsim.training.fused import dropouts_of, fused, losses_of, run_of, set_run, side_by_side
 from distsim.training.stepper import Arithmetic, State, Stepper, on_cpu, require_precision
 from distsim.training.streams import own_stream
+from distsim.training.tails import with_tails
 
 
 @dataclass(frozen=True)
@@ -41,11 +42,13 @@ class FusedStepper(Stepper):
         labels: Tensor,
         recipe: Recipe,
         arithmetic: Arithmetic | None = None,
+        tails: bool = False,
     ) -> None:
         """Set up the step. On a GPU capture it; where the arithmetic says so, compile the network.
 
         Both leave arbitrary values in the network, so call `reset_runs` before use.
         network : one of the kind, on the CPU or the device; pictures, labels : on the device; labels are (n,) int64
+        tails : let Triton's kernels do what follows a convolution (distsim.training.tails), which rounds differently
         Errors are those of `Stepper`.
         """
         self._arithmetic = arithmetic or Arithmetic()
@@ -59,6 +62,8 @@ class FusedStepper(Stepper):
         self.network = fused(network, runs, self.batch, image)
         if next(network.parameters()).device != self.device:
             self.network.to(self.device)
+        if tails:
+            with_tails(self.network)
         self._parameters = dict(self.network.named_parameters())
         self._modules = list(dropouts_of(self.network))
         self._dropouts = [stream for module in self._modules for stream in module.streams]  # type: ignore[misc]
