@@ -72,4 +72,28 @@ MUTANTS = (
         "jobs = list(jobs)",
         OTHERS,
     ),
+    Mutant(
+        "tables-by-a-stale-listing",
+        "Tables say that they are of a listing in which the last comparisons are not.",
+        "sweep/run.py",
+        "            del listed[order.name]  # it does not say what was compared now\n",
+        "",
+        ("sweep/test_controls.py::test_a_sweeps_tables_have_its_complete_networks_compared",),
+    ),
+    Mutant(
+        "tables-list-again",
+        "A finished sweep's command lists the store twice.",
+        "results/reduce.py",
+        "listed = store.storage.listed() if listed is None else listed",
+        "listed = store.storage.listed()",
+        ("sweep/test_finished.py::test_the_command_lists_the_sweep_once",),
+    ),
+    Mutant(
+        "averages-of-dead-trials-kept",
+        "Tune keeps the averages of trials that have died, as long as the sweep lasts.",
+        "sweep/on_ray/trials.py",
+        "short_of_memory(cause))\n        _forget_averages(trial)",
+        "short_of_memory(cause))",
+        ("sweep/test_ray_engine.py::test_tune_keeps_no_averages_of_trials_that_have_ended",),
+    ),
 )

@@ -2,6 +2,7 @@
 
 from mutants.mutant import Mutant
 
+TAILS = "training/test_tails.py::"
 FUSED = "training/test_fused.py::"
 GROUP = "training/test_group.py::"
 SWEEP = "sweep/test_fused_sweep.py::"
@@ -86,5 +87,29 @@ MUTANTS = (
         "            return Ended(run, error=error)\n        functions",
         "            raise\n        functions",
         (GROUP + "test_a_run_that_diverges_ends_alone",),
+    ),
+    Mutant(
+        "tails-forget-the-mean-gradient",
+        "Batch norm's kernel back leaves out what all pixels of a channel share.",
+        "training/kernels.py",
+        "own = factor * (own - common - (value - centre) * spread * slope)\n                bias",
+        "own = factor * (own - (value - centre) * spread * slope)\n                bias",
+        (TAILS + "test_a_tail_is_what_torchs_modules_do",),
+    ),
+    Mutant(
+        "tails-count-what-is-not-there",
+        "The gradient of a bias counts rows beyond the last one.",
+        "training/kernels.py",
+        "bias += tl.sum(tl.where(valid, own, 0.0), 0)\n            tl.store(back_x + where",
+        "bias += tl.sum(own, 0)\n            tl.store(back_x + where",
+        (TAILS + "test_a_tail_is_what_torchs_modules_do",),
+    ),
+    Mutant(
+        "tails-hide-a-nan",
+        "Pooling's kernel leaves out a pixel that is not a number.",
+        "training/kernels.py",
+        "(value > best) | (value != value)",
+        "(value > best)",
+        (TAILS + "test_one_channels_nan_stays_its_own_and_is_not_hidden",),
     ),
 )
