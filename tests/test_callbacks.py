@@ -17,6 +17,8 @@ from distsim.problems import PROBLEMS
 from distsim.store import Storage, SweepStore
 from distsim.sweep.failures import SweepFailed
 
+pytestmark = pytest.mark.usefixtures("blank_figures")
+
 FEW: dict[str, Any] = {"runs": 1, "iterations": 2, "epochs": 2, "train_limit": 100, "probe": 50, "device": "cpu"}
 FEW |= {"metrics": "cosine", "measure": (), "control": "none", "chance": False, "progress": False}
 

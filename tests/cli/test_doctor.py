@@ -29,6 +29,8 @@ from distsim.sweep.run import run
 from distsim.training.chain import Trainer
 from distsim.training.stepper import Stepper
 
+pytestmark = pytest.mark.usefixtures("blank_figures")
+
 TINY = PROBLEMS["digits"].reduced_to(epochs=3, probe=60, train_limit=200)
 
 

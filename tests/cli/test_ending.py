@@ -19,6 +19,8 @@ from sweep_scripts import SWEEPS, run_script
 from distsim.cli import ending
 from distsim.cli.output import reported
 
+pytestmark = pytest.mark.usefixtures("blank_figures")
+
 FLAGS = ("--local", "--device", "cpu", "--train-limit", "100", "--probe", "50", "--runs", "1", "--iterations", "1")
 FLAGS = (*FLAGS, "--control", "none")
 INTERRUPTED = "distsim: interrupted; run the same command again to go on from here\n"

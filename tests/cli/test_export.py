@@ -24,6 +24,8 @@ from distsim.models import build
 from distsim.results.published import read
 from distsim.store import Storage, SweepStore
 
+pytestmark = pytest.mark.usefixtures("blank_figures")
+
 SMALL = ("--runs", 2, "--iterations", 2, "--epochs", 1, "--probe", 60, "--train-limit", 150)
 METRICS = ("--metrics", "cka", "svcca")
 HERE = ("--local", "--device", "cpu")

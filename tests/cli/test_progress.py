@@ -25,6 +25,8 @@ from distsim.sweep.board import COLUMNS, Board, View
 from distsim.sweep.elsewhere import Elsewhere
 from distsim.sweep.live import rendered
 
+pytestmark = pytest.mark.usefixtures("blank_figures")
+
 SMALL = ("--local", "--device", "cpu", "--train-limit", "100", "--probe", "50", "--runs", "1", "--iterations", "2")
 SMALL = (*SMALL, "--control", "none", "--metrics", "cosine", "--measure", "none")
 LINE = re.compile(r"\d\d:\d\d:\d\d digits run 0 iteration [12]: accuracy 0\.\d{4}, remaining 0\.\d{3}")

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from sweep_scripts import SWEEPS, Outcome, outcome, run_script, write_images, write_mnist, write_svhn
 
+from distsim import plotting
 from distsim.cli import sweeps
 from distsim.problems import PROBLEMS
 from distsim.results import figures
@@ -186,6 +187,12 @@ ROWS = {
     ),
 }
 EXAMPLES = 20  # of training; all of them are the probe
+RENDERED = (
+    "cifar2",
+    "vgg16_cifar10",
+    "lenet5_mnist",
+    "digits",
+)  # whose figures are rendered: those of all take longest
 
 
 @dataclass(frozen=True)
@@ -247,6 +254,8 @@ def finished(
     draw_all = figures.draw_all
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(figures, "draw_all", lambda *tables: drawn.append(draw_all(*tables)) or drawn[-1])
+        if problem not in RENDERED:
+            patch.setattr(plotting, "render", lambda figure, format: b"drawn")
         result = run_script(problem, *extent, *size, *where, *beside)
     yield Finished(problem, folder, result, *drawn)
     shutil.rmtree(folder)  # up to 150 MB of weights
@@ -413,7 +422,7 @@ def test_seven_kinds_of_figure_are_written_and_open(finished: Finished) -> None:
     }
     files = [file for file in (finished.folder / "figures").iterdir() if file.suffix != ".json"]
     assert {file.name for file in files} == {f"{name}.{format}" for name in names for format in ("png", "pdf")}
-    for file in files:
+    for file in files if finished.problem in RENDERED else ():
         if file.suffix == ".png":
             with Image.open(file) as image:
                 image.load()

@@ -31,6 +31,8 @@ from distsim.store import DamagedStore, Storage, StorageError, SweepStore
 from distsim.store.activations import Reader
 from distsim.store.storage import NoSpace
 
+pytestmark = pytest.mark.usefixtures("blank_figures")
+
 FLAGS = s3.SHORT  # two runs of two iterations
 
 

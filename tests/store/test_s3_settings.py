@@ -22,6 +22,8 @@ from distsim.cli.main import main
 from distsim.store import Storage, StorageError, remote
 from distsim.store.storage import NotWritable
 
+pytestmark = pytest.mark.usefixtures("blank_figures")
+
 FLAGS = (*s3.SHORT, "--local", "--runs", "1", "--iterations", "1")
 PASSWORD = "correct-horse-battery"
 
