@@ -19,6 +19,8 @@ import traceback
 from types import FrameType
 from typing import Any
 
+if not os.path.exists("/dev/nvidiactl"):  # no GPU: as tests/conftest.py does, but before torch imports Triton
+    os.environ["TRITON_INTERPRET"] = "1"
 OPTIONS = ("-q", "-x", "-n", "0", "-p", "no:cacheprovider", "-W", "ignore:Module already imported")
 
 
