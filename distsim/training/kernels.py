@@ -1,7 +1,7 @@
 """Triton kernels for what follows a convolution: bias, batch norm, ReLU and 2x2 max-pooling.
 
-They read and write (rows, width) in row-major order: a row is a pixel of an image, a column a channel. This is what a
-tensor (n, width, h, w) is whose channels are last in memory. Sums are made in parts, and the parts are added in one
+They read and write (rows, channels) in row-major order. A row is a pixel of an image. This is what a tensor
+(n, channels, h, w) is whose channels are last in memory. Sums are made in parts, and the parts are added in one
 order, so results repeat themselves. Arithmetic is in `ACC`, float32 for all but float64.
 
 Triton's interpreter runs them on a CPU, for tests (TRITON_INTERPRET=1).
@@ -21,6 +21,12 @@ def _pixel(row, height, width):  # type: ignore[no-untyped-def]
     image = row // (across * down)
     inside = row % (across * down)
     return (image * height + 2 * (inside // across)) * width + 2 * (inside % across)
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _of_channels(values, cols, channels):  # type: ignore[no-untyped-def]
+    """Return the values of these channels as a row, zeros beyond the last channel."""
+    return tl.load(values + cols, mask=cols < channels, other=0.0)[None, :]
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -103,8 +109,8 @@ def forward(  # type: ignore[no-untyped-def]
     cols = tl.program_id(1) * COLS + tl.arange(0, COLS)
     inside = cols < channels
     valid = (at < rows)[:, None] & inside[None, :]
-    factor = tl.load(scale + cols, mask=inside, other=0.0)[None, :]
-    offset = tl.load(shift + cols, mask=inside, other=0.0)[None, :]
+    factor = _of_channels(scale, cols, channels)
+    offset = _of_channels(shift, cols, channels)
     where = at.to(tl.int64)[:, None] * channels + cols[None, :]
     if POOL:
         first = _pixel(at.to(tl.int64), height, width)[:, None] * channels + cols[None, :]
@@ -150,10 +156,10 @@ def gradient_sums(  # type: ignore[no-untyped-def]
     part = tl.program_id(0)
     cols = tl.program_id(1) * COLS + tl.arange(0, COLS)
     inside = cols < channels
-    centre = tl.load(mean + cols, mask=inside, other=0.0)[None, :]
-    spread = tl.load(inverse + cols, mask=inside, other=0.0)[None, :]
-    factor = tl.load(scale + cols, mask=inside, other=0.0)[None, :]
-    offset = tl.load(shift + cols, mask=inside, other=0.0)[None, :]
+    centre = _of_channels(mean, cols, channels)
+    spread = _of_channels(inverse, cols, channels)
+    factor = _of_channels(scale, cols, channels)
+    offset = _of_channels(shift, cols, channels)
     of_grad = tl.zeros((COLS,), ACC)
     of_product = tl.zeros((COLS,), ACC)
     begin = part * each
@@ -211,13 +217,13 @@ def backward(  # type: ignore[no-untyped-def]
     part = tl.program_id(0)
     cols = tl.program_id(1) * COLS + tl.arange(0, COLS)
     inside = cols < channels
-    factor = tl.load(scale + cols, mask=inside, other=0.0)[None, :]
-    offset = tl.load(shift + cols, mask=inside, other=0.0)[None, :]
+    factor = _of_channels(scale, cols, channels)
+    offset = _of_channels(shift, cols, channels)
     if NORM:
-        centre = tl.load(mean + cols, mask=inside, other=0.0)[None, :]
-        spread = tl.load(inverse + cols, mask=inside, other=0.0)[None, :]
-        common = tl.load(sums + cols, mask=inside, other=0.0)[None, :] / pixels
-        slope = tl.load(products + cols, mask=inside, other=0.0)[None, :] / pixels
+        centre = _of_channels(mean, cols, channels)
+        spread = _of_channels(inverse, cols, channels)
+        common = _of_channels(sums, cols, channels) / pixels
+        slope = _of_channels(products, cols, channels) / pixels
     bias = tl.zeros((COLS,), ACC)
     begin = part * each
     end = tl.minimum(begin + each, rows)

@@ -2,6 +2,10 @@
 
 import copy
 import dataclasses
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -19,6 +23,7 @@ from distsim.training.stepper import Arithmetic, settle
 from distsim.training.tails import Norm, Tail, tail, with_tails
 
 pytest.importorskip("triton", reason="Triton is not installed")
+ROOT = Path(__file__).resolve().parents[2]
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 SHAPES = ((3, 5, 4, 6), (2, 70, 6, 4), (5, 33, 16, 16), (3, 6, 5, 7))  # the last has no whole number of 2x2 pixels
 ROUNDING = {torch.float64: 1e-12, torch.float32: 1e-4, torch.bfloat16: 0.05}
@@ -123,6 +128,16 @@ def test_of_equal_pixels_pooling_chooses_torchs():
             each.x.round_()
             each.bias.fill_(1.0)
     assert torch.equal(case.by_kernels()[1], same.by_torch()[1])
+
+
+def test_tritons_compiler_takes_the_kernels(tmp_path):
+    """For an H100. None is needed to compile, and the interpreter lets more pass."""
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    environment |= {"TRITON_CACHE_DIR": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    script = [sys.executable, str(ROOT / "tests/triton_compiles.py")]
+    done = subprocess.run(script, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert len(done.stdout.splitlines()) == 2 * 10, "bfloat16 and float32"
 
 
 def test_it_repeats_itself():
