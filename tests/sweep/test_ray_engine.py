@@ -26,7 +26,7 @@ from distsim.sweep.cluster import ClusterLost
 from distsim.sweep.engine import Engine, LocalEngine
 from distsim.sweep.failures import SweepFailed
 from distsim.sweep.order import Prepared, prepare, take
-from distsim.sweep.plan import Chain
+from distsim.sweep.plan import Chain, missing, wave
 from distsim.sweep.run import run
 
 ray = pytest.importorskip("ray", reason="Ray is not installed")
@@ -247,6 +247,19 @@ def test_a_third_run_is_all_that_is_added(swept: Swept, tmp_path: Path) -> None:
     assert {network: after[network] for network in before} == before
     assert in_process(tmp_path, ordered(3, 3, GROWN))
     assert store.digests() == store_in(tmp_path, "grown").digests(), "as if three had been asked for at once"
+
+
+def test_a_worker_that_has_started_gets_a_chain(tmp_path: Path) -> None:
+    """Where it takes longer to start than a chain to be trained, and another has become free in the meantime."""
+    order, root = ordered(20, 1, SMALL.reduced_to(epochs=8), activations="memory"), Storage(tmp_path)
+    take([order], root)
+    chains = wave(order.sweep, missing(order.sweep, store_in(tmp_path).contents(), order.layers), None, 0)
+    before = ray._private.state.actors().keys()
+    with not_for_ever():
+        assert RayEngine(root, None, False).train([order], {"digits": chains}, {("digits", 0)}) == []
+    begun = ray._private.state.actors().keys() - before
+    workers = {made_by(store_in(tmp_path), NetworkId(run, 1)) for run in range(20)}
+    assert (len(begun), len(workers)) == (2, 2), "one for each CPU, and both train"
 
 
 # --- workers that die ------------------------------------------------------------------------------------------------

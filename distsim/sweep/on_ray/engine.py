@@ -31,9 +31,21 @@ from distsim.sweep.on_ray.deaths import RETRIES
 from distsim.sweep.on_ray.early import Early
 from distsim.sweep.on_ray.hosts import Hosts, selector
 from distsim.sweep.on_ray.parcels import Own, Parcel, Parcels, own
-from distsim.sweep.on_ray.room import bundle_of, bundles, free_for, memory_sentence, require_room, room_for, slot
+from distsim.sweep.on_ray.room import (
+    GROWTH,
+    bundle_of,
+    bundles,
+    free_for,
+    grows,
+    memory_sentence,
+    require_room,
+    room_for,
+    slot,
+    wanted_for,
+)
 from distsim.sweep.on_ray.trials import (
     Handing,
+    KeepsNewWorkers,
     Listener,
     Lost,
     Tasks,
@@ -159,12 +171,15 @@ class RayEngine:
             ),
         )
         listener = Listener(Trials(self.watcher, orders, tasks), waiting, lost_ends_tune(tick), early.on_network)
+        scheduler = KeepsNewWorkers(GROWTH if grows() else 1)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Tune's own deprecations, which a user cannot act on
             try:
                 grid = tune.Tuner(
                     trainable,
-                    tune_config=tune.TuneConfig(search_alg=Handing(waiting), num_samples=-1, reuse_actors=True),
+                    tune_config=tune.TuneConfig(
+                        search_alg=Handing(waiting), scheduler=scheduler, num_samples=-1, reuse_actors=True
+                    ),
                     run_config=tune.RunConfig(
                         name=time.strftime("%Y%m%d-%H%M%S-") + uuid.uuid4().hex[:6],
                         storage_path=_tune_path(self.root),
@@ -211,7 +226,7 @@ class RayEngine:
             compared += pieces(job)
             self.watcher.on_comparison({"done": compared, "of": whole})
 
-        pool.slots, pool.keeps, pool.heard = self.slots(orders), False, heard
+        pool.slots, pool.keeps, pool.heard = wanted_for(slot(orders), self._avoid), False, heard
         pool.add(jobs)
         while pool:
             if pool.waiting and (pool.stopped or stopping.wanted()):

@@ -8,6 +8,7 @@ from typing import Any
 
 import ray
 from ray._private import state as ray_state
+from ray.autoscaler.v2.sdk import get_cluster_status
 from ray.experimental import internal_kv
 from ray.util.client import ray as client
 
@@ -22,8 +23,9 @@ from distsim.sweep.order import Prepared
 from distsim.words import readable
 
 WORKER = 0.7e9  # bytes of a process with PyTorch and Zarr, before it compares anything
-STATUS = b"__autoscaling_status"  # where Ray's autoscaler says what it knows
+STATUS = b"__autoscaling_status"  # where the first version of Ray's autoscaler says what it knows
 ONE_BY_ONE = "node_"  # begins the names of kinds of machines where no autoscaler can start one
+GROWTH = 16  # trials or comparisons for which a cluster that grows may start machines at once; Tune's own number
 
 Bundle = dict[str, float]
 
@@ -66,6 +68,11 @@ def room_for(bundle: Bundle, avoid: Collection[str] = ()) -> int:
     avoid : Ray's ids of machines that get no work
     """
     return max(1, sum(fits(node, bundle, avoid) for node in ray.nodes()))
+
+
+def wanted_for(bundle: Bundle, avoid: Collection[str] = ()) -> int:
+    """Return how many bundles to ask for at once: what the idle cluster would hold, more if it may start machines."""
+    return max(room_for(bundle, avoid), GROWTH if grows() else 1)
 
 
 def free_for(bundle: Bundle, avoid: Collection[str] = ()) -> int:
@@ -133,11 +140,19 @@ def _require_memory(orders: list[Prepared]) -> None:
 def grows() -> bool:
     """Return whether an autoscaler may start machines of this cluster."""
     with contextlib.suppress(Exception):  # Ray's are of many kinds, and without an answer the cluster does not grow
-        said = internal_kv._internal_kv_get(STATUS)
-        report = json.loads(said)["autoscaler_report"] if said else {}
-        kinds = {*report.get("active_nodes", ())}
+        kinds = _kinds()
         return bool(kinds) and not all(kind.startswith(ONE_BY_ONE) for kind in kinds)
     return False
+
+
+def _kinds() -> set[str]:
+    """Return the autoscaler's names for kinds of machines that are there; none if no autoscaler has reported."""
+    if said := internal_kv._internal_kv_get(STATUS):
+        return {*json.loads(said)["autoscaler_report"]["active_nodes"]}
+    status = get_cluster_status(ray.get_runtime_context().gcs_address)  # the second version, `ray up`'s since Ray 2.50
+    if not int(status.stats.autoscaler_version or 0):
+        return set()
+    return {node.ray_node_type_name for node in (*status.active_nodes, *status.idle_nodes)}
 
 
 def _lacking(bundle: Bundle, machines: list[Any]) -> Bundle:

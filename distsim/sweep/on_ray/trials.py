@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ray import tune
+from ray.tune.experiment import Trial
+from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 from ray.tune.search.search_generator import SearchGenerator
 
@@ -144,6 +146,34 @@ class Handing(SearchGenerator):  # type: ignore[misc]
 
     def is_finished(self) -> bool:
         return bool(self.searcher.handed_out)
+
+
+class KeepsNewWorkers(FIFOScheduler):  # type: ignore[misc]
+    """Gives a worker that has become free a trial for which no other worker is being started.
+
+    Tune lets one trial wait, and gives it to the first worker that is free. If a worker is being started for it, that
+    one is ended as soon as it is ready. Where chains take no longer than the start of a worker, a machine would then
+    start workers and never train. So one more trial waits than workers are being started.
+
+    ahead : trials that wait for a machine at once. An autoscaler starts as many machines at once as it sees trials wait
+    """
+
+    def __init__(self, ahead: int = 1) -> None:
+        super().__init__()
+        self._ahead = ahead
+
+    def choose_trial_to_run(self, tune_controller: Any) -> Any:
+        controller = tune_controller._tune_controller  # what Tune hands out is a wrapper that warns
+        waiting = [trial for trial in controller.get_trials() if trial.status == Trial.PENDING]
+        without = [trial for trial in waiting if not _is_starting(controller, trial)]
+        controller.update_max_pending_trials(self._ahead + len(waiting) - len(without))
+        return next(iter(without or waiting), None)
+
+
+def _is_starting(controller: Any, trial: Any) -> bool:
+    """Return whether a worker for this waiting trial is being started, and not only asked for."""
+    actor = controller._trial_to_actor.get(trial)
+    return actor is not None and controller._actor_manager.is_actor_started(actor)
 
 
 class Lost(BaseException):
