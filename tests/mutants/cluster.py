@@ -96,4 +96,12 @@ MUTANTS = (
         "short_of_memory(cause))",
         ("sweep/test_ray_engine.py::test_tune_keeps_no_averages_of_trials_that_have_ended",),
     ),
+    Mutant(
+        "new-workers-ended",
+        "A worker that has become free gets the trial for which another one is being started.",
+        "sweep/on_ray/trials.py",
+        "return next(iter(without or waiting), None)",
+        "return next(iter(waiting), None)",
+        ("sweep/test_ray_engine.py::test_a_worker_that_has_started_gets_a_chain",),
+    ),
 )
