@@ -4,6 +4,7 @@ Tune schedules, retries and logs. What is done is asked of the store, never of T
 store and are never read. A sweep is resumed by a fresh Tuner for what the store lacks.
 """
 
+import contextlib
 import time
 import uuid
 import warnings
@@ -13,6 +14,7 @@ from urllib.parse import quote, unquote
 
 import ray
 from ray import tune
+from ray.exceptions import RayError
 from ray.tune.execution import class_cache
 
 from distsim import stopping
@@ -36,12 +38,11 @@ from distsim.sweep.on_ray.room import (
     bundle_of,
     bundles,
     free_for,
-    grows,
+    hires,
     memory_sentence,
     require_room,
     room_for,
     slot,
-    wanted_for,
 )
 from distsim.sweep.on_ray.trials import (
     Handing,
@@ -171,7 +172,7 @@ class RayEngine:
             ),
         )
         listener = Listener(Trials(self.watcher, orders, tasks), waiting, lost_ends_tune(tick), early.on_network)
-        scheduler = KeepsNewWorkers(GROWTH if grows() else 1)
+        scheduler = KeepsNewWorkers(GROWTH if hires() else 1)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Tune's own deprecations, which a user cannot act on
             try:
@@ -226,13 +227,16 @@ class RayEngine:
             compared += pieces(job)
             self.watcher.on_comparison({"done": compared, "of": whole})
 
-        pool.slots, pool.keeps, pool.heard = wanted_for(slot(orders), self._avoid), False, heard
+        pool.slots, pool.keeps, pool.heard, grows = self.slots(orders), False, heard, hires()
         pool.add(jobs)
         while pool:
             if pool.waiting and (pool.stopped or stopping.wanted()):
                 pool.stop()
             pool.step(LOOKS)
             self._look()
+            if grows:  # for one comparison more than there is room for, a machine is started
+                with contextlib.suppress(RayError):  # the next look says more
+                    pool.slots = 1 + room_for(slot(orders), self._avoid)
         pool.close()
         self._pool = None
         if pool.stopped:

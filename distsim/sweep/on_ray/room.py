@@ -25,7 +25,8 @@ from distsim.words import readable
 WORKER = 0.7e9  # bytes of a process with PyTorch and Zarr, before it compares anything
 STATUS = b"__autoscaling_status"  # where the first version of Ray's autoscaler says what it knows
 ONE_BY_ONE = "node_"  # begins the names of kinds of machines where no autoscaler can start one
-GROWTH = 16  # trials or comparisons for which a cluster that grows may start machines at once; Tune's own number
+OWN = "local.cluster.node"  # the kind of machines that one has, where an autoscaler only starts Ray
+GROWTH = 16  # trials for which a cluster that grows may start machines at once; Tune's own number
 
 Bundle = dict[str, float]
 
@@ -68,11 +69,6 @@ def room_for(bundle: Bundle, avoid: Collection[str] = ()) -> int:
     avoid : Ray's ids of machines that get no work
     """
     return max(1, sum(fits(node, bundle, avoid) for node in ray.nodes()))
-
-
-def wanted_for(bundle: Bundle, avoid: Collection[str] = ()) -> int:
-    """Return how many bundles to ask for at once: what the idle cluster would hold, more if it may start machines."""
-    return max(room_for(bundle, avoid), GROWTH if grows() else 1)
 
 
 def free_for(bundle: Bundle, avoid: Collection[str] = ()) -> int:
@@ -142,6 +138,13 @@ def grows() -> bool:
     with contextlib.suppress(Exception):  # Ray's are of many kinds, and without an answer the cluster does not grow
         kinds = _kinds()
         return bool(kinds) and not all(kind.startswith(ONE_BY_ONE) for kind in kinds)
+    return False
+
+
+def hires() -> bool:
+    """Return whether an autoscaler may start machines beyond those that are there, as in a cloud."""
+    with contextlib.suppress(Exception):
+        return grows() and not _kinds() <= {OWN}
     return False
 
 
